@@ -1,0 +1,153 @@
+"""Every exception and warning that devinterp raises on purpose.
+
+One tree, rooted in `DevinterpError`. Classes also derive from the builtin that a caller would reach for
+(``except KeyError`` on a missing variable, ``except FileNotFoundError`` on a missing store).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+__all__ = [
+    "AllChainsFailedError",
+    "ChainFailedWarning",
+    "DataError",
+    "DevinterpError",
+    "DevinterpWarning",
+    "IncompleteStoreError",
+    "MissingDependencyError",
+    "MissingVariableError",
+    "ModelError",
+    "ProvenanceError",
+    "RestrictionError",
+    "SamplingError",
+    "SchemaError",
+    "SettingError",
+    "StoreConflictError",
+    "StoreError",
+    "StoreExistsError",
+    "StoreLockedError",
+    "StoreNotFoundError",
+    "ValidationError",
+]
+
+
+class DevinterpError(Exception):
+    """Base of every error of this package.
+
+    Parameters
+    ----------
+    problem : str
+        One sentence that says what is wrong.
+    expected, found, remedy : str, optional
+        What would have been right, what was there instead, and what to do about it.
+    """
+
+    def __init__(
+        self,
+        problem: str,
+        *,
+        expected: object | None = None,
+        found: object | None = None,
+        remedy: str | None = None,
+    ) -> None:
+        self.problem = problem
+        self.expected = expected
+        self.found = found
+        self.remedy = remedy
+        parts = [problem]
+        parts += [f"Expected: {expected}."] if expected is not None else []
+        parts += [f"Found: {found}."] if found is not None else []
+        parts += [remedy] if remedy is not None else []
+        super().__init__(" ".join(parts))
+
+    def __str__(self) -> str:  # KeyError would print the repr of its argument
+        return str(self.args[0]) if self.args else ""
+
+    def __reduce__(self) -> tuple[Any, ...]:  # keyword-only arguments do not survive the default pickling
+        return (_rebuild, (type(self), self.args, dict(self.__dict__)))
+
+
+def _rebuild(cls: type[DevinterpError], args: tuple[Any, ...], state: dict[str, Any]) -> DevinterpError:
+    error = cls.__new__(cls)
+    error.args = args
+    error.__dict__.update(state)
+    return error
+
+
+class SchemaError(DevinterpError, ValueError):
+    """A schema document breaks the grammar, cannot be found, or loosens what it extends."""
+
+
+class ValidationError(DevinterpError, ValueError):
+    """A store, tree or dataset breaks its schema; ``report`` carries every finding."""
+
+    report: Any = None
+
+
+class SettingError(DevinterpError, ValueError):
+    """An argument has a value that the call cannot work with."""
+
+
+class DataError(DevinterpError, ValueError):
+    """A dataset, observable or its token ids cannot be sampled on."""
+
+
+class ModelError(DevinterpError, TypeError):
+    """The model or ``loss_fn`` does not give per-token losses of the right shape."""
+
+
+class RestrictionError(DevinterpError, ValueError):
+    """A weight restriction or parameter mask does not fit the model."""
+
+
+class MissingVariableError(DevinterpError, KeyError):
+    """An analysis needs a variable, observable or group that the tree does not have."""
+
+
+class MissingDependencyError(DevinterpError, ImportError):
+    """An optional dependency is not installed; the message names the extra that brings it."""
+
+
+class StoreError(DevinterpError, OSError):
+    """A store could not be read or written."""
+
+
+class StoreNotFoundError(StoreError, FileNotFoundError):
+    """There is no store at the path."""
+
+
+class StoreExistsError(StoreError, FileExistsError):
+    """Something that is not ours, or not this request's, already lies at the path."""
+
+
+class StoreConflictError(StoreExistsError):
+    """A store of ours lies at the path, but another request made it; the message names each difference."""
+
+
+class StoreLockedError(StoreError, BlockingIOError):
+    """Another live process writes to the store."""
+
+
+class IncompleteStoreError(StoreError):
+    """The store's run has not completed."""
+
+
+class ProvenanceError(DevinterpError, ValueError):
+    """Trees that an analysis would combine were not sampled from the same weights, rows, loss or posterior."""
+
+
+class SamplingError(DevinterpError, RuntimeError):
+    """Sampling stopped before its end."""
+
+
+class AllChainsFailedError(SamplingError):
+    """No chain survived, so there is nothing to analyse."""
+
+
+class DevinterpWarning(UserWarning):
+    """Base of every warning of this package."""
+
+
+class ChainFailedWarning(DevinterpWarning):
+    """One or more chains stopped early; the others are intact."""
