@@ -1,0 +1,84 @@
+"""Names of observables and weight restrictions: what is legal, and how a name becomes part of a variable's."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Iterable
+
+from devinterp.errors import RestrictionError, SettingError
+
+__all__ = ["check_observable_names", "check_restriction_names", "sanitize_observable_name"]
+
+RESERVED_OBSERVABLES = frozenset({"sampling"})
+
+
+def sanitize_observable_name(name: str) -> str:
+    """Make an observable's name safe for a variable name.
+
+    Every character that is neither alphanumeric (`str.isalnum`) nor ``_`` becomes ``_``; a leading digit gets
+    ``_`` put before it; an empty name becomes ``_``.
+    """
+    safe = "".join(c if c.isalnum() or c == "_" else "_" for c in name)
+    if not safe:
+        return "_"
+    return f"_{safe}" if safe[0].isdigit() else safe
+
+
+def check_observable_names(names: Iterable[str]) -> tuple[str, ...]:
+    """Return the sanitised names, or raise `SettingError` for a reserved name or a clash (also one up to case)."""
+    taken: dict[str, str] = {}
+    out = []
+    for name in names:
+        if not isinstance(name, str):
+            raise SettingError(
+                "An observable's name must be a string.", expected="str", found=f"{type(name).__name__} {name!r}"
+            )
+        safe = sanitize_observable_name(name)
+        if safe.casefold() in RESERVED_OBSERVABLES:
+            raise SettingError(
+                f"The observable name {name!r} is reserved: its variable would be called like the sampling losses.",
+                remedy="Give the observable another name.",
+            )
+        # File systems that fold case or normalise Unicode would put both arrays into one folder.
+        key = unicodedata.normalize("NFKC", safe).casefold()
+        if key in taken:
+            raise SettingError(
+                f"The observables {taken[key]!r} and {name!r} would both be stored as 'loss_{safe}' (up to case).",
+                remedy="Rename one of them.",
+            )
+        taken[key] = name
+        out.append(safe)
+    return tuple(out)
+
+
+def check_restriction_names(names: Iterable[str]) -> tuple[str, ...]:
+    """Return the names as they are, or raise `RestrictionError` for one that cannot be a Zarr group's name."""
+    taken: dict[str, str] = {}
+    out = []
+    for name in names:
+        problem = None
+        if not isinstance(name, str) or not name:
+            problem = "is not a non-empty string"
+        elif name in {".", ".."}:
+            problem = "is a path, not a name"
+        elif "/" in name:
+            problem = "contains '/', which separates groups"
+        elif name.startswith("__"):
+            problem = "starts with '__', which Zarr reserves"
+        elif any(unicodedata.category(c) == "Cc" for c in name):
+            problem = "contains a control character"
+        if problem is not None:
+            raise RestrictionError(
+                f"The weight restriction name {name!r} {problem}.",
+                expected="a non-empty name without '/', control characters or a leading '__'",
+                remedy="Choose another key in weight_restrictions.",
+            )
+        key = unicodedata.normalize("NFKC", name).casefold()
+        if key in taken:
+            raise RestrictionError(
+                f"The weight restrictions {taken[key]!r} and {name!r} are the same up to case.",
+                remedy="Rename one of them: file systems that fold case would put both into one group.",
+            )
+        taken[key] = name
+        out.append(name)
+    return tuple(out)
