@@ -1,0 +1,149 @@
+"""Where a store lies: a path, a URL that fsspec knows, or a Zarr store object."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import uuid
+from collections.abc import AsyncIterator, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from zarr.abc.store import Store
+from zarr.core.buffer import default_buffer_prototype
+from zarr.core.sync import sync
+
+from devinterp.errors import MissingDependencyError, StoreError
+
+__all__ = ["Location", "StoreLike", "locate"]
+
+StoreLike = str | os.PathLike[str] | Store
+
+
+@dataclass(frozen=True)
+class Location:
+    """A Zarr store, with the local folder behind it where there is one.
+
+    Attributes
+    ----------
+    store : zarr.abc.store.Store
+    name : str
+        What messages call it.
+    folder : Path or None
+        The local directory, for locks and free-space messages.
+    url : str or None
+        What reopens it in another process (None for a store object that cannot travel).
+    """
+
+    store: Store
+    name: str
+    folder: Path | None
+    url: str | None
+
+    def get(self, key: str) -> bytes | None:
+        """Return the bytes at ``key``, or None."""
+        buffer = sync(self.store.get(key, prototype=default_buffer_prototype()))
+        return None if buffer is None else buffer.to_bytes()
+
+    def set(self, key: str, value: bytes) -> None:
+        """Write ``value`` at ``key``, whole or not at all."""
+        sync(self.store.set(key, default_buffer_prototype().buffer.from_bytes(value)))
+
+    def set_many(self, items: Mapping[str, bytes]) -> None:
+        """Write many small documents, each whole or not at all.
+
+        On a local disk the files are written directly: a study has ten thousand of them, and one hop through an event
+        loop and a thread pool for each costs six times the write itself.
+        """
+        if self.folder is None:
+            sync(_set_all(self.store, items))
+            return
+        for key, value in items.items():
+            path = self.folder / key
+            path.parent.mkdir(parents=True, exist_ok=True)
+            partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")
+            try:
+                partial.write_bytes(value)
+                partial.replace(path)
+            except BaseException:
+                partial.unlink(missing_ok=True)
+                raise
+
+    def delete(self, key: str) -> None:
+        """Remove ``key`` where it is there."""
+        sync(self.store.delete(key))
+
+    def exists(self, key: str) -> bool:
+        """Whether there is something at ``key``."""
+        return bool(sync(self.store.exists(key)))
+
+    def list(self, prefix: str = "") -> Iterator[str]:
+        """Yield every key below ``prefix``."""
+        yield from sync(_collect(self.store.list_prefix(prefix)))
+
+    def list_dir(self, prefix: str = "") -> list[str]:
+        """Names directly below ``prefix``."""
+        return sync(_collect(self.store.list_dir(prefix)))
+
+    def delete_below(self, prefix: str) -> None:
+        """Remove everything below ``prefix``."""
+        sync(self.store.delete_dir(prefix))
+
+    def read_only(self) -> Location:
+        """Return the same location, opened for reading."""
+        return Location(self.store.with_read_only(True), self.name, self.folder, self.url)
+
+
+async def _set_all(store: Store, items: Mapping[str, bytes]) -> None:
+    make = default_buffer_prototype().buffer.from_bytes
+    await asyncio.gather(*(store.set(key, make(value)) for key, value in items.items()))
+
+
+async def _collect(items: AsyncIterator[str]) -> list[str]:
+    return [item async for item in items]
+
+
+def locate(target: StoreLike, *, mode: str = "r", storage_options: dict[str, Any] | None = None) -> Location:
+    """Turn what a user gives into a `Location`; nothing is created yet.
+
+    Parameters
+    ----------
+    target : path, URL or zarr Store
+    mode : {"r", "w"}
+    storage_options : dict, optional
+        Passed to fsspec for a URL.
+
+    Raises
+    ------
+    StoreError
+        A scheme that fsspec does not know, or a store that is read-only though ``mode`` is ``"w"``.
+    """
+    from zarr.storage import FsspecStore, LocalStore, ZipStore
+
+    read_only = mode == "r"
+    if isinstance(target, Store):
+        if not read_only and target.read_only:
+            raise StoreError(f"The store {target} is read-only.", remedy="Open it for writing.")
+        folder = Path(target.root) if isinstance(target, LocalStore) else None
+        return Location(target, str(target), folder, str(folder) if folder is not None else None)
+    text = os.fspath(target)
+    if not isinstance(text, str):
+        raise StoreError("A store's path must be text.", expected="str, os.PathLike or zarr Store", found=type(target))
+    scheme = urlsplit(text).scheme if "://" in text else ""
+    if scheme in ("", "file"):
+        path = Path(urlsplit(text).path if scheme else text).expanduser().absolute()
+        if path.is_file() and path.suffix == ".zip":
+            return Location(ZipStore(path, mode="r" if read_only else "a"), str(path), None, str(path))
+        return Location(LocalStore(path, read_only=read_only), str(path), path, str(path))
+    try:
+        store = FsspecStore.from_url(text, storage_options=storage_options, read_only=read_only)
+    except ImportError as error:
+        raise MissingDependencyError(
+            f"The URL {text!r} needs a package that is not installed: {error}.",
+            remedy="Install devinterp[remote] and the fsspec implementation of that scheme.",
+        ) from error
+    except ValueError as error:
+        raise StoreError(f"The URL {text!r} cannot be opened: {error}.") from error
+    return Location(store, text, None, text)
