@@ -13,7 +13,15 @@ from dataclasses import asdict, dataclass
 from devinterp.errors import StoreError
 from devinterp.store.location import Location
 
-__all__ = ["STATE_FOLDER", "ChainProgress", "read_checkpoint", "read_progress", "state_key", "write_checkpoint", "write_progress"]
+__all__ = [
+    "STATE_FOLDER",
+    "ChainProgress",
+    "read_checkpoint",
+    "read_progress",
+    "state_key",
+    "write_checkpoint",
+    "write_progress",
+]
 
 STATE_FOLDER = ".devinterp"
 

@@ -88,7 +88,9 @@ def jsonable(value: Any, where: str = "attributes") -> Any:
         return value
     if isinstance(value, float):
         if not math.isfinite(value):
-            raise StoreError(f"The attribute {where} is {value}, which JSON cannot say.", remedy="Use null or a string.")
+            raise StoreError(
+                f"The attribute {where} is {value}, which JSON cannot say.", remedy="Use null or a string."
+            )
         return value
     if isinstance(value, Mapping):
         return {str(k): jsonable(v, f"{where}.{k}") for k, v in value.items()}

@@ -6,6 +6,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -135,7 +136,9 @@ class ChainWriter:
         self.group, self.chain = group, chain
         self._location, self._steps = location, steps
         regions = {
-            a.name: _Region(location, group, a, storage, chain) for a in layout.arrays.values() if a.spec.prefix is not None
+            a.name: _Region(location, group, a, storage, chain)
+            for a in layout.arrays.values()
+            if a.spec.prefix is not None
         }
         self._by_draw = {n: r for n, r in regions.items() if r.layout.spec.prefix == "draw"}
         self._by_step = {n: r for n, r in regions.items() if r.layout.spec.prefix == "step"}
@@ -159,13 +162,13 @@ class ChainWriter:
         """Take the diagnostics of consecutive steps: name to (n, ...)."""
         self._take(self._by_step, first_step, rows, self._progress.steps, "step")
         count = len(next(iter(rows.values())))
-        self._progress = _replace(self._progress, steps=first_step + count, step=first_step + count)
+        self._progress = replace(self._progress, steps=first_step + count, step=first_step + count)
 
     def draw(self, draw: int, rows: Mapping[str, NDArray[Any]]) -> None:
         """Take one draw: name to the draw's row."""
         loss = float(np.mean(rows["sampling_loss"], dtype=np.float64)) if "sampling_loss" in rows else None
         self._take(self._by_draw, draw, {n: v[None] for n, v in rows.items()}, self._progress.draws, "draw")
-        self._progress = _replace(self._progress, draws=draw + 1, loss=loss)
+        self._progress = replace(self._progress, draws=draw + 1, loss=loss)
 
     def checkpoint_due(self, draws: int) -> bool:
         """Whether the engine should hand over its state after so many draws."""
@@ -174,7 +177,7 @@ class ChainWriter:
     def checkpoint(self, draws: int, step: int, state: bytes) -> None:
         """Put every row so far on disk, then the state, then the progress."""
         self._last_checkpoint = time.monotonic()
-        progress = _replace(self._progress, draws=draws, steps=step, step=step)
+        progress = replace(self._progress, draws=draws, steps=step, step=step)
         for region in (*self._by_draw.values(), *self._by_step.values()):
             self._submit_all(region.flush())
         self._submit(lambda: write_checkpoint(self._location, self.group, self.chain, progress, state))
@@ -197,7 +200,7 @@ class ChainWriter:
                 limit = self._steps.steps_of(draws)
                 for region in self._by_step.values():
                     self._submit_all(region.truncate(min(limit, self._progress.steps)))
-            self._progress = _replace(self._progress, status=status, reason=reason, step=step)
+            self._progress = replace(self._progress, status=status, reason=reason, step=step)
             final = self._progress
             self._submit(lambda: write_progress(self._location, self.group, self.chain, final))
             self._drain(0)
@@ -206,8 +209,8 @@ class ChainWriter:
         return self._progress
 
     def abort(self) -> None:
-        """Stop the thread without writing more: the last checkpoint stands."""
-        self._thread.shutdown(wait=True, cancel_futures=True)
+        """Let the writes that were handed over end, and stop: the last checkpoint stands."""
+        self._thread.shutdown(wait=True)
 
     def _take(
         self,
@@ -265,9 +268,3 @@ class ChainWriter:
                     remedy="All complete draws up to the last checkpoint are readable; mend the cause and call again "
                     "with the same arguments to resume.",
                 ) from error
-
-
-def _replace(progress: ChainProgress, **changes: Any) -> ChainProgress:
-    from dataclasses import replace
-
-    return replace(progress, **changes)

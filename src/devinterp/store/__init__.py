@@ -1,0 +1,21 @@
+"""Stores on disk: created from a schema, written in an order that survives a crash, opened lazily."""
+
+from __future__ import annotations
+
+from devinterp.store.location import Location, StoreLike, locate
+from devinterp.store.open import open_store
+from devinterp.store.run import Run, SamplesRequest, WriterAddress, open_run
+from devinterp.store.writer import ChainWriter, StepLayout
+
+__all__ = [
+    "ChainWriter",
+    "Location",
+    "Run",
+    "SamplesRequest",
+    "StepLayout",
+    "StoreLike",
+    "WriterAddress",
+    "locate",
+    "open_run",
+    "open_store",
+]
