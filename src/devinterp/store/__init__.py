@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from devinterp.store.location import Location, StoreLike, locate
 from devinterp.store.open import open_store
-from devinterp.store.run import Run, SamplesRequest, WriterAddress, open_run
+from devinterp.store.request import SamplesRequest, WriterAddress
+from devinterp.store.run import Run, open_run
 from devinterp.store.writer import ChainWriter, StepLayout
 
 __all__ = [

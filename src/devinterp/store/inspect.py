@@ -13,7 +13,7 @@ from devinterp.store.layout import jsonable
 from devinterp.store.location import Location
 
 if TYPE_CHECKING:
-    from devinterp.store.run import SamplesRequest
+    from devinterp.store.request import SamplesRequest
 
 __all__ = ["PathState", "compare_requests", "differences", "inspect_path", "read_group"]
 
@@ -51,7 +51,7 @@ def inspect_path(location: Location) -> PathState:
     document = read_group(location)
     if document is None:
         # A creation that was killed leaves our state folder and perhaps part of the hierarchy, the root last.
-        names = set(location.list_dir())
+        names: set[str] = set(location.list_dir())
         if not names - {STATE_FOLDER}:
             return PathState.ABSENT
         return PathState.FOREIGN

@@ -7,7 +7,7 @@ import json
 import math
 import struct
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import zarr
@@ -41,7 +41,7 @@ def array_metadata(layout: ArrayLayout, storage: StorageSpec) -> ArrayV3Metadata
     if np.issubdtype(dtype, np.floating):
         attributes["_FillValue"] = _NAN_ATTRIBUTE
     # Booleans and single bytes have no byte order to declare.
-    codecs = [
+    codecs: list[dict[str, Any]] = [
         _CODECS["vlen-utf8"]
         if name == "bytes" and layout.dtype == "string"
         else ({"name": "bytes"} if name == "bytes" and dtype.itemsize == 1 else _CODECS[name])
@@ -53,7 +53,7 @@ def array_metadata(layout: ArrayLayout, storage: StorageSpec) -> ArrayV3Metadata
         chunk_grid={"name": "regular", "configuration": {"chunk_shape": list(layout.chunks)}},
         chunk_key_encoding={"name": "default", "configuration": {"separator": "/"}},
         fill_value=layout.fill,
-        codecs=codecs,
+        codecs=cast(Any, codecs),
         attributes=attributes,
         dimension_names=layout.dims,
     )
@@ -148,5 +148,7 @@ def _array_document(layout: ArrayLayout, storage: StorageSpec) -> bytes:
 def open_array(location: Location, path: str, layout: ArrayLayout, storage: StorageSpec) -> zarr.Array[Any]:
     """Return a handle for writing, made from the layout without reading the store."""
     return zarr.Array(
-        zarr.AsyncArray(array_metadata(layout, storage), StorePath(location.store, path.strip("/")), config=_CONFIG)
+        zarr.AsyncArray(
+            array_metadata(layout, storage), StorePath(location.store, path.strip("/")), config=cast(Any, _CONFIG)
+        )
     )

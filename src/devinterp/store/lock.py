@@ -1,7 +1,7 @@
 """One live writer per store (and per chain of it).
 
-On a local disk this is ``flock``: the kernel frees the lock when its holder dies, so the pid in the file is only for the
-message. Elsewhere an object with a heartbeat stands in, free once the heartbeat is older than a minute.
+On a local disk this is ``flock``: the kernel frees the lock when its holder dies, so the pid in the file is only for
+the message. Elsewhere an object with a heartbeat stands in, free once the heartbeat is older than a minute.
 """
 
 from __future__ import annotations

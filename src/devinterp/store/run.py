@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -19,106 +18,19 @@ from numpy.typing import NDArray
 
 from devinterp.errors import StoreError, StoreExistsError
 from devinterp.schema import load
-from devinterp.schema.spec import GroupLayout, Schema
-from devinterp.store.checkpoint import STATE_FOLDER, ChainProgress, read_checkpoint, read_progress
+from devinterp.schema.spec import GroupLayout
+from devinterp.store.checkpoint import STATE_FOLDER, ChainProgress, read_progress
 from devinterp.store.complete import complete_store
 from devinterp.store.inspect import PathState, compare_requests, inspect_path, read_group
 from devinterp.store.layout import create_groups, documents, group_document, open_array
 from devinterp.store.location import Location, StoreLike, locate
 from devinterp.store.lock import WriterLock
-from devinterp.store.writer import ChainWriter, StepLayout
+from devinterp.store.request import SamplesRequest, WriterAddress, open_writer
+from devinterp.store.writer import ChainWriter
 
 __all__ = ["Run", "SamplesRequest", "WriterAddress", "open_run"]
 
 LOCK_KEY = f"{STATE_FOLDER}/lock"
-
-
-@dataclass(frozen=True)
-class SamplesRequest:
-    """What one samples tree must become.
-
-    Attributes
-    ----------
-    parameters : mapping
-        Every sampler setting under its ``sample()`` argument name; written to ``metadata.config.sampler``.
-    observables : list of mapping
-        ``{obs_id, name, batches_per_draw}``, in the caller's order; written to ``metadata.config.observables``.
-    sizes : mapping
-        Sizes that no setting gives: ``token_pos``.
-    provenance : mapping
-        Written to ``metadata.provenance``.
-    config : mapping
-        Further entries of ``metadata.config``.
-    """
-
-    parameters: Mapping[str, Any]
-    observables: list[Mapping[str, Any]]
-    sizes: Mapping[str, int]
-    provenance: Mapping[str, Any] = field(default_factory=dict)
-    config: Mapping[str, Any] = field(default_factory=dict)
-
-    def layout(self, schema: Schema) -> GroupLayout:
-        """Return the concrete arrays."""
-        members = {"obs": {o["obs_id"]: {"batches_per_draw": o["batches_per_draw"]} for o in self.observables}}
-        return schema.resolve(self.parameters, members=members, sizes=self.sizes)
-
-    def metadata(self) -> dict[str, Any]:
-        """Return ``metadata`` as it stands before any chain has run."""
-        config = {**self.config, "sampler": dict(self.parameters), "observables": [dict(o) for o in self.observables]}
-        return {"config": config, "provenance": dict(self.provenance), "run": {"chains": []}}
-
-    def step_layout(self) -> StepLayout:
-        """Return how draws and steps relate."""
-        p = self.parameters
-        return StepLayout(int(p["num_burnin_steps"]), int(p["num_steps_bw_draws"]), int(p["num_draws"]))
-
-
-@dataclass(frozen=True)
-class WriterAddress:
-    """Everything a worker process needs to open one chain's writer; it travels by pickle."""
-
-    target: str
-    group: str
-    chain: int
-    request: SamplesRequest
-    checkpoint_every: int | None
-
-    def open(self) -> tuple[ChainWriter, bytes | None, WriterLock]:
-        """Return the writer, the state to go on from (None at the start), and the chain's lock."""
-        location = locate(self.target, mode="w")
-        key = f"{STATE_FOLDER}/{self.group.strip('/')}/chain-{self.chain:04d}.lock".replace("//", "/")
-        lock = WriterLock(location, key)
-        try:
-            writer, state = _open_writer(
-                location, self.group, self.chain, self.request, load("samples"), self.checkpoint_every
-            )
-        except BaseException:
-            lock.release()
-            raise
-        return writer, state, lock
-
-
-def _open_writer(
-    location: Location,
-    group: str,
-    chain: int,
-    request: SamplesRequest,
-    schema: Schema,
-    checkpoint_every: int | None,
-) -> tuple[ChainWriter, bytes | None]:
-    saved = read_checkpoint(location, group, chain)
-    start, state = (ChainProgress(), None) if saved is None else (saved[0], saved[1])
-    writer = ChainWriter(
-        location,
-        group,
-        chain,
-        request.layout(schema),
-        schema.storage,
-        request.step_layout(),
-        start=ChainProgress(draws=start.draws, steps=start.steps, step=start.step, loss=start.loss),
-        checkpoint_every=checkpoint_every,
-    )
-    return writer, state
 
 
 class Run:
@@ -206,7 +118,7 @@ class Run:
 
     def writer(self, group: str, chain: int) -> tuple[ChainWriter, bytes | None]:
         """Return a chain's writer and the state to go on from (None at the start)."""
-        return _open_writer(self.location, group, chain, self.requests[group], self.schema, self._checkpoint_every)
+        return open_writer(self.location, group, chain, self.requests[group], self.schema, self._checkpoint_every)
 
     def address(self, group: str, chain: int) -> WriterAddress:
         """Return what a worker process needs to open the writer itself.
@@ -280,7 +192,7 @@ class Run:
         self.finished = True
 
     def _remove_state(self) -> None:
-        for key in list(self.location.list(f"{STATE_FOLDER}/")):
+        for key in list(self.location.keys(f"{STATE_FOLDER}/")):
             if key != LOCK_KEY:
                 self.location.delete(key)
 
@@ -368,8 +280,11 @@ def open_run(
     location = locate(tempfile.mkdtemp(prefix="devinterp-", suffix=".zarr") if target is None else target, mode="w")
     state = inspect_path(location)
     common: dict[str, Any] = {
-        "root_schema": root_schema, "keep_state": keep_state, "checkpoint_every": checkpoint_every, "temporary": temporary,
-    }  # fmt: skip
+        "root_schema": root_schema,
+        "keep_state": keep_state,
+        "checkpoint_every": checkpoint_every,
+        "temporary": temporary,
+    }
     if state is PathState.FOREIGN:
         raise StoreExistsError(
             f"Something that is not a devinterp store lies at {location.name}; it was left untouched.",
@@ -434,7 +349,7 @@ def _restore_documents(run: Run) -> None:
     attributes = {g: run.attributes(g, completed=False) for g in run.requests}
     attributes["/"] = run.root_attributes(completed=False)
     everything = documents({g: run.layout(g) for g in run.requests}, attributes, run.schema.storage)
-    present = {key for key in run.location.list() if key.endswith("zarr.json")}
+    present = {key for key in run.location.keys() if key.endswith("zarr.json")}
     missing = {key: text for key, text in everything.items() if key not in present}
     if missing:
         run.location.set_many(missing)

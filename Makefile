@@ -1,0 +1,60 @@
+# Two commands for a newcomer: `make demo` and `make test`. Each builds .venv first where it is missing or stale.
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+OUT ?= demo-out
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint types check docs ground-truth lane-core lane-lowest clean
+
+help:
+	@echo "make demo   train a small transformer on real text, sample around it, print and draw what was found (4 minutes)"
+	@echo "make test   the whole test suite"
+	@echo "make check  lint and types"
+	@echo "make docs   the documentation, warnings as errors, into docs/_build/html"
+
+# Rebuilt when the interpreter, the requirements or the pins change.
+$(STAMP): pyproject.toml constraints.txt
+	@command -v $(PYTHON) >/dev/null || { echo "Python 3.11 or later is needed: make PYTHON=/path/to/python3 ..." >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "$(PYTHON) is older than 3.11: make PYTHON=/path/to/python3.11 ..." >&2; exit 1; }
+	$(PYTHON) -m venv --clear $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+demo: $(STAMP)
+	$(BIN)/devinterp demo --out $(OUT)
+
+test: $(STAMP)
+	$(BIN)/python -m pytest
+
+lint: $(STAMP)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+types: $(STAMP)
+	$(BIN)/mypy
+
+check: lint types
+
+ground-truth: $(STAMP)
+	$(BIN)/python tests/benchmarks/ground_truth/run.py
+
+docs: $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
+	$(BIN)/python -m sphinx -W --keep-going -b html docs docs/_build/html
+
+# Analysis and validation must work where torch is not installed.
+lane-core: constraints.txt
+	$(PYTHON) -m venv --clear .venv-core
+	.venv-core/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[testing]' pytest-randomly scipy
+	.venv-core/bin/python -m pytest
+
+# The floors that pyproject.toml declares, exactly.
+lane-lowest: constraints-lowest.txt
+	$(PYTHON) -m venv --clear .venv-lowest
+	.venv-lowest/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-lowest.txt -e '.[sampling,plot,testing]' pytest-randomly scipy
+	.venv-lowest/bin/python -m pytest
+
+clean:
+	rm -rf $(VENV) .venv-core .venv-lowest .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist docs/_build

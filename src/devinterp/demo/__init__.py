@@ -1,0 +1,1 @@
+"""The demonstration: real text, a trained transformer, a validated store, a circuit."""

@@ -1,0 +1,1 @@
+"""Singular learning theory: estimands on stores, one per module, and the sampling that writes them."""
