@@ -147,8 +147,5 @@ def _array_document(layout: ArrayLayout, storage: StorageSpec) -> bytes:
 
 def open_array(location: Location, path: str, layout: ArrayLayout, storage: StorageSpec) -> zarr.Array[Any]:
     """Return a handle for writing, made from the layout without reading the store."""
-    return zarr.Array(
-        zarr.AsyncArray(
-            array_metadata(layout, storage), StorePath(location.store, path.strip("/")), config=cast(Any, _CONFIG)
-        )
-    )
+    metadata, path_in_store = array_metadata(layout, storage), StorePath(location.store, path.strip("/"))
+    return zarr.Array(zarr.AsyncArray(metadata, path_in_store, config=cast(Any, _CONFIG)))

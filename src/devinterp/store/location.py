@@ -79,7 +79,7 @@ class Location:
         """Whether there is something at ``key``."""
         return bool(sync(self.store.exists(key)))
 
-    def keys(self, prefix: str = "") -> Iterator[str]:
+    def list_keys(self, prefix: str = "") -> Iterator[str]:
         """Yield every key below ``prefix``."""
         yield from sync(_collect(self.store.list_prefix(prefix)))
 

@@ -192,7 +192,7 @@ class Run:
         self.finished = True
 
     def _remove_state(self) -> None:
-        for key in list(self.location.keys(f"{STATE_FOLDER}/")):
+        for key in list(self.location.list_keys(f"{STATE_FOLDER}/")):
             if key != LOCK_KEY:
                 self.location.delete(key)
 
@@ -349,7 +349,7 @@ def _restore_documents(run: Run) -> None:
     attributes = {g: run.attributes(g, completed=False) for g in run.requests}
     attributes["/"] = run.root_attributes(completed=False)
     everything = documents({g: run.layout(g) for g in run.requests}, attributes, run.schema.storage)
-    present = {key for key in run.location.keys() if key.endswith("zarr.json")}
+    present = {key for key in run.location.list_keys() if key.endswith("zarr.json")}
     missing = {key: text for key, text in everything.items() if key not in present}
     if missing:
         run.location.set_many(missing)
