@@ -1,0 +1,319 @@
+"""One chain: the loop over steps, its records, its health, and the state that it can go on from."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from devinterp.slt.sampling.data import Feed, Observable
+from devinterp.slt.sampling.hands import Generators, borrowed, seed_generators
+from devinterp.slt.sampling.losses import NonFiniteError, PerTokenLoss
+from devinterp.slt.sampling.settings import METRICS, SamplerSettings
+from devinterp.slt.sampling.update import SampledParameter, UpdateRule, pool_metrics
+
+__all__ = ["ChainResult", "ChainSink", "Masks", "run_chain"]
+
+Masks = Mapping[str, torch.Tensor | None]
+"""Parameter names, in the order of the update, to masks of their shapes; None leaves a parameter unmasked."""
+
+_FLUSH_STEPS = 50  # rows of a chunk on disk
+_STATE_VERSION = 1
+
+
+class ChainSink(Protocol):
+    """Where a chain hands its records; see docs/architecture.md."""
+
+    def steps(self, first_step: int, arrays: dict[str, npt.NDArray[Any]]) -> None:
+        """Take the rows of consecutive steps."""
+
+    def draw(self, draw: int, arrays: dict[str, npt.NDArray[Any]]) -> None:
+        """Take one draw, whole."""
+
+    def checkpoint_due(self, draws: int) -> bool:
+        """Whether a checkpoint should follow `draws` recorded draws."""
+
+    def checkpoint(self, draws: int, step: int, state: bytes) -> None:
+        """Keep the state from which the chain goes on with `step`."""
+
+    def finish(self, status: str, reason: str | None, step: int) -> None:
+        """End the chain; everything that was taken is written when this returns."""
+
+
+@dataclass(frozen=True)
+class ChainResult:
+    """How a chain ended.
+
+    Attributes
+    ----------
+    chain : int
+    status : {"complete", "failed", "interrupted"}
+    reason : str or None
+        What ended a chain that is not complete.
+    step : int
+        Steps that were done in full.
+    draws : int
+        Draws that were recorded.
+    """
+
+    chain: int
+    status: str
+    reason: str | None
+    step: int
+    draws: int
+
+
+@dataclass
+class _Records:
+    """Rows of steps that wait to be handed over together."""
+
+    first: int
+    rows: dict[str, list[Any]] = field(default_factory=dict)
+    count: int = 0
+
+    def add(self, values: Mapping[str, Any]) -> None:
+        for name, value in values.items():
+            self.rows.setdefault(name, []).append(value)
+        self.count += 1
+
+    def take(self) -> tuple[int, dict[str, npt.NDArray[Any]]]:
+        first, rows = self.first, self.rows
+        self.first, self.rows, self.count = first + self.count, {}, 0
+        arrays = {name: torch.stack(values).cpu().numpy() for name, values in rows.items()}
+        sums = arrays.pop("sums", None)
+        if sums is not None:
+            pooled = pool_metrics(sums)
+            arrays.update({f"metrics_{name}": pooled[:, row].copy() for row, name in enumerate(METRICS)})
+        return first, arrays
+
+
+class _Health:
+    """Finds out whether everything is finite, with one wait for the device per step (none on the CPU)."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._immediate = device.type == "cpu"
+        self._pending: list[tuple[str, torch.Tensor]] = []
+
+    def expect(self, fine: torch.Tensor | None, reason: str) -> None:
+        if fine is None:
+            return
+        if not self._immediate:
+            self._pending.append((reason, fine))
+        elif not fine:
+            raise NonFiniteError(reason)
+
+    def settle(self) -> None:
+        pending, self._pending = self._pending, []
+        if pending:
+            for (reason, _), fine in zip(pending, torch.stack([fine for _, fine in pending]).tolist(), strict=True):
+                if not fine:
+                    raise NonFiniteError(reason)
+
+
+class _Chain:
+    """What a running chain holds. The model is already borrowed."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        loss: PerTokenLoss,
+        settings: SamplerSettings,
+        masks: Masks,
+        chain: int,
+        device: torch.device,
+    ) -> None:
+        self.model, self.loss, self.settings, self.device = model, loss, settings, device
+        parameters = dict(model.named_parameters())
+        self.buffers = {name: buffer.detach().clone() for name, buffer in model.named_buffers()}
+        seed_generators(settings.init_seed + chain, device)
+        self.rule = UpdateRule(
+            [SampledParameter.take(name, parameters[name], mask) for name, mask in masks.items()], settings
+        )
+        self.health = _Health(device)
+        self.step = 0
+
+    def add_init_noise(self) -> None:
+        """Move the sampled weights off their start, which localization, box and distance still refer to."""
+        scale = self.settings.init_noise
+        if not scale:
+            return
+        for sampled in self.rule.parameters:
+            noise = torch.randn_like(sampled.weight) * scale
+            sampled.weight.add_(noise if sampled.mask is None else noise * sampled.mask)
+            sampled.publish()
+
+    def advance(self, feed: Feed) -> dict[str, torch.Tensor]:
+        """Do one step; return its loss (batch, token_pos), diagnostics, and micro-batches where they are kept."""
+        settings = self.settings
+        parts = settings.gradient_accumulation_steps
+        losses, ids = [], []
+        total: torch.Tensor | None = None
+        for part in range(parts):
+            input_ids = feed.batch(self.step * parts + part)
+            per_token = self.loss(self.model, input_ids.to(self.device))
+            detached = per_token.detach()
+            if settings.save_step_losses:
+                losses.append(detached.float())
+                ids.append(input_ids)
+            per_token = per_token.float()
+            (per_token.mean() / parts).backward()  # type: ignore[no-untyped-call]
+            share = detached.float() if parts == 1 else detached.float() / parts
+            total = share + 0.0 if total is None else total + share  # + 0.0: the sum has no negative zero
+        assert total is not None
+        self.health.expect(self.loss.finite(), "the logits are not finite")
+        self.health.expect(torch.isfinite(total).all(), "the loss is not finite")
+        self.rule.step()
+        self.health.expect(self.rule.finite(), "the weights are not finite")
+        record = {"loss": total, "step_loss": total.mean()}
+        if self.rule.sums is not None:
+            record["sums"] = self.rule.sums.clone()
+        if settings.save_step_losses:
+            record["sampling_loss_micro"] = torch.cat(losses).cpu()
+            record["sampling_input_ids_micro"] = torch.cat(ids)
+        return record
+
+    @torch.no_grad()
+    def observe(self, observables: Sequence[Observable], ids: Sequence[torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Evaluate the observables at the present weights, batch by batch in the caller's order."""
+        size = self.settings.batch_size
+        losses = {}
+        for observable, rows in zip(observables, ids, strict=True):
+            out = torch.empty(rows.shape[0], rows.shape[1] - 1, dtype=torch.float32, device=self.device)
+            for start in range(0, len(rows), size):
+                out[start : start + size] = self.loss(self.model, rows[start : start + size])
+            self.health.expect(self.loss.finite(), f"the logits on observable {observable.name!r} are not finite")
+            self.health.expect(torch.isfinite(out).all(), f"the loss on observable {observable.name!r} is not finite")
+            losses[f"loss_{observable.obs_id}"] = out
+        return losses
+
+    def state(self) -> bytes:
+        """Return everything that the steps to come depend on, for `torch.load` with ``weights_only=True``."""
+        changed = {
+            name: buffer.detach()
+            for name, buffer in self.model.named_buffers()
+            if name not in self.buffers or not torch.equal(buffer, self.buffers[name])
+        }
+        state = {
+            "version": _STATE_VERSION,
+            "step": self.step,
+            **self.rule.state(),
+            "buffers": changed,
+            "generators": Generators(self.device).as_dict(),
+        }
+        stream = io.BytesIO()
+        torch.save(state, stream)
+        return stream.getvalue()
+
+    def load(self, data: bytes) -> None:
+        """Go on from `state`."""
+        state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+        if state["version"] != _STATE_VERSION:
+            raise ValueError(f"checkpoint version {state['version']}, this release reads {_STATE_VERSION}")
+        self.rule.load(state)
+        buffers = dict(self.model.named_buffers())
+        with torch.no_grad():
+            for name, content in state["buffers"].items():
+                buffers[name].copy_(content)
+        self.step = int(state["step"])
+        Generators.from_dict(state["generators"], self.device).restore()
+
+
+def run_chain(
+    model: nn.Module,
+    loss: PerTokenLoss,
+    settings: SamplerSettings,
+    feed: Feed,
+    observables: Sequence[Observable],
+    masks: Masks,
+    sink: ChainSink,
+    *,
+    chain: int,
+    device: torch.device,
+    start_state: bytes | None = None,
+    should_stop: Callable[[], bool] = lambda: False,
+    on_step: Callable[[int], None] = lambda step: None,
+) -> ChainResult:
+    """Sample one chain from the model's present weights, and give the model back unchanged.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+    loss : PerTokenLoss
+    settings : SamplerSettings
+    feed : Feed
+        Batches of this chain.
+    observables : sequence of Observable
+        Evaluated after the update of every draw.
+    masks : mapping
+        The parameters to sample, in the order of the update.
+    sink : ChainSink
+        Takes the records.
+    chain : int
+        Number of the chain; with ``init_seed`` it decides the seeds.
+    device : torch.device
+    start_state : bytes, optional
+        A state that an earlier run of the same chain handed to ``sink.checkpoint``.
+    should_stop : callable, optional
+        Asked after each draw, and after each step of the burn-in; True ends the chain as interrupted, with a
+        checkpoint.
+    on_step : callable, optional
+        Told the number of steps that are done.
+
+    Returns
+    -------
+    ChainResult
+        Failed where a loss, logit or weight is not finite. That step, and a draw that falls on it, are not recorded.
+
+    Raises
+    ------
+    Exception
+        Whatever the model or its loss raises, with a note that names the chain and the step. Complete draws are kept.
+    """
+    with borrowed(model, device, mode=settings.mode, sampled=frozenset(masks)):
+        state = _Chain(model, loss, settings, masks, chain, device)
+        if start_state is None:
+            state.add_init_noise()
+        else:
+            state.load(start_state)
+        first, since = divmod(max(state.step - settings.num_burnin_steps, 0), settings.num_steps_bw_draws)
+        draws = first + (since > 0)
+        records = _Records(state.step)
+        rows = [observable.ids.to(device) for observable in observables]
+        status, reason = "complete", None
+        try:
+            while state.step < settings.num_steps:
+                record = state.advance(feed)
+                total = record.pop("loss")
+                draw = settings.draw_at(state.step)
+                arrays = {} if draw is None else state.observe(observables, rows)
+                state.health.settle()
+                records.add(record)
+                state.step += 1
+                on_step(state.step)
+                stop = (draw is not None or state.step <= settings.num_burnin_steps) and should_stop()
+                if draw is not None or records.count >= _FLUSH_STEPS or stop:
+                    sink.steps(*records.take())
+                if draw is not None:
+                    arrays["sampling_loss"] = total
+                    sink.draw(draw, {name: values.cpu().numpy() for name, values in arrays.items()})
+                    draws = draw + 1
+                if (draw is not None and sink.checkpoint_due(draws)) or stop:
+                    sink.checkpoint(draws, state.step, state.state())
+                if stop and state.step < settings.num_steps:
+                    status, reason = "interrupted", "stopped on request"
+                    break
+        except NonFiniteError as failure:
+            status, reason = "failed", str(failure)
+        except BaseException as error:
+            error.add_note(f"in chain {chain} at step {state.step}; the {draws} complete draws are kept")
+            sink.finish("interrupted", f"{type(error).__name__}: {error}", state.step)
+            raise
+        if records.count:
+            sink.steps(*records.take())
+        sink.finish(status, reason, state.step)
+        return ChainResult(chain, status, reason, state.step, draws)

@@ -1,0 +1,135 @@
+"""Per-token losses: one face for HuggingFace, TransformerLens and plain modules, and for the caller's own loss."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+
+from devinterp.errors import ModelError, SamplingError
+
+__all__ = ["LossFn", "NonFiniteError", "PerTokenLoss", "forward_logits", "is_transformer_lens", "next_token_loss"]
+
+LossFn = Callable[[nn.Module, torch.Tensor], torch.Tensor]
+"""``(model, input_ids (batch, token)) -> (batch, token - 1)``, a loss per predicted token."""
+
+
+class NonFiniteError(SamplingError):
+    """A loss, logit or weight of a chain is NaN or infinite; ends the chain, never the call."""
+
+
+def is_transformer_lens(model: nn.Module) -> bool:
+    """Whether the model is a TransformerLens one: its forward returns a loss unless asked for logits."""
+    return hasattr(getattr(model, "cfg", None), "n_heads")
+
+
+def forward_logits(model: nn.Module, input_ids: torch.Tensor) -> torch.Tensor:
+    """Return the logits of a language model, (batch, token, vocabulary).
+
+    HuggingFace models are called without a cache. Any other model may return the logits or an object with
+    ``.logits``.
+    """
+    if is_transformer_lens(model):
+        output = model(input_ids, return_type="logits")
+    elif _is_pretrained(model):
+        output = model(input_ids, return_dict=False, use_cache=False)[0]
+    else:
+        output = model(input_ids)
+    return getattr(output, "logits", output)  # type: ignore[no-any-return]
+
+
+def _is_pretrained(model: nn.Module) -> bool:
+    transformers = sys.modules.get("transformers")  # a model of its classes cannot exist without it
+    return transformers is not None and isinstance(model, transformers.PreTrainedModel)
+
+
+def next_token_loss(logits: torch.Tensor, input_ids: torch.Tensor) -> torch.Tensor:
+    """Cross-entropy of each next token, in nat.
+
+    Parameters
+    ----------
+    logits : (batch, token, vocabulary)
+        Half precision is raised to float32 first.
+    input_ids : (batch, token) int64
+
+    Returns
+    -------
+    (batch, token - 1)
+        Minus the log-probability of token t + 1 given the tokens up to t.
+    """
+    if logits.dtype in (torch.float16, torch.bfloat16):
+        logits = logits.float()
+    log_probs = torch.log_softmax(logits, dim=-1)
+    # The last position predicts nothing. Its target is a dummy whose loss is cut off after the gather: to slice the
+    # log-probabilities instead would cost two more passes over (batch, token, vocabulary) going back.
+    targets = torch.cat([input_ids[:, 1:], input_ids[:, :1]], dim=1)
+    return -log_probs.gather(-1, targets[..., None])[:, :-1, 0]
+
+
+class PerTokenLoss:
+    """The loss that a run evaluates, with the check that ends a chain on non-finite logits.
+
+    Parameters
+    ----------
+    loss_fn : LossFn or None
+        The caller's loss; None is `next_token_loss` of the model's logits.
+    """
+
+    def __init__(self, loss_fn: LossFn | None = None) -> None:
+        if loss_fn is not None and not callable(loss_fn):
+            raise ModelError(
+                "loss_fn cannot be called.", expected="(model, input_ids) -> loss", found=type(loss_fn).__name__
+            )
+        self.loss_fn = loss_fn
+        self._flags: list[torch.Tensor] = []
+
+    def __call__(self, model: nn.Module, input_ids: torch.Tensor) -> torch.Tensor:
+        """Return the per-token loss, (batch, token - 1).
+
+        Raises
+        ------
+        NonFiniteError
+            On the CPU, at once, where a logit is not finite. On other devices `finite` tells, since to look here
+            would wait for the device.
+        """
+        if self.loss_fn is not None:
+            return self.loss_fn(model, input_ids)
+        logits = forward_logits(model, input_ids)
+        detached = logits.detach()
+        if logits.device.type != "cpu":
+            self._flags.append(torch.isfinite(detached).all())
+        elif not _all_finite(detached):
+            raise NonFiniteError("the logits are not finite")
+        return next_token_loss(logits, input_ids)
+
+    def finite(self) -> torch.Tensor | None:
+        """Whether all logits since the last call were finite, as a 0-d bool on the device; None on the CPU."""
+        flags, self._flags = self._flags, []
+        return torch.stack(flags).all() if flags else None
+
+    def describe(self) -> dict[str, str | None]:
+        """Return the loss's qualified name and source, for provenance."""
+        if self.loss_fn is None:
+            return {"name": "devinterp.next_token_loss", "source": None}
+        fn: Any = self.loss_fn
+        fn = getattr(fn, "func", fn)  # functools.partial
+        named = fn if hasattr(fn, "__qualname__") else type(fn)
+        try:
+            source: str | None = inspect.getsource(named)
+        except (OSError, TypeError):
+            source = None  # typed into a console, or compiled
+        return {"name": f"{named.__module__}.{named.__qualname__}", "source": source}
+
+
+def _all_finite(values: torch.Tensor) -> bool:
+    """Whether no element is NaN or infinite.
+
+    The sum of a tensor with a non-finite element is not finite, and takes one reading pass; only a sum that is not
+    finite, which may still be an overflow, needs the exact answer.
+    """
+    total = values.sum(dtype=torch.float32) if values.dtype in (torch.float16, torch.bfloat16) else values.sum()
+    return bool(torch.isfinite(total)) or bool(torch.isfinite(values).all())
