@@ -44,7 +44,10 @@ class Location:
 
     def get(self, key: str) -> bytes | None:
         """Return the bytes at ``key``, or None."""
-        buffer = sync(self.store.get(key, prototype=default_buffer_prototype()))
+        try:
+            buffer = sync(self.store.get(key, prototype=default_buffer_prototype()))
+        except FileNotFoundError:  # a read-only local store whose folder is not there
+            return None
         return None if buffer is None else buffer.to_bytes()
 
     def set(self, key: str, value: bytes) -> None:
