@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+
 from devinterp.store import ChainWriter, Run, SamplesRequest
 
 OBSERVABLES = {"code": 2, "math": 1}

@@ -13,6 +13,9 @@ import numpy as np
 import pytest
 import xarray as xr
 import zarr
+from stores import Numbers, request, run_chain, write_fixed
+from zarr.storage import MemoryStore
+
 from devinterp.errors import (
     ChainFailedWarning,
     IncompleteStoreError,
@@ -25,8 +28,6 @@ from devinterp.errors import (
 from devinterp.store import open_run, open_store
 from devinterp.store.inspect import PathState, inspect_path
 from devinterp.store.location import locate
-from stores import Numbers, request, run_chain, write_fixed
-from zarr.storage import MemoryStore
 
 
 def fill(run, *, failed=None, interrupted=None, groups=("/",)):
