@@ -1,0 +1,70 @@
+"""The exceptions: what the model's own structure does not tell, per class of attention module.
+
+Only modules of the transformers library are looked up here, by the name of their class; the same names in a user's
+own model prove nothing, and are measured (:mod:`.probe`) instead. Each entry is checked against that measurement by
+``tests/benchmarks/masks``.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from torch.nn import Module
+
+# concat       [all queries | all keys | all values]
+# grouped      per key-value head: [its queries | its key | its value]; with one query each, per head [q | k | v]
+# mp4-qvk      CodeGen: four shards, each [its queries | its values | its keys]
+Layout = Literal["concat", "grouped", "mp4-qvk"]
+
+_FUSED: dict[str, Layout] = {
+    "GPT2Attention": "concat",
+    "OpenAIGPTAttention": "concat",
+    "MptAttention": "concat",
+    "Phi3Attention": "concat",
+    "Phi4MultimodalAttention": "concat",
+    "BloomAttention": "grouped",
+    "GPTNeoXAttention": "grouped",
+    "GPTNeoXJapaneseAttention": "grouped",
+    "PersimmonAttention": "grouped",
+    "MiniMaxLightningAttention": "grouped",
+    "CodeGenAttention": "mp4-qvk",
+}
+
+# Attention whose heads are not slices of its weights, and why.
+_NO_HEADS: dict[str, str] = {
+    "DiffLlamaAttention": "differential attention subtracts one half of the heads from the other",
+}
+
+
+def fused_layout(modules: tuple[Module, ...]) -> Layout | None:
+    """Return how a fused query-key-value projection is laid out, or None where nothing is declared."""
+    from torch.nn import MultiheadAttention
+
+    for module in modules:
+        if isinstance(module, MultiheadAttention):
+            return "concat"
+        if not _is_transformers(module):
+            continue
+        for cls in type(module).__mro__:
+            if cls.__name__ in _FUSED:
+                return _FUSED[cls.__name__]
+            if cls.__name__ == "FalconAttention":
+                one_group = module.multi_query and not module.new_decoder_architecture
+                return "concat" if one_group else "grouped"
+            if cls.__name__ == "GPTBigCodeAttention":
+                return "concat" if module.multi_query else "grouped"
+    return None
+
+
+def no_heads(modules: tuple[Module, ...]) -> str | None:
+    """Return why the heads of this attention cannot be restricted, or None."""
+    for module in modules:
+        for cls in type(module).__mro__:
+            if _is_transformers(module) and cls.__name__ in _NO_HEADS:
+                return _NO_HEADS[cls.__name__]
+    return None
+
+
+def _is_transformers(module: Module) -> bool:
+    return type(module).__module__.partition(".")[0] == "transformers"

@@ -1,0 +1,199 @@
+"""Find a model's token embedding, its unembedding and its stack of layers."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from devinterp.errors import RestrictionError
+from devinterp.slt._restrictions import names
+from devinterp.slt._restrictions.attention import find_units
+from devinterp.slt._restrictions.structure import Layer
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from torch.nn import Module
+
+_POSITIONAL = ("pos", "type", "segment", "per_layer", "hash", "rel", "speaker", "token_shift")
+_UNEMBED_NAMES = (
+    "lm_head",
+    "unembed",
+    "embed_out",
+    "output_projection",
+    "proj_out",
+    "head",
+    "output",
+    "decoder",
+    "to_logits",
+)
+
+
+def canonical_names(model: Module) -> dict[int, str]:
+    """Return the name in ``model.named_parameters()`` of each parameter, by its identity: one name for tied ones."""
+    return {id(param): name for name, param in model.named_parameters()}
+
+
+def find_embedding(model: Module) -> list[str]:
+    """Return the names of the token embedding's parameters, without positions and token types."""
+    module = _ask(model, "get_input_embeddings")
+    weight = getattr(module, "weight", None)
+    if weight is None:
+        weight = _find_embedding_weight(model)
+    name = canonical_names(model).get(id(weight))
+    if name is None:
+        raise RestrictionError(
+            "The token embedding could not be told apart from the model's other parameters.",
+            expected="get_input_embeddings(), or one torch.nn.Embedding that is not for positions",
+            remedy="Name the parameter itself as the restriction.",
+        )
+    return [name]
+
+
+def find_unembedding(model: Module) -> list[str]:
+    """Return the names of the parameters of the map to logits; with tied weights the embedding's is among them."""
+    canonical = canonical_names(model)
+    module: Module | None = _ask(model, "get_output_embeddings")
+    if module is None or not any(True for _ in module.parameters(recurse=False)):
+        module = _find_unembedding_module(model)
+    found = [] if module is None else [canonical[id(p)] for p in module.parameters(recurse=False) if id(p) in canonical]
+    if not found:
+        raise RestrictionError(
+            "The unembedding could not be told apart from the model's other parameters.",
+            expected="get_output_embeddings(), or one linear map to the vocabulary outside the layers",
+            remedy="Name the parameters themselves as restrictions.",
+        )
+    return found
+
+
+def find_layers(model: Module, path: str | None = None) -> list[Layer]:
+    """Return the layers of the language model's stack.
+
+    Parameters
+    ----------
+    model : Module
+        The model.
+    path : str, optional
+        Path of the list of layers, where a model has several stacks.
+
+    Raises
+    ------
+    RestrictionError
+        No stack, or several and no path.
+    """
+    from torch.nn import ModuleDict, ModuleList, Sequential
+
+    lists = {
+        name: list(module.values() if isinstance(module, ModuleDict) else module)
+        for name, module in model.named_modules(remove_duplicate=False)
+        if isinstance(module, (ModuleList, ModuleDict, Sequential)) and len(module)
+    }
+    if path is not None:
+        if path not in lists:
+            raise RestrictionError(
+                f"The model has no list of modules at {path!r}.", expected=f"one of {sorted(lists)}", found=repr(path)
+            )
+        return _with_parallel_lists(model, path, lists)
+    stacks = _outermost([name for name, blocks in lists.items() if _are_layers(model, blocks, attention=True)])
+    if not stacks:
+        stacks = _outermost([name for name, blocks in lists.items() if _are_layers(model, blocks, attention=False)])
+    stacks = [name for name in stacks if not names.is_other_modality(name)] or stacks
+    stacks = [name for name in stacks if not names.is_cross_attention(name)] or stacks
+    if any("decoder" in name.split(".") for name in stacks):  # an encoder-decoder: its language model is the decoder
+        stacks = [name for name in stacks if "encoder" not in name.split(".")]
+    if len(stacks) != 1:
+        raise RestrictionError(
+            "The model's layers could not be found." if not stacks else "The model has more than one stack of layers.",
+            expected="one ModuleList of transformer layers",
+            found=f"{stacks}" if stacks else f"{type(model).__name__} with module lists {sorted(lists)}",
+            remedy="Say which with layers='path.of.the.list'."
+            if lists
+            else "Name parameters themselves as restrictions.",
+        )
+    return _with_parallel_lists(model, stacks[0], lists)
+
+
+def _ask(model: Module, method: str) -> Module | None:
+    try:
+        found: Module | None = getattr(model, method)()
+    except (AttributeError, NotImplementedError, TypeError):
+        return None
+    return found
+
+
+def _find_embedding_weight(model: Module) -> Tensor | None:
+    from torch.nn import Embedding
+
+    for name, param in model.named_parameters():
+        if name.rpartition(".")[2] == "W_E":  # TransformerLens
+            return param
+    found = [
+        module.weight
+        for name, module in model.named_modules()
+        if isinstance(module, Embedding) and not any(word in name.lower() for word in _POSITIONAL)
+    ]
+    unique = {id(weight) for weight in found}
+    return found[0] if len(unique) == 1 else None
+
+
+def _find_unembedding_module(model: Module) -> Module | None:
+    from torch.nn import Linear
+
+    weight: Tensor | None = getattr(_ask(model, "get_input_embeddings"), "weight", None)
+    weight = _find_embedding_weight(model) if weight is None else weight
+    candidates: list[tuple[str, Module]] = []
+    for name, module in model.named_modules():
+        leaf = name.rpartition(".")[2]
+        if any(own == "W_U" for own, _ in module.named_parameters(recurse=False)):  # TransformerLens
+            return module
+        if (
+            isinstance(module, Linear)
+            and weight is not None
+            and (
+                module.weight is weight
+                or (module.out_features == weight.shape[0] and not any(p.isdigit() for p in name.split(".")))
+            )
+        ):
+            candidates.append((leaf, module))
+    named = [module for leaf, module in candidates if leaf in _UNEMBED_NAMES]
+    chosen: list[Module] = named or [module for _, module in candidates]
+    return chosen[-1] if chosen else None
+
+
+def _are_layers(model: Module, blocks: list[Module], *, attention: bool) -> bool:
+    canonical = canonical_names(model)
+    if attention:
+        return any(find_units({"": block}, canonical) for block in blocks)
+    return all(any(True for _ in block.children()) and any(True for _ in block.parameters()) for block in blocks)
+
+
+def _outermost(paths: list[str]) -> list[str]:
+    return [
+        path
+        for path in paths
+        if not any(path != other and path.startswith(f"{other}." if other else "") for other in paths)
+    ]
+
+
+def _with_parallel_lists(model: Module, path: str, lists: dict[str, list[Module]]) -> list[Layer]:
+    parts = {path: lists[path]}
+    canonical = canonical_names(model)
+    if all(unit.path == "" for block in lists[path] for unit in find_units({"": block}, canonical)) and _is_bare(
+        lists[path][0]
+    ):
+        parent = path.rpartition(".")[0]
+        parts |= {
+            other: blocks
+            for other, blocks in lists.items()
+            if other.rpartition(".")[0] == parent and len(blocks) == len(lists[path])
+        }
+    if len(parts) == 1:
+        return [Layer(i, f"{path}.{i}", {"": block}) for i, block in enumerate(lists[path])]
+    ordered = [name for name in lists if name in parts]
+    return [
+        Layer(i, f"{path}.{i}", {name.rpartition(".")[2]: parts[name][i] for name in ordered})
+        for i in range(len(lists[path]))
+    ]
+
+
+def _is_bare(block: Module) -> bool:
+    """Whether a block is an attention module itself, with nothing else in it."""
+    return all(names.role_of(name) is not None for name, _ in block.named_parameters())
