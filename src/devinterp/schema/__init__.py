@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
+from devinterp.schema.codes import RuleCode
 from devinterp.schema.loader import available, load
+from devinterp.schema.report import Finding, NotChecked, Report
 from devinterp.schema.spec import (
     ArrayLayout,
     Check,
@@ -26,12 +26,16 @@ __all__ = [
     "Check",
     "DimensionSpec",
     "FamilySpec",
+    "Finding",
     "GroupLayout",
     "NodeSpec",
+    "NotChecked",
     "ParameterSpec",
     "Presence",
     "Profile",
+    "Report",
     "Rule",
+    "RuleCode",
     "Schema",
     "StorageSpec",
     "VariableSpec",

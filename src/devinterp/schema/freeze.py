@@ -53,7 +53,8 @@ def freeze_schema(document: Mapping[str, Any], profile: str, extends: tuple[str,
         ),
         families=_frozen(families),
         nodes=tuple(
-            _node(path, node, chosen) for path, node in sorted(document.get("nodes", {}).items(), key=lambda i: len(i[0]))
+            _node(path, node, chosen)
+            for path, node in sorted(document.get("nodes", {}).items(), key=lambda i: len(i[0]))
         ),
         profiles=_frozen(profiles),
         storage=StorageSpec(
@@ -128,9 +129,7 @@ def _variable(name: str, v: Mapping[str, Any]) -> VariableSpec:
         leading=tuple(v.get("leading", ())),
         chunks=_frozen(v.get("chunks", {})),
         prefix=v.get("prefix"),
-        checks=tuple(
-            Check(c["code"], c["predicate"], _frozen(c.get("arguments", {}))) for c in v.get("checks", ())
-        ),
+        checks=tuple(Check(c["code"], c["predicate"], _frozen(c.get("arguments", {}))) for c in v.get("checks", ())),
     )
 
 
@@ -157,8 +156,13 @@ def _check_names(schema: Schema) -> None:
             problems += [f"{node.path}/dimensions/{dim.name}/size names {n!r}" for n in sorted(unknown)]
         for variable in node.variables.values():
             used = {d for dims in variable.legal_dims() for d in dims} | set(variable.chunks)
-            problems += [f"{node.path}/variables/{variable.name} uses dimension {d!r}" for d in sorted(used - set(node.dimensions))]
-            problems += [f"{variable.name} uses the family {f!r}" for f in variable.placeholders if f not in schema.families]
+            problems += [
+                f"{node.path}/variables/{variable.name} uses dimension {d!r}"
+                for d in sorted(used - set(node.dimensions))
+            ]
+            problems += [
+                f"{variable.name} uses the family {f!r}" for f in variable.placeholders if f not in schema.families
+            ]
             presence = variable.presence
             if presence.kind == "when" and presence.argument not in schema.parameters:
                 problems.append(f"{variable.name} depends on the parameter {presence.argument!r}")

@@ -35,7 +35,7 @@ def schemas_folder() -> Path:
 
 
 def available() -> dict[str, Path]:
-    """Return the ids of every schema that can be loaded by name (ours, then those of entry points), with their files."""
+    """Return the ids of every schema that can be loaded by name, ours and those of entry points, with their files."""
     found = {}
     for path in sorted(schemas_folder().glob("*.yaml")):
         document = load_document(path)
