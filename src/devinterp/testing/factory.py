@@ -1,0 +1,331 @@
+"""Valid stores and trees of any kind, built by construction from a schema and a small recipe."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from copy import deepcopy
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from devinterp.errors import SchemaError
+from devinterp.schema import load
+from devinterp.schema.resolve import array_attributes, bindings, chunk_shape, dimension_sizes
+from devinterp.schema.spec import ArrayLayout, GroupLayout, NodeSpec, Schema, VariableSpec
+from devinterp.store.complete import write_consolidated_root
+from devinterp.store.layout import documents, open_array
+from devinterp.store.location import StoreLike, locate
+from devinterp.testing import _rules as _rules  # registers how our own rules are satisfied
+from devinterp.testing._attributes import declared_attributes, draw_instance, put, subschema
+from devinterp.testing._draft import Draft, GroupDraft, rule_makers
+from devinterp.testing._values import draw_values
+
+__all__ = ["StoreRecipe", "build_draft", "make_store", "make_tree"]
+
+_DEFAULT_MEMBERS = {"obs": ("code", "math"), "restriction": ("full", "l0h0", "l1h1 mlp")}
+
+
+@dataclass(frozen=True)
+class StoreRecipe:
+    """A small description that a whole valid tree follows from.
+
+    Attributes
+    ----------
+    schema : str, Path, mapping or Schema
+        Anything `devinterp.schema.load` takes: a kind (``"samples"``), an id, the path of a consumer's document.
+    profile : str
+        The profile the store must be valid under.
+    parameters : mapping
+        Values of the schema's parameters (``num_chains``, ``num_draws`` ...); what is missing gets a small value.
+    members : mapping
+        Members of each family, with their parameters and further fields:
+        ``{"obs": {"code": {"batches_per_draw": 2, "name": "code"}}}``.
+    sizes : mapping of str to int
+        Sizes of dimensions that no expression gives (``token_pos``).
+    optional : frozenset of str
+        Optional variables (patterns) to include.
+    leading : frozenset of str
+        Leading dimensions that results have (``wr``, ``checkpoint``).
+    alternative : int
+        Which of the legal dimensions a variable with alternatives takes: 0 is the documented one.
+    failed : mapping of int to int
+        Draws that each failed chain has, less than ``num_draws``.
+    attributes : mapping
+        Attributes of the root that are given and not drawn; also undeclared ones.
+    children : mapping of str to mapping
+        Changes to the recipes of single members of a tree of trees: ``{"l0h0": {"failed": {0: 1}}}``.
+    seed : int
+        Of all values.
+    """
+
+    schema: str | Path | Mapping[str, Any] | Schema = "samples"
+    profile: str = "strict"
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    members: Mapping[str, Mapping[str, Mapping[str, Any]]] = field(default_factory=dict)
+    sizes: Mapping[str, int] = field(default_factory=dict)
+    optional: frozenset[str] = frozenset()
+    leading: frozenset[str] = frozenset()
+    alternative: int = 0
+    failed: Mapping[int, int] = field(default_factory=dict)
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+    children: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    seed: int = 0
+
+    def load(self) -> Schema:
+        """Return the schema under the recipe's profile."""
+        if isinstance(self.schema, Schema):
+            return self.schema
+        loaded: Schema = load(self.schema, profile=self.profile)
+        return loaded
+
+
+def make_tree(recipe: StoreRecipe | str = "samples", **changes: Any) -> xr.DataTree:
+    """Build a valid tree in memory.
+
+    Parameters
+    ----------
+    recipe : StoreRecipe or str
+        A recipe, or the schema of one with nothing but defaults.
+    **changes
+        Fields of the recipe to replace.
+
+    Returns
+    -------
+    xarray.DataTree
+    """
+    draft = build_draft(_recipe(recipe, changes))
+    nodes = {path: _dataset(group) for path, group in draft.groups.items()}
+    return xr.DataTree.from_dict(nodes)
+
+
+def make_store(
+    target: StoreLike,
+    recipe: StoreRecipe | str = "samples",
+    *,
+    consolidated: bool = True,
+    **changes: Any,
+) -> StoreLike:
+    """Write a valid store, as the package's own writer lays it out.
+
+    Parameters
+    ----------
+    target : path, URL or zarr Store
+        An empty place.
+    recipe : StoreRecipe or str
+        A recipe, or the schema of one with nothing but defaults.
+    consolidated : bool
+        Whether the root carries the metadata of everything below it.
+    **changes
+        Fields of the recipe to replace.
+
+    Returns
+    -------
+    path, URL or zarr Store
+        ``target``.
+    """
+    chosen = _recipe(recipe, changes)
+    draft = build_draft(chosen)
+    location = locate(target, mode="w")
+    layouts = {path: g.layout for path, g in draft.groups.items() if g.layout is not None and g.layout.arrays}
+    attributes = {path: g.attributes for path, g in draft.groups.items()}
+    everything: dict[str, bytes] = {}
+    for storage in {id(g.schema.storage): g.schema.storage for g in draft.groups.values()}.values():
+        theirs = {path: layout for path, layout in layouts.items() if draft.groups[path].schema.storage is storage}
+        everything.update(documents(theirs, attributes, storage))
+    location.set_many(everything)
+    for path, layout in layouts.items():
+        group = draft.groups[path]
+        for name, array in layout.arrays.items():
+            open_array(location, f"{path}/{name}", array, group.schema.storage)[...] = group.values[name]
+    if consolidated:
+        write_consolidated_root(location, attributes["/"], everything)
+    return target
+
+
+def _recipe(recipe: StoreRecipe | str, changes: Mapping[str, Any]) -> StoreRecipe:
+    chosen = recipe if isinstance(recipe, StoreRecipe) else StoreRecipe(recipe)
+    return replace(chosen, **changes) if changes else chosen
+
+
+def build_draft(recipe: StoreRecipe) -> Draft:
+    """Build the tree of a recipe: sizes, layouts, attributes, values, and then the rules across variables."""
+    schema = recipe.load()
+    draft = Draft(
+        schema=schema,
+        recipe=recipe,
+        rng=np.random.default_rng(recipe.seed),
+        parameters=_parameters(schema, recipe),
+        members=_members(schema, recipe),
+    )
+    for node in schema.nodes:
+        if not node.placeholders and node.include is None:
+            draft.groups[node.path] = GroupDraft(node.path, node, schema, sizes=dict(recipe.sizes))
+    draft.groups.setdefault("/", GroupDraft("/", NodeSpec("/", ""), schema))
+    draft.root.attributes = _root_attributes(draft)
+    for group, rule in list(draft.rules()):
+        maker = rule_makers.get(rule.predicate)
+        if maker is not None and maker.plan is not None:
+            maker.plan(draft, group, rule.arguments)
+    _mount(draft)
+    for group in [g for g in draft.groups.values() if g.schema is schema]:
+        _shape(draft, group)
+    for group, rule in list(draft.rules()):
+        maker = rule_makers.get(rule.predicate)
+        if group.schema is schema and maker is not None and maker.fill is not None:
+            maker.fill(draft, group, rule.arguments)
+    return draft
+
+
+def _parameters(schema: Schema, recipe: StoreRecipe) -> dict[str, Any]:
+    """Values for every parameter: the recipe's, or small ones within the bounds that the attributes declare."""
+    out: dict[str, Any] = {}
+    bounds = declared_attributes(schema)
+    for name, spec in schema.parameters.items():
+        if spec.type == "integer":
+            out[name] = max(2, int(subschema(bounds, spec.path).get("minimum", 0)))
+        elif spec.type == "boolean":
+            out[name] = True if spec.default is None else spec.default
+        elif spec.default is not None:
+            out[name] = spec.default
+    known = set(schema.parameters).union(*(load(str(n.include)).parameters for n in schema.nodes if n.include))
+    unknown = set(recipe.parameters) - known
+    if unknown:
+        raise SchemaError(
+            f"{schema.id} has no parameter {sorted(unknown)[0]!r}.",
+            expected=f"some of {sorted(known)}",
+            remedy="Other settings are attributes: StoreRecipe(attributes={'metadata': ...}).",
+        )
+    return {**out, **{k: v for k, v in recipe.parameters.items() if k in schema.parameters}}
+
+
+def _members(schema: Schema, recipe: StoreRecipe) -> dict[str, dict[str, dict[str, Any]]]:
+    out: dict[str, dict[str, dict[str, Any]]] = {}
+    for family, spec in schema.families.items():
+        given = recipe.members.get(family)
+        if given is None:
+            names = _DEFAULT_MEMBERS.get(family, (f"{family}_a", f"{family}_b"))
+            given = {n: dict.fromkeys(spec.parameters, 1 + i) for i, n in enumerate(names)}
+        out[family] = {name: {**dict.fromkeys(spec.parameters, 1), **dict(values)} for name, values in given.items()}
+    return out
+
+
+def _root_attributes(draft: Draft) -> dict[str, Any]:
+    declared = declared_attributes(draft.schema)
+    known: dict[str, Any] = deepcopy(dict(draft.recipe.attributes))
+    # What the profile itself names; stores of another writer carry no id of ours.
+    properties = subschema(draft.root.node.attributes, "").get("properties", {})
+    if "devinterp_schema" in properties or not declared:
+        known.setdefault("devinterp_schema", draft.schema.id)
+    if "completed" in properties:
+        known.setdefault("completed", 1)
+    for name, spec in draft.schema.parameters.items():
+        if name in draft.parameters:
+            put(known, spec.path, draft.parameters[name])
+    for family, kin in draft.schema.families.items():
+        if kin.path is not None:
+            entries = draft.members[family]
+            listed = [{kin.key: n, **e} for n, e in entries.items()] if kin.key is not None else list(entries)
+            put(known, kin.path, listed)
+    drawn: dict[str, Any] = draw_instance(declared, draft.rng, known)
+    return drawn
+
+
+def _mount(draft: Draft) -> None:
+    """Add the groups that stand for members: patterns of this schema, and whole trees of included ones."""
+    for node in draft.schema.nodes:
+        if not node.placeholders and node.include is None:
+            continue
+        for bound in bindings(node.path, draft.members):
+            path = node.path.format_map(bound)
+            if node.include is None:
+                draft.groups[path] = GroupDraft(path, node, draft.schema, sizes=dict(draft.recipe.sizes))
+                continue
+            member = next(iter(bound.values()), path)
+            child = build_draft(_child(draft, node, member))
+            for inner, group in child.groups.items():
+                group.path = f"{path}{inner}".rstrip("/")
+                draft.groups[group.path] = group
+            draft.shared.setdefault("children", {})[member] = child
+
+
+def _child(draft: Draft, node: NodeSpec, member: str) -> StoreRecipe:
+    recipe = draft.recipe
+    included: Schema = load(str(node.include))
+    profile = recipe.profile if recipe.profile in included.profiles else "strict"
+    given = {k: v for k, v in recipe.parameters.items() if k in included.parameters}
+    child = StoreRecipe(
+        schema=str(node.include),
+        profile=profile,
+        parameters=given,
+        members={k: v for k, v in recipe.members.items() if k in included.families},
+        sizes=recipe.sizes,
+        seed=int(draft.rng.integers(2**31)),
+    )
+    return replace(child, **recipe.children.get(member, {}))
+
+
+def _shape(draft: Draft, group: GroupDraft) -> None:
+    """Fix the sizes of a group, lay out its arrays, and draw their attributes and values."""
+    if group.path != "/":
+        group.attributes = draw_instance(group.node.attributes, draft.rng, group.attributes)
+    dims = _chosen_dims(draft, group.node)
+    used = {d for chosen in dims.values() for d in chosen}
+    for dim in group.node.dimensions.values():
+        if dim.size is None and "{" not in dim.name:
+            group.sizes.setdefault(dim.name, max(2, dim.minimum))
+    group.sizes = dimension_sizes(group.node, draft.parameters, draft.members, group.sizes)
+    arrays: dict[str, ArrayLayout] = {}
+    for pattern, chosen in dims.items():
+        spec = group.node.variables[pattern]
+        for bound in bindings(pattern, draft.members):
+            concrete = tuple(d.format_map(bound) for d in chosen)
+            shape = tuple(group.sizes[d] for d in concrete)
+            name = pattern.format_map(bound)
+            arrays[name] = ArrayLayout(
+                name=name,
+                dims=concrete,
+                shape=shape,
+                dtype=spec.dtype,
+                fill=spec.fill,
+                chunks=chunk_shape(spec, concrete, shape),
+                attrs=array_attributes(spec, bound),
+                spec=spec,
+            )
+    bound_dims = {d for a in arrays.values() for d in a.dims} or used
+    group.layout = GroupLayout(group.path, arrays, {d: n for d, n in group.sizes.items() if d in bound_dims})
+    for name, layout in arrays.items():
+        group.values[name] = draw_values(layout, draft.root.attributes, draft.rng)
+
+
+def _chosen_dims(draft: Draft, node: NodeSpec) -> dict[str, tuple[str, ...]]:
+    """Which variables the group has, and with which of their legal dimensions."""
+    recipe = draft.recipe
+    out: dict[str, tuple[str, ...]] = {}
+    for name, spec in node.variables.items():
+        if _present(spec, draft.parameters, recipe.optional):
+            bases = (spec.dims, *spec.alternatives)
+            base = bases[min(recipe.alternative, len(bases) - 1)]
+            out[name] = (*(d for d in spec.leading if d in recipe.leading), *base)
+    used = {d for chosen in out.values() for d in chosen}
+    for name, spec in node.variables.items():
+        if spec.presence.kind == "with_dimension" and spec.presence.argument in used:
+            out[name] = spec.dims
+    return {name: out[name] for name in node.variables if name in out}  # in the document's order
+
+
+def _present(spec: VariableSpec, parameters: Mapping[str, Any], optional: frozenset[str]) -> bool:
+    kind = spec.presence.kind
+    if kind == "when":
+        return bool(parameters.get(spec.presence.argument or "", False))
+    return kind == "required" or (kind == "optional" and spec.name in optional)
+
+
+def _dataset(group: GroupDraft) -> xr.Dataset:
+    arrays = {} if group.layout is None else group.layout.arrays
+    variables = {n: xr.Variable(a.dims, group.values[n], dict(a.attrs)) for n, a in arrays.items()}
+    coordinates = {n: v for n, v in variables.items() if arrays[n].spec.role == "coordinate"}
+    data = {n: v for n, v in variables.items() if n not in coordinates}
+    return xr.Dataset(data, coordinates, deepcopy(group.attributes))
