@@ -294,10 +294,24 @@ def _shape(draft: Draft, group: GroupDraft) -> None:
                 attrs=array_attributes(spec, bound),
                 spec=spec,
             )
+    arrays = _with_coordinates(arrays)
     bound_dims = {d for a in arrays.values() for d in a.dims} or used
     group.layout = GroupLayout(group.path, arrays, {d: n for d, n in group.sizes.items() if d in bound_dims})
     for name, layout in arrays.items():
         group.values[name] = draw_values(layout, draft.root.attributes, draft.rng)
+
+
+def _with_coordinates(arrays: dict[str, ArrayLayout]) -> dict[str, ArrayLayout]:
+    """Name, beside each data variable, its coordinates that are no index, as xarray stores them."""
+    coordinates = {n: set(a.dims) for n, a in arrays.items() if a.spec.role == "coordinate" and a.dims != (n,)}
+    out = {}
+    for name, layout in arrays.items():
+        theirs = sorted(n for n, dims in coordinates.items() if dims <= set(layout.dims))
+        data = layout.spec.role == "data"
+        out[name] = (
+            replace(layout, attrs={**layout.attrs, "coordinates": " ".join(theirs)}) if data and theirs else layout
+        )
+    return out
 
 
 def _chosen_dims(draft: Draft, node: NodeSpec) -> dict[str, tuple[str, ...]]:
@@ -325,7 +339,10 @@ def _present(spec: VariableSpec, parameters: Mapping[str, Any], optional: frozen
 
 def _dataset(group: GroupDraft) -> xr.Dataset:
     arrays = {} if group.layout is None else group.layout.arrays
-    variables = {n: xr.Variable(a.dims, group.values[n], dict(a.attrs)) for n, a in arrays.items()}
+    variables = {}
+    for name, layout in arrays.items():
+        attributes = {k: v for k, v in layout.attrs.items() if k != "coordinates"}
+        variables[name] = xr.Variable(layout.dims, group.values[name], attributes)
     coordinates = {n: v for n, v in variables.items() if arrays[n].spec.role == "coordinate"}
     data = {n: v for n, v in variables.items() if n not in coordinates}
     return xr.Dataset(data, coordinates, deepcopy(group.attributes))
