@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -14,13 +15,11 @@ from torch import nn
 from devinterp.slt.sampling.data import Feed, Observable
 from devinterp.slt.sampling.hands import Generators, borrowed, seed_generators
 from devinterp.slt.sampling.losses import NonFiniteError, PerTokenLoss
+from devinterp.slt.sampling.masks import Masks
 from devinterp.slt.sampling.settings import METRICS, SamplerSettings
 from devinterp.slt.sampling.update import SampledParameter, UpdateRule, pool_metrics
 
-__all__ = ["ChainResult", "ChainSink", "Masks", "run_chain"]
-
-Masks = Mapping[str, torch.Tensor | None]
-"""Parameter names, in the order of the update, to masks of their shapes; None leaves a parameter unmasked."""
+__all__ = ["ChainResult", "ChainSink", "run_chain"]
 
 _FLUSH_STEPS = 50  # rows of a chunk on disk
 _STATE_VERSION = 1
@@ -41,7 +40,7 @@ class ChainSink(Protocol):
     def checkpoint(self, draws: int, step: int, state: bytes) -> None:
         """Keep the state from which the chain goes on with `step`."""
 
-    def finish(self, status: str, reason: str | None, step: int) -> None:
+    def finish(self, status: str, reason: str | None, step: int) -> object:
         """End the chain; everything that was taken is written when this returns."""
 
 
@@ -235,6 +234,7 @@ def run_chain(
     chain: int,
     device: torch.device,
     start_state: bytes | None = None,
+    keep_state: bool = False,
     should_stop: Callable[[], bool] = lambda: False,
     on_step: Callable[[int], None] = lambda step: None,
 ) -> ChainResult:
@@ -258,6 +258,8 @@ def run_chain(
     device : torch.device
     start_state : bytes, optional
         A state that an earlier run of the same chain handed to ``sink.checkpoint``.
+    keep_state : bool
+        Whether a complete chain hands over its last state, so that more draws can follow one day.
     should_stop : callable, optional
         Asked after each draw, and after each step of the burn-in; True ends the chain as interrupted, with a
         checkpoint.
@@ -295,25 +297,28 @@ def run_chain(
                 records.add(record)
                 state.step += 1
                 on_step(state.step)
-                stop = (draw is not None or state.step <= settings.num_burnin_steps) and should_stop()
-                if draw is not None or records.count >= _FLUSH_STEPS or stop:
-                    sink.steps(*records.take())
                 if draw is not None:
                     arrays["sampling_loss"] = total
                     sink.draw(draw, {name: values.cpu().numpy() for name, values in arrays.items()})
                     draws = draw + 1
-                if (draw is not None and sink.checkpoint_due(draws)) or stop:
+                end = state.step == settings.num_steps
+                stop = (draw is not None or state.step <= settings.num_burnin_steps) and should_stop()
+                keep = stop or (draw is not None and sink.checkpoint_due(draws)) or (end and keep_state)
+                if keep or end or records.count >= _FLUSH_STEPS:
+                    sink.steps(*records.take())
+                if keep:
                     sink.checkpoint(draws, state.step, state.state())
-                if stop and state.step < settings.num_steps:
+                if stop and not end:
                     status, reason = "interrupted", "stopped on request"
                     break
         except NonFiniteError as failure:
             status, reason = "failed", str(failure)
+            if records.count:
+                sink.steps(*records.take())
         except BaseException as error:
-            error.add_note(f"in chain {chain} at step {state.step}; the {draws} complete draws are kept")
-            sink.finish("interrupted", f"{type(error).__name__}: {error}", state.step)
+            error.add_note(f"in chain {chain} at step {state.step}; its {draws} complete draws are kept")
+            with suppress(Exception):  # the sink itself may be what broke
+                sink.finish("interrupted", f"{type(error).__name__}: {error}", state.step)
             raise
-        if records.count:
-            sink.steps(*records.take())
         sink.finish(status, reason, state.step)
         return ChainResult(chain, status, reason, state.step, draws)

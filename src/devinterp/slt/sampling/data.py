@@ -17,11 +17,13 @@ from devinterp.errors import DataError
 from devinterp.names import check_observable_names
 from devinterp.slt.sampling.settings import SamplerSettings
 
-__all__ = ["Feed", "Observable", "SamplingData", "TokenRows", "build_observables", "loader_order"]
+__all__ = ["Feed", "Observable", "SamplingData", "TokenRows", "build_observables", "check_vocabulary", "loader_order"]
 
 IdArray = npt.NDArray[np.integer[Any]]
 
 _BLOCK_ROWS = 4096
+_LENGTH_ROWS = 1_000_000
+_FINGERPRINT_ROWS = 64
 
 
 class TokenRows:
@@ -58,6 +60,7 @@ class TokenRows:
                 )
         if len(self) == 0:
             raise DataError(f"{name} is empty.", expected="at least one row", found="0 rows")
+        self._check_lengths()
         self.length = int(self.take(np.zeros(1, dtype=np.int64)).shape[1])
         if self.length < 2:
             raise DataError(
@@ -68,6 +71,30 @@ class TokenRows:
 
     def __len__(self) -> int:
         return len(self._data)
+
+    def _check_lengths(self) -> None:
+        """Compare the lengths of all rows, also of those that the run does not visit, where that reads no ids."""
+        lengths: set[int] = set()
+        if self._kind == "huggingface" and self._data.format["type"] != "custom":
+            column = self._data.with_format("arrow", columns=["input_ids"])
+            for start in range(0, len(self), _LENGTH_ROWS):
+                part = column[start : start + _LENGTH_ROWS]["input_ids"]
+                offsets = (chunk.value_lengths() for chunk in part.chunks if hasattr(chunk, "value_lengths"))
+                lengths.update(*(values.unique().to_pylist() for values in offsets))
+        elif isinstance(self._data, list | tuple):
+            lengths.update(
+                len(row) for row in (_row_of(row, self.name) for row in self._data) if hasattr(row, "__len__")
+            )
+        if len(lengths) > 1:
+            raise self._unequal(lengths)
+
+    def _unequal(self, lengths: set[int]) -> DataError:
+        return DataError(
+            f"The sequences of {self.name} have unequal lengths.",
+            expected="one length for all rows",
+            found=", ".join(map(str, sorted(lengths)[:6])),
+            remedy="Pack or cut them to one length, as devinterp.utils.tokenize_and_concatenate does.",
+        )
 
     def take(self, indices: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         """Read rows.
@@ -107,12 +134,7 @@ class TokenRows:
                 )
             lengths = {len(row) for row in rows}
             if len(lengths) > 1:
-                raise DataError(
-                    f"The sequences of {self.name} have unequal lengths.",
-                    expected="one length for all rows",
-                    found=", ".join(map(str, sorted(lengths)[:6])),
-                    remedy="Pack or cut them to one length, as devinterp.utils.tokenize_and_concatenate does.",
-                )
+                raise self._unequal(lengths)
             block = np.stack(rows)
         if block.dtype.kind not in "iu":
             raise DataError(
@@ -126,12 +148,7 @@ class TokenRows:
             )
         length = getattr(self, "length", block.shape[1])
         if block.shape[1] != length:
-            raise DataError(
-                f"The sequences of {self.name} have unequal lengths.",
-                expected=f"{length} tokens, as row 0 has",
-                found=f"{block.shape[1]} tokens in row {int(indices[0])}",
-                remedy="Pack or cut them to one length, as devinterp.utils.tokenize_and_concatenate does.",
-            )
+            raise self._unequal({length, block.shape[1]})
         ids: npt.NDArray[np.int64] = block.astype(np.int64, copy=False)
         return ids
 
@@ -163,6 +180,16 @@ def _row_of(row: Any, name: str) -> Any:
             )
         return row["input_ids"]
     return row
+
+
+def fingerprint(rows: TokenRows) -> dict[str, Any]:
+    """Identify a dataset by its length and a hash of at most 64 rows spread evenly over it.
+
+    Unlike the hash of the rows that a run visits, it is the same for every run on the dataset, and for an observable
+    made from it.
+    """
+    spread = np.unique(np.linspace(0, len(rows) - 1, min(len(rows), _FINGERPRINT_ROWS)).astype(np.int64))
+    return {"rows": hash_rows(rows.take(spread)), "length": len(rows)}
 
 
 def loader_order(num_rows: int, *, shuffle: bool, seed: int) -> npt.NDArray[np.int64]:
@@ -218,7 +245,7 @@ class Feed:
 
 
 class SamplingData:
-    """The sampling dataset as a run sees it: the rows that it visits, checked, in memory and hashed.
+    """The sampling dataset as a run sees it: the rows that it visits, checked and held in memory.
 
     Ids are held in the smallest of uint16, int32 and int64 that takes them.
 
@@ -226,8 +253,18 @@ class SamplingData:
     ----------
     rows : TokenRows
         The caller's dataset.
-    settings : SamplerSettings
-        They decide which rows are visited.
+    settings : sequence of SamplerSettings
+        They decide which rows are visited. Several (a study with overrides) agree in everything that decides the
+        order, and differ in how far they go.
+
+    Attributes
+    ----------
+    identity : dict
+        `fingerprint` of the dataset.
+    num_rows, length : int
+        Rows of the dataset, tokens per row.
+    ids : (n, token) integer array
+        The rows that are visited.
 
     Raises
     ------
@@ -235,44 +272,49 @@ class SamplingData:
         There are fewer rows than a batch has.
     """
 
-    def __init__(self, rows: TokenRows, settings: SamplerSettings) -> None:
-        if len(rows) < settings.batch_size:
+    def __init__(self, rows: TokenRows, settings: Sequence[SamplerSettings]) -> None:
+        first = settings[0]
+        if len(rows) < first.batch_size:
             raise DataError(
                 f"{rows.name} is too small for one batch.",
-                expected=f"at least batch_size = {settings.batch_size} rows",
+                expected=f"at least batch_size = {first.batch_size} rows",
                 found=f"{len(rows)} rows",
             )
-        self.num_rows = len(rows)
-        self.length = rows.length
-        self._batch_size = settings.batch_size
-        self._per_pass = len(rows) // settings.batch_size
-        needed = max(settings.num_batches, settings.num_init_batches)
-        held = min(self._per_pass, needed) * settings.batch_size
-        chains = 1 if settings.match_sampling_input_ids_across_chains or not settings.shuffle else settings.num_chains
+        self.num_rows, self.length = len(rows), rows.length
+        self.identity = fingerprint(rows)
+        self._batch_size = first.batch_size
+        self._per_pass = len(rows) // first.batch_size
+        held = max(map(self._held, settings))
+        self.shared = first.match_sampling_input_ids_across_chains or not first.shuffle
+        chains = 1 if self.shared else max(each.num_chains for each in settings)
         orders = [
-            loader_order(len(rows), shuffle=settings.shuffle, seed=settings.loader_seed(chain))[:held]
+            loader_order(len(rows), shuffle=first.shuffle, seed=first.loader_seed(chain))[:held]
             for chain in range(chains)
         ]
-        if chains == 1:
-            self.visited, self._positions = orders[0], [np.arange(held, dtype=np.int64)]
+        if self.shared:
+            visited, self._positions = orders[0], [np.arange(held, dtype=np.int64)]
         else:
-            self.visited, inverse = np.unique(np.concatenate(orders), return_inverse=True)
+            visited, inverse = np.unique(np.concatenate(orders), return_inverse=True)
             self._positions = list(inverse.astype(np.int64).reshape(chains, held))
-        self.ids = read_compact(rows, self.visited)
+        self.ids = read_compact(rows, visited)
+
+    def _held(self, settings: SamplerSettings) -> int:
+        needed = max(settings.num_batches, settings.num_init_batches)
+        return min(self._per_pass, needed) * self._batch_size
 
     def feed(self, chain: int) -> Feed:
         """Return the batches of `chain`."""
-        positions = self._positions[chain if len(self._positions) > 1 else 0]
-        return Feed(self.ids, positions, self._batch_size, self._per_pass)
+        return Feed(self.ids, self._positions[0 if self.shared else chain], self._batch_size, self._per_pass)
 
-    @property
-    def shared(self) -> bool:
-        """Whether every chain sees the same batches in the same order."""
-        return len(self._positions) == 1
+    def visited(self, settings: SamplerSettings) -> dict[str, Any]:
+        """Return the number and the sha256 of the rows that a run with `settings` visits, in the order of its chains.
 
-    def digest(self) -> str:
-        """Return the sha256 of the visited rows, in the order of their first visit, as little-endian int64."""
-        return hash_rows(self.ids)
+        The hash takes the ids as little-endian int64, whatever they are held in.
+        """
+        held = self._held(settings)
+        chains = self._positions[: 1 if self.shared else settings.num_chains]
+        positions = np.concatenate([order[:held] for order in chains])
+        return {"rows": hash_rows(self.ids, positions), "count": len(positions)}
 
 
 def read_compact(rows: TokenRows, indices: npt.NDArray[np.int64]) -> IdArray:
@@ -310,11 +352,13 @@ def check_vocabulary(ids: IdArray, vocabulary: int | None, name: str) -> None:
         )
 
 
-def hash_rows(ids: IdArray) -> str:
-    """Return the sha256 of an (n, token) array, independent of the dtype that it is held in."""
+def hash_rows(ids: IdArray, positions: npt.NDArray[np.int64] | None = None) -> str:
+    """Return the sha256 of rows of an (n, token) array, independent of the dtype that it is held in."""
     digest = hashlib.sha256(f"{ids.shape[1]}:".encode())
-    for start in range(0, len(ids), _BLOCK_ROWS):
-        digest.update(np.ascontiguousarray(ids[start : start + _BLOCK_ROWS], dtype="<i8").tobytes())
+    for start in range(0, len(ids if positions is None else positions), _BLOCK_ROWS):
+        block = slice(start, start + _BLOCK_ROWS)
+        rows = ids[block] if positions is None else ids[positions[block]]
+        digest.update(np.ascontiguousarray(rows, dtype="<i8").tobytes())
     return digest.hexdigest()
 
 
@@ -333,6 +377,8 @@ class Observable:
         Indices into the observable's dataset.
     ids : (batch_{obs}, token) int64 tensor
         Token ids, on the CPU.
+    identity : dict
+        `fingerprint` of its dataset.
     """
 
     obs_id: str
@@ -340,10 +386,11 @@ class Observable:
     batches_per_draw: int
     rows: npt.NDArray[np.int64]
     ids: torch.Tensor
+    identity: Mapping[str, Any]
 
-    def digest(self) -> str:
-        """Return the sha256 of the token ids."""
-        return hash_rows(self.ids.numpy())
+    def provenance(self) -> dict[str, Any]:
+        """Return the identity of the dataset and the sha256 of the fixed rows."""
+        return {**self.identity, "visited": hash_rows(self.ids.numpy())}
 
 
 def build_observables(
@@ -393,7 +440,7 @@ def build_observables(
             )
         indices = np.asarray(random.Random(settings.obs_seed).sample(range(len(rows)), size), dtype=np.int64)
         ids = torch.from_numpy(read_compact(rows, indices).astype(np.int64))
-        built.append(Observable(obs_id, str(name), batches, indices, ids))
+        built.append(Observable(obs_id, str(name), batches, indices, ids, fingerprint(rows)))
     return tuple(built)
 
 

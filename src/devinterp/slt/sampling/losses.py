@@ -98,7 +98,10 @@ class PerTokenLoss:
         """
         if self.loss_fn is not None:
             return self.loss_fn(model, input_ids)
-        logits = forward_logits(model, input_ids)
+        return self.of_logits(forward_logits(model, input_ids), input_ids)
+
+    def of_logits(self, logits: torch.Tensor, input_ids: torch.Tensor) -> torch.Tensor:
+        """Return the default loss of logits, (batch, token - 1), with the same check."""
         detached = logits.detach()
         if logits.device.type != "cpu":
             self._flags.append(torch.isfinite(detached).all())

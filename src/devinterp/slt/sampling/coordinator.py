@@ -1,0 +1,428 @@
+"""From a plan to a completed store: chains here or elsewhere, one writer of attributes, an orderly end on a signal."""
+
+from __future__ import annotations
+
+import hashlib
+import multiprocessing
+import os
+import signal
+import socket
+import sys
+import threading
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+import torch
+import xarray as xr
+
+from devinterp.errors import AllChainsFailedError, ChainFailedWarning, SamplingError, SettingError
+from devinterp.slt.sampling.init_loss import initial_losses, observable_initial_losses
+from devinterp.slt.sampling.plan import Plan
+from devinterp.slt.sampling.progress import Progress, ProgressEvent, check_progress, make_progress
+from devinterp.slt.sampling.worker import (
+    PLAN_KEY,
+    STOP_KEY,
+    Errand,
+    limited_threads,
+    live_step,
+    pack_plan,
+    run_errand,
+)
+from devinterp.store import Location, Run, SamplesRequest, StoreLike, locate, open_run
+from devinterp.store.open import open_tree
+
+__all__ = ["CHAIN_METHODS", "Execution", "execute"]
+
+CHAIN_METHODS = ("sequential", "parallel")
+_LOOK_SECONDS = 0.5
+
+
+@dataclass(frozen=True)
+class Execution:
+    """How a run is carried out; nothing of it changes a number.
+
+    Attributes
+    ----------
+    chain_method : {"sequential", "parallel"}
+    executor : concurrent.futures.Executor or None
+        Takes the chains of a parallel run; None starts processes on this machine.
+    num_workers : int or None
+        Processes to start; None is one per core and thread.
+    threads_per_chain : int or None
+        Torch threads of each chain. None is what torch is set to here, or 1 in a process of our own.
+    resume, keep_state : bool
+    checkpoint_every : int or None
+        Draws between checkpoints; None leaves it to the store.
+    progress : bool or callable
+    """
+
+    chain_method: str = "sequential"
+    executor: Executor | None = None
+    num_workers: int | None = None
+    threads_per_chain: int | None = None
+    resume: bool = True
+    keep_state: bool = False
+    checkpoint_every: int | None = None
+    progress: bool | Callable[[ProgressEvent], object] = True
+
+    def check(self, target: StoreLike | None) -> None:
+        """Raise `SettingError` where the options contradict each other or the place of the store."""
+        check_progress(self.progress)
+        if self.chain_method not in CHAIN_METHODS:
+            raise SettingError(
+                f"Unknown chain method {self.chain_method!r}.",
+                expected=" or ".join(map(repr, CHAIN_METHODS)),
+                found=repr(self.chain_method),
+            )
+        for name in ("num_workers", "threads_per_chain", "checkpoint_every"):
+            value = getattr(self, name)
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+                raise SettingError(f"{name} must be a positive integer or None.", found=repr(value))
+        if self.chain_method == "sequential":
+            for name in ("executor", "num_workers"):
+                if getattr(self, name) is not None:
+                    raise SettingError(
+                        f"{name} has no meaning for chain_method='sequential'.",
+                        remedy="Pass chain_method='parallel', or leave it out.",
+                    )
+            return
+        if self.executor is not None and not callable(getattr(self.executor, "submit", None)):
+            raise SettingError(
+                "executor cannot be given work.",
+                expected="a concurrent.futures.Executor",
+                found=type(self.executor).__name__,
+            )
+        url = None if target is None else locate(target, mode="w").url
+        if target is not None and (url is None or url.startswith("memory://")):
+            raise SettingError(
+                "Chains in other processes cannot write to a store in this process's memory.",
+                expected="a path or a URL that the workers can reach",
+                found=str(target),
+                remedy="Give a path, or use chain_method='sequential'.",
+            )
+
+
+class _Stop:
+    """Notes the first SIGINT or SIGTERM; a second one acts at once."""
+
+    def __init__(self) -> None:
+        self.signal: int | None = None
+
+    def __bool__(self) -> bool:
+        return self.signal is not None
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+        def note(number: int, frame: Any) -> None:
+            self.signal = number
+            for each, handler in before.items():
+                signal.signal(each, handler)
+
+        for number in before:
+            signal.signal(number, note)
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+def execute(
+    plan: Plan,
+    requests: Mapping[str, SamplesRequest],
+    target: StoreLike | None,
+    options: Execution,
+    *,
+    root: Mapping[str, Any] | None = None,
+    stacklevel: int,
+) -> xr.DataTree:
+    """Carry a plan out, and return its store, lazily loaded.
+
+    Parameters
+    ----------
+    plan : Plan
+    requests : mapping of group path to SamplesRequest
+    target : path, URL, zarr Store or None
+        None is a temporary directory.
+    options : Execution
+    root : mapping, optional
+        ``metadata`` of a study's root.
+    stacklevel : int
+        What a `warnings.warn` in this function needs to point at the caller's line.
+
+    Raises
+    ------
+    AllChainsFailedError
+        No chain of the whole run survived.
+    KeyboardInterrupt, SystemExit
+        The run was stopped by SIGINT or SIGTERM; what it has done is written.
+    StoreError
+        The store cannot be written, or something else lies there.
+    """
+    run = open_run(
+        target,
+        requests,
+        root=root,
+        resume=options.resume,
+        keep_state=options.keep_state,
+        checkpoint_every=options.checkpoint_every,
+    )
+    with run:
+        if not run.finished:
+            _Coordinator(plan, run, options).carry_out()
+        return _open(run, stacklevel + 1)
+
+
+class _Coordinator:
+    def __init__(self, plan: Plan, run: Run, options: Execution) -> None:
+        self.plan, self.run, self.options = plan, run, options
+        self.stop = _Stop()
+
+    def carry_out(self) -> None:
+        parallel = self.options.chain_method == "parallel"
+        threads = self.options.threads_per_chain
+        if parallel and threads is None:
+            threads = 1
+        self._note("started", threads or torch.get_num_threads())
+        try:
+            with self.stop.listening(), self._bars() as bars:
+                if parallel:
+                    self._parallel(bars, threads)
+                else:
+                    with limited_threads(threads):
+                        self._initial_arrays()
+                        self._sequential(bars)
+        except BaseException:
+            self._publish_quietly()
+            raise
+        if self.run.remaining():
+            self._publish_quietly()
+            self._leave()
+        if all(self.run.progress(*key).status == "failed" for key in self.run.chains):
+            self.run.publish()
+            raise AllChainsFailedError(
+                f"All chains failed: {'; '.join(_failures(self.run)[:10])}.",
+                remedy="Lower lr or n_beta, or raise localization.",
+            )
+        self._note("ended", None)
+        self.run.complete(_validate)
+
+    def _note(self, moment: str, threads: int | None) -> None:
+        facts: dict[str, Any] = {moment: datetime.now(UTC).isoformat(timespec="seconds")}
+        if threads is not None:
+            facts |= {"device": self.plan.device, "threads_per_chain": threads, "host": socket.gethostname()}
+        for group in self.plan.variants:
+            self.run.note(group, facts)
+
+    def _bars(self) -> Progress:
+        events = [
+            self._event(group, chain, self.run.progress(group, chain).step) for group, chain in self.run.remaining()
+        ]
+        return make_progress(self.options.progress, events)
+
+    def _event(self, group: str, chain: int, step: int) -> ProgressEvent:
+        progress = self.run.progress(group, chain)
+        name = group.strip("/") or None
+        return ProgressEvent(name, chain, step, self.plan.variants[group].settings.num_steps, progress.loss)
+
+    # What belongs to no chain
+
+    def _initial_arrays(self) -> None:
+        """Write what is not there yet; initial losses are computed once for all variants."""
+        plan, run = self.plan, self.run
+        settings = [variant.settings for variant in plan.variants.values()]
+        missing = {
+            group: [
+                name
+                for name, layout in run.layout(group).arrays.items()
+                if self._is_ours(layout) and not run.has_array(group, name)
+            ]
+            for group in plan.variants
+        }
+        wanted = {name for names in missing.values() for name in names}
+        values: dict[str, Any] = {}
+        for observable in plan.observables:
+            values[f"input_ids_{observable.obs_id}"] = observable.ids.numpy()
+            values[f"row_{observable.obs_id}"] = observable.rows
+        device = torch.device(plan.device)
+        if "init_loss" in wanted:
+            most = max(settings, key=lambda each: each.num_chains)
+            values["init_loss"] = initial_losses(plan.model, plan.loss, most, plan.data, device)
+        if any(f"init_loss_{observable.obs_id}" in wanted for observable in plan.observables):
+            losses = observable_initial_losses(plan.model, plan.loss, settings[0], plan.observables, device)
+            values |= {f"init_loss_{obs_id}": loss for obs_id, loss in losses.items()}
+        for name, array in values.items():
+            if name.startswith("init_loss") and not np.isfinite(array).all():
+                raise SamplingError(
+                    f"The initial loss is not finite ({name}), so nothing can be measured against it.",
+                    remedy="Look at the model's losses on these rows.",
+                )
+        for group, names in missing.items():
+            each = plan.variants[group].settings
+            own = {**values, "n_beta": each.n_beta}
+            if "init_loss" in own:
+                own["init_loss"] = own["init_loss"][: each.num_chains]
+            for name in names:
+                run.write_array(group, name, own[name])
+
+    @staticmethod
+    def _is_ours(layout: Any) -> bool:
+        return layout.spec.prefix is None and layout.name != "draws_written"
+
+    # Chains
+
+    def _sequential(self, bars: Progress) -> None:
+        for group, chain in self.run.remaining():
+            if self.stop:
+                return
+            writer, state = self.run.writer(group, chain)
+
+            def show(step: int, group: str = group, chain: int = chain, writer: Any = writer) -> None:
+                self.run.record(group, chain, writer.progress)
+                bars.show(self._event(group, chain, step))
+
+            try:
+                self.plan.run(
+                    group,
+                    chain,
+                    writer,
+                    state,
+                    keep_state=self.options.keep_state,
+                    should_stop=lambda: bool(self.stop),
+                    on_step=show,
+                )
+            except BaseException:
+                writer.abort()
+                raise
+            finally:
+                self.run.record(group, chain, writer.progress)
+
+    def _parallel(self, bars: Progress, threads: int | None) -> None:
+        location = self.run.location
+        packed = pack_plan(self.plan)
+        location.delete(STOP_KEY)
+        location.set(PLAN_KEY, packed)
+        errands = [
+            Errand(
+                self.run.address(group, chain),
+                hashlib.sha256(packed).hexdigest(),
+                threads,
+                self.options.keep_state,
+                (socket.gethostname(), os.getpid()),
+            )
+            for group, chain in self.run.remaining()
+        ]
+        with self._pool(len(errands), threads or 1) as executor:
+            futures = {executor.submit(run_errand, errand): errand for errand in errands}
+            try:
+                with limited_threads(threads):
+                    self._initial_arrays()
+                self._watch(futures, bars)
+            except BaseException as error:
+                self._call_back(futures)
+                if isinstance(error, BrokenProcessPool):
+                    raise SamplingError(
+                        "A worker process died, perhaps for want of memory.",
+                        remedy="What was written stays; call sample() again with the same arguments to resume.",
+                    ) from error
+                raise
+        self.run.refresh()
+
+    @contextmanager
+    def _pool(self, tasks: int, threads: int) -> Iterator[Executor]:
+        if self.options.executor is not None:
+            yield self.options.executor
+            return
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        workers = self.options.num_workers or max(1, cores // threads)
+        # spawn: a forked torch hangs in its thread pool, and CUDA cannot be used after a fork
+        context = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(min(workers, max(tasks, 1)), mp_context=context) as pool:
+            yield pool
+
+    def _watch(self, futures: Mapping[Future[Any], Errand], bars: Progress) -> None:
+        pending = set(futures)
+        while pending:
+            done, pending = wait(pending, timeout=_LOOK_SECONDS, return_when=FIRST_COMPLETED)
+            self.run.refresh()
+            for future, errand in futures.items():
+                group, chain = errand.address.group, errand.address.chain
+                if future in pending and future.running():
+                    bars.show(self._event(group, chain, live_step(self.run.location, group, chain)))
+                elif future in done and not future.cancelled():
+                    bars.show(self._event(group, chain, future.result().step))
+            if self.stop:
+                self._call_back(futures)
+                pending = {future for future in pending if not future.cancelled()}
+
+    def _call_back(self, futures: Mapping[Future[Any], Errand]) -> None:
+        """Take back what has not begun, and have the rest end after its present draw."""
+        for future in futures:
+            future.cancel()
+        self.run.location.set(STOP_KEY, b"")
+        wait([future for future in futures if not future.cancelled()])
+        self.run.refresh()
+
+    # The end
+
+    def _publish_quietly(self) -> None:
+        """Bring the attributes up to date where that is still possible; what ended the run matters more."""
+        try:
+            self.run.publish()
+        except OSError:
+            return
+
+    def _leave(self) -> None:
+        name = self.run.location.name
+        how = f"call again with output_path={name!r}" if self.run.temporary else "call again with the same arguments"
+        remaining = len(self.run.remaining())
+        print(f"Sampling stopped with {remaining} chains to go; to resume, {how}.", file=sys.stderr)
+        if self.stop.signal == signal.SIGTERM:
+            raise SystemExit(128 + signal.SIGTERM)
+        raise KeyboardInterrupt
+
+
+def _failures(run: Run) -> list[str]:
+    failed = []
+    for group, chain in run.chains:
+        progress = run.progress(group, chain)
+        if progress.status == "failed":
+            where = f"{group.strip('/')} chain {chain}".strip()
+            failed.append(f"{where} at step {progress.step} ({progress.reason})")
+    return failed
+
+
+def _validate(location: Location) -> None:
+    from devinterp.schema import validate
+
+    validate(location.store, level="completeness").without("incomplete").raise_for_errors()
+
+
+def _open(run: Run, stacklevel: int) -> xr.DataTree:
+    if not run.finished:
+        raise SamplingError("The store is not complete.")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ChainFailedWarning)  # said once, below, with the caller's line
+        tree = open_tree(run.location)
+    run.refresh()
+    failed = _failures(run)
+    if failed:
+        warnings.warn(
+            f"{len(failed)} of {len(run.chains)} chains failed and are left out of every analysis: "
+            f"{'; '.join(failed[:10])}{' ...' if len(failed) > 10 else ''}.",
+            ChainFailedWarning,
+            stacklevel=stacklevel,
+        )
+    return tree

@@ -1,0 +1,178 @@
+"""A run as a value: everything that any process needs to sample any of its chains."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from devinterp.errors import DevinterpWarning, ModelError
+from devinterp.slt.sampling.chain import ChainResult, ChainSink, run_chain
+from devinterp.slt.sampling.data import Observable, SamplingData, TokenRows, build_observables
+from devinterp.slt.sampling.losses import LossFn, PerTokenLoss
+from devinterp.slt.sampling.masks import Masks, check_masks, hash_masks, sampled_size
+from devinterp.slt.sampling.probe import Probe, choose_device, probe_model
+from devinterp.slt.sampling.provenance import describe_loss, describe_tokenizer, describe_versions, hash_weights
+from devinterp.slt.sampling.settings import SamplerSettings
+from devinterp.store import SamplesRequest
+
+__all__ = ["Plan", "Variant", "describe", "make_plan"]
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One samples tree of a run: its settings and the parameters that its chains move."""
+
+    settings: SamplerSettings
+    masks: Masks
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A checked run.
+
+    Attributes
+    ----------
+    model : torch.nn.Module
+    loss : PerTokenLoss
+    data : SamplingData
+    observables : tuple of Observable
+    variants : mapping of str to Variant
+        By group path in the store, ``"/"`` for a run that is no study.
+    device : str
+    """
+
+    model: nn.Module
+    loss: PerTokenLoss
+    data: SamplingData
+    observables: tuple[Observable, ...]
+    variants: Mapping[str, Variant]
+    device: str
+
+    def run(
+        self,
+        group: str,
+        chain: int,
+        sink: ChainSink,
+        start_state: bytes | None,
+        *,
+        keep_state: bool,
+        should_stop: Callable[[], bool],
+        on_step: Callable[[int], None],
+    ) -> ChainResult:
+        """Sample one chain; see `run_chain`."""
+        variant = self.variants[group]
+        return run_chain(
+            self.model,
+            self.loss,
+            variant.settings,
+            self.data.feed(chain),
+            self.observables,
+            variant.masks,
+            sink,
+            chain=chain,
+            device=torch.device(self.device),
+            start_state=start_state,
+            keep_state=keep_state,
+            should_stop=should_stop,
+            on_step=on_step,
+        )
+
+
+def make_plan(
+    model: nn.Module,
+    dataset: Any,
+    observables: Mapping[str, Any],
+    variants: Mapping[str, tuple[SamplerSettings, Mapping[str, Any] | None]],
+    *,
+    device: str | torch.device | None,
+    loss_fn: LossFn | None,
+    stacklevel: int,
+) -> tuple[Plan, Probe]:
+    """Check everything that a run needs, without touching a store.
+
+    Parameters
+    ----------
+    variants : mapping of group path to (settings, masks)
+        Settings of several variants differ only in what `devinterp.slt.sampling.restrictions.OVERRIDABLE` names.
+    stacklevel : int
+        What a `warnings.warn` in this function needs to point at the caller's line.
+
+    Raises
+    ------
+    SettingError, DataError, ModelError, RestrictionError
+        Something does not fit; one clear error, before any sampling.
+    """
+    if not isinstance(model, nn.Module):
+        raise ModelError("model is no torch module.", expected="torch.nn.Module", found=type(model).__name__)
+    if not any(True for _ in model.parameters()):
+        raise ModelError("model has no parameters, so there is nothing to sample.")
+    chosen = choose_device(device)
+    loss = PerTokenLoss(loss_fn)
+    checked = {
+        group: Variant(settings, check_masks(model, masks, _label(group)))
+        for group, (settings, masks) in variants.items()
+    }
+    settings = [variant.settings for variant in checked.values()]
+    data = SamplingData(TokenRows(dataset, "The sampling dataset"), settings)
+    built = build_observables(observables, settings[0], length=data.length)
+    everything = dict.fromkeys(name for variant in checked.values() for name in variant.masks)
+    probe = probe_model(model, loss, settings[0], data, built, everything, chosen)
+    if probe.random or probe.stateful:
+        what = " and ".join(
+            text
+            for text, found in (
+                ("draws random numbers (dropout)", probe.random),
+                ("mixes the rows of a batch or changes its buffers (BatchNorm)", probe.stateful),
+            )
+            if found
+        )
+        warnings.warn(
+            f"The model {what} in mode={settings[0].mode!r}, so the losses vary for reasons other than its weights. "
+            "Pass mode='eval' to switch that off; this run records it in its provenance.",
+            DevinterpWarning,
+            stacklevel=stacklevel,
+        )
+    return Plan(model, loss, data, built, checked, str(chosen)), probe
+
+
+def _label(group: str) -> str:
+    return "param_masks" if group == "/" else f"The weight restriction {group.strip('/')!r}"
+
+
+def describe(plan: Plan, probe: Probe, *, tokenizer: Any) -> dict[str, SamplesRequest]:
+    """Return what the store is asked for, per group: settings, observables, sizes and provenance."""
+    common: dict[str, Any] = {
+        "weights": hash_weights(plan.model),
+        "dataset": plan.data.identity,
+        "observables": {observable.obs_id: observable.provenance() for observable in plan.observables},
+        "loss": describe_loss(plan.loss),
+        "tokenizer": describe_tokenizer(tokenizer),
+        "model": f"{type(plan.model).__module__}.{type(plan.model).__qualname__}",
+        "random_forward": probe.random,
+        "stateful_forward": probe.stateful,
+        "versions": describe_versions(),
+    }
+    if probe.vocabulary is not None:
+        common["vocabulary_size"] = probe.vocabulary
+    listed = [{"obs_id": o.obs_id, "name": o.name, "batches_per_draw": o.batches_per_draw} for o in plan.observables]
+    requests = {}
+    for group, variant in plan.variants.items():
+        tensors, weights = sampled_size(plan.model, variant.masks)
+        requests[group] = SamplesRequest(
+            parameters=variant.settings.as_dict(),
+            observables=[dict(each) for each in listed],
+            sizes={"token_pos": plan.data.length - 1},
+            provenance={
+                **common,
+                "visited": plan.data.visited(variant.settings),
+                "masks": hash_masks(plan.model, variant.masks),
+                "sampled": {"parameters": tensors, "weights": weights},
+                "mode": variant.settings.mode,
+            },
+        )
+    return requests

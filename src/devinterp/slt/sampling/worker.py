@@ -1,0 +1,193 @@
+"""What runs in another process: one chain of a plan, writing its own region of the store."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import pickle
+import signal
+import socket
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from devinterp.errors import SamplingError
+from devinterp.slt.sampling.chain import ChainResult
+from devinterp.slt.sampling.plan import Plan
+from devinterp.store import Location, WriterAddress, locate
+from devinterp.store.checkpoint import STATE_FOLDER, state_key
+
+__all__ = ["PLAN_KEY", "STOP_KEY", "Errand", "limited_threads", "live_step", "pack_plan", "run_errand"]
+
+PLAN_KEY = f"{STATE_FOLDER}/plan"
+STOP_KEY = f"{STATE_FOLDER}/stop"
+
+_LOOK_SECONDS = 0.5
+# Chains share a process's global generators and its copy of the model, so threads of one process take turns.
+_TURN = threading.Lock()
+_LOADED: list[tuple[str, Plan]] = []
+
+
+@dataclass(frozen=True)
+class Errand:
+    """One chain to sample somewhere else; it travels by pickle.
+
+    Attributes
+    ----------
+    address : WriterAddress
+        Where its records go.
+    digest : str
+        The sha256 of the plan, which lies in the store; nothing else is unpickled.
+    threads : int or None
+        Torch threads of the chain; None leaves the worker's own number.
+    keep_state : bool
+    parent : tuple of (str, int)
+        Host and pid of the coordinator: a worker that it started ends when it does.
+    """
+
+    address: WriterAddress
+    digest: str
+    threads: int | None
+    keep_state: bool
+    parent: tuple[str, int]
+
+
+def pack_plan(plan: Plan) -> bytes:
+    """Pickle a plan, classes and functions of a notebook or script by value."""
+    import cloudpickle
+
+    packed: bytes = cloudpickle.dumps(plan)
+    return packed
+
+
+def run_errand(errand: Errand) -> ChainResult:
+    """Sample the chain of an errand.
+
+    Raises
+    ------
+    Exception
+        What the model or its loss raised; `SamplingError` stands in for one that would not survive the way back.
+    """
+    with _TURN:
+        try:
+            return _run(errand)
+        except Exception as error:
+            raise _portable(error) from None
+
+
+def _run(errand: Errand) -> ChainResult:
+    address = errand.address
+    writer, state, lock = address.open()
+    with lock, _terminable() as terminated, limited_threads(errand.threads):
+        location = locate(address.target, mode="w")
+        try:
+            return _load(location, errand.digest).run(
+                address.group,
+                address.chain,
+                writer,
+                state,
+                keep_state=errand.keep_state,
+                should_stop=_StopSign(location, errand.parent, terminated),
+                on_step=_Pulse(location, address.group, address.chain),
+            )
+        except BaseException:
+            writer.abort()
+            raise
+
+
+def _load(location: Location, digest: str) -> Plan:
+    if not _LOADED or _LOADED[0][0] != digest:
+        packed = location.get(PLAN_KEY)
+        if packed is None or hashlib.sha256(packed).hexdigest() != digest:
+            raise SamplingError(
+                f"The plan in {location.name} is not the one that this worker was sent for.",
+                remedy="Another run has taken the store over; call sample() again.",
+            )
+        _LOADED[:] = [(digest, pickle.loads(packed))]
+    return _LOADED[0][1]
+
+
+class _StopSign:
+    """Whether a chain should end after its present draw: told so, or orphaned. Looks at the store now and then."""
+
+    def __init__(self, location: Location, parent: tuple[str, int], terminated: Callable[[], bool]) -> None:
+        self._location, self._terminated = location, terminated
+        self._child_of = parent[1] if parent == (socket.gethostname(), os.getppid()) else None
+        self._next, self._found = 0.0, False
+
+    def __call__(self) -> bool:
+        if self._terminated() or (self._child_of is not None and os.getppid() != self._child_of):
+            return True
+        if not self._found and time.monotonic() >= self._next:
+            self._found = self._location.exists(STOP_KEY)
+            self._next = time.monotonic() + _LOOK_SECONDS
+        return self._found
+
+
+class _Pulse:
+    """Tells whoever watches the store how far the chain is."""
+
+    def __init__(self, location: Location, group: str, chain: int) -> None:
+        self._location, self._key, self._next = location, state_key(group, chain, "live"), 0.0
+
+    def __call__(self, step: int) -> None:
+        if time.monotonic() >= self._next:
+            self._location.set(self._key, json.dumps({"step": step}).encode())
+            self._next = time.monotonic() + _LOOK_SECONDS
+
+
+def live_step(location: Location, group: str, chain: int) -> int:
+    """Return the step that a running chain last told."""
+    raw = location.get(state_key(group, chain, "live"))
+    return 0 if raw is None else int(json.loads(raw)["step"])
+
+
+@contextmanager
+def _terminable() -> Iterator[Callable[[], bool]]:
+    """Finish the draw on SIGTERM; leave Ctrl-C, which a terminal sends to every process, to the coordinator."""
+    told: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: False
+        return
+    before = {
+        signal.SIGTERM: signal.signal(signal.SIGTERM, lambda number, frame: told.append(number)),
+        signal.SIGINT: signal.signal(signal.SIGINT, signal.SIG_IGN),
+    }
+    try:
+        yield lambda: bool(told)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def limited_threads(threads: int | None) -> Iterator[None]:
+    """Use so many torch threads inside; None changes nothing."""
+    before = torch.get_num_threads()
+    if threads is not None:
+        torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        if threads is not None:
+            torch.set_num_threads(before)
+
+
+def _portable(error: Exception) -> Exception:
+    trace = "".join(traceback.format_exception(error))
+    try:
+        copy: Any = pickle.loads(pickle.dumps(error))
+        survives = type(copy) is type(error)
+    except Exception:
+        survives = False
+    if not survives:
+        error = SamplingError(f"{type(error).__name__} in a worker process: {error}")
+    error.add_note(f"Traceback of the worker process:\n{trace}")
+    return error
