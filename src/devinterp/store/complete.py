@@ -23,10 +23,10 @@ def complete_store(run: Run, validate: Callable[[Location], None] | None) -> Non
         validate(run.location)
     for group in children:
         run.publish(completed=True, groups=[group])
-    attributes = {g: run.attributes(g, completed=True) for g in run.requests}
-    attributes["/"] = run.root_attributes(completed=True)
-    layouts = {g: run.layout(g) for g in run.requests}
-    everything = documents(layouts, attributes, run.schema.storage)
+    attributes = run.all_attributes(completed=True)
+    for path in sorted((p for p in run.containers if p != "/"), reverse=True):
+        run.location.set(f"{path.strip('/')}/zarr.json", group_document(attributes[path]))
+    everything = documents(run.all_layouts(), attributes, run.schema.storage)
     write_consolidated_root(run.location, attributes["/"], everything)
 
 

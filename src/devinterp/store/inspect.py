@@ -7,13 +7,13 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from devinterp.errors import StoreConflictError, StoreError
+from devinterp.errors import StoreConflictError
 from devinterp.store.checkpoint import STATE_FOLDER
 from devinterp.store.layout import jsonable
 from devinterp.store.location import Location
 
 if TYPE_CHECKING:
-    from devinterp.store.request import SamplesRequest
+    from devinterp.store.request import Container, SamplesRequest
 
 __all__ = ["PathState", "compare_requests", "differences", "inspect_path", "read_group"]
 
@@ -79,33 +79,72 @@ def _short(value: Any) -> str:
 
 
 def compare_requests(
-    location: Location, requests: Mapping[str, SamplesRequest], root: Mapping[str, Any] | None, *, interrupted: bool
-) -> None:
-    """Raise `StoreConflictError` naming every difference between the store and the request."""
+    location: Location,
+    requests: Mapping[str, SamplesRequest],
+    containers: Mapping[str, Container],
+    *,
+    interrupted: bool,
+) -> bool:
+    """Return whether the request asks for more than the store has: groups, chains or draws.
+
+    Raises
+    ------
+    StoreConflictError
+        They differ in anything else; the message names every difference.
+    """
     found: list[str] = []
-    if root is not None:
-        stored = (read_group(location) or {}).get("attributes", {}).get("metadata", {})
-        found += differences(jsonable(root), stored)
+    growth = False
+    for path, container in containers.items():
+        document = read_group(location, path)
+        if document is None:
+            growth = True
+            continue
+        stored = document.get("attributes", {}).get("metadata", {})
+        wanted, more = _grown_lists(jsonable(container.metadata), stored, container.grows)
+        growth |= more
+        found += [_prefix(path) + line for line in differences(wanted, stored)]
     for group, request in requests.items():
         document = read_group(location, group)
         if document is None:
-            found.append(f"group {group}: the store does not have it")
+            growth = True
             continue
         stored = document.get("attributes", {}).get("metadata", {})
-        prefix = "" if group == "/" else f"{group.strip('/')}: "
-        found += [prefix + line for line in differences(jsonable(request.metadata()), stored)]
+        wanted, more = _grown_numbers(jsonable(request.metadata()), stored)
+        growth |= more
+        found += [_prefix(group) + line for line in differences(wanted, stored)]
     if found:
         shown = found[:20] + ([f"and {len(found) - 20} more"] if len(found) > 20 else [])
         state = "An interrupted run" if interrupted else "A completed store"
         raise StoreConflictError(
-            f"{state} of another request lies at {location.name}:\n  " + "\n  ".join(shown),
+            f"{state} of another request lies at {location.name}:\n  " + "\n  ".join(shown) + "\n",
             remedy="Choose another output_path, or call again with the settings, model, data and masks of that store.",
         )
+    return growth
 
 
-def require_group(location: Location, group: str) -> dict[str, Any]:
-    """Return a group's document or raise `StoreError`."""
-    document = read_group(location, group)
-    if document is None:
-        raise StoreError(f"{location.name} has no group {group!r}.")
-    return document
+def _prefix(path: str) -> str:
+    return "" if path == "/" else f"{path.strip('/')}: "
+
+
+def _grown_lists(wanted: Any, stored: Any, grows: tuple[str, ...]) -> tuple[Any, bool]:
+    """Take what a list was appended to for equal, and say whether there was one."""
+    config, before = dict(wanted.get("config", {})), stored.get("config", {})
+    more = False
+    for name in grows:
+        new, old = config.get(name), before.get(name)
+        if isinstance(new, list) and isinstance(old, list) and new != old and set(map(str, old)) < set(map(str, new)):
+            config[name], more = old, True
+    return {**wanted, "config": config}, more
+
+
+def _grown_numbers(wanted: Any, stored: Any) -> tuple[Any, bool]:
+    """Take more chains or draws for equal, and say whether there are more."""
+    config = dict(wanted.get("config", {}))
+    sampler, before = dict(config.get("sampler", {})), stored.get("config", {}).get("sampler", {})
+    more = False
+    for name in ("num_chains", "num_draws"):
+        new, old = sampler.get(name), before.get(name)
+        if isinstance(new, int) and isinstance(old, int) and new > old:
+            sampler[name], more = old, True
+    config["sampler"] = sampler
+    return {**wanted, "config": config}, more

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from devinterp.schema import load
@@ -13,7 +13,7 @@ from devinterp.store.location import Location, locate
 from devinterp.store.lock import WriterLock
 from devinterp.store.writer import ChainWriter, StepLayout
 
-__all__ = ["SamplesRequest", "WriterAddress", "open_writer"]
+__all__ = ["Container", "SamplesRequest", "WriterAddress"]
 
 
 @dataclass(frozen=True)
@@ -57,49 +57,88 @@ class SamplesRequest:
 
 
 @dataclass(frozen=True)
+class Container:
+    """A group above samples groups: the root of a study or series, a checkpoint of a series.
+
+    Attributes
+    ----------
+    schema : str
+        Id of its schema.
+    metadata : mapping
+        Written to its attribute ``metadata``.
+    coordinates : mapping of str to sequence
+        Arrays of its root node, by name (``checkpoint``).
+    grows : tuple of str
+        Lists in ``metadata.config`` that a later call may append to (``restrictions``, ``checkpoints``).
+    """
+
+    schema: str
+    metadata: Mapping[str, Any]
+    coordinates: Mapping[str, Any] = field(default_factory=dict)
+    grows: tuple[str, ...] = ("restrictions", "checkpoints")
+
+    def layout(self) -> GroupLayout | None:
+        """Return the arrays of its coordinates, or None where it has none."""
+        if not self.coordinates:
+            return None
+        sizes = {name: len(values) for name, values in self.coordinates.items()}
+        layout: GroupLayout = load(self.schema).resolve({}, sizes=sizes)
+        return layout
+
+
+@dataclass(frozen=True)
 class WriterAddress:
-    """Everything a worker process needs to open one chain's writer; it travels by pickle."""
+    """Everything a worker process needs to open one chain's writer; it travels by pickle.
+
+    Attributes
+    ----------
+    target : str
+        Path or URL of the store.
+    group : str
+    chain : int
+    request : SamplesRequest
+    checkpoint_every : int or None
+    keep_state : bool
+    chunks : mapping of str to tuple of int
+        Chunk shapes as they lie on disk; a store that has grown keeps those it was created with.
+    """
 
     target: str
     group: str
     chain: int
     request: SamplesRequest
     checkpoint_every: int | None
+    keep_state: bool
+    chunks: Mapping[str, tuple[int, ...]]
 
     def open(self) -> tuple[ChainWriter, bytes | None, WriterLock]:
         """Return the writer, the state to go on from (None at the start), and the chain's lock."""
         location = locate(self.target, mode="w")
-        key = f"{STATE_FOLDER}/{self.group.strip('/')}/chain-{self.chain:04d}.lock".replace("//", "/")
-        lock = WriterLock(location, key)
+        parts = (STATE_FOLDER, self.group.strip("/"), f"chain-{self.chain:04d}.lock")
+        lock = WriterLock(location, "/".join(part for part in parts if part))
         try:
-            writer, state = open_writer(
-                location, self.group, self.chain, self.request, load("samples"), self.checkpoint_every
-            )
+            writer, state = self.open_in(location)
         except BaseException:
             lock.release()
             raise
         return writer, state, lock
 
-
-def open_writer(
-    location: Location,
-    group: str,
-    chain: int,
-    request: SamplesRequest,
-    schema: Schema,
-    checkpoint_every: int | None,
-) -> tuple[ChainWriter, bytes | None]:
-    """Return the writer of a chain, placed behind its last checkpoint, and that checkpoint's state."""
-    saved = read_checkpoint(location, group, chain)
-    start, state = (ChainProgress(), None) if saved is None else (saved[0], saved[1])
-    writer = ChainWriter(
-        location,
-        group,
-        chain,
-        request.layout(schema),
-        schema.storage,
-        request.step_layout(),
-        start=ChainProgress(draws=start.draws, steps=start.steps, step=start.step, loss=start.loss),
-        checkpoint_every=checkpoint_every,
-    )
-    return writer, state
+    def open_in(self, location: Location) -> tuple[ChainWriter, bytes | None]:
+        """Return the writer in an open location, placed behind the last checkpoint, and that checkpoint's state."""
+        schema = load("samples")
+        resolved = self.request.layout(schema)
+        arrays = {n: replace(a, chunks=self.chunks.get(n, a.chunks)) for n, a in resolved.arrays.items()}
+        saved = read_checkpoint(location, self.group, self.chain)
+        start, state = (ChainProgress(), None) if saved is None else saved
+        writer = ChainWriter(
+            location,
+            self.group,
+            self.chain,
+            GroupLayout(resolved.path, arrays, resolved.sizes),
+            schema.storage,
+            self.request.step_layout(),
+            start=ChainProgress(draws=start.draws, steps=start.steps, step=start.step, loss=start.loss),
+            checkpoint_every=self.checkpoint_every,
+            keep_state=self.keep_state,
+        )
+        return writer, state

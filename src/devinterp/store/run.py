@@ -1,13 +1,11 @@
-"""The coordinator of a sampling run's store: one answer for every state of a path, one writer of attributes.
+"""The coordinator of a sampling run's store: the one writer of attributes.
 
-`open_run` looks at what lies at the path and creates, resumes, returns or refuses. The `Run` it gives out knows which
-chains remain, hands out their writers, keeps ``draws_written`` and the chains' states current, and completes the store.
+A `Run` comes from `devinterp.store.begin.open_run`. It knows which chains remain, hands out their writers, keeps
+``draws_written`` and the chains' states current, and completes the store.
 """
 
 from __future__ import annotations
 
-import json
-import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -16,19 +14,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from devinterp.errors import StoreError, StoreExistsError
+from devinterp.errors import StoreError
 from devinterp.schema import load
 from devinterp.schema.spec import GroupLayout
 from devinterp.store.checkpoint import STATE_FOLDER, ChainProgress, read_progress
 from devinterp.store.complete import complete_store
-from devinterp.store.inspect import PathState, compare_requests, inspect_path, read_group
-from devinterp.store.layout import create_groups, documents, group_document, open_array
-from devinterp.store.location import Location, StoreLike, locate
+from devinterp.store.layout import group_document, open_array
+from devinterp.store.location import Location
 from devinterp.store.lock import WriterLock
-from devinterp.store.request import SamplesRequest, WriterAddress, open_writer
+from devinterp.store.request import Container, SamplesRequest, WriterAddress
 from devinterp.store.writer import ChainWriter
 
-__all__ = ["Run", "SamplesRequest", "WriterAddress", "open_run"]
+__all__ = ["LOCK_KEY", "Run"]
 
 LOCK_KEY = f"{STATE_FOLDER}/lock"
 
@@ -41,8 +38,8 @@ class Run:
     location : Location
     requests : mapping of str to SamplesRequest
         By group path; ``{"/": request}`` for a samples store.
-    root : mapping or None
-        ``metadata`` of the root of a study, None for a samples store.
+    containers : mapping of str to Container
+        The groups above them (a study's root); empty for a samples store.
     finished : bool
         Whether the store was complete already; then there is nothing to do and no lock.
     """
@@ -51,9 +48,8 @@ class Run:
         self,
         location: Location,
         requests: Mapping[str, SamplesRequest],
-        root: Mapping[str, Any] | None,
+        containers: Mapping[str, Container],
         *,
-        root_schema: str,
         lock: WriterLock | None,
         finished: bool,
         resumed: bool,
@@ -67,12 +63,11 @@ class Run:
         self.resumed = resumed
         self.temporary = temporary
         self.schema = load("samples")
-        self._root = root
-        self._root_schema = root_schema
+        self.containers = dict(containers)
         self._lock = lock
         self._keep_state = keep_state
         self._checkpoint_every = checkpoint_every
-        self._layouts: dict[str, GroupLayout] = {}
+        self._layouts: dict[str, GroupLayout] = {}  # by group; a grown store keeps the chunks it was created with
         self._progress: dict[tuple[str, int], ChainProgress] = {}
         self._facts: dict[str, dict[str, Any]] = {}
         if not finished:
@@ -91,6 +86,8 @@ class Run:
 
     def remaining(self) -> list[tuple[str, int]]:
         """(group, chain) pairs that have not reached their end."""
+        if self.finished:
+            return []
         return [key for key in self.chains if self.progress(*key).status not in ("complete", "failed")]
 
     def progress(self, group: str, chain: int) -> ChainProgress:
@@ -118,7 +115,7 @@ class Run:
 
     def writer(self, group: str, chain: int) -> tuple[ChainWriter, bytes | None]:
         """Return a chain's writer and the state to go on from (None at the start)."""
-        return open_writer(self.location, group, chain, self.requests[group], self.schema, self._checkpoint_every)
+        return self._address(group, chain, self.location.url or "").open_in(self.location)
 
     def address(self, group: str, chain: int) -> WriterAddress:
         """Return what a worker process needs to open the writer itself.
@@ -133,7 +130,11 @@ class Run:
                 f"The store {self.location.name} cannot be opened by another process.",
                 remedy='Give a path or a URL, or use chain_method="sequential".',
             )
-        return WriterAddress(self.location.url, group, chain, self.requests[group], self._checkpoint_every)
+        return self._address(group, chain, self.location.url)
+
+    def _address(self, group: str, chain: int, url: str) -> WriterAddress:
+        chunks = {name: a.chunks for name, a in self.layout(group).arrays.items()}
+        return WriterAddress(url, group, chain, self.requests[group], self._checkpoint_every, self._keep_state, chunks)
 
     def record(self, group: str, chain: int, progress: ChainProgress) -> None:
         """Take note of a chain's progress (sequential runs hand it over, parallel ones are polled)."""
@@ -148,6 +149,10 @@ class Run:
             if found is not None:
                 self._progress[group, chain] = found
         return dict(self._progress)
+
+    def adopt(self, group: str, layout: GroupLayout) -> None:
+        """Use ``layout`` for a group: shared between restrictions, or with the chunks that lie on disk."""
+        self._layouts[group] = layout
 
     def note(self, group: str, facts: Mapping[str, Any]) -> None:
         """Add facts to ``metadata.run`` of a group (start, end, device); written with the attributes."""
@@ -172,11 +177,31 @@ class Run:
         }
         return {"devinterp_schema": self.schema.id, "completed": int(completed), "metadata": metadata}
 
-    def root_attributes(self, *, completed: bool) -> dict[str, Any]:
-        """Return the attributes of the root: of the study, or of the one samples group."""
-        if self._root is None:
-            return self.attributes("/", completed=completed)
-        return {"devinterp_schema": self._root_schema, "completed": int(completed), "metadata": dict(self._root)}
+    def all_attributes(self, *, completed: bool) -> dict[str, dict[str, Any]]:
+        """Return the attributes of every group, containers included, as they should stand now."""
+        found = {g: self.attributes(g, completed=completed) for g in self.requests}
+        for path, container in self.containers.items():
+            found[path] = {
+                "devinterp_schema": container.schema,
+                "completed": int(completed),
+                "metadata": dict(container.metadata),
+            }
+        return found
+
+    def all_layouts(self) -> dict[str, GroupLayout]:
+        """Return the layout of every group that has arrays, containers' coordinates included."""
+        above = {path: layout for path, c in self.containers.items() if (layout := c.layout()) is not None}
+        return {**above, **{g: self.layout(g) for g in self.requests}}
+
+    def write_coordinates(self) -> None:
+        """Write the coordinates that stand on containers (``checkpoint``)."""
+        for path, container in self.containers.items():
+            layout = container.layout()
+            if layout is None:
+                continue
+            for name, values in container.coordinates.items():
+                array = open_array(self.location, f"{path}/{name}", layout.arrays[name], self.schema.storage)
+                array[...] = np.asarray(values, dtype=layout.arrays[name].dtype)
 
     def complete(self, validate: Callable[[Location], None] | None = None) -> None:
         """Write everything that is still open, validate, then set ``completed`` and consolidate in one write.
@@ -243,126 +268,3 @@ def _remove_if_empty(folder: Path) -> None:
         folder.rmdir()
     except OSError:  # something is left in it that is not ours to remove
         return
-
-
-def open_run(
-    target: StoreLike | None,
-    requests: Mapping[str, SamplesRequest],
-    *,
-    root: Mapping[str, Any] | None = None,
-    root_schema: str = "devinterp/study@1",
-    resume: bool = True,
-    keep_state: bool = False,
-    checkpoint_every: int | None = None,
-) -> Run:
-    """Create, resume, return or refuse, by what lies at ``target``.
-
-    Parameters
-    ----------
-    target : path, URL, zarr Store or None
-        None makes a temporary directory.
-    requests : mapping of str to SamplesRequest
-    root : mapping, optional
-        ``metadata`` of a study's root.
-    resume : bool
-        False refuses an interrupted store.
-
-    Raises
-    ------
-    StoreConflictError
-        A store of another request lies there; the message names each difference.
-    StoreExistsError
-        Something that is not ours lies there, or an interrupted store and ``resume=False``.
-    StoreLockedError
-        A live process is writing to it.
-    """
-    temporary = target is None
-    location = locate(tempfile.mkdtemp(prefix="devinterp-", suffix=".zarr") if target is None else target, mode="w")
-    state = inspect_path(location)
-    common: dict[str, Any] = {
-        "root_schema": root_schema,
-        "keep_state": keep_state,
-        "checkpoint_every": checkpoint_every,
-        "temporary": temporary,
-    }
-    if state is PathState.FOREIGN:
-        raise StoreExistsError(
-            f"Something that is not a devinterp store lies at {location.name}; it was left untouched.",
-            remedy="Choose another output_path.",
-        )
-    if state is PathState.COMPLETE:
-        compare_requests(location, requests, root, interrupted=False)
-        return Run(location, requests, root, lock=None, finished=True, resumed=True, **common)
-    lock = WriterLock(location, LOCK_KEY)
-    try:
-        state = inspect_path(location)  # again, now that nobody else can change it
-        if state is PathState.COMPLETE:
-            compare_requests(location, requests, root, interrupted=False)
-            lock.release()
-            return Run(location, requests, root, lock=None, finished=True, resumed=True, **common)
-        if state is PathState.INTERRUPTED:
-            compare_requests(location, requests, root, interrupted=True)
-            if not resume:
-                raise StoreExistsError(
-                    f"An interrupted run lies at {location.name}.",
-                    remedy="Leave resume=True to go on with it, or choose another output_path.",
-                )
-            _remove_leftovers(location)
-            run = Run(location, requests, root, lock=lock, finished=False, resumed=True, **common)
-            _restore_documents(run)
-            return run
-        return _create(location, requests, root, lock, common)
-    except BaseException:
-        lock.release()
-        raise
-
-
-def _create(
-    location: Location,
-    requests: Mapping[str, SamplesRequest],
-    root: Mapping[str, Any] | None,
-    lock: WriterLock,
-    common: Mapping[str, Any],
-) -> Run:
-    run = Run(location, requests, root, lock=lock, finished=False, resumed=False, **common)
-    shared: dict[str, GroupLayout] = {}
-    layouts = {}
-    for group, request in requests.items():
-        # Restrictions of a study differ in their masks only: one layout, encoded once, serves them all.
-        key = json.dumps(
-            [dict(request.parameters), request.observables, dict(request.sizes)], sort_keys=True, default=str
-        )
-        layouts[group] = shared.setdefault(key, request.layout(run.schema))
-    run._layouts.update(layouts)
-    attributes = {g: run.attributes(g, completed=False) for g in requests}
-    attributes["/"] = run.root_attributes(completed=False)
-    try:
-        create_groups(location, layouts, attributes, run.schema.storage)
-    except OSError as error:
-        run.discard()
-        raise StoreError(f"The store {location.name} could not be created: {error}.") from error
-    return run
-
-
-def _restore_documents(run: Run) -> None:
-    """Write the documents that a creation that was killed had not come to."""
-    attributes = {g: run.attributes(g, completed=False) for g in run.requests}
-    attributes["/"] = run.root_attributes(completed=False)
-    everything = documents({g: run.layout(g) for g in run.requests}, attributes, run.schema.storage)
-    present = {key for key in run.location.list_keys() if key.endswith("zarr.json")}
-    missing = {key: text for key, text in everything.items() if key not in present}
-    if missing:
-        run.location.set_many(missing)
-
-
-def _remove_leftovers(location: Location) -> None:
-    """Remove what a killed writer left behind: temporary files that were never renamed."""
-    if location.folder is not None:
-        for path in location.folder.rglob("*.partial"):
-            path.unlink(missing_ok=True)
-
-
-def stored_attributes(location: Location, group: str = "/") -> dict[str, Any]:
-    """Return the attributes of a group as they stand on disk."""
-    document = read_group(location, group)
-    return dict(document.get("attributes", {})) if document is not None else {}

@@ -119,6 +119,8 @@ class ChainWriter:
         Where a resumed chain goes on.
     checkpoint_every : int, optional
         Draws between checkpoints; by default a chunk of draws, and also whenever a minute has passed.
+    keep_state : bool
+        Ask for the state behind the last draw too, from which the chain can be given more.
     """
 
     def __init__(
@@ -132,6 +134,7 @@ class ChainWriter:
         *,
         start: ChainProgress | None = None,
         checkpoint_every: int | None = None,
+        keep_state: bool = False,
     ) -> None:
         self.group, self.chain = group, chain
         self._location, self._steps = location, steps
@@ -149,6 +152,7 @@ class ChainWriter:
             region.restore(self._progress.steps)
         chunk = max((r.per_chunk for r in self._by_draw.values()), default=50)
         self._interval = checkpoint_every or chunk
+        self._keep_state = keep_state
         self._last_checkpoint = time.monotonic()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"devinterp-writer-{chain}")
         self._pending: deque[Future[None]] = deque()
@@ -172,6 +176,8 @@ class ChainWriter:
 
     def checkpoint_due(self, draws: int) -> bool:
         """Whether the engine should hand over its state after so many draws."""
+        if draws == self._steps.draws:  # nothing is left to lose but what a longer run would need
+            return self._keep_state
         return draws % self._interval == 0 or time.monotonic() - self._last_checkpoint > _CHECKPOINT_SECONDS
 
     def checkpoint(self, draws: int, step: int, state: bytes) -> None:
