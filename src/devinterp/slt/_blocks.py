@@ -1,0 +1,122 @@
+"""Reading losses block by block, ahead of their use, in bounded memory."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import xarray as xr
+
+__all__ = ["Block", "block_slices", "in_memory", "is_dask", "read_blocks", "row_means"]
+
+READ_AHEAD_BYTES = 48 * 2**20
+VIEW_BYTES = 8 * 2**20  # blocks of arrays that are in memory anyway stay within the cache of the last level
+READERS = 4
+
+
+class Block(NamedTuple):
+    """Part of one array: whole along all dimensions but the first two, (chain, draw) or (chain, step)."""
+
+    key: str
+    chains: slice
+    draws: slice
+    values: npt.NDArray[Any]
+
+
+def is_dask(array: xr.DataArray) -> bool:
+    """Whether the array is backed by dask."""
+    return array.chunks is not None
+
+
+def in_memory(array: xr.DataArray) -> bool:
+    """Whether reading the array costs no I/O."""
+    return not is_dask(array) and bool(array.variable._in_memory)
+
+
+def block_slices(array: xr.DataArray) -> list[tuple[slice, slice]]:
+    """Cut the first two dimensions along the store's chunks, chain by chain.
+
+    An array in memory is cut into views of a few megabytes.
+    """
+    num_chains, num_draws = array.shape[:2]
+    if in_memory(array):
+        per_draw = max(1, int(np.prod(array.shape[2:], dtype=np.int64)) * array.dtype.itemsize)
+        chain_step, draw_step = 1, max(1, VIEW_BYTES // per_draw)
+    else:
+        chunks = array.encoding.get("preferred_chunks") or {}
+        chain_step = int(chunks.get(array.dims[0], 1))
+        draw_step = int(chunks.get(array.dims[1], num_draws))
+    return [
+        (slice(c, min(c + chain_step, num_chains)), slice(d, min(d + draw_step, num_draws)))
+        for c in range(0, num_chains, chain_step)
+        for d in range(0, num_draws, draw_step)
+    ]
+
+
+def read_blocks(requests: Iterable[tuple[str, xr.DataArray, slice, slice]]) -> Iterator[Block]:
+    """Yield the requested blocks in order, reading ahead on a few threads.
+
+    At most `READ_AHEAD_BYTES` (and always one block) wait in memory. Values of arrays in memory are views.
+    """
+    pending: deque[tuple[str, slice, slice, Future[npt.NDArray[Any]] | npt.NDArray[Any], int]] = deque()
+    waiting = 0
+    with ThreadPoolExecutor(max_workers=READERS, thread_name_prefix="devinterp-read") as pool:
+        try:
+            for key, array, chains, draws in requests:
+                if in_memory(array):
+                    pending.append((key, chains, draws, _read(array, chains, draws), 0))
+                else:
+                    rows = (chains.stop - chains.start) * (draws.stop - draws.start)
+                    size = rows * int(np.prod(array.shape[2:], dtype=np.int64)) * array.dtype.itemsize
+                    while pending and waiting + size > READ_AHEAD_BYTES:
+                        block, freed = _finish(pending)
+                        yield block
+                        del block
+                        waiting -= freed
+                    pending.append((key, chains, draws, pool.submit(_read, array, chains, draws), size))
+                    waiting += size
+                while pending and isinstance(pending[0][3], np.ndarray):
+                    yield _finish(pending)[0]
+            while pending:
+                yield _finish(pending)[0]
+        finally:
+            for *_, value, _size in pending:
+                if isinstance(value, Future):
+                    value.cancel()
+
+
+def _finish(pending: deque[Any]) -> tuple[Block, int]:
+    key, chains, draws, value, size = pending.popleft()
+    return Block(key, chains, draws, value.result() if isinstance(value, Future) else value), size
+
+
+def _read(array: xr.DataArray, chains: slice, draws: slice) -> npt.NDArray[Any]:
+    # Indexing the variable, not the DataArray, keeps xarray from remembering the values of the whole.
+    return np.asarray(array.variable[chains, draws].values)
+
+
+def row_means(array: xr.DataArray) -> npt.NDArray[np.float64]:
+    """Average over tokens in float64, one pass over the array's chunks.
+
+    Parameters
+    ----------
+    array : DataArray, dims (chain, draw or step, row, token_pos)
+        Losses (nat), lazily loaded, in memory, or backed by dask.
+
+    Returns
+    -------
+    array of float64, shape (chain, draw or step, row)
+        NaN or infinite where a token's loss is.
+    """
+    if is_dask(array):
+        return np.asarray(array.mean([array.dims[-1]], dtype=np.float64, skipna=False).values)
+    means = np.empty(array.shape[:3], dtype=np.float64)
+    requests = (("", array, chains, draws) for chains, draws in block_slices(array))
+    with np.errstate(invalid="ignore", over="ignore"):
+        for block in read_blocks(requests):
+            np.mean(block.values, axis=-1, dtype=np.float64, out=means[block.chains, block.draws])
+    return means

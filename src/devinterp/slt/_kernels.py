@@ -1,0 +1,148 @@
+"""Correlation kernels: numpy (or torch on a GPU), no labels and no I/O.
+
+Series stand in columns: ``(observation, series)``, as the losses come from the store, so that nothing is transposed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["matrix_product", "product_se", "standardize", "tiles"]
+
+F32 = npt.NDArray[np.float32]
+
+STANDARDIZE_COLUMNS = 256  # one block in float64 stays within the second-level cache
+TILE_COLUMNS = 512  # a tile of the product (1 MB) is bounded and mirrored while it is still in the cache
+
+
+def standardize(series: F32, *, covariance: bool = False) -> npt.NDArray[np.bool_]:
+    """Centre the columns and scale them so that their products are correlations (or covariances), in place.
+
+    Centring and scaling are done in float64 and rounded once. A column that never changes becomes zero, so that its
+    correlation with anything, itself included, is 0.
+
+    Parameters
+    ----------
+    series : array of float32, shape (observation, series)
+        Overwritten.
+    covariance : bool
+        Divide by the square root of (observations - 1), not by the norm.
+
+    Returns
+    -------
+    array of bool, shape (series,)
+        Which columns are constant.
+    """
+    count, width = series.shape
+    constant = np.zeros(width, dtype=bool)
+    for start in range(0, width, STANDARDIZE_COLUMNS):
+        block = slice(start, min(start + STANDARDIZE_COLUMNS, width))
+        wide = series[:, block].astype(np.float64)
+        wide -= wide.mean(axis=0)
+        squares = np.einsum("ij,ij->j", wide, wide)
+        constant[block] = squares == 0.0
+        if covariance:
+            wide /= np.sqrt(count - 1)
+        else:
+            wide /= np.sqrt(np.where(squares == 0.0, 1.0, squares))
+        series[:, block] = wide
+    return constant
+
+
+def tiles(rows: int, columns: int, step: int, *, symmetric: bool) -> Iterator[tuple[slice, slice]]:
+    """Yield the tiles of a matrix, row by row; of a symmetric one only those on and above the diagonal."""
+    for i in range(0, rows, step):
+        for j in range(i if symmetric else 0, columns, step):
+            yield slice(i, min(i + step, rows)), slice(j, min(j + step, columns))
+
+
+def matrix_product(first: F32, second: F32, *, bound: float | None, device: Any = None, out: F32 | None = None) -> F32:
+    """Multiply every column of ``first`` with every column of ``second``.
+
+    Parameters
+    ----------
+    first, second : array of float32, shape (observation, series)
+        Standardised. Where they are the same object, one half of the product is computed and mirrored.
+    bound : float or None
+        Largest magnitude a product can have; rounding beyond it is cut off.
+    device : optional
+        A torch device to multiply on; None or ``"cpu"`` is numpy.
+    out : array of float32, optional
+        Where to put the product.
+
+    Returns
+    -------
+    array of float32, shape (series of first, series of second)
+    """
+    rows, columns = first.shape[1], second.shape[1]
+    out = np.empty((rows, columns), dtype=np.float32) if out is None else out
+    symmetric = first is second
+    if device is not None and str(device) != "cpu":
+        _torch_product(first, second, out, bound, device)
+        return out
+    for i, j in tiles(rows, columns, TILE_COLUMNS, symmetric=symmetric):
+        tile = np.matmul(first[:, i].T, second[:, j], out=out[i, j])
+        if bound is not None:
+            np.clip(tile, -bound, bound, out=tile)
+        if symmetric and i.start != j.start:
+            out[j, i] = tile.T
+    return out
+
+
+def _torch_product(first: F32, second: F32, out: F32, bound: float | None, device: Any) -> None:
+    import torch
+
+    precision = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")  # TF32 would keep 10 bits
+    try:
+        left, right = (torch.from_numpy(np.ascontiguousarray(a)).to(device) for a in (first, second))
+        step = 8 * TILE_COLUMNS
+        for i in range(0, out.shape[0], step):
+            block = left[:, i : i + step].T @ right
+            if bound is not None:
+                block.clamp_(-bound, bound)
+            torch.from_numpy(out[i : i + step]).copy_(block)
+    finally:
+        torch.set_float32_matmul_precision(precision)
+
+
+def product_se(
+    first: F32, second: F32, product: F32, groups: Sequence[slice], *, covariance: bool
+) -> npt.NDArray[np.float32]:
+    """Standard error of a tile of correlations (or covariances), by batch means.
+
+    The correlation is linearised in the draws, ``psi_t = x_t y_t - r (x_t**2 + y_t**2) / 2`` (its influence function),
+    and the variance of the sum is estimated from the sums over batches of consecutive draws, which are nearly
+    independent where a batch is longer than the autocorrelation.
+
+    Parameters
+    ----------
+    first, second : array of float32, shape (observation, series)
+        Standardised columns.
+    product : array of float32, shape (series of first, series of second)
+        Their products.
+    groups : sequence of slice
+        The batches of observations; together all of them, at least two.
+    covariance : bool
+        The columns were scaled for covariances.
+
+    Returns
+    -------
+    array of float32, shape of ``product``
+    """
+    total = np.zeros(product.shape, dtype=np.float32)
+    count = first.shape[0]
+    for group in groups:
+        a, b = first[group], second[group]
+        part = a.T @ b
+        if covariance:
+            part -= product * np.float32((group.stop - group.start) / count)
+        else:
+            part -= product * (np.einsum("ij,ij->j", a, a)[:, None] / 2 + np.einsum("ij,ij->j", b, b)[None, :] / 2)
+        total += part * part
+    result: npt.NDArray[np.float32] = np.sqrt(total * np.float32(len(groups) / (len(groups) - 1)))
+    return result

@@ -1,0 +1,72 @@
+"""Whether runs may be combined: the same weights, rows and loss, sampled from posteriors of the same kind."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from devinterp.errors import ProvenanceError
+from devinterp.slt._samples import Samples, dig
+
+__all__ = ["check_same_origin"]
+
+# What the runs of a study must share. Masks differ by design; versions, lr and the numbers of chains and draws may.
+PROVENANCE = ("weights", "dataset", "loss", "mode", "tokenizer")
+SETTINGS = (
+    "n_beta",
+    "localization",
+    "noise_level",
+    "llc_weight_decay",
+    "bounding_box_size",
+    "sampling_method",
+    "sampling_method_kwargs",
+)
+
+
+def check_same_origin(runs: Sequence[Samples], *, observables: Sequence[str]) -> None:
+    """Compare every run with the first.
+
+    Parameters
+    ----------
+    runs : sequence of Samples
+        The runs that an analysis combines. What a run does not record is not compared.
+    observables : sequence of str
+        Ids of the observables that the analysis uses.
+
+    Raises
+    ------
+    ProvenanceError
+        They differ; the message names each difference.
+    """
+    reference = runs[0]
+    problems = [
+        f"{name} of {run.label or 'a run'!r} is {_short(theirs)}, of {reference.label or 'the first'!r} {_short(ours)}"
+        for run in runs[1:]
+        for name, ours, theirs in _differences(reference, run, observables)
+    ]
+    if problems:
+        raise ProvenanceError(
+            "The runs were not sampled from the same weights, rows, loss or posterior.",
+            found="; ".join(problems),
+            remedy="Sample them again with the same model, data and settings, or leave the odd ones out.",
+        )
+
+
+def _differences(first: Samples, other: Samples, observables: Sequence[str]) -> Iterator[tuple[str, Any, Any]]:
+    paths = [f"provenance.{key}" for key in PROVENANCE]
+    paths += [f"provenance.observables.{obs_id}" for obs_id in observables]
+    paths += [f"config.sampler.{key}" for key in SETTINGS]
+    for path in paths:
+        ours, theirs = dig(first.metadata, path), dig(other.metadata, path)
+        if ours is not None and theirs is not None and ours != theirs:
+            yield path, ours, theirs
+    unrecorded = dig(first.metadata, "config.sampler.n_beta") is None
+    if unrecorded and all("n_beta" in run.dataset for run in (first, other)) and first.n_beta != other.n_beta:
+        yield "n_beta", first.n_beta, other.n_beta
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{key}: {_short(part)}" for key, part in value.items()) + "}"
+    text = repr(value)
+    return text if len(text) <= 24 else f"{text[:17]}...{text[-4:]}"

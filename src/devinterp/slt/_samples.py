@@ -1,0 +1,274 @@
+"""What an analysis reads from a run: its variables, settings and observables. No estimate is computed here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from devinterp.errors import DataError, IncompleteStoreError, MissingVariableError, SettingError
+from devinterp.names import sanitize_observable_name
+
+__all__ = ["Samples", "dig", "is_samples", "metadata_of", "study_members"]
+
+Tree = xr.DataTree | xr.Dataset
+
+
+def metadata_of(node: Tree) -> Mapping[str, Any]:
+    """Return ``attrs["metadata"]`` of a node, or an empty mapping."""
+    found = node.attrs.get("metadata")
+    return found if isinstance(found, Mapping) else {}
+
+
+def dig(mapping: Mapping[str, Any], path: str) -> Any:
+    """Return the value at a dotted path, or None where any part is missing."""
+    value: Any = mapping
+    for key in path.split("."):
+        if not isinstance(value, Mapping) or key not in value:
+            return None
+        value = value[key]
+    return value
+
+
+def is_samples(node: Tree) -> bool:
+    """Whether the arrays of a run lie on this very node."""
+    names = {str(name) for name in node.data_vars}
+    return bool(names & {"sampling_loss", "sampling_loss_micro", "step_loss", "init_loss"}) or any(
+        name.startswith("loss_") for name in names
+    )
+
+
+def study_members(obj: Tree | Mapping[str, Tree]) -> dict[str, Tree] | None:
+    """Return the runs of a study by restriction name, in the caller's order, or None where ``obj`` is no study."""
+    if isinstance(obj, xr.Dataset):
+        return None
+    if not isinstance(obj, xr.DataTree):
+        return dict(obj)
+    if is_samples(obj):
+        return None
+    members: dict[str, Tree] = {str(name): child for name, child in obj.children.items() if is_samples(child)}
+    order = dig(metadata_of(obj), "config.restrictions")
+    if isinstance(order, Sequence) and not isinstance(order, str):
+        listed = [name for name in order if name in members]
+        members = {name: members[name] for name in [*listed, *(n for n in members if n not in listed)]}
+    return members or None
+
+
+def _completion(node: Tree) -> tuple[bool, bool]:
+    """Return (does the store promise to tell whether it completed, did it)."""
+    lineage: list[Mapping[Any, Any]] = [node.attrs]
+    if isinstance(node, xr.DataTree):
+        lineage += [parent.attrs for parent in node.parents]
+    ours = any("devinterp_schema" in attrs for attrs in lineage)
+    flags = [attrs["completed"] for attrs in lineage if "completed" in attrs]
+    promises = ours or bool(flags)
+    return promises, bool(flags) and all(flag == 1 for flag in flags)
+
+
+@dataclass(frozen=True)
+class Samples:
+    """One run, as an analysis sees it.
+
+    Attributes
+    ----------
+    dataset : xarray.Dataset
+        The arrays of the run, lazily loaded or not, or a selection of them.
+    metadata : mapping
+        ``attrs["metadata"]``; empty where there is none.
+    label : str
+        The restriction's name within a study, for messages.
+    root_metadata : mapping
+        Metadata of the study the run belongs to; empty outside a study.
+    """
+
+    dataset: xr.Dataset
+    metadata: Mapping[str, Any]
+    label: str = ""
+    root_metadata: Mapping[str, Any] | None = None
+
+    @classmethod
+    def of(cls, obj: Tree, *, label: str = "", allow_partial: bool = False) -> Samples:
+        """Take a samples tree, a node of a study, or a dataset.
+
+        Raises
+        ------
+        SettingError
+            ``obj`` is neither a tree nor a dataset.
+        MissingVariableError
+            ``obj`` holds no arrays of a run.
+        IncompleteStoreError
+            The store says that its run has not completed, and ``allow_partial`` is false.
+        """
+        if not isinstance(obj, xr.DataTree | xr.Dataset):
+            raise SettingError(
+                "An analysis needs the tree that sample() returns.",
+                expected="an xarray.DataTree or xarray.Dataset",
+                found=type(obj).__name__,
+                remedy="Open a store with xarray.open_datatree(path, engine='zarr', consolidated=False).",
+            )
+        where = f"the run {label!r}" if label else "the tree"
+        if not is_samples(obj):
+            raise MissingVariableError(
+                f"There are no losses on the root of {where}.",
+                expected="the variables that sample() writes (sampling_loss, init_loss, loss_*)",
+                found=sorted(map(str, obj.data_vars)) or "no variables",
+                remedy="Pass the tree that sample() returned, or one restriction of a study: tree['full'].",
+            )
+        promises, completed = _completion(obj)
+        if promises and not completed and not allow_partial:
+            raise IncompleteStoreError(
+                f"The run of {where} has not completed.",
+                expected="the root attribute completed = 1",
+                found=obj.attrs.get("completed", "no such attribute"),
+                remedy="Run the same sample() call again to resume it, or pass allow_partial=True.",
+            )
+        if isinstance(obj, xr.DataTree):
+            root = {} if obj.root is obj else metadata_of(obj.root)
+            return cls(obj.to_dataset(), metadata_of(obj), label, root)
+        return cls(obj, metadata_of(obj), label)
+
+    def setting(self, name: str) -> Any:
+        """Return a sampler setting by its ``sample()`` argument name, or None where it is not recorded."""
+        return dig(self.metadata, f"config.sampler.{name}")
+
+    @property
+    def n_beta(self) -> float:
+        """Inverse temperature: the variable ``n_beta``, else the sampler's setting."""
+        if "n_beta" in self.dataset:
+            return float(self.dataset["n_beta"])
+        recorded = self.setting("n_beta")
+        if recorded is None:
+            raise MissingVariableError(
+                "The inverse temperature of the run is not known.",
+                expected="a variable n_beta, or metadata.config.sampler.n_beta",
+                found=sorted(map(str, self.dataset.data_vars)),
+                remedy="Add it: tree['n_beta'] = 30.0.",
+            )
+        return float(recorded)
+
+    @property
+    def observables(self) -> tuple[str, ...]:
+        """Ids of the observables, in the caller's order where it is recorded, else in the dataset's."""
+        found = [str(name)[len("loss_") :] for name in self.dataset.data_vars if str(name).startswith("loss_")]
+        listed = dig(self.metadata, "config.observables") or []
+        order = [o["obs_id"] for o in listed if isinstance(o, Mapping) and o.get("obs_id") in found]
+        return (*order, *(name for name in found if name not in order))
+
+    def observable(self, name: str) -> str:
+        """Return the id of one observable, given by its name or its id.
+
+        Raises
+        ------
+        MissingVariableError
+            There is no such observable.
+        """
+        ids = self.observables
+        if name in ids:
+            return name
+        for listed in dig(self.metadata, "config.observables") or []:
+            if isinstance(listed, Mapping) and listed.get("name") == name and listed.get("obs_id") in ids:
+                return str(listed["obs_id"])
+        if sanitize_observable_name(str(name)) in ids:
+            return sanitize_observable_name(str(name))
+        within = f" in the run {self.label!r}" if self.label else ""
+        raise MissingVariableError(
+            f"There is no observable {name!r}{within}.",
+            expected=f"one of {sorted(ids)}" if ids else "a variable loss_{observable}",
+            remedy="Sample with it among the observables, or choose one that is there.",
+        )
+
+    def resolve(self, names: Iterable[str] | str | None) -> tuple[str, ...]:
+        """Return observable ids: sorted for None or ``"all"``, else in the order given.
+
+        Raises
+        ------
+        MissingVariableError
+            One is not there, or there is none at all.
+        SettingError
+            One is named twice.
+        """
+        if names is None or isinstance(names, str):
+            chosen = tuple(sorted(self.observables)) if names in (None, "all") else (self.observable(str(names)),)
+        else:
+            chosen = tuple(self.observable(name) for name in names)
+        if len(set(chosen)) != len(chosen):
+            raise SettingError("An observable is named twice.", found=list(chosen), remedy="Name each once.")
+        if not chosen:
+            raise MissingVariableError(
+                "There is no observable to analyse.",
+                expected="at least one variable loss_{observable}",
+                found=sorted(map(str, self.dataset.data_vars)),
+                remedy="Sample with at least one observable.",
+            )
+        return chosen
+
+    def sampling_task(self, name: str | None = None) -> str | None:
+        """Return the id of the observable whose rows come from the sampling dataset, or None where that is not known.
+
+        In this order: ``name``; the study's ``sampling_task``; the observable whose dataset has the identity that
+        the sampling dataset has.
+        """
+        if name is not None:
+            return self.observable(name)
+        for source in (self.metadata, self.root_metadata or {}):
+            recorded = dig(source, "config.sampling_task")
+            if isinstance(recorded, str):
+                return self.observable(recorded)
+        dataset = dig(self.metadata, "provenance.dataset")
+        identity = dataset.get("rows") if isinstance(dataset, Mapping) else dataset
+        known = dig(self.metadata, "provenance.observables")
+        if identity is not None and isinstance(known, Mapping):
+            for obs_id, entry in known.items():
+                same = entry.get("rows") if isinstance(entry, Mapping) else entry
+                if same == identity and obs_id in self.observables:
+                    return str(obs_id)
+        return None
+
+    def variable(self, name: str, dims: Sequence[str]) -> xr.DataArray:
+        """Return a variable with exactly ``dims``, transposed where need be.
+
+        A ``chain``, ``draw`` or ``step`` that an integer selection dropped comes back with size 1.
+
+        Raises
+        ------
+        MissingVariableError
+            There is no such variable.
+        DataError
+            It has other dimensions, or none along one of them.
+        """
+        if name not in self.dataset:
+            within = f" in the run {self.label!r}" if self.label else ""
+            raise MissingVariableError(
+                f"The variable {name!r} is missing{within}.", found=sorted(map(str, self.dataset.data_vars))
+            )
+        array = self.dataset[name]
+        lost = [dim for dim in ("chain", "draw", "step") if dim in dims and dim not in array.dims]
+        array = array.expand_dims(lost) if lost else array
+        if set(array.dims) != set(dims):
+            raise DataError(
+                f"The variable {name!r} has the wrong dimensions.", expected=tuple(dims), found=tuple(array.dims)
+            )
+        if 0 in array.shape:
+            raise DataError(
+                f"The variable {name!r} is empty.",
+                expected="at least one element along every dimension",
+                found=dict(zip(map(str, array.dims), array.shape, strict=True)),
+                remedy="Widen the selection.",
+            )
+        return array.transpose(*dims) if array.dims != tuple(dims) else array
+
+    def loss(self, obs_id: str) -> xr.DataArray:
+        """Return ``loss_{obs}``, dims (chain, draw, batch_{obs}, token_pos)."""
+        return self.variable(f"loss_{obs_id}", ("chain", "draw", f"batch_{obs_id}", "token_pos"))
+
+    def input_ids(self, obs_id: str) -> np.ndarray[Any, Any]:
+        """Return the token ids of an observable, (batch, token) int64."""
+        name, array = f"input_ids_{obs_id}", self.dataset.get(f"input_ids_{obs_id}")
+        if array is not None and array.ndim > 2:  # ids repeated per chain and draw, all the same
+            array = array.isel(dict.fromkeys(array.dims[: array.ndim - 2], 0))
+        if array is not None and array.ndim == 2:
+            return np.asarray(array.transpose(f"batch_{obs_id}", ...).values, dtype=np.int64)
+        return np.asarray(self.variable(name, (f"batch_{obs_id}", "token")).values, dtype=np.int64)

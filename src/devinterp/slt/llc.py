@@ -1,0 +1,308 @@
+"""The local learning coefficient (LLC) of a run.
+
+    llc = n_beta * (E[L] - L_0)
+
+with E[L] the mean loss over the draws of SGLD and L_0 the loss at the start (Lau et al. 2023,
+`arXiv:2308.12108 <https://arxiv.org/abs/2308.12108>`_, equation 4).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import xarray as xr
+
+from devinterp.errors import DataError, MissingVariableError, ProvenanceError, SettingError
+from devinterp.slt._blocks import row_means
+from devinterp.slt._chains import ChainSelection, select_chains, warn_excluded
+from devinterp.slt._results import label_result, schema_id, string_index
+from devinterp.slt._samples import Samples, Tree, study_members
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["compute_llc", "llc"]
+
+Over = Literal["draws", "steps", "observable"]
+OVERS = ("draws", "steps", "observable")
+
+
+def llc(
+    model: torch.nn.Module,
+    dataset: Any,
+    observables: Mapping[str, Any],
+    *,
+    lr: float,
+    n_beta: float,
+    param_masks: Any = None,
+    loss_fn: Any = None,
+    over: Over = "draws",
+    burnin: bool = False,
+    observable: str | None = None,
+    ci: float | None = None,
+    **kwargs: Any,
+) -> xr.Dataset:
+    """Sample and compute the LLC in one call.
+
+    Parameters
+    ----------
+    model, dataset, observables, lr, n_beta, param_masks, loss_fn, **kwargs
+        As in `devinterp.sample`.
+    over, burnin, observable, ci
+        As in `compute_llc`.
+
+    Returns
+    -------
+    xarray.Dataset
+        As `compute_llc`.
+    """
+    from devinterp.slt.sampling import sample
+
+    samples = sample(
+        model, dataset, observables, lr=lr, n_beta=n_beta, param_masks=param_masks, loss_fn=loss_fn, **kwargs
+    )
+    return compute_llc(samples, over=over, burnin=burnin, observable=observable, ci=ci)
+
+
+def compute_llc(
+    samples: Tree | Mapping[str, Tree],
+    *,
+    over: Over = "draws",
+    burnin: bool = False,
+    observable: str | None = None,
+    ci: float | None = None,
+    allow_partial: bool = False,
+) -> xr.Dataset:
+    """Compute the LLC of a run, or of every restriction of a study.
+
+    Parameters
+    ----------
+    samples : DataTree, Dataset, or mapping of str to DataTree
+        What ``sample()`` returned, or a selection of it (``tree.isel(draw=slice(50, None))``); a study, or a mapping
+        from restriction names to runs, gives results with a leading dimension ``wr``.
+    over : {"draws", "steps", "observable"}
+        ``"draws"``: the minibatch losses at the draws, ``sampling_loss``, against ``init_loss``: the documented LLC.
+        ``"steps"``: the minibatch losses of every step, ``sampling_loss_micro`` or else ``step_loss``.
+        ``"observable"``: the sampling task's fixed rows, ``loss_{obs}`` against ``init_loss_{obs}``: the same rows
+        before and after, hence far less noise.
+    burnin : bool
+        With ``over="steps"``: include the burn-in, as devinterp 2.0 does.
+    observable : str, optional
+        With ``over="observable"``: which observable; by default the sampling task's, where the store tells it.
+    ci : float, optional
+        Level of an interval for ``llc_mean`` (0.9), which accounts for autocorrelation, for minibatch noise and for
+        the noise of ``init_loss``; see `devinterp.slt.uncertainty.llc_interval`.
+    allow_partial : bool
+        Accept a store that has not completed, and use the draws that all chains have instead of complete chains only.
+
+    Returns
+    -------
+    xarray.Dataset
+        Schema ``devinterp/llc@1``. float64, unit 1: ``llc_mean`` (), ``llc_std`` () over chains with ddof 0,
+        ``llc_per_chain`` (chain,) with NaN for an excluded chain, ``llc_scalar`` (), and with ``ci`` also ``llc_ci``
+        (bound,). ``init_loss`` () float64 and ``loss_trace`` (chain, draw) or (chain, step) float32, nat.
+        Attributes ``over``, ``n_beta``, ``n_chains_used``, ``chains_excluded``; of a study mappings by restriction.
+
+    Raises
+    ------
+    MissingVariableError
+        A variable is missing, or the sampling task is not known.
+    IncompleteStoreError
+        The store has not completed, and ``allow_partial`` is false.
+    AllChainsFailedError
+        No chain is complete.
+    SettingError
+        A setting has no such value.
+
+    Warns
+    -----
+    ChainFailedWarning
+        A chain that failed was excluded.
+    """
+    if over not in OVERS:
+        raise SettingError("There is no such average.", expected=f"over = one of {OVERS}", found=repr(over))
+    if ci is not None and not 0 < ci < 1:
+        raise SettingError("The level of an interval lies between 0 and 1.", expected="ci = 0.9", found=ci)
+    members = study_members(samples)
+    if members is None:
+        run = Samples.of(samples, allow_partial=allow_partial)  # type: ignore[arg-type]  # no mapping: study_members
+        return _finish(*_one_run(run, over, burnin, observable, ci, allow_partial))
+    if not members:
+        raise MissingVariableError("The study is empty.", expected="at least one run", found="none")
+    results, selections = [], []
+    for name, tree in members.items():
+        run = Samples.of(tree, label=name, allow_partial=allow_partial)
+        result, selection = _one_run(run, over, burnin, observable, ci, allow_partial)
+        results.append(result)
+        selections.append(selection)
+    return _stack(list(members), results, selections)
+
+
+def llc_of_trace(
+    trace: npt.NDArray[np.float64], init_loss: float, n_beta: float, used: tuple[int, ...]
+) -> dict[str, npt.NDArray[np.float64]]:
+    """Estimate the LLC from the loss at every draw.
+
+    Parameters
+    ----------
+    trace : array, shape (chain, draw)
+        Mean loss (nat) of each draw.
+    init_loss : float
+        Loss (nat) at the start.
+    n_beta : float
+        Inverse temperature.
+    used : tuple of int
+        The chains to use.
+
+    Returns
+    -------
+    dict
+        ``llc_mean``, ``llc_std``, ``llc_per_chain`` and ``llc_scalar``.
+    """
+    kept = list(used)
+    per_chain = np.full(trace.shape[0], np.nan)
+    per_chain[kept] = n_beta * (trace[kept].mean(axis=1) - init_loss)
+    return {
+        "llc_mean": np.asarray(per_chain[kept].mean()),
+        "llc_std": np.asarray(per_chain[kept].std()),
+        "llc_per_chain": per_chain,
+        "llc_scalar": np.asarray(n_beta * (trace[kept].mean() - init_loss)),
+    }
+
+
+def _one_run(
+    run: Samples, over: Over, burnin: bool, observable: str | None, ci: float | None, allow_partial: bool
+) -> tuple[xr.Dataset, ChainSelection]:
+    axis: Literal["draw", "step"] = "draw"
+    task: str | None = None
+    n_beta = run.n_beta
+    if over == "draws":
+        rows = row_means(run.variable("sampling_loss", ("chain", "draw", "batch", "token_pos")))
+    elif over == "steps":
+        axis = "step"
+        rows = _step_rows(run, burnin)
+    else:
+        task = _task(run, observable)
+        rows = row_means(run.loss(task))
+    trace = rows.mean(axis=2)
+    selection = select_chains(run, np.isfinite(trace), allow_partial=allow_partial, axis=axis)
+    warn_excluded(run, selection, stacklevel=4)
+    init_rows = _init_rows(run, task, selection)
+    init = float(init_rows.mean())
+    values = llc_of_trace(trace[:, : selection.length], init, n_beta, selection.used)
+    result = xr.Dataset(
+        {
+            "llc_mean": values["llc_mean"],
+            "llc_std": values["llc_std"],
+            "llc_per_chain": ("chain", values["llc_per_chain"]),
+            "llc_scalar": values["llc_scalar"],
+            "loss_trace": (("chain", axis), trace.astype(np.float32)),
+            "init_loss": np.float64(init),
+        },
+        attrs={"over": over, "n_beta": n_beta, **selection.attrs},
+    )
+    if task is not None:
+        result.attrs["observable"] = task
+    if over == "steps":
+        result.attrs["burnin"] = int(burnin)
+    if ci is not None:
+        from devinterp.slt.uncertainty import llc_interval
+
+        kept = rows[list(selection.used), : selection.length]
+        low, high = llc_interval(run, kept, n_beta=n_beta, level=ci, over=over, init_rows=init_rows)
+        result["llc_ci"] = ("bound", np.array([low, high]))
+        result.attrs["ci"] = float(ci)
+    return result, selection
+
+
+def _step_rows(run: Samples, burnin: bool) -> npt.NDArray[np.float64]:
+    """Return the mean loss of every row of every step, (chain, step, row); one row where only the mean is kept."""
+    if "sampling_loss_micro" in run.dataset:
+        array = run.variable("sampling_loss_micro", ("chain", "step", "batch_sampling", "token_pos"))
+    elif "step_loss" in run.dataset:
+        array = run.variable("step_loss", ("chain", "step"))
+    else:
+        raise MissingVariableError(
+            "The losses of the steps were not kept.",
+            expected="the variable sampling_loss_micro or step_loss",
+            found=sorted(map(str, run.dataset.data_vars)),
+            remedy="Use over='draws', or sample again with save_step_losses=True.",
+        )
+    skipped = 0
+    if not burnin:
+        sizes = [run.setting(s) for s in ("num_burnin_steps", "num_draws", "num_steps_bw_draws")]
+        if any(s is None for s in sizes) or array.sizes["step"] != sizes[0] + sizes[1] * sizes[2]:
+            raise SettingError(
+                "It is not known which of these steps are burn-in.",
+                expected="every step of the run, and num_burnin_steps, num_draws and num_steps_bw_draws in "
+                "metadata.config.sampler",
+                found=f"{array.sizes['step']} steps and {sizes}",
+                remedy="Pass burnin=True to use all the steps that are there.",
+            )
+        skipped = int(sizes[0])
+    array = array.isel(step=slice(skipped, None))
+    if array.ndim == 2:
+        return np.asarray(array.values, dtype=np.float64)[:, :, None]
+    return row_means(array)
+
+
+def _task(run: Samples, observable: str | None) -> str:
+    task = run.sampling_task(observable)
+    if task is None:
+        raise MissingVariableError(
+            "It is not known which observable is the sampling task.",
+            expected="metadata.config.sampling_task, or an observable of the sampling dataset",
+            found=f"the observables {sorted(run.observables)}",
+            remedy="Pass observable=NAME.",
+        )
+    return task
+
+
+def _init_rows(run: Samples, task: str | None, selection: ChainSelection) -> npt.NDArray[np.float64]:
+    """Return the loss at the start: per chain used, or per fixed row of the observable, averaged over tokens."""
+    if task is None:
+        array = run.variable("init_loss", ("chain", "token_pos")).isel(chain=list(selection.used))
+    else:
+        name = f"init_loss_{task}"
+        if name not in run.dataset:
+            raise MissingVariableError(
+                f"The loss of the rows of {task!r} at the start was not kept.",
+                expected=f"the variable {name}",
+                found=sorted(map(str, run.dataset.data_vars)),
+                remedy="Use over='draws'; stores of devinterp 2.0 do not have it.",
+            )
+        array = run.variable(name, (f"batch_{task}", "token_pos"))
+        if array.sizes[f"batch_{task}"] != run.dataset.sizes[f"batch_{task}"]:
+            raise ProvenanceError(f"{name} and loss_{task} have different rows.")
+    rows = np.asarray(array.values, dtype=np.float64).mean(axis=1)
+    if not np.isfinite(rows).all():
+        raise DataError(
+            f"The loss at the start{f' of the run {run.label!r}' if run.label else ''} is not finite.",
+            expected="finite values",
+            found=f"{int((~np.isfinite(rows)).sum())} of {rows.size} rows are not",
+            remedy="Check the store with devinterp.validate: a missing chunk reads as NaN.",
+        )
+    return rows
+
+
+def _finish(result: xr.Dataset, _selection: ChainSelection) -> xr.Dataset:
+    return label_result(result, "llc", attrs={"devinterp_schema": schema_id("llc"), **result.attrs})
+
+
+def _stack(names: list[str], results: list[xr.Dataset], selections: list[ChainSelection]) -> xr.Dataset:
+    """Put the runs of a study side by side; where they have other numbers of chains or draws, NaN fills up."""
+    sizes = {dim: max(r.sizes[dim] for r in results if dim in r.sizes) for r in results for dim in r.sizes}
+    padded = [
+        r.pad({dim: (0, n - r.sizes[dim]) for dim, n in sizes.items() if r.sizes[dim] < n}, constant_values=np.nan)
+        for r in results
+    ]
+    stacked = xr.concat(padded, dim="wr", data_vars="all", coords="minimal", compat="override", join="exact")
+    stacked = stacked.assign_coords(wr=("wr", string_index(names)))
+    attrs = {k: v for k, v in results[0].attrs.items() if k not in ("n_beta", *selections[0].attrs)}
+    attrs["n_beta"] = {name: r.attrs["n_beta"] for name, r in zip(names, results, strict=True)}
+    for key in selections[0].attrs:
+        attrs[key] = {name: s.attrs[key] for name, s in zip(names, selections, strict=True)}
+    return label_result(stacked, "llc", attrs={"devinterp_schema": schema_id("llc"), **attrs})

@@ -1,0 +1,436 @@
+"""Error bars: what the draws, the minibatches and the loss at the start leave uncertain.
+
+Draws of SGLD are autocorrelated, so the variance of a mean is estimated from sums over *batches* of consecutive draws
+that are longer than the autocorrelation time (batch means; Flegal & Jones 2010,
+`arXiv:0811.1729 <https://arxiv.org/abs/0811.1729>`_). Intervals use Student's t with the degrees of freedom that the
+number of batches leaves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from devinterp.errors import MissingVariableError
+from devinterp.slt._kernels import F32
+from devinterp.slt._moments import Moments
+from devinterp.slt._samples import Samples, dig
+
+__all__ = [
+    "autocorrelation_time",
+    "average_product_se",
+    "batch_groups",
+    "batch_length",
+    "init_loss_variance",
+    "llc_interval",
+    "susceptibility_variance",
+    "t_interval",
+]
+
+F64 = npt.NDArray[np.float64]
+
+# Batches this many autocorrelation times long underestimate the standard error by about 5 %.
+TIMES_PER_BATCH = 5.0
+BATCHES_PER_CHAIN = 10
+SERIES_SAMPLED = 32
+
+
+def autocorrelation_time(series: npt.NDArray[Any]) -> float:
+    """Draws per effective draw, at least 1; of several series the ninth decile.
+
+    Parameters
+    ----------
+    series : array, shape (chain, draw) or (chain, draw, series)
+        Quantities at every draw; the chains of each are taken together.
+
+    Returns
+    -------
+    float
+        Number of draws over arviz-stats' effective sample size of the mean; 1 where there are fewer than four draws.
+    """
+    from arviz_stats.base.array import array_stats
+
+    wide = np.atleast_3d(series).astype(np.float64)
+    varies = np.ptp(wide, axis=(0, 1)) > 0
+    if wide.shape[1] < 4 or not varies.any():
+        return 1.0
+    ess = np.asarray(array_stats.ess(wide[:, :, varies], chain_axis=0, draw_axis=1, method="mean"))
+    ess = ess[np.isfinite(ess) & (ess > 0)]
+    return max(1.0, float(np.quantile(wide.shape[0] * wide.shape[1] / ess, 0.9))) if ess.size else 1.0
+
+
+def batch_length(num_chains: int, num_draws: int, time: float) -> int:
+    """Length of a batch of draws: several autocorrelation times, and yet at least four batches over all chains."""
+    wanted = max(num_draws / BATCHES_PER_CHAIN, TIMES_PER_BATCH * time if time > 1.5 else 1.0)
+    longest = max(1, num_draws // int(np.ceil(4 / num_chains)))
+    return int(min(np.ceil(wanted), longest))
+
+
+def batches_of(num_draws: int, length: int) -> list[slice]:
+    """Cut one chain into batches of about ``length`` draws, all draws used."""
+    bounds = np.linspace(0, num_draws, max(1, num_draws // length) + 1).round().astype(int)
+    return [slice(int(a), int(b)) for a, b in pairwise(bounds)]
+
+
+def sample_of(width: int) -> npt.NDArray[np.int64]:
+    """Evenly spaced positions among ``width`` series, from which the autocorrelation of all is judged."""
+    return np.unique(np.linspace(0, width - 1, min(width, SERIES_SAMPLED)).round().astype(np.int64))
+
+
+def batch_groups(values: F32, num_chains: int) -> list[slice]:
+    """Batches of the observations of a loss matrix, none of them across two chains.
+
+    Parameters
+    ----------
+    values : array of float32, shape (observation, series)
+        Losses, chain after chain.
+    num_chains : int
+        How many chains are stacked.
+
+    Returns
+    -------
+    list of slice
+        At least two.
+    """
+    num_draws = values.shape[0] // num_chains
+    sample = values[:, sample_of(values.shape[1])].reshape(num_chains, num_draws, -1)
+    cuts = batches_of(num_draws, batch_length(num_chains, num_draws, autocorrelation_time(sample)))
+    return [slice(c * num_draws + cut.start, c * num_draws + cut.stop) for c in range(num_chains) for cut in cuts]
+
+
+def t_interval(centre: float, variance: float, dof: float, level: float) -> tuple[float, float]:
+    """Two-sided interval at ``level`` from Student's t with ``dof`` degrees of freedom."""
+    from scipy import special  # type: ignore[import-untyped]  # ships no types
+
+    half = float(special.stdtrit(max(dof, 1.0), (1 + level) / 2)) * float(np.sqrt(variance))
+    return centre - half, centre + half
+
+
+def llc_interval(
+    run: Samples,
+    rows: F64,
+    *,
+    n_beta: float,
+    level: float,
+    over: str,
+    init_rows: F64,
+) -> tuple[float, float]:
+    """Interval for ``llc_mean``.
+
+    Three things are uncertain: where the chains went (batch means, chains independent); which rows the minibatches
+    of the draws held; and which rows ``init_loss`` was averaged over. Where all chains see the same minibatches, the
+    noise of the rows is the same in all, cancels in the differences between chains, and is added from the spread of
+    rows within a minibatch. Draws that fall on the very minibatches of ``init_loss`` share its noise, which the
+    weights of `minibatch_weight` account for.
+
+    Parameters
+    ----------
+    run : Samples
+        For the settings that tell which minibatches were used.
+    rows : array, shape (chain, draw or step, row)
+        Mean loss (nat) of each row; chains used only.
+    n_beta : float
+        Inverse temperature.
+    level : float
+        Such as 0.9.
+    over : {"draws", "steps", "observable"}
+        What the rows are.
+    init_rows : array
+        Loss at the start, per row of the observable (``over="observable"``) or per chain.
+
+    Returns
+    -------
+    low, high : float
+
+    Raises
+    ------
+    MissingVariableError
+        ``num_init_loss_batches`` is not recorded, so that the noise of ``init_loss`` cannot be known.
+    """
+    trace = rows.mean(axis=2)
+    centre = n_beta * (float(trace.mean()) - float(init_rows.mean()))
+    if over == "observable":
+        parts = [_mean_variance(trace)]
+        rise = rows.mean(axis=(0, 1)) - init_rows
+        if rise.size > 1:
+            parts.append((float(rise.var(ddof=1)) / rise.size, rise.size - 1))
+        return t_interval(centre, n_beta**2 * sum(v for v, _ in parts), _combined_dof(parts), level)
+
+    num_chains, num = trace.shape
+    if "num_init_loss_batches" not in (dig(run.metadata, "config.sampler") or {}):
+        raise MissingVariableError(
+            "The noise of init_loss cannot be known.",
+            expected="metadata.config.sampler.num_init_loss_batches",
+            remedy="Use over='observable', or add the setting to the tree's metadata.",
+        )
+    shared = num_chains == 1 or run.setting("match_sampling_input_ids_across_chains") is not False
+    noise, noise_dof = _row_noise(run, rows)
+    weight = minibatch_weight(run, num, over)
+    per_draw = noise / _accumulation(run)
+    if num_chains > 1 and shared:
+        signal = _mean_variance(trace, centre_over_chains=True)
+    else:
+        variance, dof = _mean_variance(trace)
+        signal = (max(0.0, variance - per_draw / trace.size), dof)
+    batch = (noise * weight / (1 if shared else num_chains), noise_dof)
+    parts = [signal, batch]
+    return t_interval(centre, n_beta**2 * sum(v for v, _ in parts), _combined_dof(parts), level)
+
+
+def _mean_variance(trace: F64, *, centre_over_chains: bool = False) -> tuple[float, float]:
+    """Variance of the mean of (chain, draw) by batch means, and its degrees of freedom.
+
+    With ``centre_over_chains`` the mean over chains is taken out of every draw first, which removes what all chains
+    share; what is left counts chains - 1 times per batch.
+    """
+    num_chains, num_draws = trace.shape
+    if trace.size < 2:
+        return 0.0, 1.0
+    if centre_over_chains:
+        trace = trace - trace.mean(axis=0)
+    cuts = batches_of(num_draws, batch_length(num_chains, num_draws, autocorrelation_time(trace)))
+    sums = np.array([trace[:, cut].sum(axis=1) for cut in cuts])  # (batch, chain)
+    if centre_over_chains:
+        dof = float(len(cuts) * (num_chains - 1))
+        return float((sums**2).sum()) * num_chains / (num_chains - 1) / trace.size**2, dof
+    sizes = np.array([cut.stop - cut.start for cut in cuts])[:, None]
+    count = sums.size
+    deviations = sums - sizes * trace.mean()
+    return float((deviations**2).sum()) * count / (count - 1) / trace.size**2, float(count - 1)
+
+
+def _combined_dof(parts: Sequence[tuple[float, float]]) -> float:
+    """Degrees of freedom of a sum of variances (Welch-Satterthwaite)."""
+    total = sum(v for v, _ in parts)
+    below = sum(v**2 / dof for v, dof in parts)
+    return total**2 / below if below > 0 else max(dof for _, dof in parts)
+
+
+def _accumulation(run: Samples) -> int:
+    return int(run.setting("gradient_accumulation_steps") or 1)
+
+
+def _row_noise(run: Samples, rows: F64) -> tuple[float, float]:
+    """Variance of the mean loss of one micro-batch over the choice of its rows, and its degrees of freedom."""
+    num_rows, accumulation = rows.shape[2], _accumulation(run)
+    if num_rows > 1:
+        per_row = float(rows.var(axis=2, ddof=1).mean())
+        # Rows of a draw are means over its step's micro-batches; rows of a step are those of all micro-batches.
+        return per_row / num_rows * accumulation, float(rows.shape[1] * (num_rows - 1))
+    trace = rows[:, :, 0].mean(axis=0)
+    steps = np.diff(trace)
+    if steps.size == 0:
+        return 0.0, 1.0
+    # Without rows: what changes from one draw to the next, an upper bound of the noise (von Neumann).
+    return float((steps**2).mean()) / 2 * accumulation, float(steps.size)
+
+
+def minibatch_weight(run: Samples, num: int, over: str) -> float:
+    """Sum of the squared weights with which micro-batches enter the mean loss minus the loss at the start.
+
+    The sampler's loader gives the micro-batches of ``init_loss`` first, and, seeded alike, the same ones to the
+    chain, over and over when they run out. Where it cannot be known which draws these are (a selection, no record of
+    the dataset's length), all are taken as different.
+
+    Parameters
+    ----------
+    run : Samples
+        For its settings.
+    num : int
+        How many draws or steps are averaged.
+    over : {"draws", "steps"}
+        Which of the two.
+
+    Returns
+    -------
+    float
+    """
+    accumulation = _accumulation(run)
+    num_init = int(run.setting("num_init_loss_batches")) * accumulation
+    apart = 1 / (num * accumulation) + 1 / num_init
+    burnin, between = run.setting("num_burnin_steps"), run.setting("num_steps_bw_draws")
+    draws, length = run.setting("num_draws"), dig(run.metadata, "provenance.dataset.length")
+    batch_size = run.setting("batch_size")
+    if any(s is None for s in (burnin, between, draws, length, batch_size)):
+        return apart
+    total = burnin + draws * between
+    if over == "draws" and num == draws:
+        steps = burnin + between * np.arange(draws)
+    elif over == "steps" and num in (total, total - burnin):
+        steps = np.arange(total - num, total)
+    else:
+        return apart
+    per_pass = max(1, int(length) // int(batch_size))
+    weights = np.zeros(per_pass)
+    for k in range(accumulation):
+        np.add.at(weights, (steps * accumulation + k) % per_pass, 1 / (num * accumulation))
+    np.add.at(weights, np.arange(num_init) % per_pass, -1 / num_init)
+    return float((weights**2).sum())
+
+
+def init_loss_variance(run: Samples, task: str) -> tuple[float, float]:
+    """Variance (nat^2) of the mean of ``init_loss`` over the choice of its rows, and its degrees of freedom.
+
+    From the spread of the sampling task's fixed rows (at the start where that was kept, else at the first draw), and
+    the number of rows that ``init_loss`` was averaged over; none where these are all rows of the dataset.
+
+    Parameters
+    ----------
+    run : Samples
+        The run whose ``init_loss`` it is.
+    task : str
+        Id of the sampling task.
+
+    Raises
+    ------
+    MissingVariableError
+        The number of rows is not recorded.
+    """
+    batches, batch_size = run.setting("num_init_loss_batches"), run.setting("batch_size")
+    if batches is None or batch_size is None:
+        raise MissingVariableError(
+            "The noise of init_loss cannot be known.",
+            expected="metadata.config.sampler.num_init_loss_batches and .batch_size",
+            remedy="Use baseline='observable', or add the settings to the tree's metadata.",
+        )
+    name = f"init_loss_{task}"
+    array = run.variable(name, (f"batch_{task}", "token_pos")) if name in run.dataset else run.loss(task)[0, 0]
+    rows = np.asarray(array.values, dtype=np.float64).mean(axis=1)
+    if rows.size < 2:
+        return 0.0, 1.0
+    count = int(batches) * int(batch_size) * _accumulation(run)
+    length = dig(run.metadata, "provenance.dataset.length")
+    seen = count / (int(length) // int(batch_size) * int(batch_size)) if length is not None else 0.0
+    return float(rows.var(ddof=1)) / count * max(0.0, 1 - seen), float(rows.size - 1)
+
+
+def susceptibility_variance(
+    moments: Moments,
+    reference: Moments,
+    obs_id: str,
+    *,
+    init: float,
+    init_noise: tuple[float, float],
+    sus: F64,
+    gap: F64,
+    gap_full: F64,
+) -> tuple[F64, F64]:
+    """Variance of the susceptibilities of one restriction to an observable's tokens.
+
+    The estimator is linearised in the draws of both runs, ``phi (u - l - gap_full)`` in the restricted one and
+    ``-E_C[phi] (u - l - gap_full)`` in ``full``, and in the loss at the start, ``gap_full - gap``; the draws by batch
+    means.
+
+    Parameters
+    ----------
+    moments, reference : Moments
+        Of the restriction and of ``full``.
+    obs_id : str
+        The probe.
+    init : float
+        Loss at the start (nat).
+    init_noise : tuple of float
+        Its variance and degrees of freedom.
+    sus, gap, gap_full : array, shape (batch, token)
+        The susceptibilities, and the mean of u - l under the restriction and under ``full``.
+
+    Returns
+    -------
+    variance, dof : array of float64, shape (batch, token)
+        And the degrees of freedom of the sum (Welch-Satterthwaite).
+    """
+    mean_phi = float(moments.trace.mean()) - init
+    parts: list[tuple[F64, float]] = []
+    gap_variance = np.zeros_like(sus)
+    for run, own_gap in ((moments, gap), (reference, gap_full)):
+        total, gap_total = np.zeros_like(sus), np.zeros_like(sus)
+        for members in map(list, run.batches):
+            u = np.concatenate([run.trace[c, cut] for c, cut in (run.groups[g] for g in members)])
+            sums = run.sums[obs_id][members].sum(axis=0)
+            if run is moments:
+                phi = u - init
+                products = run.products[obs_id][members].sum(axis=0) + (run.centre - init) * sums
+                part = (phi * u).sum() - products - phi.sum() * gap_full - u.size * sus
+            else:
+                part = -mean_phi * (u.sum() - sums - u.size * gap_full)
+            total += part**2
+            gap_total += (u.sum() - sums - u.size * own_gap) ** 2
+        count = len(run.batches)
+        scale = count / (count - 1) / run.count**2
+        parts.append((total * scale, count - 1))
+        gap_variance += gap_total * scale
+    parts.append((init_noise[0] * (gap - gap_full) ** 2, init_noise[1]))
+    plain = np.sum([variance for variance, _ in parts], axis=0)
+    below = np.sum([variance**2 / dof for variance, dof in parts], axis=0)
+    dof = np.divide(plain**2, below, out=np.full_like(plain, np.inf), where=below > 0)
+    # Both phi and the gaps are estimates: the product of their errors was counted in two of the parts.
+    return np.maximum(plain - init_noise[0] * gap_variance, plain / 2), dof
+
+
+def merge_groups(num_chains: int, num_draws: int, per_chain: int, time: float) -> tuple[tuple[int, ...], ...]:
+    """Put neighbouring groups of a chain together until they are long enough for the autocorrelation time.
+
+    Parameters
+    ----------
+    num_chains, num_draws : int
+        Chains, and draws of each.
+    per_chain : int
+        Groups per chain; groups are numbered chain after chain.
+    time : float
+        Autocorrelation time, in draws.
+
+    Returns
+    -------
+    tuple of tuples of int
+        The groups of each batch.
+    """
+    pieces = max(1, min(per_chain, num_draws // batch_length(num_chains, num_draws, time)))
+    bounds = np.linspace(0, per_chain, pieces + 1).round().astype(int)
+    return tuple(
+        tuple(range(c * per_chain + a, c * per_chain + b)) for c in range(num_chains) for a, b in pairwise(bounds)
+    )
+
+
+def average_product_se(first: F32, second: F32, width: int, groups: Sequence[slice], *, covariance: bool) -> F32:
+    """Standard error of products averaged over both positions of each pair of sequences; see `product_se`.
+
+    Parameters
+    ----------
+    first, second : array of float32, shape (observation, sequence * width)
+        Standardised columns.
+    width : int
+        Tokens per sequence.
+    groups : sequence of slice
+        Batches of observations.
+    covariance : bool
+        The columns were scaled for covariances.
+
+    Returns
+    -------
+    array of float32, shape (sequence of first, sequence of second)
+    """
+    count = first.shape[0]
+    n1, n2 = first.shape[1] // width, second.shape[1] // width
+    a, b = (x.reshape(count, -1, width) for x in (first, second))
+    mean_a, mean_b = a.mean(axis=2), b.mean(axis=2)
+    squares = [
+        np.array([np.einsum("ixt,ixt->xt", x[g], x[g]) for g in groups], dtype=np.float32) / (2 * width) for x in (a, b)
+    ]
+    result = np.empty((n1, n2), dtype=np.float32)
+    for i in range(n1):
+        product = (a[:, i].T @ second).reshape(width, n2, width)
+        over_q, over_p = product.mean(axis=2), product.mean(axis=0)  # (p, n2), (n2, q)
+        total: Any = np.zeros(n2, dtype=np.float32)
+        for k, group in enumerate(groups):
+            part = mean_a[group, i] @ mean_b[group]
+            if covariance:
+                part -= over_p.mean(axis=1) * np.float32((group.stop - group.start) / count)
+            else:
+                part -= squares[0][k, i] @ over_q + np.einsum("jq,jq->j", squares[1][k], over_p)
+            total += part * part
+        result[i] = np.sqrt(total * np.float32(len(groups) / (len(groups) - 1)))
+    return result
