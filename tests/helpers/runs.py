@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
+from hypothesis import strategies as st
+
 from devinterp.testing import StoreRecipe, make_tree
 from devinterp.testing.strategies import recipes
-from hypothesis import strategies as st
 
 LOSSES = ("init_loss", "sampling_loss", "step_loss", "loss_")
 

@@ -7,11 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 import xarray as xr
-from devinterp.slt import _kernels
-from devinterp.slt.bif import compute_bif
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from runs import a_run, assign, observables, runs
+
+from devinterp.slt import _kernels
+from devinterp.slt.bif import compute_bif
 
 few = settings(max_examples=20)
 TOLERANCE = 1e-5

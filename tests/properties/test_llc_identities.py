@@ -5,13 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import xarray as xr
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from runs import assign, observables, runs
+
 from devinterp.errors import ChainFailedWarning
 from devinterp.slt.llc import compute_llc
 from devinterp.testing import make_tree
 from devinterp.testing.strategies import recipes
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from runs import assign, observables, runs
 
 pytestmark = pytest.mark.filterwarnings("error")
 few = settings(max_examples=25)

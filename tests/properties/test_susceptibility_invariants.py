@@ -6,10 +6,11 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
-from devinterp.slt.susceptibilities import compute_susceptibilities
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from runs import observables, runs
+
+from devinterp.slt.susceptibilities import compute_susceptibilities
 
 few = settings(max_examples=15)
 STUDIES = runs("study", min_members=2, long=False)
