@@ -65,7 +65,8 @@ class Moments:
         from devinterp.slt.uncertainty import autocorrelation_time, merge_groups
 
         time = max(autocorrelation_time(self.trace), autocorrelation_time(self.sample))
-        return merge_groups(*self.trace.shape, len(self.groups) // self.trace.shape[0], time)
+        num_chains, num_draws = self.trace.shape
+        return merge_groups(num_chains, num_draws, len(self.groups) // num_chains, time)
 
     @property
     def count(self) -> int:

@@ -277,7 +277,7 @@ def _init_rows(run: Samples, task: str | None, selection: ChainSelection) -> npt
         array = run.variable(name, (f"batch_{task}", "token_pos"))
         if array.sizes[f"batch_{task}"] != run.dataset.sizes[f"batch_{task}"]:
             raise ProvenanceError(f"{name} and loss_{task} have different rows.")
-    rows = np.asarray(array.values, dtype=np.float64).mean(axis=1)
+    rows: npt.NDArray[np.float64] = np.asarray(array.values, dtype=np.float64).mean(axis=1)
     if not np.isfinite(rows).all():
         raise DataError(
             f"The loss at the start{f' of the run {run.label!r}' if run.label else ''} is not finite.",

@@ -54,11 +54,12 @@ def autocorrelation_time(series: npt.NDArray[Any]) -> float:
     """
     from arviz_stats.base.array import array_stats
 
+    stats: Any = array_stats  # not typed
     wide = np.atleast_3d(series).astype(np.float64)
     varies = np.ptp(wide, axis=(0, 1)) > 0
     if wide.shape[1] < 4 or not varies.any():
         return 1.0
-    ess = np.asarray(array_stats.ess(wide[:, :, varies], chain_axis=0, draw_axis=1, method="mean"))
+    ess = np.asarray(stats.ess(wide[:, :, varies], chain_axis=0, draw_axis=1, method="mean"))
     ess = ess[np.isfinite(ess) & (ess > 0)]
     return max(1.0, float(np.quantile(wide.shape[0] * wide.shape[1] / ess, 0.9))) if ess.size else 1.0
 

@@ -1,0 +1,267 @@
+"""The strongest partners of every token or sequence, without the matrix of all pairs.
+
+Memory: the losses, one tile, and k partners per query. Left out are pairs that say nothing: a token with itself, two
+tokens of one sequence, and tokens in a prefix that two sequences share, which have the very same loss in both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import xarray as xr
+
+from devinterp.errors import SettingError
+from devinterp.slt._bif_plan import Plan
+from devinterp.slt._bif_tiles import Operands
+from devinterp.slt._chains import warn_excluded
+from devinterp.slt._kernels import F32, matrix_product, product_se
+from devinterp.slt._losses import LossMatrix, Reduce
+from devinterp.slt._results import label_result, schema_id
+from devinterp.slt._samples import Tree
+
+__all__ = ["compute_bif_topk", "topk_of_plan"]
+
+ROW_SERIES, COLUMN_SERIES = 1024, 4096
+NOISE_SERIES = 64
+
+
+def compute_bif_topk(
+    samples: Tree,
+    k: int,
+    *,
+    correlation_method: Literal["token", "sequence"] = "token",
+    reduce_chain_dimension_method: Reduce = "stack",
+    loss_keys: Literal["all"] | Sequence[str] = "all",
+    batch_index_range_1: str | Sequence[int] = "all",
+    batch_index_range_2: str | Sequence[int] = "all",
+    device: Any = None,
+    allow_partial: bool = False,
+) -> xr.Dataset:
+    """Find the k strongest positive and negative partners of every query.
+
+    Parameters
+    ----------
+    samples : DataTree or Dataset
+        What ``sample()`` returned, or a selection of it.
+    k : int
+        Partners of each sign.
+    correlation_method, reduce_chain_dimension_method, loss_keys, device, allow_partial
+        As in `devinterp.slt.bif.compute_bif`.
+    batch_index_range_1, batch_index_range_2 : "all", str, or sequence of int
+        The queries, and the corpus that partners come from.
+
+    Returns
+    -------
+    xarray.Dataset
+        Schema ``devinterp/bif_topk@1``. ``influences`` (batch_1, target_position, sign, rank) float32, strongest
+        first, and beside it ``partner_batch``, ``partner_position`` and ``partner_token`` int64; for sequences
+        (batch_1, sign, rank) and ``partner_batch`` alone. NaN and -1 where there are fewer than k. Attributes
+        ``effective_draws`` (of a correlation between unrelated losses, autocorrelation included), ``noise_floor``
+        (what 95 % of unrelated pairs stay below) and ``noise_floor_strongest`` (what the strongest of that many
+        unrelated partners stays below, in 95 % of queries).
+
+    Raises
+    ------
+    SettingError
+        ``k`` is not positive.
+
+    Notes
+    -----
+    Left out: pairs within one sequence; and of two sequences that begin alike, every pair with a token of the shared
+    beginning, since that token has the same context, hence the same loss, in both. Sequences that are identical are
+    left out as wholes.
+    """
+    plan = Plan.of(
+        samples,
+        method=correlation_method,
+        reduce=reduce_chain_dimension_method,
+        loss_keys=loss_keys,
+        first=batch_index_range_1,
+        second=batch_index_range_2,
+        average=False,
+        covariance=False,
+        batch_size=32,
+        allow_partial=allow_partial,
+    )
+    return topk_of_plan(plan, k, device=device)
+
+
+def topk_of_plan(plan: Plan, k: int, *, device: Any = None) -> xr.Dataset:
+    """As `compute_bif_topk`, from arguments that are checked already."""
+    if k < 1:
+        raise SettingError("top_k must be positive.", expected="at least 1", found=k)
+    losses = plan.load()
+    warn_excluded(plan.run, losses.selection, stacklevel=4)
+    from devinterp.slt.uncertainty import batch_groups
+
+    groups = batch_groups(losses.values, losses.num_chains)
+    operands = Operands.of(plan, losses, se=False, device=device)
+    ids = plan.input_ids()
+    tokens = losses.width
+    best = {sign: Strongest.empty(operands.first.shape[1], k) for sign in (1, -1)}
+    step = (max(1, ROW_SERIES // tokens), max(1, COLUMN_SERIES // tokens))
+    for i in range(0, plan.first.size, step[0]):
+        rows = slice(i, min(i + step[0], plan.first.size))
+        for j in range(i if operands.symmetric else 0, plan.second.size, step[1]):
+            columns = slice(j, min(j + step[1], plan.second.size))
+            tile = _tile(operands, rows, columns, tokens)
+            _leave_out(tile, plan.first[rows], plan.second[columns], ids, tokens, plan.by_token)
+            for sign, strongest in best.items():
+                strongest.add(tile if sign > 0 else -tile, rows.start * tokens, columns.start * tokens)
+            if operands.symmetric and columns.stop > rows.stop:
+                # What lies right of the diagonal block serves the other sequences as queries too.
+                ahead = max(rows.stop, columns.start)
+                mirrored = np.ascontiguousarray(tile[:, (ahead - columns.start) * tokens :].T)
+                for sign, strongest in best.items():
+                    strongest.add(mirrored if sign > 0 else -mirrored, ahead * tokens, rows.start * tokens)
+    return _result(plan, k, ids, operands, losses, best, _noise(operands, groups))
+
+
+@dataclass
+class Strongest:
+    """The k largest positive values seen so far of every query, and where they came from.
+
+    Attributes
+    ----------
+    values : array of float32, shape (query, k)
+        Descending; 0 where there is none yet.
+    partners : array of int64, shape (query, k)
+        Series of the corpus; -1 where there is none yet.
+    """
+
+    values: F32
+    partners: npt.NDArray[np.int64]
+    k: int = field(default=1)
+
+    @classmethod
+    def empty(cls, queries: int, k: int) -> Strongest:
+        """Nothing seen yet."""
+        return cls(np.zeros((queries, k), dtype=np.float32), np.full((queries, k), -1, dtype=np.int64), k)
+
+    def add(self, tile: F32, first_query: int, first_partner: int) -> None:
+        """Take in a tile, (query, partner); NaN is passed over."""
+        at = slice(first_query, first_query + tile.shape[0])
+        with np.errstate(invalid="ignore"):
+            candidate = tile > self.values[at, -1:]
+            if np.count_nonzero(candidate) > 8 * self.k * tile.shape[0] and tile.shape[1] > self.k:
+                # Early on half of all values would do: take each query's own k-th largest for the threshold.
+                known = np.where(candidate, tile, np.float32(0))
+                candidate &= tile >= np.partition(known, -self.k, axis=1)[:, -self.k, None]
+        where = np.flatnonzero(candidate)
+        if where.size == 0:
+            return
+        query, partner = np.divmod(where, tile.shape[1])
+        value = tile.ravel()[where]
+        order = np.lexsort((partner, -value, query))
+        query, partner, value = query[order], partner[order], value[order]
+        touched, start, count = np.unique(query, return_index=True, return_counts=True)
+        rank = np.arange(query.size) - np.repeat(start, count)
+        kept = rank < self.k
+        line = np.repeat(np.arange(touched.size), count)[kept]
+        new_values = np.zeros((touched.size, self.k), dtype=np.float32)
+        new_partners = np.full((touched.size, self.k), -1, dtype=np.int64)
+        new_values[line, rank[kept]] = value[kept]
+        new_partners[line, rank[kept]] = partner[kept] + first_partner
+        rows = first_query + touched
+        values = np.concatenate([self.values[rows], new_values], axis=1)
+        partners = np.concatenate([self.partners[rows], new_partners], axis=1)
+        best = np.argsort(-values, axis=1, kind="stable")[:, : self.k]
+        self.values[rows] = np.take_along_axis(values, best, axis=1)
+        self.partners[rows] = np.take_along_axis(partners, best, axis=1)
+
+
+def _tile(operands: Operands, rows: slice, columns: slice, tokens: int) -> F32:
+    first = operands.first[:, rows.start * tokens : rows.stop * tokens]
+    second = operands.second[:, columns.start * tokens : columns.stop * tokens]
+    return matrix_product(first, second, bound=1.0, device=operands.device)
+
+
+def _leave_out(
+    tile: F32,
+    first: npt.NDArray[np.int64],
+    second: npt.NDArray[np.int64],
+    ids: npt.NDArray[np.int64],
+    tokens: int,
+    by_token: bool,
+) -> None:
+    """Put NaN where a pair says nothing, in place."""
+    wide = tile.reshape(first.size, tokens, second.size, tokens)
+    alike = np.logical_and.accumulate(ids[first][:, None, :] == ids[second][None, :, :], axis=2).sum(axis=2)
+    own = (first[:, None] == second[None, :]) | (alike == ids.shape[1])
+    for i, j in np.argwhere(own):
+        wide[i, :, j, :] = np.nan
+    if not by_token:
+        return
+    # Token p (from 0) is predicted at p + 1, so its loss is shared where the first p + 2 tokens are.
+    shared = np.where(own, 0, np.clip(alike - 1, 0, tokens))
+    longest = int(shared.max(initial=0))
+    if longest:
+        inside = np.arange(longest) < shared[:, :, None]  # (first, second, token)
+        wide[:, :longest][inside.transpose(0, 2, 1)] = np.nan
+        np.copyto(wide[..., :longest], np.nan, where=inside[:, None, :, :])
+
+
+def _noise(operands: Operands, groups: list[slice]) -> float:
+    """Effective number of draws of a correlation between unrelated losses, by batch means over a sample of pairs."""
+    from devinterp.slt.uncertainty import sample_of
+
+    first = operands.first[:, np.linspace(0, operands.first.shape[1] - 1, NOISE_SERIES).round().astype(int)]
+    second = operands.second[:, sample_of(operands.second.shape[1])]
+    product = first.T @ second
+    spread = product_se(first, second, product, groups, covariance=False)
+    related = np.abs(product) > 0.9  # a loss with itself, or a constant one (spread 0)
+    null = (spread / np.where(related, 1, 1 - product**2))[~related & (spread > 0)]
+    count = float(first.shape[0])
+    return min(count, 1 + 1 / float((null.astype(np.float64) ** 2).mean())) if null.size else count
+
+
+def _floor(effective: float, pairs: int) -> float:
+    """Correlation that the largest of ``pairs`` unrelated ones stays below with 95 % (Fisher's z)."""
+    from scipy import special  # type: ignore[import-untyped]  # ships no types
+
+    z = -float(special.ndtri(0.05 / (2 * pairs)))
+    return float(np.tanh(z / np.sqrt(max(1.0, effective - 3))))
+
+
+def _result(
+    plan: Plan,
+    k: int,
+    ids: npt.NDArray[np.int64],
+    operands: Operands,
+    losses: LossMatrix,
+    best: dict[int, Strongest],
+    effective: float,
+) -> xr.Dataset:
+    tokens = losses.width
+    shape = (plan.first.size, tokens, k) if plan.by_token else (plan.first.size, k)
+    partners = np.stack([s.partners.reshape(shape) for s in best.values()], axis=-2)
+    values = np.stack([sign * s.values.reshape(shape) for sign, s in best.items()], axis=-2)
+    found = partners >= 0
+    values[~found] = np.nan
+    sequence = np.where(found, plan.second[np.maximum(partners, 0) // tokens], -1)
+    dims = ("batch_1", "target_position", "sign", "rank") if plan.by_token else ("batch_1", "sign", "rank")
+    data: dict[str, Any] = {"influences": (dims, values), "partner_batch": (dims, sequence)}
+    coords: dict[str, Any] = {"batch_1": plan.first, "sign": np.array(list(best), dtype=np.int64)}
+    if plan.by_token:
+        position = np.maximum(partners, 0) % tokens
+        labels = plan.target_positions()
+        data["partner_position"] = (dims, np.where(found, labels[position], -1))
+        data["partner_token"] = (dims, np.where(found, ids[np.maximum(sequence, 0), labels[position]], -1))
+        coords["target_position"] = labels
+    data["input_ids"] = (("batch", "position"), ids)
+    corpus = operands.second.shape[1]
+    attrs = {
+        **operands.attrs,
+        "devinterp_schema": schema_id("bif_topk"),
+        "top_k": k,
+        "effective_draws": round(effective, 3),
+        "noise_floor": round(_floor(effective, 1), 6),
+        "noise_floor_strongest": round(_floor(effective, corpus), 6),
+    }
+    for setting in ("average_tokenwise_bif", "compute_covariance"):
+        attrs.pop(setting)
+    return label_result(xr.Dataset(data, coords=coords), "bif_topk", attrs=attrs)
