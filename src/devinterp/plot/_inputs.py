@@ -1,0 +1,132 @@
+"""What a picture is given: a run, a study, or a result that was computed already."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from devinterp.errors import MissingVariableError, SettingError
+from devinterp.slt._chains import known_states
+from devinterp.slt._samples import Samples, Tree, is_samples, study_members
+
+__all__ = ["as_bif", "as_llc", "as_susceptibilities", "chain_failures", "kind_of", "one_run"]
+
+
+def kind_of(obj: Any) -> str:
+    """Return what a tree or dataset holds: samples, study, llc, bif, bif_topk, susceptibilities or unknown."""
+    if not isinstance(obj, xr.DataTree | xr.Dataset):
+        raise SettingError(
+            "A picture is made of a tree or a dataset.",
+            expected="an xarray.DataTree or xarray.Dataset",
+            found=type(obj).__name__,
+        )
+    names = set(map(str, obj.data_vars))
+    if "llc_mean" in names:
+        return "llc"
+    if "influences" in names:
+        declared = str(obj.attrs.get("devinterp_schema", ""))
+        return "bif_topk" if "bif_topk" in declared else "bif"
+    if "sus" in names or (isinstance(obj, xr.DataTree) and "susceptibilities" in obj.children):
+        return "susceptibilities"
+    if is_samples(obj):
+        return "samples"
+    return "study" if study_members(obj) else "unknown"
+
+
+def _refuse(obj: Any, wanted: str) -> MissingVariableError:
+    return MissingVariableError(
+        f"There is nothing here to draw {wanted} from.",
+        expected="what sample() or the analysis of it returns",
+        found=f"{kind_of(obj)} with the variables {sorted(map(str, obj.data_vars))[:12]}",
+    )
+
+
+def one_run(obj: Tree) -> Samples:
+    """Return the run of a samples tree; of a study, the run ``full``."""
+    kind = kind_of(obj)
+    if kind == "samples":
+        return Samples.of(obj, allow_partial=True)
+    members = study_members(obj) if kind == "study" else None
+    if not members:
+        raise _refuse(obj, "losses")
+    name = "full" if "full" in members else next(iter(members))
+    return Samples.of(members[name], label=name, allow_partial=True)
+
+
+def chain_failures(run: Samples) -> dict[int, str]:
+    """Return why each chain that did not complete did not, by position."""
+    size = next((int(v.sizes["chain"]) for v in run.dataset.data_vars.values() if "chain" in v.dims), 0)
+    return {c: reason for c, reason in enumerate(known_states(run, size)[1]) if reason is not None}
+
+
+def as_llc(obj: Tree, **options: Any) -> xr.Dataset:
+    """Return an LLC result, computed with ``options`` where ``obj`` is a run or a study.
+
+    The fixed rows of the sampling task come first: they have far less noise than minibatches.
+    """
+    kind = kind_of(obj)
+    if kind == "llc":
+        return obj.to_dataset() if isinstance(obj, xr.DataTree) else obj
+    if kind not in ("samples", "study"):
+        raise _refuse(obj, "an LLC")
+    from devinterp.slt.llc import compute_llc
+
+    options.setdefault("ci", 0.9)
+    if "over" not in options:
+        options["over"] = best_average(obj)
+    return compute_llc(obj, **options)
+
+
+def best_average(obj: Tree | Mapping[str, Tree]) -> Any:
+    """Return ``"observable"`` where every run has the sampling task's rows at the start, else ``"draws"``."""
+    members = study_members(obj)
+    runs = [Samples.of(t, label=n, allow_partial=True) for n, t in (members or {"": obj}).items()]  # type: ignore[dict-item]
+    for run in runs:
+        task = run.sampling_task()
+        if task is None or f"init_loss_{task}" not in run.dataset:
+            return "draws"
+    return "observable"
+
+
+def as_bif(obj: Tree, **options: Any) -> xr.Dataset:
+    """Return a BIF result, computed with ``options`` where ``obj`` is a run (of a study: ``full``)."""
+    kind = kind_of(obj)
+    if kind in ("bif", "bif_topk"):
+        return obj.to_dataset() if isinstance(obj, xr.DataTree) else obj
+    if kind not in ("samples", "study"):
+        raise _refuse(obj, "influences")
+    from devinterp.slt.bif import compute_bif
+
+    members = study_members(obj)
+    run = obj if members is None else members.get("full", next(iter(members.values())))
+    return compute_bif(run, **options)
+
+
+def as_susceptibilities(obj: Tree, **options: Any) -> tuple[xr.Dataset, xr.Dataset | None]:
+    """Return the susceptibilities and, where they are at hand, their tokens (``/context``)."""
+    kind = kind_of(obj)
+    if kind == "study" and isinstance(obj, xr.DataTree):
+        from devinterp.slt.susceptibilities import compute_susceptibilities
+
+        obj, kind = compute_susceptibilities(obj, **options), "susceptibilities"
+    if kind != "susceptibilities":
+        raise _refuse(obj, "susceptibilities")
+    if isinstance(obj, xr.Dataset):
+        return obj, None
+    if "sus" in obj.data_vars:
+        siblings = obj.parent.children if obj.parent is not None else {}
+        context = siblings.get("context")
+        return obj.to_dataset(), None if context is None else context.to_dataset()
+    context = obj.children.get("context")
+    return obj["susceptibilities"].to_dataset(), None if context is None else context.to_dataset()
+
+
+def observable_names(dataset: xr.Dataset) -> list[str]:
+    """Return the names behind ``dataset_id``."""
+    names = dataset.attrs.get("dataset_id_to_name")
+    if names is None:
+        return [str(i) for i in range(int(np.max(dataset["dataset_id"].values, initial=0)) + 1)]
+    return [str(n) for n in names]

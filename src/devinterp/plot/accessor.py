@@ -1,0 +1,84 @@
+"""``tree.devinterp.plot``: every picture, by one line into its function."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import xarray as xr
+
+from devinterp.errors import SettingError
+from devinterp.plot._inputs import kind_of
+from devinterp.plot.influence import influence_matrix, token_influence
+from devinterp.plot.llc import llc_estimates
+from devinterp.plot.metrics import sgld_metrics
+from devinterp.plot.susceptibility import susceptibility_classes, susceptibility_pca, susceptibility_text
+from devinterp.plot.traces import loss_traces
+
+__all__ = ["PlotAccessor"]
+
+
+class PlotAccessor:
+    """Pictures of a run, a study or a result.
+
+    Every method takes ``ax=`` (a new figure otherwise) and returns matplotlib artists; a run or a study is analysed
+    first, with the arguments that the picture does not know itself.
+
+    Parameters
+    ----------
+    obj : DataTree or Dataset
+        What ``sample()`` or an analysis returned.
+    """
+
+    def __init__(self, obj: xr.DataTree | xr.Dataset) -> None:
+        self._obj = obj
+
+    def __call__(self, **options: Any) -> Any:
+        """Draw what fits the kind: traces of a run, the LLC of a study, the matrix of an influence, classes."""
+        kind = kind_of(self._obj)
+        known = {
+            "samples": self.traces,
+            "study": self.llc,
+            "llc": self.llc,
+            "bif": self.influence,
+            "susceptibilities": self.susceptibilities,
+        }
+        if kind not in known:
+            raise SettingError("There is no picture of this.", expected=f"one of {sorted(known)}", found=kind)
+        return known[kind](**options)
+
+    def traces(self, **options: Any) -> Any:
+        """Draw loss traces; see `devinterp.plot.traces.loss_traces`."""
+        return loss_traces(self._obj, **options)
+
+    def llc(self, **options: Any) -> Any:
+        """Draw the LLC per chain, over restrictions or over checkpoints; see `devinterp.plot.llc.llc_estimates`."""
+        return llc_estimates(self._obj, **options)
+
+    def influence(self, **options: Any) -> Any:
+        """Draw the influence between sequences; see `devinterp.plot.influence.influence_matrix`."""
+        return influence_matrix(self._obj, **options)
+
+    def token_influence(self, batch_1: int, batch_2: int, **options: Any) -> Any:
+        """Draw the influence between the tokens of a pair; see `devinterp.plot.influence.token_influence`."""
+        return token_influence(self._obj, batch_1, batch_2, **options)
+
+    def susceptibilities(self, classes: Any = None, **options: Any) -> Any:
+        """Draw restrictions by token classes; see `devinterp.plot.susceptibility.susceptibility_classes`."""
+        return susceptibility_classes(self._obj, classes, **options)
+
+    def susceptibility_text(self, observable: str | None = None, batch: int = 0, **options: Any) -> Any:
+        """Draw restrictions along a text; see `devinterp.plot.susceptibility.susceptibility_text`."""
+        return susceptibility_text(self._obj, observable, batch, **options)
+
+    def pca(self, show: Any = "restrictions", **options: Any) -> Any:
+        """Draw principal components; see `devinterp.plot.susceptibility.susceptibility_pca`."""
+        return susceptibility_pca(self._obj, show, **options)
+
+    def metrics(self, quantity: Any = None, **options: Any) -> Any:
+        """Draw the SGLD diagnostics; see `devinterp.plot.metrics.sgld_metrics`."""
+        return sgld_metrics(self._obj, quantity, **options)
+
+    def __repr__(self) -> str:
+        kind = kind_of(self._obj)
+        names = [n for n in dir(self) if not n.startswith("_")]
+        return f"<pictures of {kind}: {', '.join(f'.{n}()' for n in names)}>"

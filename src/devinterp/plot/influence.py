@@ -1,0 +1,223 @@
+"""Influence: the matrix between sequences, and from token to token within a pair of them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import xarray as xr
+
+from devinterp.errors import MissingVariableError, SettingError
+from devinterp.plot._inputs import as_bif
+from devinterp.plot.style import DIVERGING, add_colorbar, new_axes, symmetric_limit, thin_labels
+from devinterp.plot.token_text import drawable, token_strings
+from devinterp.slt._samples import Tree
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.image import AxesImage
+
+__all__ = ["influence_matrix", "token_influence"]
+
+
+def influence_matrix(
+    obj: Tree, *, ax: Axes | None = None, vmax: float | None = None, colorbar: bool = True, **options: Any
+) -> AxesImage:
+    """Draw the influence between sequences, the observables marked.
+
+    Parameters
+    ----------
+    obj : DataTree or Dataset
+        A result of ``compute_bif``; one between tokens is averaged over both positions. A run is analysed first, with
+        ``correlation_method="sequence"`` and ``options``.
+    ax : matplotlib.axes.Axes, optional
+        Where to draw; a new figure by default.
+    vmax : float, optional
+        End of the symmetric scale; by default what covers 99.5 % of the magnitudes off the diagonal.
+    colorbar : bool
+        Whether to draw the scale.
+    **options
+        Passed to ``compute_bif``.
+
+    Returns
+    -------
+    AxesImage
+        Rows are ``batch_1``, columns ``batch_2``.
+    """
+    options.setdefault("correlation_method", "sequence")
+    result = as_bif(obj, **options)
+    matrix = result["influences"]
+    if not {"batch_1", "batch_2"} <= set(matrix.dims):
+        raise MissingVariableError(
+            "There is no influence between sequences to draw.",
+            expected="the dimensions (batch_1, batch_2)",
+            found=tuple(map(str, matrix.dims)),
+            remedy="Select positions, not sequences.",
+        )
+    averaged = [d for d in matrix.dims if d not in ("batch_1", "batch_2")]
+    values = np.asarray(matrix.mean(averaged).transpose("batch_1", "batch_2").values, dtype=float)
+    first, second = (_labels(result, dim, size) for dim, size in zip(("batch_1", "batch_2"), values.shape, strict=True))
+    other = first[:, None] != second[None, :]  # a sequence's influence on itself would set the scale
+    limit, beyond = symmetric_limit(values[other] if other.any() else values, limit=vmax)
+    ax = new_axes(ax, (4.9, 4.2))
+    image = ax.imshow(values, cmap=DIVERGING, vmin=-limit, vmax=limit, aspect="auto", interpolation="nearest")
+    _mark_observables(ax, result, first, second)
+    ax.set_xlabel("sequence (batch_2)")
+    ax.set_ylabel("sequence (batch_1)")
+    if colorbar:
+        add_colorbar(ax, image, _scale_label(result), beyond=beyond)
+    return image
+
+
+def token_influence(
+    obj: Tree,
+    batch_1: int,
+    batch_2: int,
+    *,
+    tokenizer: Any = None,
+    ax: Axes | None = None,
+    vmax: float | None = None,
+    colorbar: bool = True,
+    **options: Any,
+) -> AxesImage:
+    """Draw the influence from token to token of a pair of sequences, with the tokens on the axes.
+
+    Parameters
+    ----------
+    obj : DataTree or Dataset
+        A result of ``compute_bif`` between tokens, or a run, of which then only this pair is analysed.
+    batch_1, batch_2 : int
+        The sequences, as indices into the concatenated observables (the result's coordinates).
+    tokenizer : optional
+        See `devinterp.plot.token_text.token_strings`; without it token ids stand on the axes.
+    ax, vmax, colorbar, **options
+        As in `influence_matrix`.
+
+    Returns
+    -------
+    AxesImage
+        Rows are tokens of ``batch_1``, columns of ``batch_2``.
+    """
+    if "influences" not in obj.data_vars:
+        options |= {"batch_index_range_1": [batch_1], "batch_index_range_2": [batch_2]}
+    result = as_bif(obj, **options)
+    if "target_position" not in result["influences"].dims:
+        raise MissingVariableError(
+            "There is no influence between tokens to draw.",
+            expected="the dimensions target_position and target_position_T",
+            found=tuple(map(str, result["influences"].dims)),
+            remedy='Compute it between tokens: correlation_method="token", average_tokenwise_bif=False.',
+        )
+    picked = {dim: _position(result, dim, index) for dim, index in (("batch_1", batch_1), ("batch_2", batch_2))}
+    pair = result["influences"].isel(picked).transpose("target_position", "target_position_T")
+    values = np.asarray(pair.values, dtype=float)
+    rows, columns = (
+        drawable(_target_tokens(result, index, dim, tokenizer))
+        for index, dim in ((batch_1, "target_position"), (batch_2, "target_position_T"))
+    )
+    same = np.eye(*values.shape, dtype=np.bool_) if batch_1 == batch_2 else np.zeros(values.shape, dtype=np.bool_)
+    limit, beyond = symmetric_limit(values[~same] if (~same).any() else values, limit=vmax)
+    side = float(np.clip(0.115 * max(values.shape), 3.4, 12.0))
+    ax = new_axes(ax, (side + 1.6, side + 0.9))
+    image = ax.imshow(values, cmap=DIVERGING, vmin=-limit, vmax=limit, aspect="auto", interpolation="nearest")
+    size = float(np.clip(72 * side / max(values.shape) * 0.85, 4.5, 8.0))
+    most = int(72 * side / (size * 1.1))
+    at, shown = thin_labels(rows, most)
+    ax.set_yticks(at, shown, fontsize=size, parse_math=False, family="DejaVu Sans")
+    at, shown = thin_labels(columns, most)
+    ax.set_xticks(at, shown, fontsize=size, rotation=90, parse_math=False, family="DejaVu Sans")
+    ax.tick_params(length=0, pad=1.5)
+    ax.spines[["left", "bottom"]].set_visible(False)
+    ax.set_ylabel(f"predicted token of {_describe(result, batch_1)}", parse_math=False)
+    ax.set_xlabel(f"predicted token of {_describe(result, batch_2)}", parse_math=False)
+    if colorbar:
+        add_colorbar(ax, image, _scale_label(result), beyond=beyond)
+    return image
+
+
+def _labels(result: xr.Dataset, dim: str, size: int) -> npt.NDArray[np.int64]:
+    if dim in result.coords:
+        return np.asarray(result[dim].values, dtype=np.int64)
+    return np.arange(size)
+
+
+def _position(result: xr.Dataset, dim: str, index: int) -> int:
+    labels = _labels(result, dim, result.sizes[dim])
+    found = np.flatnonzero(labels == index)
+    if found.size == 0:
+        raise SettingError(
+            f"The result has no sequence {index} along {dim}.",
+            expected=f"one of {labels[:20].tolist()}{' ...' if labels.size > 20 else ''}",
+            found=index,
+        )
+    return int(found[0])
+
+
+def observable_of(result: xr.Dataset, index: int) -> tuple[str, int] | None:
+    """Return the observable that a concatenated sequence belongs to and its row there, where the result tells."""
+    names, sizes = result.attrs.get("observables"), result.attrs.get("observable_sizes")
+    if names is None or sizes is None:
+        return None
+    start = 0
+    for name, size in zip(names, sizes, strict=True):
+        if index < start + int(size):
+            return str(name), index - start
+        start += int(size)
+    return None
+
+
+def _describe(result: xr.Dataset, index: int) -> str:
+    found = observable_of(result, index)
+    return f"sequence {index}" if found is None else f"{found[0]}, row {found[1]}"
+
+
+def _target_tokens(result: xr.Dataset, index: int, dim: str, tokenizer: Any) -> list[str]:
+    positions = (
+        np.asarray(result[dim].values, dtype=np.int64) if dim in result.coords else np.arange(1, result.sizes[dim] + 1)
+    )
+    if "input_ids" not in result:
+        return [str(p) for p in positions]
+    ids = np.asarray(result["input_ids"].transpose("batch", "position").values[index])
+    return token_strings(ids[positions], tokenizer)
+
+
+def _mark_observables(
+    ax: Axes, result: xr.Dataset, first: npt.NDArray[np.int64], second: npt.NDArray[np.int64]
+) -> None:
+    for labels, draw_line, set_ticks, rotation in (
+        (first, ax.axhline, ax.set_yticks, 90),
+        (second, ax.axvline, ax.set_xticks, 0),
+    ):
+        found = [observable_of(result, int(i)) for i in labels]
+        names = [f[0] if f is not None else None for f in found]
+        if names and all(n is not None for n in names):
+            starts = [i for i, n in enumerate(names) if i == 0 or n != names[i - 1]]
+            for start in starts[1:]:
+                draw_line(start - 0.5, color="black", linewidth=0.8)
+            ends = [*starts[1:], len(names)]
+            middles = [(a + b - 1) / 2 for a, b in zip(starts, ends, strict=True)]
+            shown = drawable([str(names[s]) for s in starts], longest=18, names=True)
+            crowded = len(starts) > 12
+            set_ticks(
+                middles,
+                shown,
+                rotation=(0 if rotation else 90) if crowded else rotation,
+                va="center" if rotation or not crowded else "top",
+                ha="center" if not rotation or not crowded else "right",
+                fontsize=6.5 if crowded else 8,
+                parse_math=False,
+            )
+            # Centred labels would stand in the picture: they hang from the axis instead.
+            for text in ax.get_yticklabels() if rotation else ax.get_xticklabels():
+                text.set(**({"ha": "right"} if rotation else {"va": "top"}))
+        else:
+            at, texts = thin_labels([str(i) for i in labels], 12)
+            set_ticks(at, texts)
+    ax.tick_params(length=0)
+    ax.spines[["left", "bottom"]].set_visible(False)
+
+
+def _scale_label(result: xr.Dataset) -> str:
+    covariance = bool(result.attrs.get("compute_covariance", 0))
+    return "influence (covariance, nat²)" if covariance else "influence (correlation, dimensionless)"

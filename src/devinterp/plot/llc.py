@@ -1,0 +1,266 @@
+"""The LLC: per chain, over restrictions, over checkpoints."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import xarray as xr
+
+from devinterp.errors import SettingError
+from devinterp.plot._inputs import as_llc
+from devinterp.plot.facets import Facets, draw_facets, make_facets
+from devinterp.plot.style import NEUTRAL, PALETTE, colours, legend, new_axes, note, title
+from devinterp.slt._samples import Tree
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.container import ErrorbarContainer
+
+__all__ = ["llc_estimates", "llc_over_checkpoints", "llc_over_restrictions", "llc_per_chain"]
+
+LABEL = "LLC (dimensionless)"
+MOST_CURVES = 8
+
+
+def llc_estimates(
+    obj: Tree,
+    *,
+    ax: Axes | None = None,
+    col: Literal["wr", "checkpoint"] | None = None,
+    col_wrap: int | None = None,
+    sort: bool = False,
+    limit: int | None = None,
+    **options: Any,
+) -> ErrorbarContainer | list[ErrorbarContainer] | Facets:
+    """Draw an LLC with its interval: over checkpoints, over restrictions, or per chain, by what it has.
+
+    Parameters
+    ----------
+    obj : DataTree or Dataset
+        A result of ``compute_llc``, or a run or a study, whose LLC is then computed with ``options`` (by default over
+        the fixed rows of the sampling task, with 90 % intervals).
+    ax : matplotlib.axes.Axes, optional
+        Where to draw; a new figure by default.
+    col : {"wr", "checkpoint"}, optional
+        One panel for each value of this dimension.
+    col_wrap : int, optional
+        Panels in a row.
+    sort, limit
+        As in `llc_over_restrictions`.
+    **options
+        Passed to ``compute_llc``.
+
+    Returns
+    -------
+    ErrorbarContainer, list of them, or Facets with ``col``
+    """
+    result = as_llc(obj, **options)
+    if col is not None:
+        if ax is not None or col not in result.dims:
+            raise SettingError(
+                "These panels cannot be drawn.",
+                expected=f"ax left out, and col one of {[d for d in ('checkpoint', 'wr') if d in result.dims]}",
+                found=f"col={col!r}",
+            )
+        names = (
+            [str(v) for v in result[col].values] if col in result.coords else list(map(str, range(result.sizes[col])))
+        )
+        return draw_facets(
+            make_facets(names, col_wrap=col_wrap, sharex=col == "wr"),
+            lambda axes, i: llc_estimates(result.isel({col: i}), ax=axes),
+        )
+    if "checkpoint" in result.dims:
+        return llc_over_checkpoints(result, ax=ax)
+    if "wr" in result.dims:
+        return llc_over_restrictions(result, ax=ax, sort=sort, limit=limit)
+    return llc_per_chain(result, ax=ax)
+
+
+def llc_per_chain(result: xr.Dataset, *, ax: Axes | None = None) -> ErrorbarContainer:
+    """Draw the estimate of every chain, their mean and its interval.
+
+    Parameters
+    ----------
+    result : Dataset
+        A result of ``compute_llc`` for one run.
+    ax : matplotlib.axes.Axes, optional
+        Where to draw; a new figure by default.
+
+    Returns
+    -------
+    ErrorbarContainer
+        The mean with its interval.
+    """
+    ax = new_axes(ax, (4.2, 3.0))
+    values = np.asarray(result["llc_per_chain"].values, dtype=float)
+    place = np.arange(values.size)
+    for chain, colour in enumerate(colours(values.size)):
+        ax.plot(chain, values[chain], marker="o", linestyle="none", color=colour, markersize=6)
+    excluded = np.flatnonzero(~np.isfinite(values))
+    for chain in excluded.tolist():
+        ax.annotate(
+            "excluded",
+            (chain, 0.02),
+            xycoords=("data", "axes fraction"),
+            rotation=90,
+            ha="center",
+            va="bottom",
+            fontsize=7.5,
+            color=NEUTRAL,
+        )
+    mean, low, high, what = _interval(result)
+    x = values.size + 0.4
+    bars = ax.errorbar([x], mean, yerr=_bars(mean, low, high), fmt="D", color=NEUTRAL, capsize=4, markersize=6)
+    ax.axhline(float(mean[0]), color=NEUTRAL, linewidth=0.8, linestyle=(0, (4, 2)), zorder=0)
+    if values.size <= 12:
+        ax.set_xticks([*place, x], [*map(str, place), "mean"])
+    else:
+        ax.set_xticks([0, values.size - 1, x], ["0", str(values.size - 1), "mean"])
+    ax.set_xlim(-0.7, x + 0.7)
+    ax.set_xlabel("chain")
+    ax.set_ylabel(LABEL)
+    title(ax, _average(result))
+    note(ax, what)
+    return bars
+
+
+def llc_over_restrictions(
+    result: xr.Dataset, *, ax: Axes | None = None, sort: bool = False, limit: int | None = None
+) -> ErrorbarContainer:
+    """Draw one row for each weight restriction: every chain, the mean, and its interval.
+
+    Parameters
+    ----------
+    result : Dataset
+        A result of ``compute_llc`` with the dimension ``wr``.
+    ax : matplotlib.axes.Axes, optional
+        Where to draw; by default a new figure that is as high as there are rows.
+    sort : bool
+        Largest first, instead of the result's order.
+    limit : int, optional
+        Draw only so many, those with the largest magnitude; how many were left out stands beside the title.
+
+    Returns
+    -------
+    ErrorbarContainer
+        The means with their intervals.
+    """
+    total = result.sizes["wr"]
+    order = np.arange(total)
+    size = np.abs(np.nan_to_num(np.asarray(result["llc_mean"].values, dtype=float)))
+    if limit is not None and limit < total:
+        order = np.sort(np.argsort(-size, kind="stable")[:limit])
+    if sort:
+        signed = np.asarray(result["llc_mean"].values, dtype=float)[order]
+        order = order[np.argsort(-np.nan_to_num(signed, nan=-np.inf), kind="stable")]
+    chosen = result.isel(wr=order)
+    names = [str(v) for v in chosen["wr"].values]
+    ax = new_axes(ax, (5.2, 0.9 + 0.2 * max(len(names), 3)))
+    mean, low, high, what = _interval(chosen)
+    rows = np.arange(len(names))
+    per_chain = np.asarray(chosen["llc_per_chain"].transpose("wr", "chain").values, dtype=float)
+    for chain in range(per_chain.shape[1]):
+        ax.plot(per_chain[:, chain], rows, marker="o", linestyle="none", color=PALETTE[0], alpha=0.35, markersize=3)
+    bars = ax.errorbar(
+        mean, rows, xerr=_bars(mean, low, high), fmt="o", color=PALETTE[0], markersize=5, capsize=2.5, linewidth=1.2
+    )
+    ax.axvline(0, color=NEUTRAL, linewidth=0.8)
+    ax.set_yticks(rows, names, parse_math=False)
+    ax.tick_params(axis="y", length=0)
+    ax.grid(axis="x", alpha=0.3)
+    ax.set_ylim(len(names) - 0.4, -0.6)
+    ax.set_xlabel(LABEL)
+    title(ax, _average(result))
+    note(ax, what if len(names) == total else f"{what}; the {len(names)} largest of {total}")
+    return bars
+
+
+def llc_over_checkpoints(result: xr.Dataset, *, ax: Axes | None = None) -> list[ErrorbarContainer]:
+    """Draw the LLC against the training step, one curve for each restriction.
+
+    Parameters
+    ----------
+    result : Dataset
+        A result of ``compute_llc`` with the dimension ``checkpoint``.
+    ax : matplotlib.axes.Axes, optional
+        Where to draw; a new figure by default.
+
+    Returns
+    -------
+    list of ErrorbarContainer
+        One for each curve.
+    """
+    ax = new_axes(ax, (5.6, 3.2))
+    steps = np.asarray(result["checkpoint"].values, dtype=float)
+    order = np.argsort(steps, kind="stable")
+    curves = [("", result)]
+    if "wr" in result.dims:
+        curves = [(str(name), result.isel(wr=i)) for i, name in enumerate(result["wr"].values)]
+    palette = colours(len(curves))
+    bars = []
+    what = ""
+    for (name, curve), colour in zip(curves, palette, strict=True):
+        mean, low, high, what = _interval(curve)
+        bars.append(
+            ax.errorbar(
+                steps[order],
+                mean[order],
+                yerr=_bars(mean, low, high)[:, order],
+                color=colour,
+                marker="o",
+                markersize=4,
+                capsize=2.5,
+                label=name or None,
+            )
+        )
+    if len(curves) > 1 and len(curves) <= MOST_CURVES:
+        legend(ax)
+    elif len(curves) > MOST_CURVES:
+        # More curves than a legend can hold: each is named where it ends.
+        for (name, curve), colour in zip(curves, palette, strict=True):
+            last = float(curve["llc_mean"].values[order[-1]])
+            ax.annotate(
+                name,
+                (steps[order[-1]], last),
+                (4, 0),
+                textcoords="offset points",
+                fontsize=6.5,
+                va="center",
+                color=colour,
+                parse_math=False,
+            )
+    ax.set_xlabel("training step")
+    ax.set_ylabel(LABEL)
+    ax.grid(axis="y", alpha=0.3)
+    title(ax, _average(result))
+    note(ax, what)
+    return bars
+
+
+def _average(result: xr.Dataset) -> str:
+    over = result.attrs.get("over")
+    fixed = result.attrs.get("observable")
+    known = {
+        "draws": "minibatches of the draws",
+        "steps": "minibatches of every step",
+        "observable": f"fixed rows of {fixed}" if fixed else "fixed rows",
+    }
+    return known.get(str(over), "")
+
+
+def _interval(result: xr.Dataset) -> tuple[Any, Any, Any, str]:
+    """Return mean, lower and upper end as flat arrays, and what the interval is."""
+    mean = np.atleast_1d(np.asarray(result["llc_mean"].values, dtype=float)).ravel()
+    if "llc_ci" in result:
+        ends = np.asarray(result["llc_ci"].transpose(..., "bound").values, dtype=float).reshape(-1, 2)
+        level = result.attrs.get("ci")
+        return mean, ends[:, 0], ends[:, 1], "interval" if level is None else f"{100 * float(level):g} % interval"
+    spread = np.atleast_1d(np.asarray(result["llc_std"].values, dtype=float)).ravel()
+    return mean, mean - spread, mean + spread, "bars: standard deviation over chains"
+
+
+def _bars(mean: npt.NDArray[Any], low: npt.NDArray[Any], high: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    # An interval need not contain the point estimate; matplotlib refuses negative lengths.
+    return np.asarray(np.maximum(np.stack([mean - low, high - mean]), 0))

@@ -1,0 +1,351 @@
+"""Susceptibilities: by restriction and class of token, along a text, and as principal components.
+
+Raw values of two restrictions are not comparable (each scales with the spread of its own posterior), so that pictures
+standardise every restriction over its tokens unless told otherwise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import xarray as xr
+
+from devinterp.errors import MissingVariableError, SettingError
+from devinterp.plot._inputs import as_susceptibilities, observable_names
+from devinterp.plot.labels import place_labels
+from devinterp.plot.style import (
+    DIVERGING,
+    NEUTRAL,
+    PALETTE,
+    add_colorbar,
+    colours,
+    legend,
+    new_axes,
+    note,
+    symmetric_limit,
+    thin_labels,
+    title,
+)
+from devinterp.plot.token_text import KINDS, drawable, token_kind, token_strings
+from devinterp.slt._samples import Tree
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.collections import PathCollection
+    from matplotlib.image import AxesImage
+
+__all__ = ["susceptibility_classes", "susceptibility_pca", "susceptibility_text", "token_classes"]
+
+Classes = Literal["observable", "kind"] | Sequence[str] | Callable[[str], str]
+MOST_WRITTEN_CELLS = 60
+
+
+def susceptibility_classes(
+    obj: Tree,
+    classes: Classes | None = None,
+    *,
+    tokenizer: Any = None,
+    standardize: bool = True,
+    ax: Axes | None = None,
+    vmax: float | None = None,
+    colorbar: bool = True,
+    **options: Any,
+) -> AxesImage:
+    """Draw the mean susceptibility of every restriction to every class of tokens.
+
+    Parameters
+    ----------
+    obj : DataTree or Dataset
+        A result of ``compute_susceptibilities``, or a study, which is analysed first with ``options``.
+    classes : {"observable", "kind"}, sequence of str, or callable, optional
+        The observables; kinds of tokens by their spelling (the default where there is a tokenizer); a label for every
+        entry of ``sus_flat``; or a function from a token's text to its label.
+    tokenizer : optional
+        See `devinterp.plot.token_text.token_strings`.
+    standardize : bool
+        Subtract each restriction's mean over its tokens and divide by its standard deviation; False draws nat².
+    ax : matplotlib.axes.Axes, optional
+        Where to draw; by default a new figure that is as high as there are restrictions.
+    vmax : float, optional
+        End of the symmetric scale.
+    colorbar : bool
+        Whether to draw the scale.
+    **options
+        Passed to ``compute_susceptibilities``.
+
+    Returns
+    -------
+    AxesImage
+        Rows are restrictions, columns classes. Small pictures have mean and standard error written into each cell
+        (the standard error over the class's tokens).
+    """
+    sus, context = as_susceptibilities(obj, **options)
+    values = _values(sus, standardize)
+    labels = token_classes(sus, context, classes, tokenizer)
+    names = _class_order(labels)
+    members = [np.flatnonzero(labels == name) for name in names]
+    means = np.stack([values[m].mean(axis=0) for m in members], axis=1)
+    errors = np.stack(
+        [
+            values[m].std(axis=0, ddof=1) / np.sqrt(m.size) if m.size > 1 else np.full(values.shape[1], np.nan)
+            for m in members
+        ],
+        axis=1,
+    )
+    restrictions = [str(v) for v in sus["wr"].values]
+    limit, beyond = symmetric_limit(means, limit=vmax, quantile=1.0)
+    ax = new_axes(ax, (2.2 + 0.62 * max(len(names), 3), 1.7 + 0.21 * max(len(restrictions), 4)))
+    image = ax.imshow(means, cmap=DIVERGING, vmin=-limit, vmax=limit, aspect="auto", interpolation="nearest")
+    _restriction_axis(ax, restrictions)
+    counted = [f"{text} ({m.size})" for text, m in zip(drawable(names, longest=20, names=True), members, strict=True)]
+    ax.set_xticks(
+        range(len(names)), counted, rotation=35, ha="right", rotation_mode="anchor", fontsize=8, parse_math=False
+    )
+    ax.set_xlabel("class of the predicted token (tokens)")
+    if means.size <= MOST_WRITTEN_CELLS:
+        for (row, column), mean in np.ndenumerate(means):
+            error = errors[row, column]
+            text = f"{mean:.2g}" + (f"\n±{error:.1g}" if np.isfinite(error) else "")
+            strong = abs(mean) > 0.6 * limit
+            ax.text(column, row, text, ha="center", va="center", fontsize=6.5, color="white" if strong else "black")
+    if colorbar:
+        add_colorbar(ax, image, f"mean susceptibility ({_unit(standardize)})", beyond=beyond)
+    return image
+
+
+def susceptibility_text(
+    obj: Tree,
+    observable: str | None = None,
+    batch: int = 0,
+    *,
+    tokenizer: Any = None,
+    standardize: bool = True,
+    ax: Axes | None = None,
+    vmax: float | None = None,
+    colorbar: bool = True,
+    **options: Any,
+) -> AxesImage:
+    """Draw the susceptibility of every restriction to every token of one text, the tokens on the axis.
+
+    Parameters
+    ----------
+    obj : DataTree or Dataset
+        As in `susceptibility_classes`.
+    observable : str, optional
+        Which observable; the first by default.
+    batch : int
+        Which of its rows.
+    tokenizer, standardize, ax, vmax, colorbar, **options
+        As in `susceptibility_classes`.
+
+    Returns
+    -------
+    AxesImage
+        Rows are restrictions, columns predicted tokens.
+    """
+    sus, context = as_susceptibilities(obj, **options)
+    names = observable_names(sus)
+    observable = names[0] if observable is None else observable
+    if observable not in names:
+        raise MissingVariableError(f"There is no observable {observable!r}.", expected=f"one of {names}")
+    chosen = (sus["dataset_id"].values == names.index(observable)) & (sus["batch"].values == batch)
+    if not chosen.any():
+        rows = np.unique(sus["batch"].values[sus["dataset_id"].values == names.index(observable)])
+        raise SettingError(f"{observable!r} has no row {batch}.", expected=f"one of {rows.tolist()[:20]}", found=batch)
+    places = np.flatnonzero(chosen)
+    places = places[np.argsort(sus["target_position"].values[places], kind="stable")]
+    values = _values(sus, standardize)[places].T
+    tokens = drawable(_tokens(sus, context, tokenizer)[places])
+    restrictions = [str(v) for v in sus["wr"].values]
+    limit, beyond = symmetric_limit(values, limit=vmax)
+    width = float(np.clip(0.13 * len(tokens), 3.5, 13))
+    ax = new_axes(ax, (width + 2.0, 1.7 + 0.19 * max(len(restrictions), 4)))
+    image = ax.imshow(values, cmap=DIVERGING, vmin=-limit, vmax=limit, aspect="auto", interpolation="nearest")
+    _restriction_axis(ax, restrictions)
+    size = float(np.clip(72 * width / len(tokens) * 0.8, 4.5, 8))
+    at, shown = thin_labels(tokens, int(72 * width / (size * 1.1)))
+    ax.set_xticks(at, shown, rotation=90, fontsize=size, parse_math=False, family="DejaVu Sans")
+    ax.set_xlabel(f"predicted token of {observable}, row {batch}", parse_math=False)
+    if colorbar:
+        add_colorbar(ax, image, f"susceptibility ({_unit(standardize)})", beyond=beyond)
+    return image
+
+
+def susceptibility_pca(
+    obj: Tree,
+    show: Literal["restrictions", "tokens"] = "restrictions",
+    *,
+    components: tuple[int, int] = (1, 2),
+    classes: Classes | None = None,
+    tokenizer: Any = None,
+    standardize: bool = True,
+    ax: Axes | None = None,
+    most_labels: int = 40,
+    **options: Any,
+) -> PathCollection | list[PathCollection]:
+    """Draw two principal components of the susceptibility matrix (tokens by restrictions).
+
+    Parameters
+    ----------
+    obj : DataTree or Dataset
+        As in `susceptibility_classes`.
+    show : {"restrictions", "tokens"}
+        The restrictions' loadings, named, or the tokens' scores, coloured by class.
+    components : (int, int)
+        Which components, counted from 1.
+    classes, tokenizer, standardize
+        As in `susceptibility_classes`.
+    ax : matplotlib.axes.Axes, optional
+        Where to draw; a new figure by default.
+    most_labels : int
+        At most so many restrictions are named, the outermost first, and none over another.
+    **options
+        Passed to ``compute_susceptibilities``.
+
+    Returns
+    -------
+    PathCollection, or a list of them for ``show="tokens"``
+        One for each class.
+    """
+    sus, context = as_susceptibilities(obj, **options)
+    if show not in ("restrictions", "tokens"):
+        raise SettingError("There is no such picture.", expected="'restrictions' or 'tokens'", found=repr(show))
+    values = _values(sus, standardize)
+    rank = min(values.shape[0] - 1, values.shape[1])
+    if max(components) > rank or min(components) < 1:
+        raise SettingError(
+            "There are not that many components.", expected=f"two numbers from 1 to {rank}", found=components
+        )
+    scores, share, loadings = principal_components(values)
+    a, b = components[0] - 1, components[1] - 1
+    ax = new_axes(ax, (5.0, 4.2))
+    ax.axhline(0, color=NEUTRAL, linewidth=0.6, zorder=0)
+    ax.axvline(0, color=NEUTRAL, linewidth=0.6, zorder=0)
+    ax.set_xlabel(f"component {components[0]} ({100 * share[a]:.0f} % of the variance)")
+    ax.set_ylabel(f"component {components[1]} ({100 * share[b]:.0f} %)")
+    if show == "restrictions":
+        names = [str(v) for v in sus["wr"].values]
+        x, y = loadings[a], loadings[b]
+        points = ax.scatter(x, y, s=22, color=PALETTE[0])
+        ax.margins(0.15)
+        shown = place_labels(ax, x, y, drawable(names, longest=18, names=True), most=most_labels)
+        title(ax, "loadings of the restrictions")
+        if shown < len(names):
+            note(ax, f"{shown} of {len(names)} named")
+        return points
+    labels = token_classes(sus, context, classes, tokenizer)
+    order = _class_order(labels)
+    drawn = []
+    for name, colour in zip(order, colours(len(order)), strict=True):
+        members = labels == name
+        drawn.append(
+            ax.scatter(
+                scores[members, a],
+                scores[members, b],
+                s=float(np.clip(4000 / values.shape[0], 3, 18)),
+                color=colour,
+                alpha=0.6,
+                linewidths=0,
+                label=drawable([name], longest=20, names=True)[0],
+                rasterized=values.shape[0] > 2000,
+            )
+        )
+    title(ax, "scores of the tokens")
+    if 1 < len(order) <= 12:
+        legend(ax, markerscale=1.6)
+    return drawn
+
+
+def principal_components(
+    values: npt.NDArray[np.float64],
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Return scores (token, component), each component's share of the variance, and loadings (component, wr).
+
+    The sign of a component is such that its largest loading is positive.
+    """
+    centred = values - values.mean(axis=0)
+    left, singular, right = np.linalg.svd(centred, full_matrices=False)
+    sign = np.sign(right[np.arange(len(right)), np.argmax(np.abs(right), axis=1)])
+    sign[sign == 0] = 1
+    total = float((singular**2).sum())
+    share = singular**2 / total if total > 0 else np.zeros_like(singular)
+    return left * singular * sign, share, right * sign[:, None]
+
+
+def token_classes(
+    sus: xr.Dataset, context: xr.Dataset | None, classes: Classes | None, tokenizer: Any
+) -> npt.NDArray[np.str_]:
+    """Return the class of every entry of ``sus_flat``, shape (sus_flat,); see `susceptibility_classes`."""
+    size = sus.sizes["sus_flat"]
+    if classes is None:
+        classes = "observable" if tokenizer is None or context is None else "kind"
+    if isinstance(classes, str):
+        if classes == "observable":
+            return np.asarray([observable_names(sus)[i] for i in sus["dataset_id"].values])
+        if classes != "kind":
+            raise SettingError(
+                "There are no such classes.", expected="'observable', 'kind', labels or a function", found=repr(classes)
+            )
+        classes = token_kind
+    if callable(classes):
+        of = {token: str(classes(token)) for token in set(_tokens(sus, context, tokenizer))}
+        return np.asarray([of[token] for token in _tokens(sus, context, tokenizer)])
+    labels = np.asarray([str(c) for c in classes])
+    if labels.shape != (size,):
+        raise SettingError("There must be one class for each token.", expected=f"{size} labels", found=labels.shape)
+    return labels
+
+
+def _tokens(sus: xr.Dataset, context: xr.Dataset | None, tokenizer: Any) -> npt.NDArray[np.object_]:
+    """Text of the predicted token of every entry of ``sus_flat``."""
+    if context is None:
+        raise MissingVariableError(
+            "The tokens of these susceptibilities are not at hand.",
+            expected="the group /context beside /susceptibilities",
+            remedy="Pass the whole tree, not its Dataset.",
+        )
+    widest = int(max(context["position"].values.max(), sus["target_position"].values.max())) + 1
+    tallest = int(max(context["batch"].values.max(), sus["batch"].values.max())) + 1
+
+    def key(data: xr.Dataset, position: str) -> npt.NDArray[np.int64]:
+        flat = data["dataset_id"].values.astype(np.int64) * tallest + data["batch"].values
+        return np.asarray(flat * widest + data[position].values)
+
+    place = dict(zip(key(context, "position").tolist(), range(context.sizes["ctx_flat"]), strict=True))
+    found = [place.get(k, -1) for k in key(sus, "target_position").tolist()]
+    if -1 in found:
+        raise MissingVariableError("Tokens of some susceptibilities are missing from /context.")
+    return np.asarray(token_strings(context["input_ids"].values[found], tokenizer), dtype=object)
+
+
+def _values(sus: xr.Dataset, standardize: bool) -> npt.NDArray[np.float64]:
+    if "checkpoint" in sus["sus"].dims:
+        raise SettingError("This picture shows one checkpoint.", remedy="Select one: tree.sel(checkpoint=...).")
+    values = np.asarray(sus["sus"].transpose("sus_flat", "wr").values, dtype=np.float64)
+    if not standardize:
+        return values
+    spread = values.std(axis=0)
+    return np.asarray((values - values.mean(axis=0)) / np.where(spread > 0, spread, 1))
+
+
+def _unit(standardize: bool) -> str:
+    return "standard deviations" if standardize else "nat²"
+
+
+def _class_order(labels: npt.NDArray[np.str_]) -> list[str]:
+    present = set(labels.tolist())
+    if present <= set(KINDS):
+        return [k for k in KINDS if k in present]
+    return list(dict.fromkeys(labels.tolist()))
+
+
+def _restriction_axis(ax: Axes, names: list[str]) -> None:
+    height = ax.get_window_extent().height / ax.figure.dpi * 72
+    at, shown = thin_labels(drawable(names, longest=24, names=True), max(int(height / 6.5), 3))
+    size = float(np.clip(height / max(len(shown), 1) * 0.8, 5, 8))
+    ax.set_yticks(at, shown, fontsize=size, parse_math=False)
+    ax.tick_params(length=0, pad=1.5)
+    ax.spines[["left", "bottom"]].set_visible(False)

@@ -1,0 +1,392 @@
+"""Texts coloured by loss, susceptibility or influence: HTML in a notebook, text in a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from devinterp.errors import SettingError
+from devinterp.plot._inputs import as_bif, as_susceptibilities, kind_of, observable_names, one_run
+from devinterp.plot.html import Markup, join, tag
+from devinterp.plot.style import symmetric_limit
+from devinterp.plot.token_text import token_strings, visible
+from devinterp.slt._blocks import block_slices, read_blocks
+from devinterp.slt._samples import Tree, study_members
+
+if TYPE_CHECKING:
+    import xarray as xr
+    from rich.console import Console, ConsoleOptions, RenderResult
+
+__all__ = ["TextRow", "TokenText", "tokens"]
+
+# Laid over whatever the page's background is, so that the text keeps its own colour, on white and on black.
+_POSITIVE, _NEGATIVE = (213, 94, 0), (0, 114, 178)
+
+
+@dataclass(frozen=True)
+class TextRow:
+    """One text and the number of each of its tokens.
+
+    Attributes
+    ----------
+    name : str
+        What it is (observable and row).
+    texts : tuple of str
+        Its tokens, as the tokenizer gives them.
+    values : array, shape (token,)
+        A number for each, NaN where there is none (the first token is never predicted).
+    marked : int or None
+        A token to frame: the query of an influence.
+    """
+
+    name: str
+    texts: tuple[str, ...]
+    values: npt.NDArray[np.float64]
+    marked: int | None = None
+
+
+@dataclass(frozen=True)
+class TokenText:
+    """Texts whose tokens are coloured by a number.
+
+    Attributes
+    ----------
+    rows : tuple of TextRow
+        The texts.
+    label, unit : str
+        What the numbers are.
+    limit : float
+        Where the colour is strongest.
+    diverging : bool
+        Whether the sign counts (blue below zero, orange above); else colours start at 0.
+    """
+
+    rows: tuple[TextRow, ...]
+    label: str
+    unit: str
+    limit: float
+    diverging: bool
+
+    def to_html(self) -> Markup:
+        """Return an element that can stand in any page; every token is escaped."""
+        ends = [f"{-self.limit:.3g}", f"{self.limit:.3g}"] if self.diverging else ["0", f"{self.limit:.3g}"]
+        scale = [self._swatch(x) for x in np.linspace(-1 if self.diverging else 0, 1, 9)]
+        head = tag(
+            "p",
+            f"{self.label} ({self.unit}) ",
+            tag("span", ends[0], " ", scale, " ", ends[1], style="white-space:nowrap"),
+            style="margin:.2em 0",
+        )
+        return tag("div", head, [self._row_html(row) for row in self.rows], class_="devinterp-tokens")
+
+    def _swatch(self, strength: float) -> Markup:
+        return tag("span", "\u2002", style=self._css(strength * self.limit))
+
+    def _row_html(self, row: TextRow) -> Markup:
+        spans = []
+        for place, (text, value) in enumerate(zip(row.texts, row.values, strict=True)):
+            number = f"{value:.4g} {self.unit}".strip() if np.isfinite(value) else "no value"
+            frame = ";outline:1.5px solid currentColor" if place == row.marked else ""
+            shown = visible(text)
+            span = tag(
+                "span",
+                shown,
+                title=f"position {place}, {text!r}: {number}",
+                style=f"{self._css(value)}{frame}",
+            )
+            # A token ends a line where it says so; elsewhere lines may break between any two tokens.
+            spans.append(join(span, tag("br") if "\n" in text else tag("wbr")))
+        body = tag(
+            "div",
+            spans,
+            style="font-family:ui-monospace,monospace;font-size:.92em;line-height:1.7;overflow-wrap:anywhere",
+        )
+        return tag("div", tag("div", row.name, style="opacity:.7;font-size:.85em"), body, style="margin:.5em 0")
+
+    def _css(self, value: float) -> str:
+        strength = self._strength(value)
+        if strength == 0:
+            return "border-radius:2px"
+        red, green, blue = _POSITIVE if strength > 0 else _NEGATIVE
+        return f"background:rgba({red},{green},{blue},{0.65 * abs(strength):.2f});border-radius:2px"
+
+    def _strength(self, value: float) -> float:
+        if not np.isfinite(value) or not self.limit:
+            return 0.0
+        return float(np.clip(value / self.limit, -1 if self.diverging else 0, 1))
+
+    def _repr_html_(self) -> str:
+        return str(self.to_html())
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        from rich.text import Text
+
+        yield Text(f"{self.label} ({self.unit}), colour up to {self.limit:.3g}")
+        for row in self.rows:
+            yield Text(row.name, style="dim")
+            line = Text(overflow="fold")
+            for place, (text, value) in enumerate(zip(row.texts, row.values, strict=True)):
+                line.append(visible(text), style=self._terminal_style(value, place == row.marked))
+                if "\n" in text:
+                    line.append("\n")
+            yield line
+
+    def _terminal_style(self, value: float, marked: bool) -> str:
+        strength = self._strength(value)
+        parts = ["underline bold"] if marked else []
+        if abs(strength) >= 0.08:
+            # Blended with white, under black letters: legible whatever the terminal's own colours are.
+            base = _POSITIVE if strength > 0 else _NEGATIVE
+            mixed = [int(255 + (c - 255) * 0.75 * abs(strength)) for c in base]
+            parts.append("black on #{:02x}{:02x}{:02x}".format(*mixed))
+        return " ".join(parts)
+
+    def __str__(self) -> str:
+        lines = [f"{self.label} ({self.unit}); strong tokens carry their number"]
+        for row in self.rows:
+            words = [
+                f"{visible(t)}[{v:+.2g}]" if abs(self._strength(v)) >= 0.5 else visible(t)
+                for t, v in zip(row.texts, row.values, strict=True)
+            ]
+            lines += [f"-- {row.name}", "".join(words)]
+        return "\n".join(lines)
+
+    __repr__ = __str__
+
+
+def tokens(
+    obj: Tree,
+    tokenizer: Any = None,
+    *,
+    by: Literal["loss", "change", "susceptibility", "influence"] | None = None,
+    observable: str | None = None,
+    rows: Sequence[int] | int | None = None,
+    wr: str | None = None,
+    query: tuple[int, int] | None = None,
+    limit: float | None = None,
+    most: int = 6,
+    **options: Any,
+) -> TokenText:
+    """Show texts as text, each token coloured by a number.
+
+    Parameters
+    ----------
+    obj : DataTree or Dataset
+        A run, a study, or a result of ``compute_bif`` or ``compute_susceptibilities``.
+    tokenizer : optional
+        See `devinterp.plot.token_text.token_strings`.
+    by : {"loss", "change", "susceptibility", "influence"}, optional
+        The mean loss over chains and draws; its change against the loss at the start; the susceptibility of the
+        restriction ``wr``, in its standard deviations; the influence on the token ``query``. By default what the
+        object holds: of a run the loss, of a study the loss of ``full``.
+    observable : str, optional
+        Which texts; by default those of the first observable (for an influence: all).
+    rows : int or sequence of int, optional
+        Which of its rows; the first ``most`` by default, for an influence the most influential.
+    wr : str, optional
+        Which restriction; the first by default.
+    query : (int, int), optional
+        Sequence (as in ``batch_1``) and 1-indexed position of the token whose influences are shown.
+    limit : float, optional
+        Where the colour is strongest; by default what covers 99.5 % of the values.
+    most : int
+        At most so many rows, where ``rows`` does not say which.
+    **options
+        Passed to the analysis, where one is needed.
+
+    Returns
+    -------
+    TokenText
+        HTML in a notebook, colours in a terminal (``rich.print``), and plain text by ``str``.
+
+    Raises
+    ------
+    SettingError
+        An argument is missing or has no such value.
+    MissingVariableError
+        There is no such observable, restriction or row.
+    """
+    kind = kind_of(obj)
+    if by is None:
+        by = {"bif": "influence", "susceptibilities": "susceptibility"}.get(kind, "loss")  # type: ignore[assignment]
+    if by in ("loss", "change"):
+        label = "mean loss" if by == "loss" else "mean loss minus loss at the start"
+        found = _loss_rows(obj, tokenizer, observable, _row_list(rows), most, change=by == "change", wr=wr)
+        return _finish(found, label, "nat", limit, diverging=by == "change")
+    if by == "susceptibility":
+        name, found = _susceptibility_rows(obj, tokenizer, observable, _row_list(rows), most, wr, options)
+        return _finish(found, f"susceptibility of {name}", "standard deviations", limit, diverging=True)
+    if by == "influence":
+        if query is None:
+            raise SettingError("Whose influences?", expected="query=(sequence, position)", found=None)
+        found, unit = _influence_rows(obj, tokenizer, observable, _row_list(rows), most, query, options)
+        return _finish(found, f"influence on position {query[1]} of sequence {query[0]}", unit, limit, diverging=True)
+    raise SettingError(
+        "Tokens cannot be coloured by that.",
+        expected="by = 'loss', 'change', 'susceptibility' or 'influence'",
+        found=repr(by),
+    )
+
+
+def _row_list(rows: Sequence[int] | int | None) -> list[int] | None:
+    if rows is None:
+        return None
+    return [int(rows)] if isinstance(rows, int | np.integer) else [int(r) for r in rows]
+
+
+def _finish(rows: list[TextRow], label: str, unit: str, limit: float | None, *, diverging: bool) -> TokenText:
+    values = np.concatenate([r.values[[i for i in range(r.values.size) if i != r.marked]] for r in rows])
+    return TokenText(tuple(rows), label, unit, symmetric_limit(values, limit=limit)[0], diverging)
+
+
+def _picked(count: int, rows: list[int] | None, most: int, what: str) -> list[int]:
+    if rows is None:
+        return list(range(min(count, most)))
+    wrong = [r for r in rows if not 0 <= r < count]
+    if wrong or not rows:
+        raise SettingError(f"{what} has no such row.", expected=f"rows from 0 to {count - 1}", found=wrong)
+    return rows
+
+
+def _loss_rows(
+    obj: Tree,
+    tokenizer: Any,
+    observable: str | None,
+    rows: list[int] | None,
+    most: int,
+    *,
+    change: bool,
+    wr: str | None,
+) -> list[TextRow]:
+    members = study_members(obj)
+    if wr is not None:
+        if members is None or wr not in members:
+            raise SettingError(f"There is no restriction {wr!r}.", expected=f"one of {list(members or ())}")
+        obj = members[wr]
+    run = one_run(obj)
+    if not run.observables:
+        raise SettingError("The run has no observable whose texts could be shown.")
+    name = run.observables[0] if observable is None else run.observable(observable)
+    ids = run.input_ids(name)
+    losses = run.loss(name)
+    picked = _picked(losses.sizes[f"batch_{name}"], rows, most, repr(name))
+    chosen = losses.isel({f"batch_{name}": picked})
+    values = _mean_loss(chosen)
+    if change:
+        start = run.variable(f"init_loss_{name}", (f"batch_{name}", "token_pos"))
+        values = values - np.asarray(start.isel({f"batch_{name}": picked}).values, dtype=np.float64)
+    return [
+        TextRow(f"{name}, row {row}", tuple(token_strings(ids[row], tokenizer)), np.concatenate([[np.nan], line]))
+        for row, line in zip(picked, values, strict=True)
+    ]
+
+
+def _mean_loss(losses: xr.DataArray) -> npt.NDArray[np.float64]:
+    """Mean over chains and draws, the fill of chains that stopped left out: shape (row, token_pos)."""
+    total = np.zeros(losses.shape[2:])
+    count = np.zeros(losses.shape[2:])
+    for block in read_blocks(("", losses, chains, draws) for chains, draws in block_slices(losses)):
+        known = np.isfinite(block.values)
+        total += np.where(known, block.values, 0).sum(axis=(0, 1), dtype=np.float64)
+        count += known.sum(axis=(0, 1))
+    return np.asarray(np.divide(total, count, out=np.full(total.shape, np.nan), where=count > 0))
+
+
+def _susceptibility_rows(
+    obj: Tree,
+    tokenizer: Any,
+    observable: str | None,
+    rows: list[int] | None,
+    most: int,
+    wr: str | None,
+    options: dict[str, Any],
+) -> tuple[str, list[TextRow]]:
+    sus, context = as_susceptibilities(obj, **options)
+    if context is None:
+        raise SettingError("The tokens are not at hand.", remedy="Pass the whole tree, not its Dataset.")
+    restrictions = [str(v) for v in sus["wr"].values]
+    wr = restrictions[0] if wr is None else wr
+    names = observable_names(sus)
+    observable = names[0] if observable is None else observable
+    for given, known in ((wr, restrictions), (observable, names)):
+        if given not in known:
+            raise SettingError(f"There is no {given!r} here.", expected=f"one of {known[:30]}")
+    column = np.asarray(sus["sus"].isel(wr=restrictions.index(wr)).values, dtype=np.float64)
+    column = (column - column.mean()) / (column.std() or 1.0)
+    which = names.index(observable)
+    here, there = sus["dataset_id"].values == which, context["dataset_id"].values == which
+    count = int(context["batch"].values[there].max(initial=-1)) + 1
+    found = []
+    for row in _picked(count, rows, most, repr(observable)):
+        line, text = here & (sus["batch"].values == row), there & (context["batch"].values == row)
+        order = np.argsort(context["position"].values[text], kind="stable")
+        positions = context["position"].values[text][order]
+        values = np.full(positions.size, np.nan)
+        values[np.searchsorted(positions, sus["target_position"].values[line])] = column[line]
+        texts = token_strings(context["input_ids"].values[text][order], tokenizer)
+        found.append(TextRow(f"{observable}, row {row}", tuple(texts), values))
+    return wr, found
+
+
+def _influence_rows(
+    obj: Tree,
+    tokenizer: Any,
+    observable: str | None,
+    rows: list[int] | None,
+    most: int,
+    query: tuple[int, int],
+    options: dict[str, Any],
+) -> tuple[list[TextRow], str]:
+    from devinterp.plot.influence import observable_of
+
+    sequence, position = query
+    if kind_of(obj) in ("samples", "study"):
+        options = {"batch_index_range_1": [sequence], **options}
+        if observable is not None:
+            options.setdefault("batch_index_range_2", observable)
+    result = as_bif(obj, **options)
+    matrix = result["influences"]
+    if "target_position" not in matrix.dims:
+        raise SettingError("These are influences between sequences.", expected='correlation_method="token"')
+    labels = {d: np.asarray(result[d].values if d in result.coords else range(result.sizes[d])) for d in matrix.dims}
+    for dim, wanted in (("batch_1", sequence), ("target_position", position)):
+        if wanted not in labels[dim]:
+            raise SettingError(f"The result has no {dim} {wanted}.", expected=f"one of {labels[dim].tolist()[:30]}")
+    line = matrix.isel(
+        batch_1=int(np.flatnonzero(labels["batch_1"] == sequence)[0]),
+        target_position=int(np.flatnonzero(labels["target_position"] == position)[0]),
+    )
+    values = np.asarray(line.transpose("batch_2", "target_position_T").values, dtype=np.float64)
+    found = [observable_of(result, int(i)) or ("sequence", int(i)) for i in labels["batch_2"]]
+    allowed = [k for k, (name, _) in enumerate(found) if observable is None or name == observable]
+    if rows is not None:
+        allowed = [k for k in allowed if (int(labels["batch_2"][k]) if observable is None else found[k][1]) in rows]
+    else:
+        strength = {
+            k: np.abs(np.delete(values[k], _own(labels, k, sequence, position))).max(initial=0) for k in allowed
+        }
+        allowed = sorted(allowed, key=lambda k: -strength[k])[:most]
+    if not allowed:
+        raise SettingError("There is no such row.", found=rows if rows is not None else observable)
+    ids = np.asarray(result["input_ids"].transpose("batch", "position").values)
+    out = []
+    for k in allowed:
+        index = int(labels["batch_2"][k])
+        text = token_strings(ids[index], tokenizer)
+        numbers = np.full(len(text), np.nan)
+        numbers[labels["target_position_T"].astype(int)] = values[k]
+        own = index == sequence
+        out.append(TextRow(f"{found[k][0]}, row {found[k][1]}", tuple(text), numbers, position if own else None))
+    covariance = bool(result.attrs.get("compute_covariance", 0))
+    return out, "covariance, nat²" if covariance else "correlation"
+
+
+def _own(labels: dict[Any, Any], k: int, sequence: int, position: int) -> list[int]:
+    """Place of the query itself, whose correlation of 1 with itself says nothing."""
+    if int(labels["batch_2"][k]) != sequence:
+        return []
+    return np.flatnonzero(labels["target_position_T"] == position).tolist()

@@ -1,0 +1,182 @@
+"""Loss traces: what a chain did, step by step or draw by draw."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from devinterp.errors import MissingVariableError, SettingError
+from devinterp.plot._inputs import chain_failures, one_run
+from devinterp.plot.facets import Facets, draw_facets, make_facets
+from devinterp.plot.style import NEUTRAL, colours, legend, new_axes, note, title
+from devinterp.slt._blocks import row_means
+from devinterp.slt._samples import Samples, Tree, study_members
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.lines import Line2D
+
+__all__ = ["loss_traces"]
+
+MOST_LEGEND_ENTRIES = 8
+
+
+def loss_traces(
+    samples: Tree,
+    *,
+    observable: str | None = None,
+    over: Literal["steps", "draws"] | None = None,
+    smooth: int | None = None,
+    ax: Axes | None = None,
+    col: Literal["observable", "wr"] | None = None,
+    col_wrap: int | None = None,
+) -> list[Line2D] | Facets:
+    """Draw the loss of every chain, its burn-in and the loss at the start.
+
+    Parameters
+    ----------
+    samples : DataTree or Dataset
+        What ``sample()`` returned; of a study, ``full`` is drawn unless ``col="wr"``.
+    observable : str, optional
+        Draw the fixed rows of this observable, at every draw, instead of the minibatches.
+    over : {"steps", "draws"}, optional
+        Minibatch losses of every step, burn-in shaded (the default where the store has them), or of the draws.
+    smooth : int, optional
+        Width of the running mean that is drawn over the raw trace; 1 leaves it out.
+    ax : matplotlib.axes.Axes, optional
+        Where to draw; a new figure by default.
+    col : {"observable", "wr"}, optional
+        One panel for each observable, or for each restriction of a study.
+    col_wrap : int, optional
+        Panels in a row.
+
+    Returns
+    -------
+    list of Line2D, or Facets with ``col``
+        One line for each chain.
+
+    Raises
+    ------
+    MissingVariableError
+        The run has no such losses.
+    SettingError
+        ``ax`` and ``col`` are both given.
+    """
+    if col is not None:
+        if ax is not None:
+            raise SettingError("ax goes with one picture, col makes several.", remedy="Leave one of them out.")
+        return _panels(samples, col, col_wrap, observable=observable, over=over, smooth=smooth)
+    run = one_run(samples)
+    axis, losses, start, label = _read(run, observable, over)
+    ax = new_axes(ax, (5.6, 3.0))
+    lines = _draw(ax, run, axis, losses, smooth)
+    burnin = run.setting("num_burnin_steps") if axis == "step" else 0
+    if burnin:
+        ax.axvspan(-0.5, burnin - 0.5, color=NEUTRAL, alpha=0.15, linewidth=0)
+        ax.annotate(
+            "burn-in",
+            (0, 1),
+            (2, -2),
+            xycoords=("data", "axes fraction"),
+            textcoords="offset points",
+            va="top",
+            fontsize=7.5,
+            color=NEUTRAL,
+        )
+    if start is not None:
+        ax.axhline(start, color=NEUTRAL, linestyle=(0, (4, 2)), linewidth=1, label="at the start")
+    ax.set_xlabel("SGLD step" if axis == "step" else "draw")
+    ax.set_ylabel("loss (nat)")
+    title(ax, label)
+    ax.margins(x=0.01)
+    _legend(ax, len(lines))
+    return lines
+
+
+def _panels(samples: Tree, col: str, col_wrap: int | None, **options: Any) -> Facets:
+    if col == "observable":
+        names = list(one_run(samples).observables)
+        return draw_facets(
+            make_facets(names, col_wrap=col_wrap, sharey=False),
+            lambda ax, i: loss_traces(samples, **{**options, "observable": names[i]}, ax=ax),
+        )
+    members = study_members(samples) if col == "wr" else None
+    if members is None:
+        raise SettingError(
+            "There are no such panels.",
+            expected="col='observable', or col='wr' for a study",
+            found=f"col={col!r}",
+        )
+    trees = list(members.values())
+    return draw_facets(
+        make_facets(list(members), col_wrap=col_wrap),
+        lambda ax, i: loss_traces(trees[i], **options, ax=ax),
+    )
+
+
+def _read(
+    run: Samples, observable: str | None, over: str | None
+) -> tuple[str, npt.NDArray[np.float64], float | None, str]:
+    """Return the axis, the losses (chain, step or draw), the loss at the start, and the title."""
+    data = run.dataset
+    if observable is not None:
+        name = run.observable(observable)
+        values = row_means(run.loss(name)).mean(axis=2)
+        start = f"init_loss_{name}"
+        return "draw", values, float(data[start].mean()) if start in data else None, f"fixed rows of {name}"
+    if over not in (None, "steps", "draws"):
+        raise SettingError("There are no such traces.", expected="over='steps' or 'draws'", found=repr(over))
+    start_value = float(data["init_loss"].mean()) if "init_loss" in data else None
+    if over != "draws" and "step_loss" in data:
+        values = np.asarray(run.variable("step_loss", ("chain", "step")).values, dtype=np.float64)
+        return "step", values, start_value, "minibatch loss of every step"
+    if over != "draws" and "sampling_loss_micro" in data:
+        micro = run.variable("sampling_loss_micro", ("chain", "step", "batch_sampling", "token_pos"))
+        return "step", row_means(micro).mean(axis=2), start_value, "minibatch loss of every step"
+    if over == "steps":
+        raise MissingVariableError(
+            "The losses of the steps were not kept.",
+            expected="the variable step_loss or sampling_loss_micro",
+            remedy="Use over='draws'.",
+        )
+    if "sampling_loss" in data:
+        drawn = run.variable("sampling_loss", ("chain", "draw", "batch", "token_pos"))
+        return "draw", row_means(drawn).mean(axis=2), start_value, "minibatch loss of every draw"
+    first = next(iter(run.observables), None)
+    if first is None:
+        raise MissingVariableError("The run has no losses to draw.", expected="sampling_loss or loss_{observable}")
+    return _read(run, first, None)
+
+
+def _draw(ax: Axes, run: Samples, axis: str, losses: npt.NDArray[np.float64], smooth: int | None) -> list[Line2D]:
+    failures = chain_failures(run)
+    chains = losses.shape[0]
+    width = smooth if smooth is not None else max(1, losses.shape[1] // 40)
+    lines: list[Line2D] = []
+    for chain, colour in enumerate(colours(chains)):
+        known = np.flatnonzero(np.isfinite(losses[chain]))
+        if known.size == 0:
+            continue
+        x, y = known, losses[chain, known]
+        failed = chain in failures
+        label = f"chain {chain}" + (" (stopped)" if failed else "")
+        dashes = (0, (2, 1.2)) if failed else "solid"
+        if width > 1 and y.size > 2 * width:
+            ax.plot(x, y, color=colour, linewidth=0.6, alpha=0.3)
+            mean = np.convolve(y, np.ones(width) / width, mode="valid")
+            middle = x[(width - 1) // 2 : (width - 1) // 2 + mean.size]
+            lines += ax.plot(middle, mean, color=colour, linestyle=dashes, label=label)
+        else:
+            lines += ax.plot(x, y, color=colour, linestyle=dashes, label=label, linewidth=1.0)
+        if failed:
+            ax.plot(x[-1], y[-1], marker="X", color=colour, markersize=7, markeredgecolor="white", linestyle="none")
+    return lines
+
+
+def _legend(ax: Axes, count: int) -> None:
+    if count <= MOST_LEGEND_ENTRIES:
+        legend(ax)
+    else:
+        note(ax, f"{count} chains")
