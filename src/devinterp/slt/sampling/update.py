@@ -158,7 +158,7 @@ class UpdateRule:
 
         noise = self._noise(index, weight)
         if mask is not None:
-            noise.mul_(mask)
+            noise = torch.mul(mask, noise, out=self._out("noise", index))
         root = None
         if precondition is not None:
             root = precondition.sqrt_()
@@ -216,15 +216,15 @@ class UpdateRule:
     ) -> torch.Tensor | None:
         if pull is None and decay is None:
             return None
-        scale: Any = 0.5 * self._lr
+        scale: float | torch.Tensor = 0.5 * self._lr
         if precondition is not None:
-            scale = torch.mul(precondition, scale, out=self._out("scale", index))
+            scale = torch.mul(precondition, 0.5 * self._lr, out=self._out("scale", index))
         if mask is not None:
-            scale = torch.mul(mask, scale, out=self._out("scale", index))
+            scale = _times(scale, mask, self._out("scale", index))
         terms = []
         for metric, term, buffer in (("localization", pull, "prior"), ("weight_decay", decay, "noise")):
             if term is not None:
-                terms.append(torch.mul(term, scale, out=self._out(buffer, index)))
+                terms.append(_times(scale, term, self._out(buffer, index)))
                 self._add_product(metric, index, terms[-1], terms[-1])
         # The noise is drawn into its buffer later, so the sum must not stay there.
         prior = torch.add(terms[0], terms[1] if len(terms) > 1 else 0, out=self._out("prior", index))
@@ -239,10 +239,10 @@ class UpdateRule:
         scaled: torch.Tensor,
         prior: torch.Tensor | None,
     ) -> None:
-        factor: Any = self._lr**0.5
+        factor: float | torch.Tensor = self._lr**0.5
         if root is not None:
-            factor = torch.mul(root, factor, out=self._out("scale", index))
-        term = torch.mul(noise, factor, out=self._out("pull", index))
+            factor = torch.mul(root, self._lr**0.5, out=self._out("scale", index))
+        term = _times(factor, noise, self._out("pull", index))
         self._add_product("noise", index, term, term)
         self._add_product("dot_grad_noise", index, scaled, term)
         if prior is not None:
@@ -301,6 +301,13 @@ class UpdateRule:
             sampled.publish()
             average = state["square_avg"].get(sampled.name)
             self.square_avg[index] = None if average is None else average.to(sampled.weight.device).clone()
+
+
+def _times(factor: float | torch.Tensor, term: torch.Tensor, out: torch.Tensor | None) -> torch.Tensor:
+    """Multiply in this order: a fresh result takes its memory layout, and sums over it their order, from the first."""
+    if isinstance(factor, float):
+        return torch.mul(term, factor, out=out)
+    return torch.mul(factor, term, out=out)
 
 
 def pool_metrics(sums: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:

@@ -1,0 +1,177 @@
+"""The update against a plain oracle, bit for bit, and against closed forms."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from engine import settings
+from hypothesis import given
+from hypothesis import strategies as st
+from oracle import OracleUpdate
+from torch import nn
+
+from devinterp.slt.sampling.settings import METRICS
+from devinterp.slt.sampling.update import SampledParameter, UpdateRule, pool_metrics
+
+SHAPES = [(7, 5), (), (3,), (16, 9), (2, 3, 4), (1, 1)]
+
+
+def parameters(dtype=torch.float32, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    made = [nn.Parameter(torch.randn(shape, generator=generator).to(dtype)) for shape in SHAPES]
+    made.append(nn.Parameter(torch.randn(6, 8, generator=generator).to(dtype).t()))  # dense, not contiguous
+    return made
+
+
+def masks_for(made, kind):
+    generator = torch.Generator().manual_seed(9)
+    if kind == "none":
+        return [None] * len(made)
+    masks = [torch.rand(p.shape, generator=generator) for p in made]
+    if kind == "boolean":
+        masks = [mask > 0.5 for mask in masks]
+    return [None if index == 1 else mask for index, mask in enumerate(masks)]
+
+
+GRID = list(
+    itertools.product(
+        ["sgmcmc_sgld", "rmsprop_sgld"],
+        ["none", "boolean", "fractional"],
+        [(0.0, 0.0), (10.0, 0.0), (0.0, 3.0), (10.0, 3.0)],
+        [None, 0.01],
+        [False, True],
+    )
+)
+
+
+@pytest.mark.parametrize(("method", "mask", "prior", "box", "metrics"), GRID)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_every_setting_equals_the_oracle_bit_for_bit(method, mask, prior, box, metrics, dtype):
+    chosen = settings(
+        sampling_method=method, localization=prior[0], llc_weight_decay=prior[1], bounding_box_size=box,
+        save_metrics=metrics, noise_level=0.7,
+    )  # fmt: skip
+    ours, theirs = parameters(dtype), parameters(dtype)
+    masks = masks_for(ours, mask)
+    rule = UpdateRule([SampledParameter.take(str(i), p, m) for i, (p, m) in enumerate(zip(ours, masks))], chosen)
+    oracle = OracleUpdate(list(zip(theirs, masks)), chosen)
+    for step in range(3):
+        for side in (ours, theirs):
+            generator = torch.Generator().manual_seed(100 + step)
+            for index, p in enumerate(side):
+                gradient = torch.randn(p.shape, generator=generator).to(dtype)
+                p.grad = None if index == 3 and step == 1 else gradient  # skipped, and draws no noise
+        torch.manual_seed(step)
+        expected = oracle.step()
+        after = torch.get_rng_state()
+        torch.manual_seed(step)
+        rule.step()
+        assert torch.equal(after, torch.get_rng_state())
+        for index, (mine, other) in enumerate(zip(ours, theirs)):
+            assert torch.equal(mine.data, other.data), index
+            assert mine.grad is None
+        if metrics:
+            pooled = pool_metrics(rule.sums.numpy()[None])[0]
+            assert dict(zip(METRICS, pooled.tolist())) == expected
+        else:
+            assert rule.sums is None
+
+
+def test_the_start_is_never_written_to():
+    made = parameters()
+    starts = [p.data for p in made]
+    copies = [start.clone() for start in starts]
+    rule = UpdateRule([SampledParameter.take(str(i), p, None) for i, p in enumerate(made)], settings())
+    for p in made:
+        p.grad = torch.ones_like(p)
+    rule.step()
+    for p, start, copy in zip(made, starts, copies):
+        assert torch.equal(start, copy)
+        assert not torch.equal(p.data, start)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_keeps_a_float32_master_that_small_steps_do_not_vanish_from(dtype):
+    """Localisation alone is a Gaussian of variance 1 / gamma; in bfloat16 itself the drift would round away."""
+    gamma, lr = 300.0, 1e-3
+    p = nn.Parameter(torch.ones(4000, dtype=dtype))
+    sampled = SampledParameter.take("w", p, None)
+    chosen = settings(lr=lr, n_beta=0.0, localization=gamma, save_metrics=False)
+    rule = UpdateRule([sampled], chosen)
+    torch.manual_seed(0)
+    for _ in range(120):
+        p.grad = torch.zeros_like(p)
+        rule.step()
+    assert sampled.weight.dtype == torch.float32
+    assert p.dtype == dtype
+    assert torch.equal(p.data, sampled.weight.to(dtype))
+    discretised = 1 / (gamma * (1 - lr * gamma / 4))  # variance of the chain with this step
+    spread = (sampled.weight - 1.0).std().item()
+    assert abs(spread / discretised**0.5 - 1) < 5 / (2 * 4000) ** 0.5
+
+
+def test_sgld_has_the_step_size_bias_of_its_own_discretisation():
+    """Full gradient on L = h w^2 / 2: stationary variance 1 / [a (1 - lr a / 4)], a = n_beta h + gamma."""
+    h, n_beta, gamma, lr, size = 2.0, 20.0, 10.0, 0.03, 20_000
+    p = nn.Parameter(torch.zeros(size))
+    rule = UpdateRule(
+        [SampledParameter.take("w", p, None)],
+        settings(lr=lr, n_beta=n_beta, localization=gamma, save_metrics=False),
+    )
+    torch.manual_seed(0)
+    for _ in range(60):  # the chain forgets its start by (1 - lr a / 2)^2 per step: 0.06
+        p.grad = h * p.detach()
+        rule.step()
+    a = n_beta * h + gamma
+    expected = 1 / (a * (1 - lr * a / 4))
+    assert abs(p.detach().var().item() / expected - 1) < 5 * (2 / size) ** 0.5
+
+
+def test_weights_or_diagnostics_that_are_not_finite_are_noticed_and_an_overflow_of_the_sum_is_not():
+    p = nn.Parameter(torch.full((4,), 3e38))
+    sampled = SampledParameter.take("w", p, None)
+    rule = UpdateRule([sampled], settings())
+    assert rule.finite()
+    rule.sums[0, 0] = float("inf")
+    assert not rule.finite()
+    rule.sums.zero_()
+    sampled.weight[2] = float("nan")
+    assert not rule.finite()
+
+
+def test_state_restores_weights_and_preconditioner():
+    chosen = settings(sampling_method="rmsprop_sgld")
+    first, second = parameters(), parameters()
+    rules = [
+        UpdateRule([SampledParameter.take(str(i), p, None) for i, p in enumerate(side)], chosen)
+        for side in (first, second)
+    ]
+
+    def step(rule, side, seed):
+        generator = torch.Generator().manual_seed(seed)
+        for p in side:
+            p.grad = torch.randn(p.shape, generator=generator)
+        torch.manual_seed(seed)
+        rule.step()
+
+    step(rules[0], first, 1)
+    rules[1].load(rules[0].state())
+    for rule, side in zip(rules, (first, second)):
+        step(rule, side, 2)
+    for mine, other in zip(first, second):
+        assert torch.equal(mine.data, other.data)
+
+
+@given(st.integers(0, 2**31 - 1), st.integers(1, 40), st.integers(1, 5))
+def test_pooling_adds_one_by_one_in_float32(seed, count, steps):
+    sums = np.random.default_rng(seed).random((steps, len(METRICS), count)).astype(np.float32)
+    pooled = pool_metrics(sums)
+    for step in range(steps):
+        for row in range(len(METRICS)):
+            total = torch.zeros(())
+            for value in torch.from_numpy(sums[step, row]):
+                total = total + (value.sqrt().square() if row < 6 else value)
+            assert pooled[step, row] == (total.sqrt() if row < 6 else total).item()
