@@ -23,8 +23,8 @@ from devinterp.errors import DataError, MissingVariableError, ProvenanceError, S
 from devinterp.slt._chains import warn_excluded
 from devinterp.slt._moments import Moments, gather_moments
 from devinterp.slt._provenance import check_same_origin
-from devinterp.slt._results import label_result, schema_id, string_index
 from devinterp.slt._samples import Samples, Tree, study_members
+from devinterp.slt._sus_tree import flat_tree
 
 if TYPE_CHECKING:
     import torch
@@ -207,7 +207,16 @@ def compute_susceptibilities(
     if se:
         attrs["se_dof"] = round(float(np.median(columns.pop("dof"))), 1)
     data = {variable: np.stack(values, axis=1).astype(np.float32) for variable, values in columns.items()}
-    return build_tree(data, tokens, names, full.loss(task).sizes["token_pos"], attrs)
+    num_tokens = full.loss(task).sizes["token_pos"]
+    return flat_tree(
+        data,
+        tokens,
+        names,
+        attrs,
+        batches=[np.arange(ids.shape[0]) for ids in tokens.values()],
+        targets=[np.arange(1, num_tokens + 1) for _ in tokens],
+        positions=[np.arange(ids.shape[1]) for ids in tokens.values()],
+    )
 
 
 def _runs(wr_map: xr.DataTree | Mapping[str, Tree], allow_partial: bool) -> dict[str, Samples]:
@@ -308,56 +317,3 @@ def _column(
             out.setdefault("sus_se", []).append(np.sqrt(total))
             out.setdefault("dof", []).append(dof)
     return {name: np.concatenate([part.ravel() for part in parts]) for name, parts in out.items()}
-
-
-def build_tree(
-    data: Mapping[str, npt.NDArray[np.float32]],
-    tokens: Mapping[str, npt.NDArray[np.int64]],
-    restrictions: Sequence[str],
-    num_tokens: int,
-    attrs: Mapping[str, Any],
-) -> xr.DataTree:
-    """Put flattened values, (sus_flat, wr), and tokens into the tree of the schema.
-
-    Parameters
-    ----------
-    data : mapping of str to array, shape (sus_flat, wr)
-        ``sus`` and what else was asked for.
-    tokens : mapping of str to array, shape (batch, position)
-        Token ids of each observable, in the order of ``sus_flat``.
-    restrictions : sequence of str
-        Names, in the order of ``wr``.
-    num_tokens : int
-        Predicted positions per row.
-    attrs : mapping
-        Further attributes of ``/susceptibilities``.
-
-    Returns
-    -------
-    xarray.DataTree
-    """
-    names = {"dataset_id_to_name": list(tokens)}
-    sus = xr.Dataset({variable: (("sus_flat", "wr"), values) for variable, values in data.items()})
-    sus = sus.assign_coords(
-        _flat("sus_flat", "target_position", [(ids.shape[0], num_tokens) for ids in tokens.values()], start=1)
-    ).assign_coords(wr=("wr", string_index(restrictions)))
-    context = xr.Dataset({"input_ids": ("ctx_flat", np.concatenate([ids.ravel() for ids in tokens.values()]))})
-    context = context.assign_coords(_flat("ctx_flat", "position", [ids.shape for ids in tokens.values()], start=0))
-    kind = "susceptibilities"
-    sus = label_result(sus, kind, node="/susceptibilities", attrs={**names, **attrs})
-    context = label_result(context, kind, node="/context", attrs=names)
-    tree = xr.DataTree.from_dict({"/susceptibilities": sus, "/context": context})
-    tree.attrs = {"devinterp_schema": schema_id(kind)}
-    return tree
-
-
-def _flat(dim: str, position: str, shapes: Sequence[tuple[int, ...]], *, start: int) -> xr.Coordinates:
-    """Coordinates dataset_id, batch and position of the flattened rows of several observables."""
-    grids = [np.indices(shape, dtype=np.int64).reshape(2, -1) for shape in shapes]
-    ids = [np.full(grid.shape[1], k, dtype=np.int64) for k, grid in enumerate(grids)]
-    flat = {
-        "dataset_id": (dim, np.concatenate(ids)),
-        "batch": (dim, np.concatenate([grid[0] for grid in grids])),
-        position: (dim, np.concatenate([grid[1] + start for grid in grids])),
-    }
-    return xr.Coordinates(flat, indexes={})

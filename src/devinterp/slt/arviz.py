@@ -1,0 +1,98 @@
+"""A run in the layout of ArviZ: chains and draws of losses, for its statistics and its plots."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from devinterp.slt._blocks import row_means
+from devinterp.slt._chains import select_chains, warn_excluded
+from devinterp.slt._samples import Samples, Tree
+
+__all__ = ["to_arviz"]
+
+
+def to_arviz(samples: Tree, *, log_likelihood: bool = False, allow_partial: bool = False) -> xr.DataTree:
+    """Lay a run out as ArviZ expects it (`InferenceData schema
+    <https://python.arviz.org/en/stable/schema/schema.html>`_).
+
+    Parameters
+    ----------
+    samples : DataTree or Dataset
+        What ``sample()`` returned, or a selection of it.
+    log_likelihood : bool
+        Also the group ``log_likelihood``: minus the loss of every token of every observable, which loads them all
+        (a run backed by dask stays lazy).
+    allow_partial : bool
+        As in `devinterp.slt.llc.compute_llc`.
+
+    Returns
+    -------
+    xarray.DataTree
+        ``/posterior``: ``sampling_loss`` and ``loss_{obs}`` (chain, draw) float64, nat, averaged over rows and tokens.
+        ``/sample_stats``: ``lp``, the log density up to a constant that the sampler drew from, without the prior
+        (``-n_beta * sampling_loss``); ``step_size``; and ``distance``, ``noise_norm``, ``gradient_norm`` at the
+        draws' steps where metrics were saved. ``/observed_data``: ``input_ids_{obs}``. Complete chains only, their
+        original positions as coordinate ``chain``.
+
+    Raises
+    ------
+    MissingVariableError
+        There is no loss.
+    AllChainsFailedError
+        No chain is complete.
+    """
+    run = Samples.of(samples, allow_partial=allow_partial)
+    traces = {}
+    if "sampling_loss" in run.dataset:
+        rows = row_means(run.variable("sampling_loss", ("chain", "draw", "batch", "token_pos")))
+        traces["sampling_loss"] = rows.mean(axis=2)
+    for name in run.observables if traces else run.resolve(None):
+        traces[f"loss_{name}"] = row_means(run.loss(name)).mean(axis=2)
+    finite = np.logical_and.reduce([np.isfinite(trace) for trace in traces.values()])
+    selection = select_chains(run, finite, allow_partial=allow_partial)
+    warn_excluded(run, selection)
+    used, length = list(selection.used), selection.length
+    coords = {"chain": np.array(used, dtype=np.int64), "draw": np.arange(length)}
+    unit = {"units": "nat"}
+    kept = {name: trace[used, :length] for name, trace in traces.items()}
+    posterior = xr.Dataset({name: (("chain", "draw"), trace, unit) for name, trace in kept.items()}, coords=coords)
+    groups = {"/posterior": posterior.assign_attrs(inference_library="devinterp")}
+    stats = _sample_stats(run, kept, used, length)
+    if stats:
+        groups["/sample_stats"] = xr.Dataset({n: (("chain", "draw"), v) for n, v in stats.items()}, coords=coords)
+    observed = {
+        f"input_ids_{name}": ((f"batch_{name}", "token"), run.input_ids(name))
+        for name in run.observables
+        if f"input_ids_{name}" in run.dataset
+    }
+    if observed:
+        groups["/observed_data"] = xr.Dataset(observed)
+    if log_likelihood:
+        likelihood = {name: -run.loss(name)[used, :length].variable for name in run.observables}
+        groups["/log_likelihood"] = xr.Dataset(likelihood, coords=coords)
+    return xr.DataTree.from_dict(groups)
+
+
+def _sample_stats(run: Samples, traces: dict[str, Any], used: list[int], length: int) -> dict[str, Any]:
+    """The sampler's own quantities at every draw, under the names that ArviZ gives such things."""
+    out: dict[str, Any] = {}
+    known_n_beta = "n_beta" in run.dataset or run.setting("n_beta") is not None
+    if "sampling_loss" in traces and known_n_beta:
+        out["lp"] = -run.n_beta * traces["sampling_loss"]
+    if run.setting("lr") is not None:
+        out["step_size"] = np.full((len(used), length), float(run.setting("lr")))
+    sizes = [run.setting(s) for s in ("num_burnin_steps", "num_draws", "num_steps_bw_draws")]
+    for metric, name in (("distance", "distance"), ("noise", "noise_norm"), ("scaled_grad", "gradient_norm")):
+        variable = f"metrics_{metric}"
+        if variable not in run.dataset or any(s is None for s in sizes):
+            continue
+        values = run.variable(variable, ("chain", "step"))
+        # Selections of draws and of steps are independent, so which step a draw was is known only without them.
+        whole = values.sizes["step"] == sizes[0] + sizes[1] * sizes[2] and run.dataset.sizes.get("draw") == sizes[1]
+        if whole:
+            steps = sizes[0] + sizes[2] * np.arange(length)
+            out[name] = np.asarray(values.isel(chain=used, step=steps).values, dtype=np.float64)
+    return out

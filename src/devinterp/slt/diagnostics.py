@@ -1,0 +1,404 @@
+"""Is this run to be trusted? R-hat, effective draws, drift and signal, with a verdict and what to try next.
+
+Everything is computed on the sampling task's *fixed rows* where the store has them: minibatch losses are blind, since
+all chains see the same minibatches and their noise drowns where the chains went.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from devinterp.errors import MissingVariableError
+from devinterp.slt._blocks import row_means
+from devinterp.slt._chains import known_states
+from devinterp.slt._samples import Samples, Tree, study_members
+
+__all__ = ["ChainDiagnosis", "Diagnosis", "StudyDiagnosis", "Verdict", "diagnose"]
+
+F64 = npt.NDArray[np.float64]
+Code = Literal["good", "diverged", "below_start", "not_converged", "chains_disagree", "little_signal"]
+
+SPIKE_DEVIATIONS = 8.0
+
+TITLES: dict[Code, str] = {
+    "good": "good",
+    "diverged": "diverged",
+    "below_start": "loss fell below its start",
+    "not_converged": "not converged",
+    "chains_disagree": "chains disagree",
+    "little_signal": "too little signal",
+}
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One thing that is right or wrong with a run.
+
+    Attributes
+    ----------
+    code : str
+        One of `TITLES`.
+    evidence : str
+        The numbers it rests on.
+    remedy : str
+        Which setting to try next; empty for ``good``.
+    """
+
+    code: Code
+    evidence: str
+    remedy: str = ""
+
+    @property
+    def title(self) -> str:
+        """The verdict in words."""
+        return TITLES[self.code]
+
+    def __str__(self) -> str:
+        return f"{self.title}: {self.evidence}" + (f" Try next: {self.remedy}" if self.remedy else "")
+
+
+@dataclass(frozen=True)
+class ChainDiagnosis:
+    """One chain.
+
+    Attributes
+    ----------
+    chain : int
+        Position along ``chain``.
+    status : str
+        ``complete``, or why it is not.
+    n_draws : int
+        Finite draws, a prefix.
+    n_nonfinite : int
+        Draws that are not finite.
+    n_spikes : int
+        Draws whose change from the draw before is far outside what changes usually are.
+    rise : float or None
+        Mean loss minus the loss at the start (nat).
+    drift : float or None
+        Mean of the last third of the draws minus that of the first (nat).
+    ess : float or None
+        Effective draws (bulk) of this chain alone.
+    signal_to_variation : float or None
+        Rise over the standard deviation of the change from draw to draw.
+    """
+
+    chain: int
+    status: str
+    n_draws: int
+    n_nonfinite: int
+    n_spikes: int
+    rise: float | None = None
+    drift: float | None = None
+    ess: float | None = None
+    signal_to_variation: float | None = None
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """All that was found out about a run.
+
+    Attributes
+    ----------
+    label : str
+        The restriction's name within a study.
+    source : str
+        The variable the trace was taken from.
+    rows : {"fixed", "minibatch"}
+        Whether the same rows were evaluated at every draw.
+    start, start_se : float or None
+        Loss at the start (nat), and its standard error as a reference for the trace: 0 where it is of the same rows.
+        None where it is not known for these rows.
+    rise, rise_se : float or None
+        Mean loss minus the loss at the start (nat), and its standard error.
+    llc : float or None
+        n_beta times the rise.
+    rhat, ess_bulk, mcse : float or None
+        By arviz-stats, over the complete chains: rank-normalised split R-hat, effective draws, and the Monte Carlo
+        standard error of the mean loss (nat).
+    drift, drift_se : float or None
+        Mean of the last third of the draws minus that of the first (nat), all chains, and its standard error.
+    signal_to_variation : float or None
+        Median over chains.
+    gradient_to_noise : float or None
+        Median over steps of the norm of the gradient term over that of the noise, where metrics were saved.
+    chains : tuple of ChainDiagnosis
+        One per chain.
+    verdicts : tuple of Verdict
+        The gravest first; at least one.
+    settings : mapping
+        The settings that remedies speak of.
+    """
+
+    label: str
+    source: str
+    rows: Literal["fixed", "minibatch"]
+    start: float | None
+    start_se: float | None
+    rise: float | None
+    rise_se: float | None
+    llc: float | None
+    rhat: float | None
+    ess_bulk: float | None
+    mcse: float | None
+    drift: float | None
+    drift_se: float | None
+    signal_to_variation: float | None
+    gradient_to_noise: float | None
+    chains: tuple[ChainDiagnosis, ...]
+    verdicts: tuple[Verdict, ...] = ()
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def verdict(self) -> Verdict:
+        """The gravest verdict."""
+        return self.verdicts[0]
+
+    @property
+    def good(self) -> bool:
+        """Whether nothing is wrong."""
+        return self.verdict.code == "good"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything as plain, JSON-able types."""
+        out = asdict(self)
+        out["chains"] = [asdict(chain) for chain in self.chains]
+        out["verdicts"] = [{**asdict(v), "title": v.title} for v in self.verdicts]
+        out["settings"] = dict(self.settings)
+        return out
+
+    def __str__(self) -> str:
+        from devinterp.slt._verdicts import number as _number
+
+        head = f"{self.label}: " if self.label else ""
+        numbers = [
+            f"R-hat {_number(self.rhat)}",
+            f"{_number(self.ess_bulk, 0)} effective draws",
+            f"rise {_number(self.rise, 4)} ± {_number(self.rise_se, 4)} nat",
+            f"drift {_number(self.drift, 4)} ± {_number(self.drift_se, 4)} nat",
+            f"on {self.source}",
+        ]
+        lines = [f"{head}{self.verdict.title} ({', '.join(numbers)})", *(f"  {verdict}" for verdict in self.verdicts)]
+        lines += [
+            f"  chain {c.chain}: {c.status}, {c.n_draws} draws, rise {_number(c.rise, 4)}, "
+            f"drift {_number(c.drift, 4)}, {_number(c.ess, 0)} effective, {c.n_nonfinite} non-finite, "
+            f"{c.n_spikes} spikes"
+            for c in self.chains
+        ]
+        return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        from html import escape
+
+        return f"<pre>{escape(str(self))}</pre>"
+
+
+class StudyDiagnosis(dict[str, Diagnosis]):
+    """Diagnoses by restriction name."""
+
+    @property
+    def good(self) -> bool:
+        """Whether nothing is wrong with any run."""
+        return all(diagnosis.good for diagnosis in self.values())
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything as plain, JSON-able types."""
+        return {name: diagnosis.to_dict() for name, diagnosis in self.items()}
+
+    def __str__(self) -> str:
+        return "\n".join(str(diagnosis) for diagnosis in self.values())
+
+    def _repr_html_(self) -> str:
+        from html import escape
+
+        return f"<pre>{escape(str(self))}</pre>"
+
+
+def diagnose(samples: Tree | Mapping[str, Tree], *, sampling_task: str | None = None) -> Diagnosis | StudyDiagnosis:
+    """Judge a run, or every run of a study. Runs that have not completed are judged by what there is.
+
+    Parameters
+    ----------
+    samples : DataTree, Dataset, or mapping of str to DataTree
+        What ``sample()`` returned, a selection of it, or a study.
+    sampling_task : str, optional
+        The observable whose fixed rows are looked at; by default the sampling task's where the store tells it, else
+        all observables' together, else the minibatches.
+
+    Returns
+    -------
+    Diagnosis, or StudyDiagnosis for a study
+
+    Raises
+    ------
+    MissingVariableError
+        There is no loss to look at.
+
+    Notes
+    -----
+    All chains start at the same weights, so that their agreement does not prove convergence: a drift, or too few
+    effective draws, outweighs an R-hat near 1.
+    """
+    members = study_members(samples)
+    if members is None:
+        run = Samples.of(samples, allow_partial=True)  # type: ignore[arg-type]  # no mapping: study_members
+        return _diagnose(run, sampling_task)
+    return StudyDiagnosis(
+        {
+            name: _diagnose(Samples.of(tree, label=name, allow_partial=True), sampling_task)
+            for name, tree in members.items()
+        }
+    )
+
+
+def _diagnose(run: Samples, sampling_task: str | None) -> Diagnosis:
+    source, rows, traces, start, start_se = _trace(run, sampling_task)
+    finite = np.isfinite(traces)
+    num_chains, num_draws = traces.shape
+    prefix = np.where(finite.all(axis=1), num_draws, np.argmin(finite, axis=1))
+    written, failures = known_states(run, num_chains)
+    if written is not None and run.setting("num_draws") in (None, num_draws):
+        prefix = np.minimum(prefix, written)
+    for c in range(num_chains):
+        if failures[c] is None and prefix[c] < num_draws:
+            failures[c] = f"non-finite loss at draw {int(prefix[c])}"
+    chains = tuple(
+        _chain(c, traces[c, : prefix[c]], failures[c], int((~finite[c]).sum()), start) for c in range(num_chains)
+    )
+    used = [c for c in range(num_chains) if failures[c] is None]
+    kept = traces[used] if used else traces[:0]
+    numbers = _numbers(kept)
+    rise = float(kept.mean()) - start if used and start is not None else None
+    rise_se = None if numbers["mcse"] is None or start_se is None else float(np.hypot(numbers["mcse"], start_se))
+    variations = [c.signal_to_variation for c in chains if c.signal_to_variation is not None and c.chain in used]
+    try:
+        llc = None if rise is None else run.n_beta * rise
+    except MissingVariableError:
+        llc = None
+    diagnosis = Diagnosis(
+        label=run.label,
+        source=source,
+        rows=rows,
+        start=start,
+        start_se=start_se,
+        rise=rise,
+        rise_se=rise_se,
+        llc=llc,
+        signal_to_variation=float(np.median(variations)) if variations else None,
+        gradient_to_noise=_gradient_to_noise(run, used),
+        chains=chains,
+        settings={
+            name: run.setting(name)
+            for name in ("lr", "n_beta", "localization", "num_draws", "num_burnin_steps", "num_steps_bw_draws")
+            if run.setting(name) is not None
+        },
+        **numbers,
+    )
+    from devinterp.slt._verdicts import judge
+
+    return replace(diagnosis, verdicts=tuple(judge(diagnosis, kept)))
+
+
+def _trace(
+    run: Samples, sampling_task: str | None
+) -> tuple[str, Literal["fixed", "minibatch"], F64, float | None, float | None]:
+    """The loss at every draw, (chain, draw), what it is of, and the loss at the start that it is compared with."""
+    task = run.sampling_task(sampling_task)
+    names = (task,) if task is not None else run.observables
+    if names:
+        means = [row_means(run.loss(name)) for name in names]
+        trace = np.mean([m.mean(axis=2) for m in means], axis=0)
+        source = " + ".join(f"loss_{name}" for name in names)
+        starts = [f"init_loss_{name}" for name in names]
+        if all(name in run.dataset for name in starts):
+            start = float(np.mean([np.asarray(run.dataset[n].values, dtype=np.float64).mean() for n in starts]))
+            return source, "fixed", trace, start, 0.0
+        if task is None:  # init_loss is of other data
+            return source, "fixed", trace, None, None
+        first = means[0][0, 0]
+        spread = float(first.var(ddof=1)) if first.size > 1 else 0.0
+        known, variance = _init_loss(run, spread)
+        return source, "fixed", trace, known, float(np.sqrt(variance + spread / first.size))
+    rows = row_means(run.variable("sampling_loss", ("chain", "draw", "batch", "token_pos")))
+    trace = rows.mean(axis=2)
+    spread = float(np.nanmean(rows.var(axis=2, ddof=1))) if rows.shape[2] > 1 else 0.0
+    known, variance = _init_loss(run, spread)
+    return "sampling_loss", "minibatch", trace, known, float(np.sqrt(variance))
+
+
+def _init_loss(run: Samples, row_variance: float) -> tuple[float | None, float]:
+    """``init_loss`` and its variance, from the spread of rows; None where there is none."""
+    if "init_loss" not in run.dataset:
+        return None, 0.0
+    start = float(np.nanmean(np.asarray(run.dataset["init_loss"].values, dtype=np.float64)))
+    sizes = [run.setting(s) or 1 for s in ("num_init_loss_batches", "batch_size", "gradient_accumulation_steps")]
+    return start, row_variance / int(np.prod(sizes))
+
+
+def _numbers(trace: F64) -> dict[str, Any]:
+    """R-hat, effective draws, Monte Carlo error and drift of complete chains, (chain, draw)."""
+    names = ("rhat", "ess_bulk", "mcse", "drift", "drift_se")
+    if trace.shape[0] == 0 or trace.shape[1] < 4:
+        return dict.fromkeys(names)
+    third = trace.shape[1] // 3
+    first, last = trace[:, :third], trace[:, -third:]
+    error = None
+    if third >= 4:
+        error = float(np.hypot(_arviz("mcse", first, method="mean"), _arviz("mcse", last, method="mean")))
+    constant = np.ptp(trace) == 0
+    found: dict[str, float | None] = {
+        "rhat": None if constant or trace.shape[0] < 2 else _arviz("rhat", trace, method="rank"),
+        "ess_bulk": None if constant else _arviz("ess", trace, method="bulk"),
+        "mcse": 0.0 if constant else _arviz("mcse", trace, method="mean"),
+        "drift": float(last.mean() - first.mean()),
+        "drift_se": error,
+    }
+    return {name: value if value is None or np.isfinite(value) else None for name, value in found.items()}
+
+
+def _arviz(name: str, trace: F64, **options: Any) -> float:
+    from arviz_stats.base.array import array_stats
+
+    if np.ptp(trace) == 0:
+        return 0.0
+    return float(getattr(array_stats, name)(trace, chain_axis=0, draw_axis=1, **options))
+
+
+def _chain(chain: int, trace: F64, failure: str | None, nonfinite: int, start: float | None) -> ChainDiagnosis:
+    count = trace.size
+    common: dict[str, Any] = {
+        "chain": chain,
+        "status": failure or "complete",
+        "n_draws": count,
+        "n_nonfinite": nonfinite,
+    }
+    rise = float(trace.mean()) - start if count and start is not None else None
+    if count < 4:
+        return ChainDiagnosis(n_spikes=0, rise=rise, **common)
+    changes = np.diff(trace)
+    deviation = np.abs(changes - np.median(changes))
+    scale = 1.4826 * float(np.median(deviation))  # of a normal law, its standard deviation
+    third = max(1, count // 3)
+    variation = float(changes.std())
+    return ChainDiagnosis(
+        n_spikes=int((deviation > SPIKE_DEVIATIONS * scale).sum()) if scale > 0 else 0,
+        rise=rise,
+        drift=float(trace[-third:].mean() - trace[:third].mean()),
+        ess=_arviz("ess", trace[None], method="bulk") or None,
+        signal_to_variation=rise / variation if rise is not None and variation > 0 else None,
+        **common,
+    )
+
+
+def _gradient_to_noise(run: Samples, used: list[int]) -> float | None:
+    names = ("metrics_scaled_grad", "metrics_noise")
+    if not used or any(name not in run.dataset for name in names):
+        return None
+    gradient, noise = (np.asarray(run.variable(n, ("chain", "step"))[used].values, dtype=np.float64) for n in names)
+    valid = np.isfinite(gradient) & np.isfinite(noise) & (noise > 0)
+    return float(np.median(gradient[valid] / noise[valid])) if valid.any() else None
