@@ -30,6 +30,7 @@ from devinterp.slt.sampling.worker import (
     PLAN_KEY,
     STOP_KEY,
     Errand,
+    end_with_parent,
     limited_threads,
     live_step,
     pack_plan,
@@ -349,7 +350,9 @@ class _Coordinator:
         workers = self.options.num_workers or max(1, cores // threads)
         # spawn: a forked torch hangs in its thread pool, and CUDA cannot be used after a fork
         context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(min(workers, max(tasks, 1)), mp_context=context) as pool:
+        with ProcessPoolExecutor(
+            min(workers, max(tasks, 1)), mp_context=context, initializer=end_with_parent, initargs=(os.getpid(),)
+        ) as pool:
             yield pool
 
     def _watch(self, futures: Mapping[Future[Any], Errand], bars: Progress) -> None:

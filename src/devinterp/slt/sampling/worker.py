@@ -24,7 +24,16 @@ from devinterp.slt.sampling.plan import Plan
 from devinterp.store import Location, WriterAddress, locate
 from devinterp.store.checkpoint import STATE_FOLDER, state_key
 
-__all__ = ["PLAN_KEY", "STOP_KEY", "Errand", "limited_threads", "live_step", "pack_plan", "run_errand"]
+__all__ = [
+    "PLAN_KEY",
+    "STOP_KEY",
+    "Errand",
+    "end_with_parent",
+    "limited_threads",
+    "live_step",
+    "pack_plan",
+    "run_errand",
+]
 
 PLAN_KEY = f"{STATE_FOLDER}/plan"
 STOP_KEY = f"{STATE_FOLDER}/stop"
@@ -112,6 +121,21 @@ def _load(location: Location, digest: str) -> Plan:
             )
         _LOADED[:] = [(digest, pickle.loads(packed))]
     return _LOADED[0][1]
+
+
+def end_with_parent(parent: int) -> None:
+    """Have this process end within a second of ``parent``'s death; the initializer of our own pools.
+
+    A worker that waits for its next task holds the writing end of the queue it reads from, as do its siblings, and so
+    would never learn that the coordinator was killed.
+    """
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True, name="devinterp-parent").start()
 
 
 class _StopSign:
