@@ -1,0 +1,234 @@
+"""The ``devinterp`` accessor of DataTree and Dataset: every method is one line into a public function.
+
+It holds nothing but the object it was made for, reads nothing until it is asked, and changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+import xarray as xr
+
+if TYPE_CHECKING:
+    from os import PathLike
+
+    from devinterp.plot import PlotAccessor, TokenText
+    from devinterp.schema import Report
+    from devinterp.slt.diagnostics import Diagnosis, StudyDiagnosis
+
+__all__ = ["DevinterpAccessor"]
+
+
+@xr.register_datatree_accessor("devinterp")
+@xr.register_dataset_accessor("devinterp")
+class DevinterpAccessor:
+    """Analyses, checks and pictures of what `devinterp.sample` and the analyses return.
+
+    Parameters
+    ----------
+    obj : DataTree or Dataset
+        A run, a study, or a result.
+    """
+
+    __slots__ = ("_obj",)
+
+    def __init__(self, obj: xr.DataTree | xr.Dataset) -> None:
+        self._obj = obj
+
+    # What it is
+
+    @property
+    def kind(self) -> str:
+        """``samples``, ``study``, ``llc``, ``bif``, ``bif_topk``, ``susceptibilities``, or ``unknown``."""
+        from devinterp.slt._kinds import kind_of
+
+        return kind_of(self._obj)
+
+    @property
+    def config(self) -> Mapping[str, Any]:
+        """``metadata.config``: the sampler's settings, the observables; empty where none is recorded."""
+        from devinterp.slt._samples import dig
+
+        return dig(self._obj.attrs, "metadata.config") or {}
+
+    @property
+    def provenance(self) -> Mapping[str, Any]:
+        """``metadata.provenance``: identity of weights, rows, loss and mode; empty where none is recorded."""
+        from devinterp.slt._samples import dig
+
+        return dig(self._obj.attrs, "metadata.provenance") or {}
+
+    @property
+    def observables(self) -> tuple[str, ...]:
+        """Ids of the observables, in the caller's order."""
+        from devinterp.slt._overview import observables
+
+        return observables(self._obj)
+
+    def validate(self, *, profile: str = "strict") -> xr.DataTree | xr.Dataset:
+        """Return the tree, or raise `ValidationError` with every finding; see `devinterp.validate`."""
+        self.report(profile=profile).raise_for_errors()
+        return self._obj
+
+    def report(self, *, profile: str = "strict") -> Report:
+        """Return every finding; see `devinterp.validate`."""
+        from devinterp.schema import validate
+
+        return validate(self._obj, profile=profile)
+
+    # What follows from it
+
+    def llc(
+        self,
+        *,
+        over: Literal["draws", "steps", "observable"] = "draws",
+        burnin: bool = False,
+        observable: str | None = None,
+        ci: float | None = None,
+        allow_partial: bool = False,
+    ) -> xr.Dataset:
+        """Compute the local learning coefficient; see `devinterp.slt.llc.compute_llc`."""
+        from devinterp.slt.llc import compute_llc
+
+        return compute_llc(
+            self._obj, over=over, burnin=burnin, observable=observable, ci=ci, allow_partial=allow_partial
+        )
+
+    def bif(
+        self,
+        method: Literal["token", "sequence"] = "token",
+        *,
+        reduce_chain_dimension_method: Literal["stack", "mean"] = "stack",
+        loss_keys: Literal["all"] | Sequence[str] = "all",
+        batch_index_range_1: str | Sequence[int] = "all",
+        batch_index_range_2: str | Sequence[int] = "all",
+        average_tokenwise_bif: bool = False,
+        compute_covariance: bool = False,
+        batch_size: int = 32,
+        device: Any = None,
+        se: bool = False,
+        top_k: int | None = None,
+        lazy: bool | None = None,
+        output_path: str | PathLike[str] | None = None,
+        allow_partial: bool = False,
+    ) -> xr.Dataset:
+        """Compute the Bayesian influence function; see `devinterp.slt.bif.compute_bif`."""
+        from devinterp.slt.bif import compute_bif
+
+        return compute_bif(
+            self._obj,
+            correlation_method=method,
+            reduce_chain_dimension_method=reduce_chain_dimension_method,
+            loss_keys=loss_keys,
+            batch_index_range_1=batch_index_range_1,
+            batch_index_range_2=batch_index_range_2,
+            average_tokenwise_bif=average_tokenwise_bif,
+            compute_covariance=compute_covariance,
+            batch_size=batch_size,
+            device=device,
+            se=se,
+            top_k=top_k,
+            lazy=lazy,
+            output_path=output_path,
+            allow_partial=allow_partial,
+        )
+
+    def susceptibilities(
+        self,
+        sampling_task: str | None = None,
+        observable_names: Sequence[str] | None = None,
+        include_sampling_task: bool = False,
+        *,
+        baseline: Literal["init", "observable"] = "init",
+        terms: bool = False,
+        se: bool = False,
+        allow_partial: bool = False,
+    ) -> xr.DataTree:
+        """Compute susceptibilities of a study; see `devinterp.slt.susceptibilities.compute_susceptibilities`."""
+        from devinterp.slt.susceptibilities import compute_susceptibilities
+
+        return compute_susceptibilities(
+            self._tree,
+            sampling_task,
+            observable_names,
+            include_sampling_task,
+            baseline=baseline,
+            terms=terms,
+            se=se,
+            allow_partial=allow_partial,
+        )
+
+    def diagnose(self, *, sampling_task: str | None = None) -> Diagnosis | StudyDiagnosis:
+        """Judge whether the run can be trusted; see `devinterp.slt.diagnostics.diagnose`."""
+        from devinterp.slt.diagnostics import diagnose
+
+        return diagnose(self._obj, sampling_task=sampling_task)
+
+    def to_arviz(self, *, log_likelihood: bool = False, allow_partial: bool = False) -> xr.DataTree:
+        """Lay the run out as ArviZ expects it; see `devinterp.slt.arviz.to_arviz`."""
+        from devinterp.slt.arviz import to_arviz
+
+        return to_arviz(self._obj, log_likelihood=log_likelihood, allow_partial=allow_partial)
+
+    # Susceptibilities, looked at
+
+    def unflatten(self) -> xr.DataTree:
+        """Give every observable an array of its own; see `devinterp.slt.susceptibility_views.unflatten`."""
+        from devinterp.slt.susceptibility_views import unflatten
+
+        return unflatten(self._tree)
+
+    def flatten(self) -> xr.DataTree:
+        """Go back from `unflatten`; see `devinterp.slt.susceptibility_views.flatten`."""
+        from devinterp.slt.susceptibility_views import flatten
+
+        return flatten(self._tree)
+
+    def matrix(self, *, standardize: bool | Literal["columns"] = True, variable: str = "sus") -> xr.DataArray:
+        """Tokens by restrictions, made comparable; see `devinterp.slt.susceptibility_views.matrix`."""
+        from devinterp.slt.susceptibility_views import matrix
+
+        return matrix(self._tree, standardize=standardize, variable=variable)
+
+    def pca(self, n_components: int | None = None, *, standardize: bool | Literal["columns"] = True) -> xr.Dataset:
+        """Principal components of the matrix; see `devinterp.slt.susceptibility_views.pca`."""
+        from devinterp.slt.susceptibility_views import pca
+
+        return pca(self._tree, n_components, standardize=standardize)
+
+    def split_half(self, sampling_task: str | None = None, **options: Any) -> xr.Dataset:
+        """Reproducibility between halves of the chains; see `devinterp.slt.susceptibility_views.split_half`."""
+        from devinterp.slt.susceptibility_views import split_half
+
+        return split_half(self._tree, sampling_task, **options)
+
+    # Pictures
+
+    @property
+    def plot(self) -> PlotAccessor:
+        """Pictures, by name; needs matplotlib (``pip install 'devinterp[plot]'``)."""
+        from devinterp.plot import PlotAccessor
+
+        return PlotAccessor(self._obj)
+
+    def tokens(self, *args: Any, **options: Any) -> TokenText:
+        """Texts coloured token by token; see `devinterp.plot.tokens.tokens`."""
+        from devinterp.plot.tokens import tokens
+
+        return tokens(self._obj, *args, **options)
+
+    @property
+    def _tree(self) -> Any:
+        """The object, as functions take it that refuse a Dataset themselves."""
+        return self._obj
+
+    def __repr__(self) -> str:
+        from devinterp.slt._overview import overview_text
+
+        return overview_text(self._obj)
+
+    def _repr_html_(self) -> str:
+        from devinterp.slt._overview import overview_html
+
+        return overview_html(self._obj)

@@ -1,0 +1,104 @@
+"""What a tree is, whether it is whole, and what can be called on it: in a few lines, without reading a loss."""
+
+from __future__ import annotations
+
+from html import escape
+
+import xarray as xr
+
+from devinterp.slt._chains import known_states
+from devinterp.slt._kinds import kind_of
+from devinterp.slt._samples import Samples, Tree, dig, is_samples, metadata_of, study_members
+
+__all__ = ["observables", "overview", "overview_html", "overview_text"]
+
+TITLES = {
+    "samples": "SGLD run",
+    "study": "study of weight restrictions",
+    "llc": "local learning coefficient",
+    "bif": "Bayesian influence function",
+    "bif_topk": "strongest influences",
+    "susceptibilities": "susceptibilities",
+    "unknown": "no devinterp data that is known",
+}
+RUN = "validate() report() diagnose() llc() bif() to_arviz() tokens() plot"
+CALLS = {
+    "samples": RUN,
+    "study": "validate() report() diagnose() llc() susceptibilities() split_half() plot",
+    "llc": "validate() report() plot",
+    "bif": "validate() report() tokens() plot",
+    "bif_topk": "validate() report() tokens()",
+    "susceptibilities": "validate() report() unflatten() matrix() pca() tokens() plot",
+    "unknown": "validate() report()",
+}
+
+
+def observables(obj: Tree) -> tuple[str, ...]:
+    """Ids of the observables of a run, of a study's ``full``, or of a result, in order."""
+    if is_samples(obj) and "llc_mean" not in obj.data_vars:
+        return Samples.of(obj, allow_partial=True).observables
+    members = study_members(obj)
+    if members:
+        first = members.get("full", next(iter(members.values())))
+        return Samples.of(first, allow_partial=True).observables
+    nodes = list(obj.subtree) if isinstance(obj, xr.DataTree) else [obj]
+    for node in nodes:
+        for key in ("dataset_id_to_name", "observables"):
+            if key in node.attrs:
+                return tuple(str(name) for name in node.attrs[key])
+    return ()
+
+
+def overview(obj: Tree) -> list[tuple[str, str]]:
+    """Return (what, text) pairs."""
+    kind = kind_of(obj)
+    rows = [("kind", TITLES.get(kind, kind))]
+    if kind == "study":
+        members = study_members(obj) or {}
+        names = ", ".join(list(members)[:8]) + (", ..." if len(members) > 8 else "")
+        rows.append(("restrictions", f"{len(members)} ({names})"))
+        task = dig(metadata_of(obj), "config.sampling_task")
+        rows += [("sampling task", str(task))] if task else []
+        states = {name: _state(tree) for name, tree in members.items()}
+        wrong = [f"{name}: {state}" for name, state in states.items() if state != "complete"]
+        rows.append(("state", "; ".join(wrong[:5]) or "complete"))
+    elif kind == "samples":
+        rows.append(("state", _state(obj)))
+        sizes = [f"{obj.sizes[dim]} {dim}s" for dim in ("chain", "draw", "step") if dim in obj.sizes]
+        rows.append(("size", ", ".join(sizes)))
+        sampler = dig(metadata_of(obj), "config.sampler") or {}
+        shown = [f"{k} {sampler[k]:g}" for k in ("lr", "n_beta", "localization") if k in sampler]
+        rows += [("settings", ", ".join(shown))] if shown else []
+    elif isinstance(obj.attrs.get("n_chains_used"), int):
+        excluded = obj.attrs.get("chains_excluded") or []
+        rows.append(("chains", f"{obj.attrs['n_chains_used']} used, {len(excluded)} excluded"))
+    names_found = observables(obj)
+    rows += [("observables", ", ".join(names_found))] if names_found else []
+    rows.append(("can be called", CALLS.get(kind, CALLS["unknown"])))
+    return rows
+
+
+def _state(obj: Tree) -> str:
+    """Say, without reading a loss, whether the run is whole."""
+    declared = "devinterp_schema" in obj.attrs or "completed" in obj.attrs
+    run = Samples.of(obj, allow_partial=True)
+    size = run.dataset.sizes.get("chain", 1)
+    failures = [f"chain {c} {why}" for c, why in enumerate(known_states(run, size)[1]) if why is not None]
+    if declared and obj.attrs.get("completed") != 1:
+        return "not completed"
+    return "; ".join(failures) or "complete"
+
+
+def overview_text(obj: Tree) -> str:
+    """The overview as plain text."""
+    rows = overview(obj)
+    return "\n".join(["<devinterp>", *(f"  {name + ':':15s}{text}" for name, text in rows)])
+
+
+def overview_html(obj: Tree) -> str:
+    """The overview as an HTML table, every text escaped."""
+    cells = "".join(
+        f"<tr><th style='text-align:left'>{escape(name)}</th><td style='text-align:left'>{escape(text)}</td></tr>"
+        for name, text in overview(obj)
+    )
+    return f"<table><caption>devinterp</caption>{cells}</table>"
