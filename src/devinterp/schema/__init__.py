@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from devinterp.schema.codes import RuleCode
+from devinterp.schema.compile import to_pandera
+from devinterp.schema.limits import Limits
 from devinterp.schema.loader import available, load
+from devinterp.schema.predicates import Problem, predicate
 from devinterp.schema.report import Finding, NotChecked, Report
 from devinterp.schema.spec import (
     ArrayLayout,
@@ -20,6 +23,7 @@ from devinterp.schema.spec import (
     StorageSpec,
     VariableSpec,
 )
+from devinterp.schema.validation import validate
 
 __all__ = [
     "ArrayLayout",
@@ -28,10 +32,12 @@ __all__ = [
     "FamilySpec",
     "Finding",
     "GroupLayout",
+    "Limits",
     "NodeSpec",
     "NotChecked",
     "ParameterSpec",
     "Presence",
+    "Problem",
     "Profile",
     "Report",
     "Rule",
@@ -41,4 +47,7 @@ __all__ = [
     "VariableSpec",
     "available",
     "load",
+    "predicate",
+    "to_pandera",
+    "validate",
 ]

@@ -14,7 +14,7 @@ class CodeText(NamedTuple):
 
     level: Level
     severity: Severity
-    title: str
+    summary: str
     meaning: str
     remedy: str
 

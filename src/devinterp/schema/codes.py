@@ -110,9 +110,9 @@ class RuleCode(StrEnum):
         return self.name.lower().replace("_", "-")
 
     @property
-    def title(self) -> str:
+    def summary(self) -> str:
         """What is wrong, in a few words."""
-        return TEXTS[self.value].title
+        return TEXTS[self.value].summary
 
     @property
     def meaning(self) -> str:
@@ -135,7 +135,7 @@ class RuleCode(StrEnum):
         return TEXTS[self.value].severity
 
     @classmethod
-    def find(cls, text: str) -> RuleCode | None:
+    def lookup(cls, text: str) -> RuleCode | None:
         """Return the code that ``text`` names: ``DI101``, ``missing-variable`` or ``MISSING_VARIABLE``."""
         wanted = text.strip().upper().replace("-", "_")
         return next((code for code in cls if wanted in (code.value, code.name)), None)

@@ -61,6 +61,8 @@ def freeze_schema(document: Mapping[str, Any], profile: str, extends: tuple[str,
             codecs=tuple(storage.get("codecs", StorageSpec.codecs)),
             checksums=storage.get("checksums", StorageSpec.checksums),
             chunks=storage.get("chunks", StorageSpec.chunks),
+            empty_chunks=storage.get("empty_chunks", StorageSpec.empty_chunks),
+            shards=storage.get("shards", StorageSpec.shards),
         ),
         profile=profile,
         undeclared=profiles[profile].undeclared,
@@ -100,6 +102,7 @@ def _node(path: str, node: Mapping[str, Any], profile: Mapping[str, Any]) -> Nod
                 r.get("level", "values"),
                 r.get("severity", "error"),
                 _frozen(r.get("arguments", {})),
+                r.get("views", "check"),
             )
             for r in node.get("rules", ())
             if r["code"] not in dropped
@@ -130,15 +133,17 @@ def _variable(name: str, v: Mapping[str, Any]) -> VariableSpec:
         chunks=_frozen(v.get("chunks", {})),
         prefix=v.get("prefix"),
         checks=tuple(Check(c["code"], c["predicate"], _frozen(c.get("arguments", {}))) for c in v.get("checks", ())),
+        alternative_units=tuple(v.get("alternative_units", ())),
     )
 
 
 def _fill(value: Any, dtype: str) -> float | int | str | bool | None:
     if value is None:
-        return {"string": "", "bool": False}.get(dtype, float("nan") if dtype.startswith("float") else -1)
+        defaults: dict[str, str | bool] = {"string": "", "text": "", "bool": False}
+        return defaults.get(dtype, float("nan") if dtype.startswith("float") else -1)
     if dtype.startswith("float"):
         return float(value)
-    if dtype == "string":
+    if dtype in ("string", "text"):
         return str(value)
     if dtype == "bool":
         return bool(value)

@@ -128,13 +128,13 @@ def sarif(reports: Iterable[Report]) -> dict[str, Any]:
 
 
 def _sarif_rule(code: str) -> dict[str, Any]:
-    known = RuleCode.find(code)
+    known = RuleCode.lookup(code)
     if known is None:
         return {"id": code}
     return {
         "id": code,
         "name": known.slug,
-        "shortDescription": {"text": known.title},
+        "shortDescription": {"text": known.summary},
         "fullDescription": {"text": known.meaning},
         "help": {"text": known.remedy},
         "defaultConfiguration": {"level": _SARIF_LEVELS[known.severity]},

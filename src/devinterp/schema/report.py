@@ -350,7 +350,7 @@ def _several(value: str | Iterable[str]) -> Iterable[str]:
 
 
 def _code(text: str) -> str:
-    found = RuleCode.find(str(text))
+    found = RuleCode.lookup(str(text))
     return str(found) if found is not None else str(text)
 
 

@@ -82,13 +82,17 @@ class Check:
 
 @dataclass(frozen=True)
 class Rule:
-    """A rule over several variables, or over a node's attributes, by a registered predicate."""
+    """A rule over several variables, or over a node's attributes, by a registered predicate.
+
+    ``views`` is ``skip`` where the rule relates values to settings: a selection in memory breaks it by right.
+    """
 
     code: str
     predicate: str
     level: Level = "values"
     severity: Severity = "error"
     arguments: Mapping[str, Any] = field(default_factory=dict)
+    views: Literal["check", "skip"] = "check"
 
 
 @dataclass(frozen=True)
@@ -116,11 +120,11 @@ class VariableSpec:
     leading : tuple of str
         Dimensions that may stand before them, in this order (a study's ``wr``).
     dtype : str
-        A NumPy dtype name, or ``string`` for variable-length strings.
+        A NumPy dtype name; ``string`` for variable-length strings, ``text`` for strings of any representation.
     fill : float or int or str
         Zarr fill value.
     unit : str
-        ``nat``, ``nat^2``, ``1`` ...
+        ``nat``, ``nat^2``, ``1`` ...; ``alternative_units`` are legal too.
     chunks : mapping of str to int
         Largest chunk along a dimension; the others are whole.
     prefix : str or None
@@ -140,6 +144,7 @@ class VariableSpec:
     chunks: Mapping[str, int] = field(default_factory=dict)
     prefix: str | None = None
     checks: tuple[Check, ...] = ()
+    alternative_units: tuple[str, ...] = ()
 
     @property
     def placeholders(self) -> tuple[str, ...]:
@@ -161,11 +166,27 @@ class VariableSpec:
 
 @dataclass(frozen=True)
 class StorageSpec:
-    """How chunks are encoded: codec names in order, and whether a checksum must close them."""
+    """How chunks are stored.
+
+    Attributes
+    ----------
+    codecs : tuple of str
+        Their names, in order (``bytes`` stands for ``vlen-utf8`` where an array holds strings).
+    checksums : {"required", "optional"}
+        Whether crc32c must close them.
+    chunks : {"declared", "any"}
+        Whether the chunk grid is the one that variables declare.
+    empty_chunks : {"written", "omitted"}
+        Whether the writer writes a chunk that is all fill, so that an absent one proves a loss.
+    shards : {"forbidden", "allowed"}
+        Whether several chunks may share an object.
+    """
 
     codecs: tuple[str, ...] = ("bytes", "zstd", "crc32c")
     checksums: Literal["required", "optional"] = "required"
     chunks: Literal["declared", "any"] = "declared"
+    empty_chunks: Literal["written", "omitted"] = "written"
+    shards: Literal["forbidden", "allowed"] = "forbidden"
 
 
 @dataclass(frozen=True)
@@ -229,7 +250,7 @@ class ArrayLayout:
     @property
     def nbytes(self) -> int:
         """Uncompressed size in bytes (strings count 8 per element)."""
-        itemsize = 8 if self.dtype == "string" else np.dtype(self.dtype).itemsize
+        itemsize = 8 if self.dtype in ("string", "text") else np.dtype(self.dtype).itemsize
         return int(np.prod(self.shape, dtype=np.int64)) * itemsize
 
 

@@ -1,0 +1,85 @@
+"""Attributes of a group against the JSON Schema that its node declares."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from devinterp.schema.codes import RuleCode
+from devinterp.schema.report import Collector, clip
+from devinterp.schema.suggest import suggestion
+
+if TYPE_CHECKING:
+    from devinterp.schema.bind import Bound
+
+__all__ = ["AttributeRules"]
+
+_MAX_PER_GROUP = 50
+
+
+class AttributeRules:
+    """The JSON Schema validators of one validation."""
+
+    def __init__(self) -> None:
+        self._validators: dict[int, Any] = {}
+
+    def check(self, bound: Bound, findings: Collector) -> None:
+        """Add a finding for every place where the attributes leave their schema."""
+        if not bound.node.attributes:
+            return
+        key = id(bound.node)
+        if key not in self._validators:
+            import jsonschema
+
+            self._validators[key] = jsonschema.Draft202012Validator(_plain(bound.node.attributes))
+        for number, error in enumerate(self._validators[key].iter_errors(bound.group.attrs)):
+            if number >= _MAX_PER_GROUP:
+                break
+            where = ".".join(str(p) for p in error.absolute_path)
+            if error.validator == "required":
+                _report_required(bound, error, where, findings)
+                continue
+            findings.add(
+                RuleCode.ATTRIBUTE,
+                bound.path,
+                f"The attribute {clip(where, 120)!r} is wrong.",
+                expected=_expected(error),
+                found=clip(repr(error.instance), 120),
+            )
+
+
+def _report_required(bound: Bound, error: Any, where: str, findings: Collector) -> None:
+    present = list(error.instance)
+    for name in error.validator_value:
+        if name in error.instance:
+            continue
+        message = f"The attribute {'.'.join(p for p in (where, name) if p)!r} is missing."
+        # jsonschema reports each missing name as an error of its own, all with the same list.
+        if f"{name!r} is a required property" == error.message:
+            near = suggestion(name, present) if len(present) <= 200 else None
+            findings.add(RuleCode.ATTRIBUTE, bound.path, message, remedy=near)
+
+
+def _expected(error: Any) -> str:
+    texts = {
+        "type": "of type {}",
+        "enum": "one of {}",
+        "minimum": "at least {}",
+        "exclusiveMinimum": "more than {}",
+        "pattern": "text that matches {}",
+        "minLength": "text of at least {} characters",
+        "minItems": "at least {} entries",
+        "uniqueItems": "entries that differ",
+        "contains": "an entry that is {}",
+    }
+    return texts.get(error.validator, f"{error.validator} {{}}").format(error.validator_value)
+
+
+def _plain(value: Any) -> Any:
+    """Return a frozen document as plain dicts and lists, which jsonschema needs to tell objects."""
+    from collections.abc import Mapping
+
+    if isinstance(value, Mapping):
+        return {k: _plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    return value

@@ -1,0 +1,85 @@
+"""One ``zarr.json`` document: from bytes to JSON, with bounds on its size, its depth and what it may hold."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, NoReturn
+
+from devinterp.schema.codes import RuleCode
+from devinterp.schema.limits import Limits
+from devinterp.schema.report import Collector, clip
+
+__all__ = ["nesting_depth", "parse_document"]
+
+# Bytes that CPython needs for an object, an array, a member and a value, at most for what occurs in practice.
+_PER_OBJECT, _PER_LIST, _PER_KEY, _PER_ITEM = 184, 64, 96, 64
+# No document takes more than this many times its own size ("{}," is the worst), so a small one needs no estimate.
+_WORST = 24
+
+
+def parse_document(raw: bytes, path: str, limits: Limits, findings: Collector) -> dict[str, Any] | None:
+    """Return the JSON object in ``raw``, or None after a finding that says why it cannot be used."""
+    if len(raw) > limits.document or (_WORST * len(raw) > limits.parsed and _parsed_size(raw) > limits.parsed):
+        findings.add(
+            RuleCode.OVERSIZED_METADATA,
+            path,
+            "The metadata document is too large.",
+            expected=f"at most {limits.document} bytes, {limits.parsed} once parsed",
+            found=f"{len(raw)} bytes",
+        )
+        return None
+    try:
+        document = json.loads(raw, parse_constant=_refuse_constant)
+    except RecursionError:
+        findings.add(
+            RuleCode.OVERSIZED_METADATA,
+            path,
+            "The metadata document is nested too deeply.",
+            expected=f"at most {limits.nesting} levels",
+        )
+        return None
+    except (ValueError, UnicodeDecodeError) as error:
+        findings.add(RuleCode.NOT_JSON, path, "The metadata document is not valid JSON.", found=clip(str(error), 120))
+        return None
+    if not isinstance(document, dict):
+        findings.add(RuleCode.METADATA, path, "The metadata document is no JSON object.", found=type(document).__name__)
+        return None
+    if nesting_depth(document, limits.nesting) > limits.nesting:
+        findings.add(
+            RuleCode.OVERSIZED_METADATA,
+            path,
+            "The metadata document is nested too deeply.",
+            expected=f"at most {limits.nesting} levels",
+        )
+        return None
+    return document
+
+
+def _parsed_size(raw: bytes) -> int:
+    """What the document takes once parsed: every character that may open or separate something counts."""
+    return (
+        len(raw)
+        + _PER_OBJECT * raw.count(b"{")
+        + _PER_LIST * raw.count(b"[")
+        + _PER_KEY * raw.count(b":")
+        + _PER_ITEM * raw.count(b",")
+    )
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON")
+
+
+def nesting_depth(value: Any, limit: int) -> int:
+    """How deep objects and arrays lie in each other, counted no further than ``limit + 1``."""
+    depth, level = 0, [value]
+    while level and depth <= limit:
+        level = [
+            inner
+            for outer in level
+            if isinstance(outer, dict | list)
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+            if isinstance(inner, dict | list)
+        ]
+        depth += 1
+    return depth

@@ -1,0 +1,75 @@
+"""The tree of a DataTree or Dataset in memory, seen as the validator sees a store."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from devinterp.schema.tree import ArrayNode, GroupNode, join
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+__all__ = ["read_view"]
+
+
+def read_view(target: xr.DataTree | xr.Dataset) -> GroupNode:
+    """Return the groups and variables of a tree or dataset; nothing is loaded."""
+    import xarray as xr
+
+    if isinstance(target, xr.Dataset):
+        return _group(target, "/")
+    return _node(target, "/")
+
+
+def _node(tree: xr.DataTree, path: str) -> GroupNode:
+    group = _group(tree.to_dataset(inherit=False), path)
+    for name, child in tree.children.items():
+        group.groups[name] = _node(child, join(path, name))
+    return group
+
+
+def _group(dataset: xr.Dataset, path: str) -> GroupNode:
+    group = GroupNode(path, jsonable(dataset.attrs), view=True)
+    for key, variable in dataset.variables.items():
+        name = str(key)
+        group.arrays[name] = ArrayNode(
+            path=join(path, name),
+            name=name,
+            dims=tuple(str(d) for d in variable.dims),
+            shape=tuple(variable.shape),
+            dtype=_dtype(variable),
+            attrs=jsonable(variable.attrs),
+            coordinate=key in dataset.coords,
+            values=variable,
+        )
+    return group
+
+
+def _dtype(variable: xr.Variable) -> str:
+    dtype = variable.dtype
+    if dtype.kind in "UT":
+        return "string"
+    if dtype.kind == "O":
+        # Strings in memory are often Python objects; a lazily opened array of them cannot be looked into for free.
+        data = variable._data
+        sample = data.ravel()[:1000] if isinstance(data, np.ndarray) else ()
+        return "string" if all(isinstance(v, str) for v in sample) else "object"
+    return str(dtype.name)
+
+
+def jsonable(value: Any) -> Any:
+    """Return attributes as JSON types; what has none becomes its text."""
+    if value is None or isinstance(value, str | bool | int | float):
+        return value
+    if isinstance(value, np.generic):
+        return jsonable(value.item())
+    if isinstance(value, np.ndarray):
+        return jsonable(value.tolist())
+    if isinstance(value, Mapping):
+        return {str(k): jsonable(v) for k, v in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [jsonable(v) for v in value]
+    return str(value)
