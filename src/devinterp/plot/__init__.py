@@ -10,6 +10,7 @@ from devinterp.plot.metrics import sgld_metrics
 from devinterp.plot.susceptibility import susceptibility_classes, susceptibility_pca, susceptibility_text
 from devinterp.plot.tokens import TokenText
 from devinterp.plot.traces import loss_traces
+from devinterp.plot.verdict import verdict_table
 
 __all__ = [
     "Facets",
@@ -26,4 +27,5 @@ __all__ = [
     "susceptibility_pca",
     "susceptibility_text",
     "token_influence",
+    "verdict_table",
 ]

@@ -12,7 +12,16 @@ from devinterp.errors import MissingVariableError, SettingError
 from devinterp.slt._chains import known_states
 from devinterp.slt._samples import Samples, Tree, is_samples, study_members
 
-__all__ = ["as_bif", "as_llc", "as_susceptibilities", "chain_failures", "kind_of", "one_run"]
+__all__ = [
+    "as_bif",
+    "as_llc",
+    "as_susceptibilities",
+    "chain_failures",
+    "context_of",
+    "kind_of",
+    "observable_names",
+    "one_run",
+]
 
 
 def kind_of(obj: Any) -> str:
@@ -105,23 +114,43 @@ def as_bif(obj: Tree, **options: Any) -> xr.Dataset:
     return compute_bif(run, **options)
 
 
-def as_susceptibilities(obj: Tree, **options: Any) -> tuple[xr.Dataset, xr.Dataset | None]:
-    """Return the susceptibilities and, where they are at hand, their tokens (``/context``)."""
+def as_susceptibilities(obj: Tree, **options: Any) -> xr.DataTree:
+    """Return a susceptibility result, computed with ``options`` where ``obj`` is a study.
+
+    A Dataset, or the group ``/susceptibilities`` alone, becomes a tree again, with its tokens where they are at hand.
+    """
     kind = kind_of(obj)
     if kind == "study" and isinstance(obj, xr.DataTree):
         from devinterp.slt.susceptibilities import compute_susceptibilities
 
-        obj, kind = compute_susceptibilities(obj, **options), "susceptibilities"
+        return compute_susceptibilities(obj, **options)
     if kind != "susceptibilities":
         raise _refuse(obj, "susceptibilities")
     if isinstance(obj, xr.Dataset):
-        return obj, None
-    if "sus" in obj.data_vars:
-        siblings = obj.parent.children if obj.parent is not None else {}
-        context = siblings.get("context")
-        return obj.to_dataset(), None if context is None else context.to_dataset()
-    context = obj.children.get("context")
-    return obj["susceptibilities"].to_dataset(), None if context is None else context.to_dataset()
+        return xr.DataTree.from_dict({"/susceptibilities": obj})
+    if "sus" not in obj.data_vars:
+        return obj
+    groups = {"/susceptibilities": obj.to_dataset()}
+    if obj.parent is not None and "context" in obj.parent.children:
+        groups["/context"] = obj.parent["context"].to_dataset()
+    return xr.DataTree.from_dict(groups)
+
+
+def context_of(tree: xr.DataTree) -> xr.Dataset:
+    """Return the tokens beside susceptibilities.
+
+    Raises
+    ------
+    MissingVariableError
+        They are not there.
+    """
+    if "context" not in tree.children:
+        raise MissingVariableError(
+            "The tokens of these susceptibilities are not at hand.",
+            expected="the group /context beside /susceptibilities",
+            remedy="Pass the whole tree, not its Dataset.",
+        )
+    return tree["context"].to_dataset()
 
 
 def observable_names(dataset: xr.Dataset) -> list[str]:

@@ -13,6 +13,7 @@ from devinterp.plot.llc import llc_estimates
 from devinterp.plot.metrics import sgld_metrics
 from devinterp.plot.susceptibility import susceptibility_classes, susceptibility_pca, susceptibility_text
 from devinterp.plot.traces import loss_traces
+from devinterp.plot.verdict import verdict_table
 
 __all__ = ["PlotAccessor"]
 
@@ -77,6 +78,10 @@ class PlotAccessor:
     def metrics(self, quantity: Any = None, **options: Any) -> Any:
         """Draw the SGLD diagnostics; see `devinterp.plot.metrics.sgld_metrics`."""
         return sgld_metrics(self._obj, quantity, **options)
+
+    def verdict(self, **options: Any) -> Any:
+        """Draw what ``diagnose()`` says; see `devinterp.plot.verdict.verdict_table`."""
+        return verdict_table(self._obj, **options)
 
     def __repr__(self) -> str:
         kind = kind_of(self._obj)

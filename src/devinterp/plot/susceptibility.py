@@ -1,7 +1,7 @@
 """Susceptibilities: by restriction and class of token, along a text, and as principal components.
 
 Raw values of two restrictions are not comparable (each scales with the spread of its own posterior), so that pictures
-standardise every restriction over its tokens unless told otherwise.
+show `devinterp.slt.susceptibility_views.matrix`, standardised, unless told otherwise.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy.typing as npt
 import xarray as xr
 
 from devinterp.errors import MissingVariableError, SettingError
-from devinterp.plot._inputs import as_susceptibilities, observable_names
+from devinterp.plot._inputs import as_susceptibilities, context_of, observable_names
 from devinterp.plot.labels import place_labels
 from devinterp.plot.style import (
     DIVERGING,
@@ -31,6 +31,7 @@ from devinterp.plot.style import (
 )
 from devinterp.plot.token_text import KINDS, drawable, token_kind, token_strings
 from devinterp.slt._samples import Tree
+from devinterp.slt.susceptibility_views import matrix, pca
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 
 __all__ = ["susceptibility_classes", "susceptibility_pca", "susceptibility_text", "token_classes"]
 
+Standardize = bool | Literal["columns"]
 Classes = Literal["observable", "kind"] | Sequence[str] | Callable[[str], str]
 MOST_WRITTEN_CELLS = 60
 
@@ -48,7 +50,7 @@ def susceptibility_classes(
     classes: Classes | None = None,
     *,
     tokenizer: Any = None,
-    standardize: bool = True,
+    standardize: Standardize = "columns",
     ax: Axes | None = None,
     vmax: float | None = None,
     colorbar: bool = True,
@@ -65,8 +67,9 @@ def susceptibility_classes(
         entry of ``sus_flat``; or a function from a token's text to its label.
     tokenizer : optional
         See `devinterp.plot.token_text.token_strings`.
-    standardize : bool
-        Subtract each restriction's mean over its tokens and divide by its standard deviation; False draws nat².
+    standardize : bool or "columns"
+        ``"columns"``: each restriction to mean 0 and standard deviation 1 over its tokens. True: then also each token's
+        mean over restrictions removed, which leaves what restrictions differ in. False: as they are, in nat².
     ax : matplotlib.axes.Axes, optional
         Where to draw; by default a new figure that is as high as there are restrictions.
     vmax : float, optional
@@ -82,9 +85,9 @@ def susceptibility_classes(
         Rows are restrictions, columns classes. Small pictures have mean and standard error written into each cell
         (the standard error over the class's tokens).
     """
-    sus, context = as_susceptibilities(obj, **options)
-    values = _values(sus, standardize)
-    labels = token_classes(sus, context, classes, tokenizer)
+    tree = as_susceptibilities(obj, **options)
+    sus, values = tree["susceptibilities"].to_dataset(), _values(tree, standardize)
+    labels = token_classes(tree, classes, tokenizer)
     names = _class_order(labels)
     members = [np.flatnonzero(labels == name) for name in names]
     means = np.stack([values[m].mean(axis=0) for m in members], axis=1)
@@ -122,7 +125,7 @@ def susceptibility_text(
     batch: int = 0,
     *,
     tokenizer: Any = None,
-    standardize: bool = True,
+    standardize: Standardize = "columns",
     ax: Axes | None = None,
     vmax: float | None = None,
     colorbar: bool = True,
@@ -146,7 +149,8 @@ def susceptibility_text(
     AxesImage
         Rows are restrictions, columns predicted tokens.
     """
-    sus, context = as_susceptibilities(obj, **options)
+    tree = as_susceptibilities(obj, **options)
+    sus = tree["susceptibilities"].to_dataset()
     names = observable_names(sus)
     observable = names[0] if observable is None else observable
     if observable not in names:
@@ -157,8 +161,8 @@ def susceptibility_text(
         raise SettingError(f"{observable!r} has no row {batch}.", expected=f"one of {rows.tolist()[:20]}", found=batch)
     places = np.flatnonzero(chosen)
     places = places[np.argsort(sus["target_position"].values[places], kind="stable")]
-    values = _values(sus, standardize)[places].T
-    tokens = drawable(_tokens(sus, context, tokenizer)[places])
+    values = _values(tree, standardize)[places].T
+    tokens = drawable(_tokens(tree, tokenizer)[places])
     restrictions = [str(v) for v in sus["wr"].values]
     limit, beyond = symmetric_limit(values, limit=vmax)
     width = float(np.clip(0.13 * len(tokens), 3.5, 13))
@@ -181,7 +185,7 @@ def susceptibility_pca(
     components: tuple[int, int] = (1, 2),
     classes: Classes | None = None,
     tokenizer: Any = None,
-    standardize: bool = True,
+    standardize: Standardize | None = None,
     ax: Axes | None = None,
     most_labels: int = 40,
     **options: Any,
@@ -196,8 +200,10 @@ def susceptibility_pca(
         The restrictions' loadings, named, or the tokens' scores, coloured by class.
     components : (int, int)
         Which components, counted from 1.
-    classes, tokenizer, standardize
+    classes, tokenizer
         As in `susceptibility_classes`.
+    standardize : bool or "columns", optional
+        As there; by default True, with three restrictions or fewer ``"columns"`` (too little would be left).
     ax : matplotlib.axes.Axes, optional
         Where to draw; a new figure by default.
     most_labels : int
@@ -210,17 +216,22 @@ def susceptibility_pca(
     PathCollection, or a list of them for ``show="tokens"``
         One for each class.
     """
-    sus, context = as_susceptibilities(obj, **options)
+    tree = as_susceptibilities(obj, **options)
+    sus = tree["susceptibilities"].to_dataset()
     if show not in ("restrictions", "tokens"):
         raise SettingError("There is no such picture.", expected="'restrictions' or 'tokens'", found=repr(show))
-    values = _values(sus, standardize)
-    rank = min(values.shape[0] - 1, values.shape[1])
-    if max(components) > rank or min(components) < 1:
+    if standardize is None:
+        standardize = True if sus.sizes["wr"] > 3 else "columns"
+    found = pca(tree, standardize=standardize)
+    if max(components) > found.sizes["component"] or min(components) < 1:
         raise SettingError(
-            "There are not that many components.", expected=f"two numbers from 1 to {rank}", found=components
+            "There are not that many components.",
+            expected=f"two numbers from 1 to {found.sizes['component']}",
+            found=components,
         )
-    scores, share, loadings = principal_components(values)
     a, b = components[0] - 1, components[1] - 1
+    share = found["explained_variance_ratio"].values
+    loadings, scores = found["loadings"].values, found["scores"].values
     ax = new_axes(ax, (5.0, 4.2))
     ax.axhline(0, color=NEUTRAL, linewidth=0.6, zorder=0)
     ax.axvline(0, color=NEUTRAL, linewidth=0.6, zorder=0)
@@ -236,7 +247,7 @@ def susceptibility_pca(
         if shown < len(names):
             note(ax, f"{shown} of {len(names)} named")
         return points
-    labels = token_classes(sus, context, classes, tokenizer)
+    labels = token_classes(tree, classes, tokenizer)
     order = _class_order(labels)
     drawn = []
     for name, colour in zip(order, colours(len(order)), strict=True):
@@ -245,12 +256,12 @@ def susceptibility_pca(
             ax.scatter(
                 scores[members, a],
                 scores[members, b],
-                s=float(np.clip(4000 / values.shape[0], 3, 18)),
+                s=float(np.clip(4000 / len(scores), 3, 18)),
                 color=colour,
                 alpha=0.6,
                 linewidths=0,
                 label=drawable([name], longest=20, names=True)[0],
-                rasterized=values.shape[0] > 2000,
+                rasterized=len(scores) > 2000,
             )
         )
     title(ax, "scores of the tokens")
@@ -259,29 +270,12 @@ def susceptibility_pca(
     return drawn
 
 
-def principal_components(
-    values: npt.NDArray[np.float64],
-) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Return scores (token, component), each component's share of the variance, and loadings (component, wr).
-
-    The sign of a component is such that its largest loading is positive.
-    """
-    centred = values - values.mean(axis=0)
-    left, singular, right = np.linalg.svd(centred, full_matrices=False)
-    sign = np.sign(right[np.arange(len(right)), np.argmax(np.abs(right), axis=1)])
-    sign[sign == 0] = 1
-    total = float((singular**2).sum())
-    share = singular**2 / total if total > 0 else np.zeros_like(singular)
-    return left * singular * sign, share, right * sign[:, None]
-
-
-def token_classes(
-    sus: xr.Dataset, context: xr.Dataset | None, classes: Classes | None, tokenizer: Any
-) -> npt.NDArray[np.str_]:
+def token_classes(tree: xr.DataTree, classes: Classes | None, tokenizer: Any) -> npt.NDArray[np.str_]:
     """Return the class of every entry of ``sus_flat``, shape (sus_flat,); see `susceptibility_classes`."""
+    sus = tree["susceptibilities"].to_dataset()
     size = sus.sizes["sus_flat"]
     if classes is None:
-        classes = "observable" if tokenizer is None or context is None else "kind"
+        classes = "observable" if tokenizer is None or "context" not in tree.children else "kind"
     if isinstance(classes, str):
         if classes == "observable":
             return np.asarray([observable_names(sus)[i] for i in sus["dataset_id"].values])
@@ -291,22 +285,17 @@ def token_classes(
             )
         classes = token_kind
     if callable(classes):
-        of = {token: str(classes(token)) for token in set(_tokens(sus, context, tokenizer))}
-        return np.asarray([of[token] for token in _tokens(sus, context, tokenizer)])
+        of = {token: str(classes(token)) for token in set(_tokens(tree, tokenizer))}
+        return np.asarray([of[token] for token in _tokens(tree, tokenizer)])
     labels = np.asarray([str(c) for c in classes])
     if labels.shape != (size,):
         raise SettingError("There must be one class for each token.", expected=f"{size} labels", found=labels.shape)
     return labels
 
 
-def _tokens(sus: xr.Dataset, context: xr.Dataset | None, tokenizer: Any) -> npt.NDArray[np.object_]:
+def _tokens(tree: xr.DataTree, tokenizer: Any) -> npt.NDArray[np.object_]:
     """Text of the predicted token of every entry of ``sus_flat``."""
-    if context is None:
-        raise MissingVariableError(
-            "The tokens of these susceptibilities are not at hand.",
-            expected="the group /context beside /susceptibilities",
-            remedy="Pass the whole tree, not its Dataset.",
-        )
+    sus, context = tree["susceptibilities"].to_dataset(), context_of(tree)
     widest = int(max(context["position"].values.max(), sus["target_position"].values.max())) + 1
     tallest = int(max(context["batch"].values.max(), sus["batch"].values.max())) + 1
 
@@ -321,17 +310,13 @@ def _tokens(sus: xr.Dataset, context: xr.Dataset | None, tokenizer: Any) -> npt.
     return np.asarray(token_strings(context["input_ids"].values[found], tokenizer), dtype=object)
 
 
-def _values(sus: xr.Dataset, standardize: bool) -> npt.NDArray[np.float64]:
-    if "checkpoint" in sus["sus"].dims:
+def _values(tree: xr.DataTree, standardize: Standardize) -> npt.NDArray[np.float64]:
+    if "checkpoint" in tree["susceptibilities"]["sus"].dims:
         raise SettingError("This picture shows one checkpoint.", remedy="Select one: tree.sel(checkpoint=...).")
-    values = np.asarray(sus["sus"].transpose("sus_flat", "wr").values, dtype=np.float64)
-    if not standardize:
-        return values
-    spread = values.std(axis=0)
-    return np.asarray((values - values.mean(axis=0)) / np.where(spread > 0, spread, 1))
+    return np.asarray(matrix(tree, standardize=standardize).values, dtype=np.float64)
 
 
-def _unit(standardize: bool) -> str:
+def _unit(standardize: Standardize) -> str:
     return "standard deviations" if standardize else "nat²"
 
 

@@ -10,12 +10,13 @@ import numpy as np
 import numpy.typing as npt
 
 from devinterp.errors import SettingError
-from devinterp.plot._inputs import as_bif, as_susceptibilities, kind_of, observable_names, one_run
+from devinterp.plot._inputs import as_bif, as_susceptibilities, context_of, kind_of, observable_names, one_run
 from devinterp.plot.html import Markup, join, tag
 from devinterp.plot.style import symmetric_limit
 from devinterp.plot.token_text import token_strings, visible
 from devinterp.slt._blocks import block_slices, read_blocks
 from devinterp.slt._samples import Tree, study_members
+from devinterp.slt.susceptibility_views import matrix
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -305,9 +306,8 @@ def _susceptibility_rows(
     wr: str | None,
     options: dict[str, Any],
 ) -> tuple[str, list[TextRow]]:
-    sus, context = as_susceptibilities(obj, **options)
-    if context is None:
-        raise SettingError("The tokens are not at hand.", remedy="Pass the whole tree, not its Dataset.")
+    tree = as_susceptibilities(obj, **options)
+    sus, context = tree["susceptibilities"].to_dataset(), context_of(tree)
     restrictions = [str(v) for v in sus["wr"].values]
     wr = restrictions[0] if wr is None else wr
     names = observable_names(sus)
@@ -315,8 +315,7 @@ def _susceptibility_rows(
     for given, known in ((wr, restrictions), (observable, names)):
         if given not in known:
             raise SettingError(f"There is no {given!r} here.", expected=f"one of {known[:30]}")
-    column = np.asarray(sus["sus"].isel(wr=restrictions.index(wr)).values, dtype=np.float64)
-    column = (column - column.mean()) / (column.std() or 1.0)
+    column = matrix(tree, standardize="columns").isel(wr=restrictions.index(wr)).values
     which = names.index(observable)
     here, there = sus["dataset_id"].values == which, context["dataset_id"].values == which
     count = int(context["batch"].values[there].max(initial=-1)) + 1

@@ -15,7 +15,7 @@ from devinterp.store.location import Location, StoreLike, locate
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["open_store", "open_tree"]
+__all__ = ["open_store", "open_tree", "root_document"]
 
 
 def open_store(
@@ -58,7 +58,7 @@ def open_store(
         The store breaks its schema; the error carries every finding.
     """
     location = locate(target, storage_options=storage_options)
-    document = _root_document(location)
+    document = root_document(location)
     attributes = document.get("attributes", {})
     if "devinterp_schema" in attributes and attributes.get("completed") != 1 and not allow_partial:
         raise IncompleteStoreError(
@@ -75,7 +75,8 @@ def open_store(
     return open_tree(location, consolidated=consolidated, chunks=chunks)
 
 
-def _root_document(location: Location) -> Mapping[str, Any]:
+def root_document(location: Location) -> Mapping[str, Any]:
+    """Return the root group's ``zarr.json``, or raise what says why there is none."""
     document = read_group(location)
     if document is None:
         if location.folder is not None and not Path(location.folder).exists():
@@ -92,7 +93,7 @@ def _root_document(location: Location) -> Mapping[str, Any]:
 
 def open_tree(location: Location, *, consolidated: bool | None = None, chunks: Any = None) -> xr.DataTree:
     """Open without validating; warn of failed chains in a completed store."""
-    document = _root_document(location)
+    document = root_document(location)
     if consolidated is None:
         consolidated = "consolidated_metadata" in document
     tree = xr.open_datatree(

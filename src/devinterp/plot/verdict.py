@@ -1,0 +1,159 @@
+"""The verdict of ``diagnose()`` as a table: what is wrong is marked where the number stands that shows it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from devinterp.plot._inputs import kind_of
+from devinterp.plot.style import NEUTRAL, new_axes, note, title
+from devinterp.plot.token_text import drawable
+from devinterp.slt._samples import Tree
+from devinterp.slt.diagnostics import TITLES, ChainDiagnosis, Diagnosis, StudyDiagnosis, diagnose
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.text import Text
+
+__all__ = ["verdict_table"]
+
+# Wrong is told by a sign and by bold letters too, not by colour alone.
+GOOD, BAD = "#0072B2", "#D55E00"
+COLUMNS = ("chains", "R-hat", "effective", "rise (nat)", "drift (nat)")
+_MEANT: dict[str, tuple[str, ...]] = {
+    "diverged": ("chains",),
+    "below_start": ("rise (nat)",),
+    "chains_disagree": ("R-hat",),
+    "little_signal": ("rise (nat)",),
+}
+
+
+def verdict_table(
+    obj: Tree | Diagnosis | StudyDiagnosis, *, ax: Axes | None = None, limit: int | None = None
+) -> list[Text]:
+    """Draw what ``diagnose()`` says of a run, or of every run of a study.
+
+    Parameters
+    ----------
+    obj : DataTree, Dataset, Diagnosis or StudyDiagnosis
+        A run or a study, which is diagnosed first, or the diagnosis.
+    ax : matplotlib.axes.Axes, optional
+        Where to draw; by default a new figure that is as high as there are rows.
+    limit : int, optional
+        Draw only so many runs, those with something wrong first.
+
+    Returns
+    -------
+    list of Text
+        The verdict of every row.
+    """
+    if isinstance(obj, Diagnosis | StudyDiagnosis):
+        found = obj
+    else:
+        kind_of(obj)
+        found = diagnose(obj)
+    runs: Mapping[str, Diagnosis] = found if isinstance(found, StudyDiagnosis) else {found.label or "run": found}
+    shown = list(runs.items())
+    if limit is not None and limit < len(shown):
+        shown = sorted(shown, key=lambda item: item[1].good)[:limit]
+    chains = next(iter(runs.values())).chains if len(runs) == 1 else ()
+    lines = len(shown) + (len(chains) + 1.2 if chains else 0)
+    ax = new_axes(ax, (7.4, 0.8 + 0.22 * max(lines, 3)))
+    edges = [0.0, 0.17, 0.25, 0.35, 0.5, 0.74, 0.98]
+    for edge, head in zip(edges[1:], (*COLUMNS, "verdict"), strict=True):
+        ax.text(edge, -0.9, head, fontsize=8, color=NEUTRAL, va="center")
+    verdicts = []
+    for row, (name, diagnosis) in enumerate(shown):
+        verdicts.append(_row(ax, edges, row, drawable([name], longest=20, names=True)[0], diagnosis))
+    if chains:
+        top = len(shown) + 0.8
+        heads = ("chain", "draws", "effective", "rise (nat)", "drift (nat)", "spikes")
+        for edge, head in zip((edges[0], *edges[2:]), heads, strict=True):
+            ax.text(edge, top - 0.3, head, fontsize=8, color=NEUTRAL, va="center")
+        for row, chain in enumerate(chains):
+            _chain_row(ax, edges, top + 0.7 + row, chain)
+    ax.set_xlim(0, 1.3)
+    ax.set_ylim(lines + 0.1, -1.6)
+    ax.axhline(-0.5, color=NEUTRAL, linewidth=0.6)
+    ax.set_axis_off()
+    first = next(iter(runs.values()))
+    title(ax, f"diagnosis on {first.source}" + ("" if first.rows == "fixed" else " (minibatches: blind)"))
+    bad = sum(not d.good for d in runs.values())
+    if len(runs) > 1:
+        left_out = "" if len(shown) == len(runs) else f"; {len(shown)} shown"
+        note(ax, f"{bad} of {len(runs)} runs have something wrong{left_out}")
+    return verdicts
+
+
+def _row(ax: Axes, edges: list[float], row: float, name: str, d: Diagnosis) -> Text:
+    complete = sum(c.status == "complete" for c in d.chains)
+    cells = {
+        "chains": f"{complete}/{len(d.chains)}",
+        "R-hat": _number(d.rhat, ".2f"),
+        "effective": _number(d.ess_bulk, ".0f"),
+        "rise (nat)": _with_error(d.rise, d.rise_se),
+        "drift (nat)": _with_error(d.drift, d.drift_se),
+    }
+    wrong = _wrong_columns(d)
+    ax.text(edges[0], row, name, fontsize=8, va="center", parse_math=False)
+    for edge, (column, text) in zip(edges[1:], cells.items(), strict=False):
+        bad = column in wrong
+        ax.text(
+            edge,
+            row,
+            f"{text} ✗" if bad else text,
+            fontsize=8,
+            va="center",
+            color=BAD if bad else None,
+            fontweight="bold" if bad else "normal",
+        )
+    codes = list(dict.fromkeys(v.code for v in d.verdicts))
+    label = TITLES[codes[0]] + (f" (+{len(codes) - 1})" if len(codes) > 1 else "")
+    return ax.text(
+        edges[6],
+        row,
+        f"{'✓' if d.good else '✗'} {label}",
+        fontsize=8,
+        va="center",
+        color=GOOD if d.good else BAD,
+        fontweight="bold",
+    )
+
+
+def _chain_row(ax: Axes, edges: list[float], row: float, chain: ChainDiagnosis) -> None:
+    bad = chain.status != "complete"
+    cells = (
+        f"chain {chain.chain}" + (" ✗" if bad else ""),
+        str(chain.n_draws),
+        _number(chain.ess, ".0f"),
+        _number(chain.rise, ".3g"),
+        _number(chain.drift, "+.2g"),
+        str(chain.n_spikes),
+    )
+    for edge, text in zip((edges[0], *edges[2:]), cells, strict=True):
+        ax.text(edge, row, text, fontsize=8, va="center", color=BAD if bad else None)
+
+
+def _wrong_columns(d: Diagnosis) -> set[str]:
+    wrong: set[str] = set()
+    for verdict in d.verdicts:
+        if verdict.code == "not_converged":
+            # The one verdict with two grounds: too few effective draws, or a drift.
+            wrong.add("drift (nat)" if "drift" in verdict.evidence else "effective")
+        else:
+            wrong |= set(_MEANT.get(verdict.code, ()))
+    return wrong
+
+
+def _number(value: Any, form: str) -> str:
+    return "–" if value is None else format(value, form)
+
+
+def _with_error(value: float | None, error: float | None) -> str:
+    if value is None:
+        return "–"
+    if not error:
+        return f"{value:.3g}"
+    digits = max(0, -math.floor(math.log10(error)))  # as many as the error supports
+    return f"{value:.{digits}f} ± {error:.{digits}f}" if digits < 8 else f"{value:.2e} ± {error:.0e}"
