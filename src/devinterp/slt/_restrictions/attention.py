@@ -32,10 +32,10 @@ def find_units(parts: dict[str, Module], canonical: dict[int, str]) -> list[Atte
         if role not in ("q", "qkv"):
             continue
         owner = names.projection_of(query_path).rpartition(".")[0]
-        root = _root_with_output(owner, roles)
+        root, output = _root_with_output(owner, roles)
         if root is None or root in units or names.is_cross_attention(root):
             continue
-        unit = _unit(root, owner, modules, roles, canonical)
+        unit = _unit(root, owner, output, modules, roles, canonical)
         present = {p.role for p in unit.projections}
         if "qkv" in present or {"q", "kv"} <= present or {"q", "k", "v"} <= present:
             units[root] = unit
@@ -105,16 +105,16 @@ def _parameters(parts: dict[str, Module]) -> Iterator[tuple[str, Parameter]]:
             yield ".".join(piece for piece in (part, name) if piece), param
 
 
-def _root_with_output(owner: str, roles: dict[str, names.Role]) -> str | None:
-    """Return the smallest module from ``owner`` upwards that holds an output projection too."""
+def _root_with_output(owner: str, roles: dict[str, names.Role]) -> tuple[str | None, str]:
+    """Return the smallest module from ``owner`` upwards that holds an output projection too, and that projection."""
     root = owner
     while True:
         prefix = f"{root}." if root else ""
         outputs = [p for p, role in roles.items() if role == "o" and p.startswith(prefix) and _may_be_output(p, root)]
         if outputs:
-            return root
+            return root, min(map(names.projection_of, outputs), key=lambda path: path.count("."))
         if not root:
-            return None
+            return None, ""
         root = root.rpartition(".")[0]
 
 
@@ -129,7 +129,12 @@ def _may_be_output(path: str, root: str) -> bool:
 
 
 def _unit(
-    root: str, owner: str, modules: dict[str, Module], roles: dict[str, names.Role], canonical: dict[int, str]
+    root: str,
+    owner: str,
+    output: str,
+    modules: dict[str, Module],
+    roles: dict[str, names.Role],
+    canonical: dict[int, str],
 ) -> AttentionUnit:
     prefix = f"{root}." if root else ""
     chain = [owner]
@@ -149,8 +154,8 @@ def _unit(
             role = roles.get(path)
             if role == "extra" and not root:  # a flat block's gate belongs to its feed-forward part
                 continue
-            container = names.projection_of(path).rpartition(".")[0]
-            if role is None or (container not in chain and not (role == "o" and _may_be_output(path, root))):
+            projection = names.projection_of(path)
+            if role is None or (projection != output if role == "o" else projection.rpartition(".")[0] not in chain):
                 continue
             is_bias = own == "bias" or own.endswith("_bias") or own.lower().lstrip("_").startswith("b_")
             projections.append(Projection(canonical[id(param)], role, param, module, is_bias))
@@ -165,8 +170,12 @@ def _unit(
 
 def _in_norm(path: str, modules: dict[str, Module]) -> bool:
     parts = path.split(".")[:-1]
-    return any(
-        names.is_norm(part, type(modules[".".join(parts[: i + 1])]).__name__)
-        for i, part in enumerate(parts)
-        if ".".join(parts[: i + 1]) in modules
+    above = {".".join(parts[: i + 1]): part for i, part in enumerate(parts)}
+    return any(_is_norm(part, modules[owner]) for owner, part in above.items() if owner in modules)
+
+
+def _is_norm(name: str, module: Module) -> bool:
+    # a block may be named after its norm and hold attention besides (DBRX's norm_attn_norm)
+    return names.is_norm(name, type(module).__name__) and not any(
+        map(names.is_attention, dict(module.named_children()))
     )

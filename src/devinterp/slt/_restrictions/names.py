@@ -26,7 +26,7 @@ _BY_NAME: dict[str, Role] = {name: role for role, listed in _ROLES.items() for n
 _WRAPPERS = frozenset({"linear", "base_layer", "weight", "bias"})
 
 _NORM = re.compile(r"norm(\d|_|$)|layer_?norm|^ln(_?\w{1,3})?$", re.I)
-_NORM_CLASS = re.compile(r"norm", re.I)
+_NORM_CLASS = re.compile(r"norm(?!.*(attention|self|output|intermediate|layer|block|mlp|model))", re.I)
 _MLP = re.compile(
     r"^(mlps?|ffns?|ff|feed_?forward|block_sparse_moe|moe|mlp_block|router|experts|(shared_|moe_|routed_)(mlp|experts?))$",
     re.I,

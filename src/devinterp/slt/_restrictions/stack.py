@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 from devinterp.errors import RestrictionError
@@ -10,20 +11,14 @@ from devinterp.slt._restrictions.attention import find_units
 from devinterp.slt._restrictions.structure import Layer
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from torch import Tensor
     from torch.nn import Module
 
 _POSITIONAL = ("pos", "type", "segment", "per_layer", "hash", "rel", "speaker", "token_shift")
-_UNEMBED_NAMES = (
-    "lm_head",
-    "unembed",
-    "embed_out",
-    "output_projection",
-    "proj_out",
-    "head",
-    "output",
-    "decoder",
-    "to_logits",
+_UNEMBED = re.compile(
+    r"(^|\.)(lm_heads?|unembed(ding)?|embed_out|output_projection|head|to_logits|logits|output|classifier)(\.\d+)?$"
 )
 
 
@@ -34,27 +29,26 @@ def canonical_names(model: Module) -> dict[int, str]:
 
 def find_embedding(model: Module) -> list[str]:
     """Return the names of the token embedding's parameters, without positions and token types."""
-    module = _ask(model, "get_input_embeddings")
-    weight = getattr(module, "weight", None)
-    if weight is None:
-        weight = _find_embedding_weight(model)
-    name = canonical_names(model).get(id(weight))
-    if name is None:
+    weight = getattr(_ask(model, "get_input_embeddings"), "weight", None)
+    weights = _find_embedding_weights(model) if weight is None else [weight]
+    canonical = canonical_names(model)
+    found = [canonical[id(weight)] for weight in weights if id(weight) in canonical]
+    if not found:
         raise RestrictionError(
             "The token embedding could not be told apart from the model's other parameters.",
             expected="get_input_embeddings(), or one torch.nn.Embedding that is not for positions",
             remedy="Name the parameter itself as the restriction.",
         )
-    return [name]
+    return found
 
 
 def find_unembedding(model: Module) -> list[str]:
     """Return the names of the parameters of the map to logits; with tied weights the embedding's is among them."""
     canonical = canonical_names(model)
-    module: Module | None = _ask(model, "get_output_embeddings")
-    if module is None or not any(True for _ in module.parameters(recurse=False)):
-        module = _find_unembedding_module(model)
-    found = [] if module is None else [canonical[id(p)] for p in module.parameters(recurse=False) if id(p) in canonical]
+    module = _ask(model, "get_output_embeddings")
+    own = [] if module is None else list(module.parameters(recurse=False))
+    params = own or [param for other in _find_unembeddings(model) for param in other.parameters(recurse=False)]
+    found = [canonical[id(param)] for param in params if id(param) in canonical]
     if not found:
         raise RestrictionError(
             "The unembedding could not be told apart from the model's other parameters.",
@@ -119,43 +113,48 @@ def _ask(model: Module, method: str) -> Module | None:
     return found
 
 
-def _find_embedding_weight(model: Module) -> Tensor | None:
+def _find_embedding_weights(model: Module) -> list[Tensor]:
+    """Return the weight of the one token embedding, or of all that a list holds (one per codebook)."""
     from torch.nn import Embedding
 
     for name, param in model.named_parameters():
         if name.rpartition(".")[2] == "W_E":  # TransformerLens
-            return param
-    found = [
-        module.weight
+            return [param]
+    found = {
+        name: module.weight
         for name, module in model.named_modules()
         if isinstance(module, Embedding) and not any(word in name.lower() for word in _POSITIONAL)
-    ]
-    unique = {id(weight) for weight in found}
-    return found[0] if len(unique) == 1 else None
+    }
+    return list(found.values()) if _are_one(found) else []
 
 
-def _find_unembedding_module(model: Module) -> Module | None:
+def _find_unembeddings(model: Module) -> list[Module]:
     from torch.nn import Linear
 
     weight: Tensor | None = getattr(_ask(model, "get_input_embeddings"), "weight", None)
-    weight = _find_embedding_weight(model) if weight is None else weight
-    candidates: list[tuple[str, Module]] = []
-    for name, module in model.named_modules():
-        leaf = name.rpartition(".")[2]
+    weights = _find_embedding_weights(model) if weight is None else [weight]
+    ids, sizes = {id(weight) for weight in weights}, {weight.shape[0] for weight in weights}
+    modules: dict[str, Module] = dict(model.named_modules())
+    for module in modules.values():
         if any(own == "W_U" for own, _ in module.named_parameters(recurse=False)):  # TransformerLens
-            return module
-        if (
-            isinstance(module, Linear)
-            and weight is not None
-            and (
-                module.weight is weight
-                or (module.out_features == weight.shape[0] and not any(p.isdigit() for p in name.split(".")))
-            )
-        ):
-            candidates.append((leaf, module))
-    named = [module for leaf, module in candidates if leaf in _UNEMBED_NAMES]
-    chosen: list[Module] = named or [module for _, module in candidates]
-    return chosen[-1] if chosen else None
+            return [module]
+    linear = {name: module for name, module in modules.items() if isinstance(module, Linear)}
+    named = {name: module for name, module in linear.items() if _UNEMBED.search(name)}
+    tied = {name: module for name, module in linear.items() if id(module.weight) in ids}
+    sized = {
+        name: module
+        for name, module in linear.items()
+        if module.out_features in sizes and not any(part.isdigit() for part in name.split("."))
+    }
+    for candidates in (named, tied, sized):
+        if candidates and _are_one(candidates):
+            return list(candidates.values())
+    return []
+
+
+def _are_one(found: Collection[str]) -> bool:
+    """Whether these are one module, or the items of one list."""
+    return len(found) == 1 or len({re.sub(r"\d+$", "", name) for name in found}) == 1
 
 
 def _are_layers(model: Module, blocks: list[Module], *, attention: bool) -> bool:
