@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from devinterp.errors import DevinterpWarning, ModelError
+from devinterp.errors import DevinterpWarning, ModelError, StoreConflictError
 from devinterp.slt.sampling.chain import ChainResult, ChainSink, run_chain
 from devinterp.slt.sampling.data import Observable, SamplingData, TokenRows, build_observables
 from devinterp.slt.sampling.losses import LossFn, PerTokenLoss
@@ -18,9 +18,10 @@ from devinterp.slt.sampling.masks import Masks, check_masks, hash_masks, sampled
 from devinterp.slt.sampling.probe import Probe, choose_device, probe_model
 from devinterp.slt.sampling.provenance import describe_loss, describe_tokenizer, describe_versions, hash_weights
 from devinterp.slt.sampling.settings import SamplerSettings
-from devinterp.store import SamplesRequest
+from devinterp.store import Location, SamplesRequest
+from devinterp.store.inspect import read_group
 
-__all__ = ["Plan", "Variant", "describe", "make_plan"]
+__all__ = ["Plan", "Variant", "check_visited", "describe", "make_plan"]
 
 
 @dataclass(frozen=True)
@@ -176,3 +177,26 @@ def describe(plan: Plan, probe: Probe, *, tokenizer: Any) -> dict[str, SamplesRe
             },
         )
     return requests
+
+
+def check_visited(plan: Plan, location: Location) -> None:
+    """See that a shorter run in the store, which this plan would lengthen, visited the rows that this one begins with.
+
+    Raises
+    ------
+    StoreConflictError
+        It visited others.
+    """
+    for group, variant in plan.variants.items():
+        metadata = (read_group(location, group) or {}).get("attributes", {}).get("metadata", {})
+        before = metadata.get("config", {}).get("sampler", {})
+        visited = metadata.get("provenance", {}).get("visited")
+        counts = {name: before.get(name) for name in ("num_draws", "num_chains")}
+        longer = {name: getattr(variant.settings, name) for name in counts}
+        if visited is None or not all(isinstance(n, int) and 0 < n <= longer[name] for name, n in counts.items()):
+            continue  # `open_run` says what is wrong with it
+        if counts != longer and plan.data.visited(variant.settings.override(**counts)) != visited:
+            raise StoreConflictError(
+                f"The run in {location.name} cannot be lengthened: it visited other rows of the sampling dataset.",
+                remedy="Choose another output_path, or pass the dataset that the store was sampled on.",
+            )
