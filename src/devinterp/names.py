@@ -39,6 +39,8 @@ def check_observable_names(names: Iterable[str]) -> tuple[str, ...]:
                 f"The observable name {name!r} is reserved: its variable would be called like the sampling losses.",
                 remedy="Give the observable another name.",
             )
+        if len(f"input_ids_{safe}".encode()) > 255:
+            raise SettingError(f"The observable name {name!r} is too long for a folder's name.", remedy="Shorten it.")
         # File systems that fold case or normalise Unicode would put both arrays into one folder.
         key = unicodedata.normalize("NFKC", safe).casefold()
         if key in taken:
@@ -61,16 +63,20 @@ def check_restriction_names(names: Iterable[str]) -> tuple[str, ...]:
             problem = "is not a non-empty string"
         elif name in {".", ".."}:
             problem = "is a path, not a name"
-        elif "/" in name:
-            problem = "contains '/', which separates groups"
+        elif "/" in name or "\\" in name:  # zarr reads a backslash as a slash
+            problem = "contains a slash or backslash, which separate groups"
+        elif name in {"zarr.json", ".devinterp"}:
+            problem = "is the name of a file or folder of the store itself"
         elif name.startswith("__"):
             problem = "starts with '__', which Zarr reserves"
-        elif any(unicodedata.category(c) == "Cc" for c in name):
-            problem = "contains a control character"
+        elif any(unicodedata.category(c) in ("Cc", "Cs") for c in name):
+            problem = "contains a control character or half a character"
+        elif len(name.encode()) > 255:
+            problem = "is longer than a folder's name may be"
         if problem is not None:
             raise RestrictionError(
                 f"The weight restriction name {name!r} {problem}.",
-                expected="a non-empty name without '/', control characters or a leading '__'",
+                expected="a non-empty name without slashes, control characters or a leading '__'",
                 remedy="Choose another key in weight_restrictions.",
             )
         key = unicodedata.normalize("NFKC", name).casefold()

@@ -288,7 +288,7 @@ def _shape(draft: Draft, group: GroupDraft) -> None:
                 name=name,
                 dims=concrete,
                 shape=shape,
-                dtype=spec.dtype,
+                dtype="string" if spec.dtype == "text" else spec.dtype,
                 fill=spec.fill,
                 chunks=chunk_shape(spec, concrete, shape),
                 attrs=array_attributes(spec, bound),
