@@ -137,7 +137,13 @@ def _restore_documents(run: Run) -> None:
     """Write the documents that a creation that was killed had not come to, or that a grown store lacks."""
     everything = documents(run.all_layouts(), run.all_attributes(completed=False), run.schema.storage)
     present = {key for key in run.location.list_keys() if key.endswith("zarr.json")}
-    missing = {key: text for key, text in everything.items() if key not in present}
+    # A container's coordinate grows with its list, so its document is written anew.
+    coordinates = {
+        f"{path.strip('/')}/{name}/zarr.json".lstrip("/")
+        for path, c in run.containers.items()
+        for name in c.coordinates
+    }
+    missing = {key: text for key, text in everything.items() if key not in present or key in coordinates}
     if missing:
         run.location.set_many(missing)
     run.write_coordinates()
@@ -147,4 +153,5 @@ def _remove_leftovers(location: Location) -> None:
     """Remove what a killed writer left behind: temporary files that were never renamed."""
     if location.folder is not None:
         for path in location.folder.rglob("*.partial"):
-            path.unlink(missing_ok=True)
+            if path.is_file():  # a restriction may be called so
+                path.unlink(missing_ok=True)

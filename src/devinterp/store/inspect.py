@@ -147,4 +147,7 @@ def _grown_numbers(wanted: Any, stored: Any) -> tuple[Any, bool]:
         if isinstance(new, int) and isinstance(old, int) and new > old:
             sampler[name], more = old, True
     config["sampler"] = sampler
-    return {**wanted, "config": config}, more
+    grown = {**wanted, "config": config}
+    if more and "provenance" in grown:  # a longer run visits further rows of the same dataset
+        grown["provenance"] = {**grown["provenance"], "visited": stored.get("provenance", {}).get("visited")}
+    return grown, more

@@ -6,7 +6,8 @@ A `Run` comes from `devinterp.store.begin.open_run`. It knows which chains remai
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from copy import copy
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -139,6 +140,17 @@ class Run:
     def record(self, group: str, chain: int, progress: ChainProgress) -> None:
         """Take note of a chain's progress (sequential runs hand it over, parallel ones are polled)."""
         self._progress[group, chain] = progress
+
+    def part(self, groups: Iterable[str]) -> Run:
+        """Return a view of this run that knows only some of its groups; progress and facts are shared.
+
+        The view neither completes the store nor holds its lock: that stays with the whole run.
+        """
+        part = copy(self)
+        part.requests = {group: self.requests[group] for group in groups}
+        part.containers = {}
+        part._lock = None
+        return part
 
     def refresh(self) -> dict[tuple[str, int], ChainProgress]:
         """Read the progress of every chain from the store."""

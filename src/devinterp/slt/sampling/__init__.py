@@ -1,4 +1,4 @@
-"""SGLD sampling of a model's loss around its weights: `sample` and `sample_restrictions`."""
+"""SGLD sampling of a model's loss around its weights: `sample`, `sample_restrictions`, `sample_checkpoints`."""
 
 from __future__ import annotations
 
@@ -6,6 +6,16 @@ from devinterp.slt.sampling.api import sample
 from devinterp.slt.sampling.losses import LossFn
 from devinterp.slt.sampling.progress import ProgressEvent
 from devinterp.slt.sampling.restrictions import sample_restrictions
+from devinterp.slt.sampling.series import from_revisions, from_state_dicts, sample_checkpoints
 from devinterp.slt.sampling.settings import SamplerSettings
 
-__all__ = ["LossFn", "ProgressEvent", "SamplerSettings", "sample", "sample_restrictions"]
+__all__ = [
+    "LossFn",
+    "ProgressEvent",
+    "SamplerSettings",
+    "from_revisions",
+    "from_state_dicts",
+    "sample",
+    "sample_checkpoints",
+    "sample_restrictions",
+]

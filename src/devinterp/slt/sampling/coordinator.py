@@ -24,7 +24,7 @@ import xarray as xr
 
 from devinterp.errors import AllChainsFailedError, ChainFailedWarning, SamplingError, SettingError
 from devinterp.slt.sampling.init_loss import initial_losses, observable_initial_losses
-from devinterp.slt.sampling.plan import Plan
+from devinterp.slt.sampling.plan import Plan, check_visited
 from devinterp.slt.sampling.progress import Progress, ProgressEvent, check_progress, make_progress
 from devinterp.slt.sampling.worker import (
     PLAN_KEY,
@@ -39,7 +39,7 @@ from devinterp.slt.sampling.worker import (
 from devinterp.store import Location, Run, SamplesRequest, StoreLike, locate, open_run
 from devinterp.store.open import open_tree
 
-__all__ = ["CHAIN_METHODS", "Execution", "execute"]
+__all__ = ["CHAIN_METHODS", "Execution", "complete_run", "execute", "open_finished", "sample_part"]
 
 CHAIN_METHODS = ("sequential", "parallel")
 _LOOK_SECONDS = 0.5
@@ -172,6 +172,8 @@ def execute(
     StoreError
         The store cannot be written, or something else lies there.
     """
+    if target is not None:
+        check_visited(plan, locate(target))
     run = open_run(
         target,
         requests,
@@ -182,8 +184,37 @@ def execute(
     )
     with run:
         if not run.finished:
-            _Coordinator(plan, run, options).carry_out()
-        return _open(run, stacklevel + 1)
+            sample_part(plan, run, options)
+            complete_run(run)
+        return open_finished(run, stacklevel + 1)
+
+
+def sample_part(plan: Plan, run: Run, options: Execution) -> None:
+    """Bring every chain of the plan's variants to its end; the store stays open for others.
+
+    Raises
+    ------
+    KeyboardInterrupt, SystemExit
+        The run was stopped by a signal; what it has done is written.
+    """
+    _Coordinator(plan, run, options).carry_out()
+
+
+def complete_run(run: Run) -> None:
+    """Validate and complete the store of a run whose chains have all ended.
+
+    Raises
+    ------
+    AllChainsFailedError
+        No chain of the whole run survived.
+    """
+    if all(run.progress(*key).status == "failed" for key in run.chains):
+        run.publish()
+        raise AllChainsFailedError(
+            f"All chains failed: {'; '.join(_failures(run)[:10])}.",
+            remedy="Lower lr or n_beta, or raise localization.",
+        )
+    run.complete(_validate)
 
 
 class _Coordinator:
@@ -211,14 +242,7 @@ class _Coordinator:
         if self.run.remaining():
             self._publish_quietly()
             self._leave()
-        if all(self.run.progress(*key).status == "failed" for key in self.run.chains):
-            self.run.publish()
-            raise AllChainsFailedError(
-                f"All chains failed: {'; '.join(_failures(self.run)[:10])}.",
-                remedy="Lower lr or n_beta, or raise localization.",
-            )
         self._note("ended", None)
-        self.run.complete(_validate)
 
     def _note(self, moment: str, threads: int | None) -> None:
         facts: dict[str, Any] = {moment: datetime.now(UTC).isoformat(timespec="seconds")}
@@ -413,7 +437,8 @@ def _validate(location: Location) -> None:
     validate(location.store, level="completeness").without("incomplete").raise_for_errors()
 
 
-def _open(run: Run, stacklevel: int) -> xr.DataTree:
+def open_finished(run: Run, stacklevel: int) -> xr.DataTree:
+    """Open a completed run's store; warn once, at the caller's line, of the chains that failed."""
     if not run.finished:
         raise SamplingError("The store is not complete.")
     with warnings.catch_warnings():

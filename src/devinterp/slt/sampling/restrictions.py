@@ -17,7 +17,7 @@ from devinterp.slt.sampling.plan import describe, make_plan
 from devinterp.slt.sampling.settings import SamplerSettings
 from devinterp.store import StoreLike
 
-__all__ = ["OVERRIDABLE", "sample_restrictions"]
+__all__ = ["OVERRIDABLE", "check_names", "check_task", "masks", "overridden", "read_settings", "sample_restrictions"]
 
 FULL = "full"
 OVERRIDABLE = ("lr", "num_chains", "num_draws", "num_burnin_steps", "num_steps_bw_draws")
@@ -83,27 +83,35 @@ def sample_restrictions(
     ChainFailedWarning
         Some chains met a non-finite loss, logit or weight, and ended there.
     """
-    for name in settings.keys() - (_SETTINGS - {"lr", "n_beta"}) - _OPTIONS:
-        raise SettingError(
-            f"sample_restrictions() has no argument {name!r}.",
-            expected="the keywords of sample(), without param_masks",
-            found=repr(name),
-            remedy="Put masks into weight_restrictions." if name == "param_masks" else None,
-        )
-    common = SamplerSettings.build(lr=lr, n_beta=n_beta, **{k: v for k, v in settings.items() if k in _SETTINGS})
-    options = Execution(**{k: v for k, v in settings.items() if k in _OPTIONS})
+    common, options = read_settings("sample_restrictions", settings, lr=lr, n_beta=n_beta)
     options.check(output_path)
-    names = _check_names(weight_restrictions)
-    task = _check_task(sampling_task, observables)
-    own = _overridden(common, names, overrides or {})
-    variants = {f"/{name}": (own[name], _masks(model, name, weight_restrictions[name])) for name in names}
+    names = check_names(weight_restrictions)
+    task = check_task(sampling_task, observables)
+    own = overridden(common, names, overrides or {})
+    variants = {f"/{name}": (own[name], masks(model, name, weight_restrictions[name])) for name in names}
     plan, probe = make_plan(model, dataset, observables, variants, device=device, loss_fn=loss_fn, stacklevel=3)
     requests = describe(plan, probe, tokenizer=tokenizer)
     root = {"config": {"sampling_task": task, "restrictions": list(names)}}
     return execute(plan, requests, output_path, options, root=root, stacklevel=3)
 
 
-def _check_names(weight_restrictions: object) -> tuple[str, ...]:
+def read_settings(
+    function: str, settings: Mapping[str, Any], *, lr: float, n_beta: float
+) -> tuple[SamplerSettings, Execution]:
+    """Split the keywords of ``sample()`` into what changes the numbers and what does not."""
+    for name in settings.keys() - (_SETTINGS - {"lr", "n_beta"}) - _OPTIONS:
+        raise SettingError(
+            f"{function}() has no argument {name!r}.",
+            expected="the keywords of sample(), without param_masks",
+            found=repr(name),
+            remedy="Put masks into weight_restrictions." if name == "param_masks" else None,
+        )
+    common = SamplerSettings.build(lr=lr, n_beta=n_beta, **{k: v for k, v in settings.items() if k in _SETTINGS})
+    return common, Execution(**{k: v for k, v in settings.items() if k in _OPTIONS})
+
+
+def check_names(weight_restrictions: object) -> tuple[str, ...]:
+    """Return the names of the restrictions, in order; ``full`` must be among them."""
     if not isinstance(weight_restrictions, Mapping):
         raise RestrictionError(
             "weight_restrictions must map names to restrictions.",
@@ -121,7 +129,8 @@ def _check_names(weight_restrictions: object) -> tuple[str, ...]:
     return names
 
 
-def _check_task(sampling_task: object, observables: object) -> str:
+def check_task(sampling_task: object, observables: object) -> str:
+    """Return the id of the observable that stands for the sampling dataset."""
     names = list(observables) if isinstance(observables, Mapping) else []
     if sampling_task not in names:
         raise SettingError(
@@ -132,9 +141,10 @@ def _check_task(sampling_task: object, observables: object) -> str:
     return sanitize_observable_name(str(sampling_task))
 
 
-def _overridden(
+def overridden(
     common: SamplerSettings, names: tuple[str, ...], overrides: Mapping[str, Mapping[str, Any]]
 ) -> dict[str, SamplerSettings]:
+    """Return the settings of each restriction."""
     unknown = sorted(map(str, overrides.keys() - set(names)))
     if unknown:
         raise RestrictionError(
@@ -154,7 +164,8 @@ def _overridden(
     return own
 
 
-def _masks(model: torch.nn.Module, name: str, restriction: Any) -> Mapping[str, Any] | None:
+def masks(model: torch.nn.Module, name: str, restriction: Any) -> Mapping[str, Any] | None:
+    """Return the masks of one restriction, in whatever form it was given."""
     if restriction is None or isinstance(restriction, Mapping):
         return restriction
     from devinterp.slt import weight_restrictions

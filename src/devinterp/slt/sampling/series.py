@@ -1,0 +1,204 @@
+"""`sample_checkpoints`: the same study at several checkpoints of one training run, all in one store."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import xarray as xr
+
+from devinterp.errors import MissingDependencyError, SettingError, StoreNotFoundError
+from devinterp.slt.sampling.coordinator import complete_run, open_finished, sample_part
+from devinterp.slt.sampling.losses import LossFn
+from devinterp.slt.sampling.plan import Plan, Variant, describe, make_plan
+from devinterp.slt.sampling.restrictions import check_names, check_task, masks, overridden, read_settings
+from devinterp.slt.sampling.settings import SamplerSettings
+from devinterp.store import Container, SamplesRequest, StoreLike, open_run
+
+__all__ = ["from_revisions", "from_state_dicts", "sample_checkpoints"]
+
+Load = Callable[[int], torch.nn.Module]
+
+
+def sample_checkpoints(
+    load: Load,
+    checkpoints: Sequence[int],
+    dataset: Any,
+    observables: Mapping[str, Any],
+    *,
+    sampling_task: str,
+    lr: float,
+    n_beta: float,
+    weight_restrictions: Mapping[str, Any] | None = None,
+    output_path: StoreLike | None = None,
+    overrides: Mapping[str, Mapping[str, Any]] | None = None,
+    device: str | torch.device | None = None,
+    loss_fn: LossFn | None = None,
+    tokenizer: Any = None,
+    **settings: Any,
+) -> xr.DataTree:
+    """Sample every weight restriction at every checkpoint, into one store.
+
+    One checkpoint is in memory at a time. Each is loaded twice: first to check and identify it, so that nothing is
+    sampled before all of them are known to work, then to be sampled. A finished series takes further checkpoints and
+    restrictions, and with ``keep_state=True`` further draws, without computing anything again.
+
+    Parameters
+    ----------
+    load : callable
+        ``load(checkpoint) -> model``; see `from_state_dicts` and `from_revisions`.
+    checkpoints : sequence of int
+        Training steps, distinct and not negative; the store keeps their order.
+    dataset, observables, sampling_task, lr, n_beta, output_path, overrides, device, loss_fn, tokenizer
+        As in `devinterp.slt.sampling.sample_restrictions`.
+    weight_restrictions : mapping of str to restriction, optional
+        As in `devinterp.slt.sampling.sample_restrictions`; by default ``{"full": None}``.
+    **settings
+        Every other keyword of `devinterp.slt.sampling.sample` except ``param_masks``.
+
+    Returns
+    -------
+    xarray.DataTree
+        Defined by the schema ``devinterp/series``: ``/{checkpoint}/{restriction}``, lazily loaded.
+
+    Raises
+    ------
+    SettingError, DataError, ModelError, RestrictionError
+        Bad input: raised before any sampling, and no store is left behind.
+    StoreExistsError, StoreConflictError, StoreLockedError
+        Something else, another request's store, or a live writer is at `output_path`.
+    AllChainsFailedError
+        No chain of any checkpoint survived.
+
+    Warns
+    -----
+    ChainFailedWarning
+        Some chains met a non-finite loss, logit or weight, and ended there.
+    """
+    steps = _check_checkpoints(checkpoints)
+    common, options = read_settings("sample_checkpoints", settings, lr=lr, n_beta=n_beta)
+    options.check(output_path)
+    restrictions = {"full": None} if weight_restrictions is None else weight_restrictions
+    names = check_names(restrictions)
+    task = check_task(sampling_task, observables)
+    own = overridden(common, names, overrides or {})
+
+    def prepare(step: int) -> tuple[Plan, dict[str, SamplesRequest]]:
+        model = load(step)
+        variants = {f"/{name}": (own[name], masks(model, name, restrictions[name])) for name in names}
+        plan, probe = make_plan(model, dataset, observables, variants, device=device, loss_fn=loss_fn, stacklevel=4)
+        requests = describe(plan, probe, tokenizer=tokenizer)
+        return _placed(plan, step), {f"/{step}{group}": request for group, request in requests.items()}
+
+    requests: dict[str, SamplesRequest] = {}
+    for step in steps:
+        requests |= prepare(step)[1]
+    with open_run(
+        output_path,
+        requests,
+        containers=_containers(steps, names, task, own),
+        resume=options.resume,
+        keep_state=options.keep_state,
+        checkpoint_every=options.checkpoint_every,
+    ) as run:
+        if not run.finished:
+            remaining = {group for group, _ in run.remaining()}
+            for step in steps:
+                groups = [f"/{step}/{name}" for name in names]
+                if remaining.intersection(groups):
+                    sample_part(prepare(step)[0], run.part(groups), options)
+            complete_run(run)
+        return open_finished(run, 3)
+
+
+def _check_checkpoints(checkpoints: object) -> list[int]:
+    steps = list(checkpoints) if isinstance(checkpoints, Sequence) and not isinstance(checkpoints, str) else None
+    good = steps is not None and all(isinstance(s, int) and not isinstance(s, bool) and s >= 0 for s in steps)
+    if not steps or not good or len(set(steps)) < len(steps):
+        raise SettingError(
+            "checkpoints must name training steps.",
+            expected="a sequence of distinct integers that are not negative, such as [0, 100, 1000]",
+            found=repr(checkpoints),
+        )
+    return steps
+
+
+def _placed(plan: Plan, step: int) -> Plan:
+    """Return the plan with its groups below the checkpoint's."""
+    variants: dict[str, Variant] = {f"/{step}{group}": variant for group, variant in plan.variants.items()}
+    return Plan(plan.model, plan.loss, plan.data, plan.observables, variants, plan.device)
+
+
+def _containers(
+    steps: list[int], names: tuple[str, ...], task: str, own: Mapping[str, SamplerSettings]
+) -> dict[str, Container]:
+    study = {"config": {"sampling_task": task, "restrictions": list(names)}}
+    root = {"config": {**study["config"], "checkpoints": list(steps)}}
+    above = {f"/{step}": Container("devinterp/study@1", study) for step in steps}
+    return {"/": Container("devinterp/series@1", root, {"checkpoint": list(steps)}), **above}
+
+
+def from_state_dicts(
+    build: Callable[[], torch.nn.Module], folder: str | Path, pattern: str = "{checkpoint}.pt"
+) -> Load:
+    """Return a ``load`` for a folder of state dicts that ``torch.save`` wrote.
+
+    Parameters
+    ----------
+    build : callable
+        Makes the model that the state dicts belong to.
+    folder : path
+    pattern : str
+        File name, with ``{checkpoint}`` for the training step.
+
+    Returns
+    -------
+    callable
+        Raises `StoreNotFoundError` where a checkpoint's file is missing.
+    """
+    place = Path(folder)
+
+    def load(checkpoint: int) -> torch.nn.Module:
+        path = place / pattern.format(checkpoint=checkpoint)
+        if not path.is_file():
+            raise StoreNotFoundError(f"There is no state dict of checkpoint {checkpoint} at {path}.")
+        model = build()
+        model.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+        return model
+
+    return load
+
+
+def from_revisions(name: str, revision: str = "step{checkpoint}", **kwargs: Any) -> Load:
+    """Return a ``load`` for a HuggingFace model whose checkpoints are revisions, as Pythia's are.
+
+    Parameters
+    ----------
+    name : str
+        Model id or path.
+    revision : str
+        Revision name, with ``{checkpoint}`` for the training step.
+    **kwargs
+        Passed to ``AutoModelForCausalLM.from_pretrained``.
+
+    Raises
+    ------
+    MissingDependencyError
+        transformers is not installed.
+    """
+    try:
+        from transformers import AutoModelForCausalLM
+    except ImportError as error:
+        raise MissingDependencyError(
+            "Loading a HuggingFace model needs transformers.", remedy="pip install transformers"
+        ) from error
+
+    def load(checkpoint: int) -> torch.nn.Module:
+        model: torch.nn.Module = AutoModelForCausalLM.from_pretrained(
+            name, revision=revision.format(checkpoint=checkpoint), **kwargs
+        )
+        return model
+
+    return load
