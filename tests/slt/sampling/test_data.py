@@ -115,7 +115,7 @@ def test_fewer_rows_than_a_batch_and_negative_ids_are_refused():
     with pytest.raises(DataError, match="too small"):
         SamplingData(TokenRows(TOKENS[:3], "data"), [settings(batch_size=4)])
     with pytest.raises(DataError, match="negative"):
-        SamplingData(TokenRows(np.where(TOKENS == TOKENS[2, 3], -1, TOKENS), "data"), [settings()])
+        SamplingData(TokenRows(np.where(TOKENS[2, 3] == TOKENS, -1, TOKENS), "data"), [settings()])
 
 
 def test_ids_outside_the_vocabulary_are_refused():

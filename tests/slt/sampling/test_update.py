@@ -56,8 +56,10 @@ def test_every_setting_equals_the_oracle_bit_for_bit(method, mask, prior, box, m
     )  # fmt: skip
     ours, theirs = parameters(dtype), parameters(dtype)
     masks = masks_for(ours, mask)
-    rule = UpdateRule([SampledParameter.take(str(i), p, m) for i, (p, m) in enumerate(zip(ours, masks))], chosen)
-    oracle = OracleUpdate(list(zip(theirs, masks)), chosen)
+    rule = UpdateRule(
+        [SampledParameter.take(str(i), p, m) for i, (p, m) in enumerate(zip(ours, masks, strict=True))], chosen
+    )
+    oracle = OracleUpdate(list(zip(theirs, masks, strict=True)), chosen)
     for step in range(3):
         for side in (ours, theirs):
             generator = torch.Generator().manual_seed(100 + step)
@@ -70,12 +72,12 @@ def test_every_setting_equals_the_oracle_bit_for_bit(method, mask, prior, box, m
         torch.manual_seed(step)
         rule.step()
         assert torch.equal(after, torch.get_rng_state())
-        for index, (mine, other) in enumerate(zip(ours, theirs)):
+        for index, (mine, other) in enumerate(zip(ours, theirs, strict=True)):
             assert torch.equal(mine.data, other.data), index
             assert mine.grad is None
         if metrics:
             pooled = pool_metrics(rule.sums.numpy()[None])[0]
-            assert dict(zip(METRICS, pooled.tolist())) == expected
+            assert dict(zip(METRICS, pooled.tolist(), strict=True)) == expected
         else:
             assert rule.sums is None
 
@@ -88,7 +90,7 @@ def test_the_start_is_never_written_to():
     for p in made:
         p.grad = torch.ones_like(p)
     rule.step()
-    for p, start, copy in zip(made, starts, copies):
+    for p, start, copy in zip(made, starts, copies, strict=True):
         assert torch.equal(start, copy)
         assert not torch.equal(p.data, start)
 
@@ -159,9 +161,9 @@ def test_state_restores_weights_and_preconditioner():
 
     step(rules[0], first, 1)
     rules[1].load(rules[0].state())
-    for rule, side in zip(rules, (first, second)):
+    for rule, side in zip(rules, (first, second), strict=True):
         step(rule, side, 2)
-    for mine, other in zip(first, second):
+    for mine, other in zip(first, second, strict=True):
         assert torch.equal(mine.data, other.data)
 
 
