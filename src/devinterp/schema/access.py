@@ -36,7 +36,7 @@ class UnlistableError(StoreError):
 
 
 class Entry:
-    """A name directly below a group: whether it may hold further keys, and whether it leads out of the store."""
+    """A name in a store: whether it may hold further keys, and whether it is a link that leads out of the store."""
 
     __slots__ = ("escapes", "folder", "name")
 
@@ -58,8 +58,8 @@ class Access(Protocol):
     def entries(self, prefix: str) -> list[Entry]:
         """Return what lies directly below ``prefix``."""
 
-    def keys(self, prefix: str) -> Iterator[str]:
-        """Yield every key below ``prefix``, without the prefix."""
+    def keys(self, prefix: str) -> Iterator[Entry]:
+        """Yield every object below ``prefix``, its name without the prefix."""
 
 
 class LocalAccess:
@@ -105,7 +105,7 @@ class LocalAccess:
             raise StoreError(f"{prefix or '/'} cannot be listed: {error}.") from error
         return sorted(out, key=lambda e: e.name)
 
-    def keys(self, prefix: str) -> Iterator[str]:
+    def keys(self, prefix: str) -> Iterator[Entry]:
         pending = [""]
         while pending:
             inner = pending.pop()
@@ -114,7 +114,7 @@ class LocalAccess:
                 if entry.folder and path.count("/") < 64:
                     pending.append(path)
                 else:
-                    yield path
+                    yield Entry(path, folder=False, escapes=entry.escapes)
 
     def _resolve(self, key: str) -> str:
         if not safe_key(key):
@@ -189,11 +189,11 @@ class ZarrAccess:
         names = self._list(self._store.list_dir(self._full(prefix)))
         return [Entry(n, folder=n != "zarr.json") for n in sorted({str(n).strip("/") for n in names} - {""})]
 
-    def keys(self, prefix: str) -> Iterator[str]:
+    def keys(self, prefix: str) -> Iterator[Entry]:
         full = self._full(prefix)
         skip = len(full) + 1 if full else 0
         for key in self._list(self._store.list_prefix(f"{full}/" if full else "")):
-            yield str(key)[skip:]
+            yield Entry(str(key)[skip:], folder=False)
 
     def _list(self, items: AsyncIterator[str]) -> list[str]:
         from zarr.core.sync import sync

@@ -182,11 +182,10 @@ class _Reader:
         """A Zarr v3 extension object, in its short form (a string) or its long one."""
         if isinstance(value, str):
             return value, {}
-        if isinstance(value, Mapping) and isinstance(value.get("name"), str):
-            configuration = value.get("configuration", {})
-            if isinstance(configuration, Mapping):
-                return value["name"], configuration
-        self._refuse(RuleCode.METADATA, f"{what} cannot be read.", "a name and a configuration", value)
+        configuration = value.get("configuration", {}) if isinstance(value, Mapping) else None
+        if not isinstance(configuration, Mapping) or not isinstance(value.get("name"), str):
+            self._refuse(RuleCode.METADATA, f"{what} cannot be read.", "a name and a configuration", value)
+        return value["name"], configuration
 
 
 def _short(value: Any, none: str = "") -> str:

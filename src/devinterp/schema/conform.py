@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from devinterp.schema.bind import Bound
 
-__all__ = ["Conformance", "pinned"]
+__all__ = ["Conformance", "component", "pinned"]
 
 # A store with thousands of undeclared names is not misspelt.
 _MAX_SUGGESTIONS = 50
@@ -85,10 +85,10 @@ class Conformance:
         sound = set()
         for name, (spec, placeholders) in bound.variables.items():
             array = bound.group.arrays.get(name)
-            component = _component(compiled, name)
-            if array is None or component is None:
+            own = component(compiled, name)
+            if array is None or own is None:
                 continue
-            failed = {e.check for e in self._verdict(component, array)}
+            failed = {e.check for e in self._verdict(own, array)}
             if "dims" in failed:
                 legal = " or ".join(_tuple(d) for d in legal_dims(spec, placeholders))
                 findings.add(
@@ -170,7 +170,8 @@ class Conformance:
             )
 
 
-def _component(compiled: pa.DatasetSchema, name: str) -> Any:
+def component(compiled: pa.DatasetSchema, name: str) -> Any:
+    """Return what a compiled schema says of one variable or coordinate, or None."""
     coords: Any = compiled.coords
     return coords.get(name) or compiled.data_vars.get(name)
 

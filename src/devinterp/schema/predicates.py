@@ -216,7 +216,8 @@ def _sum_is_finite(values: NDArray[Any]) -> bool:
 @predicate("finite", expected="finite numbers", quick=_sum_is_finite)
 def finite(values: NDArray[Any]) -> NDArray[np.bool_]:
     """No NaN, no infinity."""
-    return np.logical_not(np.isfinite(values))
+    bad: NDArray[np.bool_] = ~np.isfinite(values)
+    return bad
 
 
 @predicate("at_least", expected="at least {minimum}", quick=lambda v, minimum: bool(v.min() >= minimum))
@@ -258,4 +259,5 @@ def ascending(values: NDArray[Any], *, dim: str = "") -> NDArray[np.bool_]:
 @predicate("counts_from", kind="whole", expected="{start}, then one more each")
 def counts_from(values: NDArray[Any], *, start: int) -> NDArray[np.bool_]:
     """``start``, ``start + 1``, ... along the only dimension."""
-    return np.not_equal(values, np.arange(start, start + values.size).reshape(values.shape))
+    bad: NDArray[np.bool_] = values != np.arange(start, start + values.size).reshape(values.shape)
+    return bad

@@ -8,12 +8,16 @@ from devinterp.errors import SettingError, StoreError
 from devinterp.schema.access import Access, open_access
 from devinterp.schema.bind import Bound
 from devinterp.schema.codes import RuleCode
+from devinterp.schema.completeness import check_completeness
 from devinterp.schema.limits import Limits
 from devinterp.schema.read_store import read_store
 from devinterp.schema.read_view import read_view
 from devinterp.schema.recognise import choose_schema, fitting_node
 from devinterp.schema.report import Collector, Report
-from devinterp.schema.structure import check_structure, offer_profile
+from devinterp.schema.store_values import StoreValues
+from devinterp.schema.structure import check_structure, offer_profile, run_rules
+from devinterp.schema.values import check_values
+from devinterp.schema.view_values import ViewValues
 
 if TYPE_CHECKING:
     import os
@@ -111,7 +115,13 @@ def _validate_view(target: Any, profile: str, level: Level, asked: Any, limits: 
         schema = choose_schema(root, asked, profile, findings)
     if schema is None:
         return _report(name, profile, level, None, findings)
-    check_structure(root, schema, findings, only)
+    checked = check_structure(root, schema, findings, only)
+    values = ViewValues(limits)
+    if level != "structure":
+        run_rules(checked, "completeness", values, findings)
+    if level == "values":
+        check_values(checked, values, limits, findings)
+        run_rules(checked, "values", values, findings)
     findings.skip("/", "sizes against settings, storage and chunks", "the tree is in memory, and may be a selection")
     if only is None:
         offer_profile(root, schema, findings)
@@ -133,9 +143,14 @@ def _validate_store(
     schema = choose_schema(tree.root, asked, profile, findings)
     if schema is None:
         return _report(access.name, profile, level, None, findings)
-    check_structure(tree.root, schema, findings)
+    checked = check_structure(tree.root, schema, findings)
+    values = StoreValues(access, limits)
     if level != "structure":
-        findings.skip("/", f"level {level}", "only metadata were looked at")
+        check_completeness(access, tree, checked, values, limits, findings)
+        run_rules(checked, "completeness", values, findings)
+    if level == "values":
+        check_values(checked, values, limits, findings)
+        run_rules(checked, "values", values, findings)
     offer_profile(tree.root, schema, findings)
     return _report(access.name, profile, level, schema, findings)
 
