@@ -80,7 +80,7 @@ def moved(model: nn.Module, masks: Masks, seed: int = 1) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _elementwise(norms: tuple[nn.Module, ...]) -> Iterator[None]:
-    """Hold the statistics of norms over several heads fixed, by leaving them out."""
+    """Let these norms scale each feature without normalising."""
     originals = [(module, module.forward) for module in norms]
     try:
         for module, _ in originals:
@@ -108,16 +108,19 @@ def both(first: Masks, second: Masks) -> Masks:
     return {name: mask & second[name] for name, mask in first.items() if name in second}
 
 
-def prove(model: nn.Module, input_ids: Tensor, site: Site, masks_of: Callable[[int], Masks]) -> list[str]:
+def prove(
+    model: nn.Module, input_ids: Tensor, site: Site, masks_of: Callable[[int], Masks], *, hold_norms: bool = False
+) -> list[str]:
     """Return what is wrong with the masks of a layer's heads; empty if they are proved.
 
     For each head: moving its masked input projections changes its output and that of no head outside its key-value
     group; moving what it shares with no other head changes its output alone; moving every other head's weights that it
     does not share leaves it unchanged and changes all heads outside its group; moving its masked output weights changes
-    the map of its own output and of no other's.
+    the map of its own output and of no other's. With ``hold_norms``, norms over several heads scale but do not
+    normalise: the models that have them let every head feel every other through their statistics.
     """
     wrong: list[str] = []
-    with _elementwise(site.norms):
+    with _elementwise(site.norms if hold_norms else ()):
         base = head_outputs(model, site, input_ids)
         per = site.num_heads // site.num_groups
         masks = [masks_of(head) for head in range(site.num_heads)]

@@ -13,6 +13,7 @@ import re
 from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
 HEADS, HEAD_DIM, OWN_HEAD_DIM, VOCAB, POSITIONS = 4, 8, 12, 64, 64
 HIDDEN = HEADS * HEAD_DIM
@@ -128,7 +129,9 @@ def tiny_config(model_type: str, **override: Any) -> Any:
     """A configuration of this type, small enough to build in milliseconds."""
     from transformers import CONFIG_MAPPING
 
-    if model_type.startswith("gemma4") and model_type.endswith("assistant"):  # drafts: every layer reads another model's keys
+    if model_type.startswith("gemma4") and model_type.endswith(
+        "assistant"
+    ):  # drafts: every layer reads another model's keys
         text = tiny_config(
             model_type.replace("assistant", "text"), hidden_size_per_layer_input=0, vocab_size_per_layer_input=0
         )
@@ -178,7 +181,9 @@ def _first(values: dict[str, Any], names: tuple[str, ...]) -> int | None:
 def _kept_layers(values: dict[str, Any]) -> tuple[dict[str, Any], list[int]]:
     """The per-layer lists of a configuration, and one layer of each kind (four at most, two at least)."""
     count = _first(values, _LAYERS)
-    lists = {k: v for k, v in values.items() if isinstance(v, (list, tuple)) and count and count > 3 and len(v) == count}
+    lists = {
+        k: v for k, v in values.items() if isinstance(v, (list, tuple)) and count and count > 3 and len(v) == count
+    }
     kinds: dict[str, int] = {}
     for index, kind in enumerate(zip(*lists.values(), strict=True)):
         kinds.setdefault(repr(kind), index)

@@ -46,7 +46,8 @@ def create_param_masks(
     ``"l0 mlp"``            those of its feed-forward part, experts and routers included, without norms
     ``"l0h1"``              query head 1: its slices of the query and output projections, and its key-value head's of
                             the key and value projections (which other query heads share in grouped-query attention);
-                            biases likewise, but not the output projection's, which belongs to no head
+                            biases likewise, but not the output projection's, which belongs to no head, nor a key bias
+                            that no output can depend on (attention without rotary positions)
     ``"l0g0"``              key-value group 0: one key-value head and every query head that reads it
     ``"embed"``             the token embedding
     ``"unembed"``           the map to logits, with its bias; the token embedding if the two are tied

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:
     from torch.nn import Module
 
+    from devinterp.slt._restrictions.structure import AttentionUnit
+
 # concat       [all queries | all keys | all values]
 # grouped      per key-value head: [its queries | its key | its value]; with one query each, per head [q | k | v]
 # mp4-qvk      CodeGen: four shards, each [its queries | its values | its keys]
@@ -64,6 +66,25 @@ def no_heads(modules: tuple[Module, ...]) -> str | None:
             if _is_transformers(module) and cls.__name__ in _NO_HEADS:
                 return _NO_HEADS[cls.__name__]
     return None
+
+
+def key_bias_is_inert(model: Module, unit: AttentionUnit) -> bool:
+    """Whether the key projection's bias cannot change any output, so that no head has a use for it.
+
+    It adds the same to a query's score with every key, which the softmax takes away again, unless the keys are rotated
+    by position or normalised afterwards, or compete with a sink. Known of the transformers library's attention only.
+    """
+    if not all(map(_is_transformers, unit.modules)):
+        return False
+    config = getattr(model, "config", None)
+    rotary = any(
+        getattr(config, name, None) for name in ("rope_parameters", "rope_theta", "rope_scaling", "rotary_dim")
+    )
+    rotary = rotary or any("rotary" in name.lower() for module in unit.modules for name in vars(module))
+    rotary = rotary or any("Rotary" in type(module).__name__ for module in model.modules())
+    inside = [name.lower() for module in unit.modules for name, _ in module.named_modules() if name]
+    normalised = any(name.rpartition(".")[2].startswith(("k_", "key_", "qk_")) and "norm" in name for name in inside)
+    return not (rotary or normalised or unit.of("extra"))
 
 
 def _is_transformers(module: Module) -> bool:

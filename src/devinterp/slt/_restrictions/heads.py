@@ -73,7 +73,11 @@ def find_heads(
             raise unknown_heads(unit)
         return measure()
     n_kv = num_kv_heads or _count_kv_heads(model, unit, n_query)
-    return Heads(n_query, n_kv, tuple(_slices(unit, n_query, n_kv, layout)))
+    slices = _slices(unit, n_query, n_kv, layout)
+    if declared.key_bias_is_inert(model, unit):
+        inert = {p.name for p in unit.of("k", bias=True)}
+        slices = [part for part in slices if part.name not in inert]
+    return Heads(n_query, n_kv, tuple(slices))
 
 
 def unknown_heads(unit: AttentionUnit, why: str | None = None) -> RestrictionError:

@@ -109,7 +109,7 @@ class Architecture:
                 found=f"{len(units)} in layer {layer.index}, {_classes(layer)}",
                 remedy="Restrict the whole attention or single parameters instead.",
             )
-        found = self._heads(units[0])
+        found = self.heads(units[0])
         index = restriction.index
         assert index is not None
         count = found.num_heads if restriction.kind == "head" else found.num_kv_heads
@@ -126,7 +126,7 @@ class Architecture:
             else head_masks(self.params, found, group=index)
         )
 
-    def _heads(self, unit: AttentionUnit) -> Heads:
+    def heads(self, unit: AttentionUnit) -> Heads:
         return heads.find_heads(
             self.model,
             unit,
