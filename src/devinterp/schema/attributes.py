@@ -11,7 +11,7 @@ from devinterp.schema.suggest import suggestion
 if TYPE_CHECKING:
     from devinterp.schema.bind import Bound
 
-__all__ = ["AttributeRules"]
+__all__ = ["AttributeRules", "plain"]
 
 _MAX_PER_GROUP = 50
 
@@ -30,7 +30,7 @@ class AttributeRules:
         if key not in self._validators:
             import jsonschema
 
-            self._validators[key] = jsonschema.Draft202012Validator(_plain(bound.node.attributes))
+            self._validators[key] = jsonschema.Draft202012Validator(plain(bound.node.attributes))
         for number, error in enumerate(self._validators[key].iter_errors(bound.group.attrs)):
             if number >= _MAX_PER_GROUP:
                 break
@@ -74,12 +74,12 @@ def _expected(error: Any) -> str:
     return texts.get(error.validator, f"{error.validator} {{}}").format(error.validator_value)
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """Return a frozen document as plain dicts and lists, which jsonschema needs to tell objects."""
     from collections.abc import Mapping
 
     if isinstance(value, Mapping):
-        return {k: _plain(v) for k, v in value.items()}
+        return {k: plain(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(v) for v in value]
+        return [plain(v) for v in value]
     return value

@@ -14,7 +14,7 @@ class CodeText(NamedTuple):
 
     level: Level
     severity: Severity
-    summary: str
+    title: str
     meaning: str
     remedy: str
 

@@ -110,9 +110,9 @@ class RuleCode(StrEnum):
         return self.name.lower().replace("_", "-")
 
     @property
-    def summary(self) -> str:
+    def title(self) -> str:  # type: ignore[override]  # a code is no prose to be capitalised
         """What is wrong, in a few words."""
-        return TEXTS[self.value].summary
+        return TEXTS[self.value].title
 
     @property
     def meaning(self) -> str:

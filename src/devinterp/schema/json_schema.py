@@ -10,10 +10,12 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from devinterp.schema.spec import NodeSpec, Schema, VariableSpec
+from devinterp.schema.spec import NodeSpec, Schema, StorageSpec, VariableSpec
 
-__all__ = ["json_schema"]
+__all__ = ["json_document", "json_schema"]
 
+# What a store may call our types of text.
+_TEXT = {"text": ["string", "fixed_length_utf32"]}
 _DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
 
@@ -35,7 +37,7 @@ def json_schema(schema: Schema) -> dict[str, Any]:
     patterns: dict[str, Any] = {}
     required: list[str] = []
     root: Any = {"type": "object"}
-    for path, node, owner in _nodes(schema):
+    for path, node, owner, storage in _nodes(schema):
         prefix = path.strip("/")
         if node.attributes and not prefix:
             root = _plain(node.attributes)
@@ -53,7 +55,7 @@ def json_schema(schema: Schema) -> dict[str, Any]:
             if variable.presence.kind == "forbidden":
                 continue
             key = f"{owner} {node.path} {variable.name}"
-            definitions[key] = _array(variable)
+            definitions[key] = _array(variable, storage)
             name = f"{prefix}/{variable.name}".lstrip("/")
             _put(name, {"$ref": f"#/$defs/{_pointer(key)}"}, exact, patterns)
             if variable.presence.kind == "required" and "{" not in name:
@@ -80,17 +82,23 @@ def json_schema(schema: Schema) -> dict[str, Any]:
             "consolidated_metadata": {"type": "object", "properties": {"metadata": metadata}},
         },
         "$defs": definitions,
-        "x-devinterp": _plain(schema.document),
+        "x-devinterp": json_document(schema),
     }
 
 
-def _nodes(schema: Schema, mount: str = "") -> list[tuple[str, NodeSpec, str]]:
+def json_document(schema: Schema) -> dict[str, Any]:
+    """Return the schema's own document, extensions merged, as JSON types (NaN as the string ``"NaN"``)."""
+    plain: dict[str, Any] = _plain(schema.document)
+    return plain
+
+
+def _nodes(schema: Schema, mount: str = "") -> list[tuple[str, NodeSpec, str, StorageSpec]]:
     """Every node with its path pattern, those of included schemas below where they are mounted."""
-    out: list[tuple[str, NodeSpec, str]] = []
+    out: list[tuple[str, NodeSpec, str, StorageSpec]] = []
     for node in schema.nodes:
         path = f"{mount}{node.path}".rstrip("/") or "/"
         if node.include is None:
-            out.append((path, node, schema.id))
+            out.append((path, node, schema.id, schema.storage))
             continue
         from devinterp.schema.loader import load
 
@@ -111,8 +119,9 @@ def _regex(pattern: str) -> str:
     return "^" + "[^/]+".join(map(re.escape, parts)) + "$"
 
 
-def _array(variable: VariableSpec) -> dict[str, Any]:
+def _array(variable: VariableSpec, storage: StorageSpec) -> dict[str, Any]:
     legal = variable.legal_dims()
+    types = _TEXT.get(variable.dtype, [variable.dtype])
     dims: dict[str, Any]
     if any("{" in d for t in legal for d in t):
         dims = {
@@ -125,9 +134,11 @@ def _array(variable: VariableSpec) -> dict[str, Any]:
     properties: dict[str, Any] = {
         "node_type": {"const": "array"},
         "zarr_format": {"const": 3},
-        "data_type": {"const": variable.dtype},
+        "data_type": {"anyOf": [{"enum": types}, {"required": ["name"], "properties": {"name": {"enum": types}}}]},
         "dimension_names": dims,
         "shape": {"type": "array", "items": {"type": "integer", "minimum": 0}},
+        "attributes": {"properties": {"units": {"enum": [variable.unit, *variable.alternative_units]}}},
+        "codecs": {"anyOf": [_codec_list(names) for names in _codecs(variable, storage)]},
     }
     if all(t == () for t in legal):  # Zarr leaves the names out where there are none
         properties["dimension_names"] = {"enum": [[], None]}
@@ -137,8 +148,26 @@ def _array(variable: VariableSpec) -> dict[str, Any]:
     return {
         "type": "object",
         "description": f"{variable.doc} (unit: {variable.unit})",
-        "required": ["node_type", "data_type", "shape"],
+        "required": ["node_type", "data_type", "shape", "codecs"],
         "properties": properties,
+    }
+
+
+def _codecs(variable: VariableSpec, storage: StorageSpec) -> list[list[str]]:
+    """Every legal list of codecs."""
+    serializers = {"string": ["vlen-utf8"], "text": ["vlen-utf8", "bytes"]}.get(variable.dtype, ["bytes"])
+    bare = [c for c in storage.codecs if c != "crc32c"]
+    closed = [storage.codecs, [*bare, "crc32c"]] if storage.checksums == "optional" else [storage.codecs]
+    lists = [*closed, bare] if storage.checksums == "optional" else closed
+    return [[s if c == "bytes" else c for c in names] for s in serializers for names in lists]
+
+
+def _codec_list(names: list[str]) -> dict[str, Any]:
+    return {
+        "type": "array",
+        "prefixItems": [{"required": ["name"], "properties": {"name": {"const": c}}} for c in names],
+        "minItems": len(names),
+        "maxItems": len(names),
     }
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,12 +21,16 @@ _RELATIVE, _ABSOLUTE = 1e-4, 1e-12
 _BLOCK = 262_144
 
 
-@predicate("run_completed", kind="relation")
-def run_completed(context: Context) -> Iterator[Problem]:
-    """``completed`` is 1."""
+@predicate("completed", kind="relation")
+def completed(context: Context, *, what: str, unless_without: Sequence[str] = ()) -> Iterator[Problem]:
+    """``completed`` is 1; attributes without any of ``unless_without`` need not say so."""
     found = context.attrs.get("completed")
+    if unless_without and not set(unless_without) & set(context.attrs):
+        return
     if found != 1:
-        yield Problem("The run has not completed.", "completed = 1", "no attribute" if found is None else repr(found))
+        yield Problem(
+            f"The {what} has not completed.", "completed = 1", "no attribute" if found is None else repr(found)
+        )
 
 
 @predicate("failed_chains", kind="relation")

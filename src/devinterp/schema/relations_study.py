@@ -15,16 +15,6 @@ from devinterp.schema.tree import dig
 __all__: list[str] = []
 
 
-@predicate("study_completed", kind="relation")
-def study_completed(context: Context) -> Iterator[Problem]:
-    """``completed`` is 1, unless the study was put together in memory and says nothing about it."""
-    if not {"completed", "devinterp_schema"} & set(context.attrs):
-        return
-    found = context.attrs.get("completed")
-    if found != 1:
-        yield Problem("The study has not completed.", "completed = 1", "no attribute" if found is None else repr(found))
-
-
 @predicate("study_has_full", kind="relation")
 def study_has_full(context: Context) -> Iterator[Problem]:
     """The run without a restriction is among the groups."""

@@ -134,7 +134,7 @@ def _sarif_rule(code: str) -> dict[str, Any]:
     return {
         "id": code,
         "name": known.slug,
-        "shortDescription": {"text": known.summary},
+        "shortDescription": {"text": known.title},
         "fullDescription": {"text": known.meaning},
         "help": {"text": known.remedy},
         "defaultConfiguration": {"level": _SARIF_LEVELS[known.severity]},

@@ -315,6 +315,18 @@ class Schema:
                 return node, bound
         return None
 
+    def to_json_schema(self) -> dict[str, Any]:
+        """Return a JSON Schema (draft 2020-12) of a store's ``zarr.json`` with consolidated metadata."""
+        from devinterp.schema.json_schema import json_schema
+
+        return json_schema(self)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the document, extensions merged, as JSON types: the whole contract for another language."""
+        from devinterp.schema.json_schema import json_document
+
+        return json_document(self)
+
     def resolve(
         self,
         parameters: Mapping[str, Any],

@@ -158,7 +158,7 @@ class _Variable:
             findings.add(
                 use.code,
                 self.array.path,
-                "A value breaks its rule." if known is None else _sentence(known.summary),
+                "A value breaks its rule." if known is None else _sentence(known.title),
                 expected=use.predicate.describe(**use.arguments),
                 found=f"{tally.count} value(s), the first {tally.first}",
                 level="values",
