@@ -20,6 +20,7 @@ from devinterp.slt._blocks import row_means
 from devinterp.slt._chains import ChainSelection, select_chains, warn_excluded
 from devinterp.slt._results import label_result, schema_id, string_index
 from devinterp.slt._samples import Samples, Tree, study_members
+from devinterp.slt._series import series_members, stack_checkpoints
 
 if TYPE_CHECKING:
     import torch
@@ -76,13 +77,14 @@ def compute_llc(
     ci: float | None = None,
     allow_partial: bool = False,
 ) -> xr.Dataset:
-    """Compute the LLC of a run, or of every restriction of a study.
+    """Compute the LLC of a run, of every restriction of a study, or of every checkpoint of a series.
 
     Parameters
     ----------
     samples : DataTree, Dataset, or mapping of str to DataTree
         What ``sample()`` returned, or a selection of it (``tree.isel(draw=slice(50, None))``); a study, or a mapping
-        from restriction names to runs, gives results with a leading dimension ``wr``.
+        from restriction names to runs, gives results with a leading dimension ``wr``; a series, with ``checkpoint``
+        before it.
     over : {"draws", "steps", "observable"}
         ``"draws"``: the minibatch losses at the draws, ``sampling_loss``, against ``init_loss``: the documented LLC.
         ``"steps"``: the minibatch losses of every step, ``sampling_loss_micro`` or else ``step_loss``.
@@ -126,6 +128,15 @@ def compute_llc(
         raise SettingError("There is no such average.", expected=f"over = one of {OVERS}", found=repr(over))
     if ci is not None and not 0 < ci < 1:
         raise SettingError("The level of an interval lies between 0 and 1.", expected="ci = 0.9", found=ci)
+    checkpoints = series_members(samples)
+    if checkpoints is not None:
+        stacked = stack_checkpoints(
+            checkpoints,
+            lambda study: compute_llc(
+                study, over=over, burnin=burnin, observable=observable, ci=ci, allow_partial=allow_partial
+            ),
+        )
+        return label_result(stacked, "llc", attrs=stacked.attrs)
     members = study_members(samples)
     if members is None:
         run = Samples.of(samples, allow_partial=allow_partial)  # type: ignore[arg-type]  # no mapping: study_members

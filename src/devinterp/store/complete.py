@@ -19,15 +19,23 @@ def complete_store(run: Run, validate: Callable[[Location], None] | None) -> Non
     """See `Run.complete`."""
     children = [g for g in run.requests if g != "/"]
     run.publish(completed=False)
+    _write_containers(run, completed=False)  # what has grown lists more than it did
     if validate is not None:
         validate(run.location)
     for group in children:
         run.publish(completed=True, groups=[group])
     attributes = run.all_attributes(completed=True)
-    for path in sorted((p for p in run.containers if p != "/"), reverse=True):
-        run.location.set(f"{path.strip('/')}/zarr.json", group_document(attributes[path]))
+    _write_containers(run, completed=True)
     everything = documents(run.all_layouts(), attributes, run.schema.storage)
     write_consolidated_root(run.location, attributes["/"], everything)
+
+
+def _write_containers(run: Run, *, completed: bool) -> None:
+    """Write the attributes of the groups above samples groups; the root is completed by another write, the last."""
+    attributes = run.all_attributes(completed=completed)
+    for path in run.containers:
+        if not (completed and path == "/"):
+            run.location.set(f"{path.strip('/')}/zarr.json".lstrip("/"), group_document(attributes[path]))
 
 
 def write_consolidated_root(location: Location, attributes: dict[str, Any], everything: dict[str, bytes]) -> None:
