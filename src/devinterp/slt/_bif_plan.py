@@ -12,6 +12,7 @@ import numpy.typing as npt
 import xarray as xr
 
 from devinterp.errors import SettingError
+from devinterp.slt._blocks import is_dask
 from devinterp.slt._chains import ChainSelection
 from devinterp.slt._losses import LossMatrix, Reduce, Sequences, load_losses
 from devinterp.slt._results import label_result, schema_id
@@ -114,9 +115,9 @@ class Plan:
         return ("batch_1", "batch_2", "target_position", "target_position_T")[: len(self.shape)]
 
     @property
-    def bound(self) -> float | None:
-        """Largest magnitude an influence can have."""
-        return None if self.covariance else 1.0
+    def distributed(self) -> bool:
+        """Whether the losses are backed by dask."""
+        return any(is_dask(self.run.loss(name)) for name in self.sequences.observables)
 
     @property
     def units(self) -> dict[str, str]:

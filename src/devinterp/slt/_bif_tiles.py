@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +14,38 @@ from devinterp.slt._bif_plan import Plan
 from devinterp.slt._kernels import F32, matrix_product, product_se, standardize
 from devinterp.slt._losses import LossMatrix
 
-__all__ = ["Operands", "average_tokens", "influence_tile"]
+__all__ = ["Operands", "Source", "average_tokens", "influence_tile"]
+
+
+class Source(Protocol):
+    """Where tiles of a BIF come from: losses in memory (`Operands`), or on a cluster."""
+
+    @property
+    def plan(self) -> Plan:
+        """What was asked for."""
+
+    @property
+    def attrs(self) -> dict[str, Any]:
+        """Attributes of the result."""
+
+    @property
+    def groups(self) -> Sequence[slice] | None:
+        """Batches of observations for standard errors."""
+
+    @property
+    def symmetric(self) -> bool:
+        """Whether both operands are the same sequences."""
+
+    def identity(self) -> str:
+        """Hash of what the numbers come from."""
+
+    def series(self, first: npt.NDArray[np.int64], second: npt.NDArray[np.int64]) -> tuple[F32, F32]:
+        """Standardised columns at some positions of each operand."""
+
+    def tile(
+        self, rows: slice, columns: slice, *, se: bool = False
+    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32] | None]:
+        """Influences of some sequences on some others, and with ``se`` their standard errors."""
 
 
 @dataclass(frozen=True)
@@ -45,10 +77,10 @@ class Operands:
     device: Any = None
 
     @classmethod
-    def of(cls, plan: Plan, losses: LossMatrix, *, se: bool, device: Any) -> Operands:
-        """Standardise the losses, in place."""
+    def of(cls, plan: Plan, losses: LossMatrix, *, batches: bool, device: Any) -> Operands:
+        """Standardise the losses, in place; with ``batches`` cut the draws into batches for standard errors first."""
         groups = None
-        if se:
+        if batches:
             from devinterp.slt.uncertainty import batch_groups
 
             groups = batch_groups(losses.values, losses.num_chains)
@@ -56,8 +88,6 @@ class Operands:
         first = losses.columns(plan.first)
         second = first if np.array_equal(plan.first, plan.second) else losses.columns(plan.second)
         attrs = plan.attrs(losses.selection, int(constant.sum()))
-        if groups is not None:
-            attrs["se_dof"] = len(groups) - 1
         return cls(first, second, plan, losses.width, groups, attrs, device)
 
     @property
@@ -65,8 +95,24 @@ class Operands:
         """Whether both operands are the same sequences."""
         return self.first is self.second
 
-    def tile(self, rows: slice, columns: slice) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32] | None]:
-        """Influences of some sequences on some others, and their standard errors where asked for."""
+    def identity(self) -> str:
+        """Hash of everything that the numbers come from."""
+        digest = hashlib.sha256()
+        for part in (self.plan.first, self.plan.second):
+            digest.update(part.tobytes())
+        for matrix in (self.first,) if self.symmetric else (self.first, self.second):
+            for row in matrix:
+                digest.update(np.ascontiguousarray(row).data)
+        return digest.hexdigest()
+
+    def series(self, first: npt.NDArray[np.int64], second: npt.NDArray[np.int64]) -> tuple[F32, F32]:
+        """Standardised columns at some positions of each operand."""
+        return self.first[:, first], self.second[:, second]
+
+    def tile(
+        self, rows: slice, columns: slice, *, se: bool = False
+    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32] | None]:
+        """Influences of some sequences on some others, and with ``se`` their standard errors."""
         first = self.first[:, rows.start * self.width : rows.stop * self.width]
         same = self.symmetric and rows == columns
         second = first if same else self.second[:, columns.start * self.width : columns.stop * self.width]
@@ -77,7 +123,7 @@ class Operands:
             by_token=self.plan.by_token,
             average=self.plan.average,
             covariance=self.plan.covariance,
-            groups=self.groups,
+            groups=self.groups if se else None,
             device=self.device,
         )
 

@@ -46,7 +46,8 @@ def study_members(obj: Tree | Mapping[str, Tree]) -> dict[str, Tree] | None:
     if isinstance(obj, xr.Dataset):
         return None
     if not isinstance(obj, xr.DataTree):
-        return dict(obj)
+        # What is no mapping either is refused by whoever takes it for a run.
+        return {str(name): tree for name, tree in obj.items()} if isinstance(obj, Mapping) else None
     if is_samples(obj):
         return None
     members: dict[str, Tree] = {str(name): child for name, child in obj.children.items() if is_samples(child)}

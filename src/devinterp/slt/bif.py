@@ -16,8 +16,7 @@ import xarray as xr
 
 from devinterp.errors import SettingError
 from devinterp.slt._bif_plan import Plan, check_memory
-from devinterp.slt._bif_tiles import Operands
-from devinterp.slt._blocks import is_dask
+from devinterp.slt._bif_tiles import Operands, Source
 from devinterp.slt._chains import warn_excluded
 from devinterp.slt._losses import Reduce
 from devinterp.slt._samples import Tree
@@ -129,7 +128,7 @@ def compute_bif(
         Also ``influences_se``, the standard error by batch means, which accounts for autocorrelation.
     top_k : int, optional
         Keep, for each query, only the strongest positive and negative partners: a result of schema
-        ``devinterp/bif_topk@1``, see `devinterp.slt.bif_topk.compute_bif_topk`.
+        ``devinterp/bif_topk@1``, see `devinterp.slt.bif_topk.topk_of_source`.
     lazy : bool, optional
         Return ``influences`` as a chunked dask array, computed on demand. By default only where the losses are dask.
     output_path : path, optional
@@ -185,28 +184,48 @@ def compute_bif(
                 "top_k goes with none of output_path, lazy, se, average_tokenwise_bif and compute_covariance.",
                 remedy="Leave them out: a top-k result is small, is made of correlations and has its noise floor.",
             )
-        from devinterp.slt.bif_topk import topk_of_plan
+        if top_k < 1:
+            raise SettingError("top_k must be positive.", expected="at least 1", found=top_k)
+        from devinterp.slt.bif_topk import topk_of_source
 
-        return topk_of_plan(plan, top_k, device=device)
+        return topk_of_source(_source(plan, batches=True, device=device), top_k)
     if output_path is not None:
-        from devinterp.slt.bif_stream import stream_bif
+        from devinterp.slt.bif_stream import check_path, stream_bif
 
-        return stream_bif(plan, output_path, se=se, device=device)
-    distributed = any(is_dask(plan.run.loss(name)) for name in plan.sequences.observables)
-    if lazy or (lazy is None and distributed):
-        from devinterp.slt.bif_lazy import lazy_bif
+        location = check_path(output_path)
+        return stream_bif(_source(plan, batches=se, device=device), location, se=se)
+    if lazy or (lazy is None and plan.distributed):
+        from devinterp.slt.bif_lazy import LazyOperands
 
-        return lazy_bif(plan, se=se)
+        source = LazyOperands.of(plan, batches=se)
+        warn_excluded(plan.run, source.selection)
+        return source.result(se=se)
     return _in_memory(plan, se=se, device=device)
 
 
 def _in_memory(plan: Plan, *, se: bool, device: Any) -> xr.Dataset:
     check_memory(plan.shape, 3 if se else 1)
-    losses = plan.load()
-    warn_excluded(plan.run, losses.selection, stacklevel=4)
-    operands = Operands.of(plan, losses, se=se, device=device)
-    influences, spread = operands.tile(slice(0, plan.first.size), slice(0, plan.second.size))
-    data = {"influences": influences}
-    if spread is not None:
+    operands = _operands(plan, batches=se, device=device)
+    influences, spread = operands.tile(slice(0, plan.first.size), slice(0, plan.second.size), se=se)
+    data, attrs = {"influences": influences}, dict(operands.attrs)
+    if spread is not None and operands.groups is not None:
         data["influences_se"] = spread
-    return plan.result(data, operands.attrs)
+        attrs["se_dof"] = len(operands.groups) - 1
+    return plan.result(data, attrs)
+
+
+def _operands(plan: Plan, *, batches: bool, device: Any) -> Operands:
+    losses = plan.load()
+    warn_excluded(plan.run, losses.selection, stacklevel=5)
+    return Operands.of(plan, losses, batches=batches, device=device)
+
+
+def _source(plan: Plan, *, batches: bool, device: Any) -> Source:
+    """Where tiles come from: a cluster that has the losses, or this machine's memory."""
+    if plan.distributed:
+        from devinterp.slt.bif_lazy import LazyOperands
+
+        source = LazyOperands.of(plan, batches=batches)
+        warn_excluded(plan.run, source.selection, stacklevel=4)
+        return source
+    return _operands(plan, batches=batches, device=device)

@@ -6,6 +6,10 @@ change) is gathered; the losses of a block of sequences meet on the worker that 
 
 from __future__ import annotations
 
+import hashlib
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -16,91 +20,150 @@ import xarray as xr
 from devinterp.errors import SettingError
 from devinterp.slt._bif_plan import Plan
 from devinterp.slt._bif_tiles import influence_tile
-from devinterp.slt._blocks import is_dask
-from devinterp.slt._chains import ChainSelection, select_chains, warn_excluded
+from devinterp.slt._chains import ChainSelection, select_chains
 from devinterp.slt._kernels import standardize
 from devinterp.slt._optional import optional
 
-__all__ = ["lazy_bif"]
+__all__ = ["LazyOperands"]
 
 
-def lazy_bif(plan: Plan, *, se: bool) -> xr.Dataset:
-    """Compute a BIF lazily.
+@dataclass(frozen=True)
+class LazyOperands:
+    """Both operands of a BIF as dask arrays, and the result as one.
 
-    Parameters
+    Attributes
     ----------
     plan : Plan
         What was asked for.
-    se : bool
-        Also standard errors.
-
-    Returns
-    -------
-    xarray.Dataset
-        As `devinterp.slt.bif.compute_bif`, its influences backed by dask.
+    attrs : dict
+        Attributes of the result.
+    groups : sequence of slice or None
+        Batches of observations for standard errors.
+    selection : ChainSelection
+        The chains used.
+    first, second : dask array of float32, shape (observation, sequence, series)
+        Standardised.
     """
-    da = optional("dask.array", extra="dask", purpose="A lazy BIF")
-    if any(is_dask(plan.run.loss(name)) for name in plan.sequences.observables):
-        series, selection, num_chains = _from_dask(plan, da)
-    else:
-        losses = plan.load()
-        selection, num_chains = losses.selection, losses.num_chains
-        wide = losses.values.reshape(losses.values.shape[0], -1, losses.width)
-        series = da.from_array(wide, chunks=(-1, plan.batch_size, -1), name=False)
-    warn_excluded(plan.run, selection, stacklevel=4)
-    where = np.union1d(plan.first, plan.second)
-    wanted = {"constant": ((da.max(series, axis=0) - da.min(series, axis=0)) == 0).sum()}
-    if se:
-        wanted["sample"] = _sample(series)
-    found = dict(zip(wanted, optional("dask", extra="dask", purpose="").compute(*wanted.values()), strict=True))
-    attrs = plan.attrs(selection, int(found["constant"]))
-    groups = None
-    if se:
-        from devinterp.slt.uncertainty import batch_groups
 
-        groups = batch_groups(found["sample"], num_chains)
-        attrs["se_dof"] = len(groups) - 1
-    standard = series.map_blocks(partial(_standardized, covariance=plan.covariance), dtype=np.float32)
-    first, second = (
-        standard
-        if np.array_equal(chosen, where)
-        else standard[:, np.searchsorted(where, chosen)].rechunk((-1, plan.batch_size, -1))
-        for chosen in (plan.first, plan.second)
-    )
-    names = ("influences", "influences_se") if se else ("influences",)
-    data = {
-        name: da.blockwise(
-            partial(_tile, which=which, plan_options=_options(plan), groups=groups),
-            "ijpq" if len(plan.shape) == 4 else "ij",
-            first,
-            "nip" if len(plan.shape) == 4 else "nia",
-            second,
-            "njq" if len(plan.shape) == 4 else "njb",
-            concatenate=True,
-            dtype=np.float32,
+    plan: Plan
+    attrs: dict[str, Any]
+    groups: Sequence[slice] | None
+    selection: ChainSelection
+    first: Any
+    second: Any
+
+    @classmethod
+    def of(cls, plan: Plan, *, batches: bool) -> LazyOperands:
+        """Prepare; with ``batches`` cut the draws into batches for standard errors.
+
+        Gathered are which draws are finite, how many losses never change, and a few series.
+        """
+        da, compute = _dask()
+        if plan.distributed:
+            series, selection, num_chains = _from_dask(plan)
+        else:
+            losses = plan.load()
+            selection, num_chains = losses.selection, losses.num_chains
+            wide = losses.values.reshape(losses.values.shape[0], -1, losses.width)
+            series = da.from_array(wide, chunks=(-1, plan.batch_size, -1), name=False)
+        wanted = {"constant": ((da.max(series, axis=0) - da.min(series, axis=0)) == 0).sum()}
+        if batches:
+            wanted["sample"] = _sample(series)
+        found = dict(zip(wanted, compute(*wanted.values()), strict=True))
+        groups = None
+        if batches:
+            from devinterp.slt.uncertainty import batch_groups
+
+            groups = batch_groups(found["sample"], num_chains)
+        standard = series.map_blocks(partial(_standardized, covariance=plan.covariance), dtype=np.float32)
+        where = np.union1d(plan.first, plan.second)
+        first, second = (
+            standard
+            if np.array_equal(chosen, where)
+            else standard[:, np.searchsorted(where, chosen)].rechunk((-1, plan.batch_size, -1))
+            for chosen in (plan.first, plan.second)
         )
-        for which, name in enumerate(names)
-    }
-    return plan.result(data, attrs)
+        return cls(plan, plan.attrs(selection, int(found["constant"])), groups, selection, first, second)
+
+    @property
+    def symmetric(self) -> bool:
+        """Whether both operands are the same sequences."""
+        return bool(np.array_equal(self.plan.first, self.plan.second))
+
+    def identity(self) -> str:
+        """Hash of the standardised losses' first moments with fixed weights: the losses themselves stay away."""
+        da, compute = _dask()
+        weights = np.random.default_rng(0).normal(size=(2, self.first.shape[0]))
+        sums = [da.tensordot(weights, x.astype(np.float64), axes=(1, 0)) for x in (self.first, self.second)]
+        digest = hashlib.sha256()
+        for part in (self.plan.first, self.plan.second, *compute(*sums)):
+            digest.update(np.ascontiguousarray(part).data)
+        return digest.hexdigest()
+
+    def series(
+        self, first: npt.NDArray[np.int64], second: npt.NDArray[np.int64]
+    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+        """Standardised columns at some positions of each operand."""
+        _, compute = _dask()
+        flat = (x.reshape(x.shape[0], -1)[:, at] for x, at in ((self.first, first), (self.second, second)))
+        left, right = compute(*flat)
+        return left, right
+
+    def tile(
+        self, rows: slice, columns: slice, *, se: bool = False
+    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32] | None]:
+        """Compute a part of the result where the losses are, and fetch it."""
+        _, compute = _dask()
+        found = compute(*(array[rows, columns] for array in self._arrays(se)))
+        return found[0], found[1] if se else None
+
+    def result(self, *, se: bool = False) -> xr.Dataset:
+        """Return the labelled result, its influences backed by dask."""
+        names = ("influences", "influences_se")
+        attrs = dict(self.attrs)
+        if se and self.groups is not None:
+            attrs["se_dof"] = len(self.groups) - 1
+        return self.plan.result(dict(zip(names, self._arrays(se), strict=False)), attrs)
+
+    def _arrays(self, se: bool) -> list[Any]:
+        da, _ = _dask()
+        four = len(self.plan.shape) == 4
+        options = {
+            "by_token": self.plan.by_token,
+            "average": self.plan.average,
+            "covariance": self.plan.covariance,
+            "groups": self.groups,
+        }
+        with warnings.catch_warnings():
+            # A matrix of pairs has many more chunks than what it is made of.
+            warnings.simplefilter("ignore", da.PerformanceWarning)
+            return [
+                da.blockwise(
+                    partial(_tile, which=which, options=options),
+                    "ijpq" if four else "ij",
+                    self.first,
+                    "nip" if four else "nia",
+                    self.second,
+                    "njq" if four else "njb",
+                    concatenate=True,
+                    dtype=np.float32,
+                )
+                for which in range(2 if se else 1)
+            ]
 
 
-def _options(plan: Plan) -> dict[str, Any]:
-    return {"by_token": plan.by_token, "average": plan.average, "covariance": plan.covariance}
+def _dask() -> tuple[Any, Any]:
+    """``dask.array`` and ``dask.compute``."""
+    da = optional("dask.array", extra="dask", purpose="A lazy BIF")
+    return da, optional("dask", extra="dask", purpose="A lazy BIF").compute
 
 
 def _tile(
-    first: npt.NDArray[np.float32],
-    second: npt.NDArray[np.float32],
-    *,
-    which: int,
-    plan_options: dict[str, Any],
-    groups: list[slice] | None,
-) -> npt.NDArray[np.float32]:
+    first: npt.NDArray[np.float32], second: npt.NDArray[np.float32], *, which: int, options: dict[str, Any]
+) -> npt.NDArray[np.float32] | None:
     flat = [np.ascontiguousarray(x).reshape(x.shape[0], -1) for x in (first, second)]
-    found = influence_tile(*flat, width=first.shape[2], groups=groups if which else None, **plan_options)[which]
-    if found is None:
-        raise SettingError("Standard errors were asked for without batches of draws.")
-    return found
+    groups = options["groups"] if which else None
+    return influence_tile(flat[0], flat[1], width=first.shape[2], **{**options, "groups": groups})[which]
 
 
 def _standardized(block: npt.NDArray[np.float32], *, covariance: bool) -> npt.NDArray[np.float32]:
@@ -116,14 +179,15 @@ def _sample(series: Any) -> Any:
     return series.reshape(series.shape[0], -1)[:, sample_of(series.shape[1] * series.shape[2])]
 
 
-def _from_dask(plan: Plan, da: Any) -> tuple[Any, ChainSelection, int]:
+def _from_dask(plan: Plan) -> tuple[Any, ChainSelection, int]:
     """Losses of all sequences wanted, (observation, sequence, series), cut by sequences; which chains; how many."""
+    da, compute = _dask()
     arrays = [plan.run.loss(name) for name in plan.sequences.observables]
     data = [da.asarray(array.data).rechunk({3: -1}) for array in arrays]
     if not plan.by_token:
         data = [d.map_blocks(_mean_tokens, chunks=(*d.chunks[:3], (1,)), dtype=np.float32) for d in data]
     checks = [da.isfinite(d).all(axis=(2, 3)) for d in data]
-    finite = np.logical_and.reduce(optional("dask", extra="dask", purpose="").compute(*checks))
+    finite = np.logical_and.reduce(compute(*checks))
     selection = select_chains(plan.run, finite, allow_partial=plan.allow_partial)
     joined = da.concatenate(data, axis=2)[list(selection.used), : selection.length]
     joined = joined[:, :, np.union1d(plan.first, plan.second)].rechunk({2: plan.batch_size})

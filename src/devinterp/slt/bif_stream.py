@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -14,10 +13,9 @@ import numpy.typing as npt
 import xarray as xr
 
 from devinterp.errors import DataError, StoreConflictError, StoreExistsError
-from devinterp.schema import ArrayLayout, GroupLayout, Schema, load
+from devinterp.schema import ArrayLayout, GroupLayout, Schema, load, validate
 from devinterp.slt._bif_plan import Plan
-from devinterp.slt._bif_tiles import Operands
-from devinterp.slt._chains import warn_excluded
+from devinterp.slt._bif_tiles import Source
 from devinterp.store.complete import write_consolidated_root
 from devinterp.store.inspect import PathState, differences, inspect_path, read_group
 from devinterp.store.layout import create_groups, documents, jsonable, open_array
@@ -25,13 +23,24 @@ from devinterp.store.location import Location, locate
 from devinterp.store.lock import WriterLock
 from devinterp.store.run import LOCK_KEY
 
-__all__ = ["stream_bif"]
+__all__ = ["check_path", "stream_bif"]
 
 CHUNK_BYTES = 32 * 2**20
 WRITERS = 2
 
 
-def stream_bif(plan: Plan, output_path: str | PathLike[str], *, se: bool = False, device: Any = None) -> xr.Dataset:
+def check_path(output_path: str | PathLike[str]) -> Location:
+    """Return the place where a store is to go; raise `StoreExistsError` where something that is not ours lies."""
+    location = locate(output_path, mode="w")
+    if inspect_path(location) is PathState.FOREIGN:
+        raise StoreExistsError(
+            f"Something that is not a devinterp store lies at {location.name}; it was left untouched.",
+            remedy="Choose another output_path.",
+        )
+    return location
+
+
+def stream_bif(source: Source, location: Location, *, se: bool = False) -> xr.Dataset:
     """Write a BIF to a store and return it, lazily loaded.
 
     Every tile is checked and written once; of a symmetric BIF one half is computed. A store that an interrupted call
@@ -39,14 +48,12 @@ def stream_bif(plan: Plan, output_path: str | PathLike[str], *, se: bool = False
 
     Parameters
     ----------
-    plan : Plan
-        What was asked for.
-    output_path : path
+    source : Source
+        Where tiles come from.
+    location : Location
         Where the store goes.
     se : bool
         Also standard errors.
-    device : optional
-        Where to multiply.
 
     Returns
     -------
@@ -55,25 +62,17 @@ def stream_bif(plan: Plan, output_path: str | PathLike[str], *, se: bool = False
 
     Raises
     ------
-    StoreExistsError
-        Something else lies there.
     StoreConflictError
         A BIF of other losses or another request lies there.
     StoreLockedError
         A live process is writing to it.
     """
-    location = locate(output_path, mode="w")
-    if inspect_path(location) is PathState.FOREIGN:
-        raise StoreExistsError(
-            f"Something that is not a devinterp store lies at {location.name}; it was left untouched.",
-            remedy="Choose another output_path.",
-        )
-    losses = plan.load()
-    warn_excluded(plan.run, losses.selection, stacklevel=4)
-    operands = Operands.of(plan, losses, se=se, device=device)
     schema = load("bif")
+    plan = source.plan
     layouts = GroupLayout("/", _layouts(plan, schema, se), {})
-    attributes = {**operands.attrs, "losses_sha256": _identity(operands)}
+    attributes = {**source.attrs, "losses_sha256": source.identity()}
+    if se and source.groups is not None:
+        attributes["se_dof"] = len(source.groups) - 1
     _compare(location, attributes, layouts)
     if inspect_path(location) is not PathState.COMPLETE:
         lock = WriterLock(location, LOCK_KEY)
@@ -81,11 +80,15 @@ def stream_bif(plan: Plan, output_path: str | PathLike[str], *, se: bool = False
             if inspect_path(location) is PathState.ABSENT:
                 create_groups(location, {"/": layouts}, {"/": {**attributes, "completed": 0}}, schema.storage)
             _write_small(location, plan, layouts, schema)
-            _write_tiles(location, operands, layouts, schema)
+            _write_tiles(location, source, layouts, schema, se=se)
+            # Values were checked tile by tile; what is left to check is that nothing is missing.
+            validate(location.store, level="completeness").without("incomplete").raise_for_errors()
             finished = {**attributes, "completed": 1}
             write_consolidated_root(location, finished, documents({"/": layouts}, {"/": finished}, schema.storage))
         finally:
             lock.release()
+            if location.folder is not None:  # an empty folder beside the arrays makes zarr warn
+                (location.folder / LOCK_KEY).parent.rmdir()
     return xr.open_dataset(location.read_only().store, engine="zarr", consolidated=True)  # type: ignore[arg-type]
 
 
@@ -114,17 +117,6 @@ def _tile_shape(plan: Plan) -> tuple[int, int]:
     fits = max(1, int(np.sqrt(CHUNK_BYTES / per_pair)))
     side = min(fits, plan.batch_size) if len(plan.shape) == 4 else fits
     return min(side, plan.shape[0]), min(side, plan.shape[1])
-
-
-def _identity(operands: Operands) -> str:
-    """Hash of everything that the numbers come from."""
-    digest = hashlib.sha256()
-    for part in (operands.plan.first, operands.plan.second):
-        digest.update(part.tobytes())
-    for matrix in (operands.first,) if operands.symmetric else (operands.first, operands.second):
-        for row in matrix:
-            digest.update(np.ascontiguousarray(row).data)
-    return digest.hexdigest()
 
 
 def _compare(location: Location, attributes: dict[str, Any], layouts: GroupLayout) -> None:
@@ -177,7 +169,7 @@ def _pending(location: Location, layouts: GroupLayout, symmetric: bool) -> Itera
                 yield rows, columns
 
 
-def _write_tiles(location: Location, operands: Operands, layouts: GroupLayout, schema: Schema) -> None:
+def _write_tiles(location: Location, source: Source, layouts: GroupLayout, schema: Schema, *, se: bool) -> None:
     """Compute tile after tile while others are being compressed and written."""
     arrays = {
         name: open_array(location, f"/{name}", layout, schema.storage)
@@ -186,12 +178,12 @@ def _write_tiles(location: Location, operands: Operands, layouts: GroupLayout, s
     }
     waiting: deque[Future[None]] = deque()
     with ThreadPoolExecutor(WRITERS, thread_name_prefix="devinterp-write") as pool:
-        for rows, columns in _pending(location, layouts, operands.symmetric):
-            for name, values in zip(arrays, operands.tile(rows, columns), strict=False):
+        for rows, columns in _pending(location, layouts, source.symmetric):
+            for name, values in zip(arrays, source.tile(rows, columns, se=se), strict=False):
                 if values is None or not np.isfinite(values).all():
                     raise DataError(f"A tile of {name} is not finite.", found=f"sequences {rows} and {columns}")
                 waiting.append(pool.submit(_write, arrays[name], (rows, columns), values))
-                if operands.symmetric and rows != columns:
+                if source.symmetric and rows != columns:
                     mirrored = values.transpose(1, 0, 3, 2) if values.ndim == 4 else values.T
                     waiting.append(pool.submit(_write, arrays[name], (columns, rows), mirrored))
             while len(waiting) > 2 * WRITERS:

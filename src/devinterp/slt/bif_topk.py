@@ -6,53 +6,32 @@ tokens of one sequence, and tokens in a prefix that two sequences share, which h
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
-from devinterp.errors import SettingError
-from devinterp.slt._bif_plan import Plan
-from devinterp.slt._bif_tiles import Operands
-from devinterp.slt._chains import warn_excluded
-from devinterp.slt._kernels import F32, matrix_product, product_se
-from devinterp.slt._losses import LossMatrix, Reduce
+from devinterp.slt._bif_tiles import Source
+from devinterp.slt._kernels import F32, product_se
 from devinterp.slt._results import label_result, schema_id
-from devinterp.slt._samples import Tree
 
-__all__ = ["compute_bif_topk", "topk_of_plan"]
+__all__ = ["Strongest", "topk_of_source"]
 
 ROW_SERIES, COLUMN_SERIES = 1024, 4096
 NOISE_SERIES = 64
 
 
-def compute_bif_topk(
-    samples: Tree,
-    k: int,
-    *,
-    correlation_method: Literal["token", "sequence"] = "token",
-    reduce_chain_dimension_method: Reduce = "stack",
-    loss_keys: Literal["all"] | Sequence[str] = "all",
-    batch_index_range_1: str | Sequence[int] = "all",
-    batch_index_range_2: str | Sequence[int] = "all",
-    device: Any = None,
-    allow_partial: bool = False,
-) -> xr.Dataset:
+def topk_of_source(source: Source, k: int) -> xr.Dataset:
     """Find the k strongest positive and negative partners of every query.
 
     Parameters
     ----------
-    samples : DataTree or Dataset
-        What ``sample()`` returned, or a selection of it.
+    source : Source
+        Where tiles come from, its draws cut into batches: the first operand are the queries, the second the corpus.
     k : int
         Partners of each sign.
-    correlation_method, reduce_chain_dimension_method, loss_keys, device, allow_partial
-        As in `devinterp.slt.bif.compute_bif`.
-    batch_index_range_1, batch_index_range_2 : "all", str, or sequence of int
-        The queries, and the corpus that partners come from.
 
     Returns
     -------
@@ -62,12 +41,7 @@ def compute_bif_topk(
         (batch_1, sign, rank) and ``partner_batch`` alone. NaN and -1 where there are fewer than k. Attributes
         ``effective_draws`` (of a correlation between unrelated losses, autocorrelation included), ``noise_floor``
         (what 95 % of unrelated pairs stay below) and ``noise_floor_strongest`` (what the strongest of that many
-        unrelated partners stays below, in 95 % of queries).
-
-    Raises
-    ------
-    SettingError
-        ``k`` is not positive.
+        unrelated partners stays below, for 95 % of queries).
 
     Notes
     -----
@@ -75,50 +49,26 @@ def compute_bif_topk(
     beginning, since that token has the same context, hence the same loss, in both. Sequences that are identical are
     left out as wholes.
     """
-    plan = Plan.of(
-        samples,
-        method=correlation_method,
-        reduce=reduce_chain_dimension_method,
-        loss_keys=loss_keys,
-        first=batch_index_range_1,
-        second=batch_index_range_2,
-        average=False,
-        covariance=False,
-        batch_size=32,
-        allow_partial=allow_partial,
-    )
-    return topk_of_plan(plan, k, device=device)
-
-
-def topk_of_plan(plan: Plan, k: int, *, device: Any = None) -> xr.Dataset:
-    """As `compute_bif_topk`, from arguments that are checked already."""
-    if k < 1:
-        raise SettingError("top_k must be positive.", expected="at least 1", found=k)
-    losses = plan.load()
-    warn_excluded(plan.run, losses.selection, stacklevel=4)
-    from devinterp.slt.uncertainty import batch_groups
-
-    groups = batch_groups(losses.values, losses.num_chains)
-    operands = Operands.of(plan, losses, se=False, device=device)
+    plan = source.plan
     ids = plan.input_ids()
-    tokens = losses.width
-    best = {sign: Strongest.empty(operands.first.shape[1], k) for sign in (1, -1)}
+    tokens = plan.sequences.num_tokens if plan.by_token else 1
+    best = {sign: Strongest.empty(plan.first.size * tokens, k) for sign in (1, -1)}
     step = (max(1, ROW_SERIES // tokens), max(1, COLUMN_SERIES // tokens))
     for i in range(0, plan.first.size, step[0]):
         rows = slice(i, min(i + step[0], plan.first.size))
-        for j in range(i if operands.symmetric else 0, plan.second.size, step[1]):
+        for j in range(i if source.symmetric else 0, plan.second.size, step[1]):
             columns = slice(j, min(j + step[1], plan.second.size))
-            tile = _tile(operands, rows, columns, tokens)
+            tile = _tile(source, rows, columns)
             _leave_out(tile, plan.first[rows], plan.second[columns], ids, tokens, plan.by_token)
             for sign, strongest in best.items():
                 strongest.add(tile if sign > 0 else -tile, rows.start * tokens, columns.start * tokens)
-            if operands.symmetric and columns.stop > rows.stop:
+            if source.symmetric and columns.stop > rows.stop:
                 # What lies right of the diagonal block serves the other sequences as queries too.
                 ahead = max(rows.stop, columns.start)
                 mirrored = np.ascontiguousarray(tile[:, (ahead - columns.start) * tokens :].T)
                 for sign, strongest in best.items():
                     strongest.add(mirrored if sign > 0 else -mirrored, ahead * tokens, rows.start * tokens)
-    return _result(plan, k, ids, operands, losses, best, _noise(operands, groups))
+    return _result(source, k, ids, tokens, best, _effective_draws(source, tokens))
 
 
 @dataclass
@@ -174,10 +124,12 @@ class Strongest:
         self.partners[rows] = np.take_along_axis(partners, best, axis=1)
 
 
-def _tile(operands: Operands, rows: slice, columns: slice, tokens: int) -> F32:
-    first = operands.first[:, rows.start * tokens : rows.stop * tokens]
-    second = operands.second[:, columns.start * tokens : columns.stop * tokens]
-    return matrix_product(first, second, bound=1.0, device=operands.device)
+def _tile(source: Source, rows: slice, columns: slice) -> F32:
+    """A tile as (series, series), writable."""
+    tile, _ = source.tile(rows, columns)
+    if tile.ndim == 4:
+        tile = tile.transpose(0, 2, 1, 3).reshape(tile.shape[0] * tile.shape[2], -1)
+    return np.require(tile, requirements=["C", "W"])
 
 
 def _leave_out(
@@ -205,14 +157,13 @@ def _leave_out(
         np.copyto(wide[..., :longest], np.nan, where=inside[:, None, :, :])
 
 
-def _noise(operands: Operands, groups: list[slice]) -> float:
-    """Effective number of draws of a correlation between unrelated losses, by batch means over a sample of pairs."""
-    from devinterp.slt.uncertainty import sample_of
-
-    first = operands.first[:, np.linspace(0, operands.first.shape[1] - 1, NOISE_SERIES).round().astype(int)]
-    second = operands.second[:, sample_of(operands.second.shape[1])]
+def _effective_draws(source: Source, tokens: int) -> float:
+    """Draws that a correlation between unrelated losses is worth, by batch means over a sample of pairs."""
+    plan = source.plan
+    at = [np.linspace(0, n.size * tokens - 1, NOISE_SERIES).round().astype(np.int64) for n in (plan.first, plan.second)]
+    first, second = source.series(np.unique(at[0]), np.unique(at[1]))
     product = first.T @ second
-    spread = product_se(first, second, product, groups, covariance=False)
+    spread = product_se(first, second, product, source.groups or [], covariance=False)
     related = np.abs(product) > 0.9  # a loss with itself, or a constant one (spread 0)
     null = (spread / np.where(related, 1, 1 - product**2))[~related & (spread > 0)]
     count = float(first.shape[0])
@@ -228,15 +179,14 @@ def _floor(effective: float, pairs: int) -> float:
 
 
 def _result(
-    plan: Plan,
+    source: Source,
     k: int,
     ids: npt.NDArray[np.int64],
-    operands: Operands,
-    losses: LossMatrix,
+    tokens: int,
     best: dict[int, Strongest],
     effective: float,
 ) -> xr.Dataset:
-    tokens = losses.width
+    plan = source.plan
     shape = (plan.first.size, tokens, k) if plan.by_token else (plan.first.size, k)
     partners = np.stack([s.partners.reshape(shape) for s in best.values()], axis=-2)
     values = np.stack([sign * s.values.reshape(shape) for sign, s in best.items()], axis=-2)
@@ -253,9 +203,9 @@ def _result(
         data["partner_token"] = (dims, np.where(found, ids[np.maximum(sequence, 0), labels[position]], -1))
         coords["target_position"] = labels
     data["input_ids"] = (("batch", "position"), ids)
-    corpus = operands.second.shape[1]
+    corpus = plan.second.size * tokens
     attrs = {
-        **operands.attrs,
+        **source.attrs,
         "devinterp_schema": schema_id("bif_topk"),
         "top_k": k,
         "effective_draws": round(effective, 3),
