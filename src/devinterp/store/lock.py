@@ -6,6 +6,7 @@ the message. Elsewhere an object with a heartbeat stands in, free once the heart
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
@@ -109,7 +110,9 @@ class WriterLock:
         """Give the lock up; the file goes too."""
         if self._descriptor is not None:
             if self._location.folder is not None:
-                (self._location.folder / self._key).unlink(missing_ok=True)
+                # Where the file may no longer be removed it stays: without its holder it locks nothing.
+                with contextlib.suppress(OSError):
+                    (self._location.folder / self._key).unlink()
             os.close(self._descriptor)
             self._descriptor = None
         elif self._beat is not None:
