@@ -240,7 +240,7 @@ class Run:
             self._lock = None
         folder = self.location.folder
         if folder is not None and self.finished and not self._keep_state:
-            _remove_empty(folder / STATE_FOLDER)
+            remove_empty(folder / STATE_FOLDER)
 
     def discard(self) -> None:
         """Remove a store that holds nothing yet (bad input found late)."""
@@ -267,7 +267,8 @@ def _state(progress: ChainProgress) -> dict[str, Any]:
     return {"status": status, "reason": progress.reason, "step": progress.step}
 
 
-def _remove_empty(folder: Path) -> None:
+def remove_empty(folder: Path) -> None:
+    """Remove a folder and those in it, as far as nothing is in them."""
     if not folder.is_dir():
         return
     for inner in sorted((p for p in folder.rglob("*") if p.is_dir()), key=lambda p: len(p.parts), reverse=True):

@@ -1,0 +1,384 @@
+"""``devinterp llc``, ``bif`` and ``susceptibilities``: an analysis of a store to Zarr, CSV, JSON, or a table."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated, Any
+
+import numpy as np
+import typer
+
+from devinterp.cli.output import Format, emit, open_input, target_kind
+from devinterp.errors import SettingError
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+__all__ = ["bif", "llc", "susceptibilities"]
+
+MOST_CSV_ROWS = 20_000_000
+STRONGEST = 10
+
+Store = Annotated[str, typer.Argument(metavar="STORE", help="A store that sample() wrote: folder, ZIP or URL.")]
+Output = Annotated[
+    str | None,
+    typer.Option("-o", "--output", metavar="FILE", help="Write to a new .zarr, .csv or .json, not to the screen."),
+]
+Shown = Annotated[Format, typer.Option("--format", help="Of standard output, without -o.")]
+ProfileName = Annotated[
+    str, typer.Option("--profile", metavar="NAME", help="auto, strict, open or devinterp-2.0; see validate.")
+]
+Partial = Annotated[bool, typer.Option("--allow-partial", help="Use what a run that has not completed has so far.")]
+
+
+class Over(StrEnum):
+    """What the LLC is averaged over."""
+
+    draws = "draws"
+    steps = "steps"
+    observable = "observable"
+
+
+class Method(StrEnum):
+    """What is correlated."""
+
+    token = "token"
+    sequence = "sequence"
+
+
+class Baseline(StrEnum):
+    """The loss at the start."""
+
+    init = "init"
+    observable = "observable"
+
+
+def llc(
+    store: Store,
+    over: Annotated[
+        Over,
+        typer.Option(
+            help="draws: minibatches at the draws, as documented; steps: of every step; observable: the fixed rows "
+            "of the sampling task, with far less noise."
+        ),
+    ] = Over.draws,
+    burnin: Annotated[bool, typer.Option("--burnin", help="With --over steps: burn-in too.")] = False,
+    observable: Annotated[
+        str | None, typer.Option(metavar="NAME", help="With --over observable: which; else the sampling task.")
+    ] = None,
+    ci: Annotated[
+        float | None, typer.Option(metavar="LEVEL", help="Also an interval at this level, for instance 0.9.")
+    ] = None,
+    output: Output = None,
+    format: Shown = Format.table,
+    profile: ProfileName = "auto",
+    allow_partial: Partial = False,
+) -> None:
+    """Compute the local learning coefficient of a run, or of every restriction of a study.
+
+    Examples:
+
+    \b
+      devinterp llc run.zarr
+      devinterp llc run.zarr --over observable --ci 0.9
+      devinterp llc study.zarr -o llc.csv
+      devinterp llc old.zarr --over steps --burnin --format json
+    """
+    from devinterp.slt.llc import compute_llc
+
+    target_kind(output)
+    tree = open_input(store, profile, allow_partial=allow_partial)
+    result = compute_llc(
+        tree, over=over.value, burnin=burnin, observable=observable, ci=ci, allow_partial=allow_partial
+    )
+    header, rows = _llc_records(result)
+    emit(result, output, format, header=header, rows=rows, show=lambda: _show_llc(result, store))
+
+
+def _llc_records(result: xr.Dataset) -> tuple[list[str], list[list[Any]]]:
+    leading = [str(d) for d in result["llc_mean"].dims]
+    chains = int(result.sizes["chain"])
+    ends = ["llc_ci_low", "llc_ci_high"] if "llc_ci" in result else []
+    scalars = ["llc_mean", "llc_std", "llc_scalar", "init_loss"]
+    header = [*leading, *scalars, *ends, *(f"llc_chain_{c}" for c in range(chains))]
+    rows = []
+    for place in np.ndindex(*(result.sizes[d] for d in leading)):
+        one = result.isel(dict(zip(leading, place, strict=True)))
+        labels = [one[d].values.item() if d in one.coords else i for d, i in zip(leading, place, strict=True)]
+        numbers = [float(one[n]) for n in scalars] + ([float(v) for v in one["llc_ci"].values] if ends else [])
+        rows.append([*labels, *numbers, *map(float, one["llc_per_chain"].values)])
+    return header, rows
+
+
+def _show_llc(result: xr.Dataset, store: str) -> None:
+    from devinterp.cli.console import put, table
+
+    header, rows = _llc_records(result)
+    shown = [h for h in header if not h.startswith("llc_chain_") or result.sizes["chain"] <= 8]
+    cells = [[_text(v) for h, v in zip(header, row, strict=True) if h in shown] for row in rows]
+    names = {"llc_mean": "LLC", "llc_std": "std", "llc_scalar": "LLC (pooled)", "init_loss": "init loss (nat)"}
+    names |= {"llc_ci_low": "from", "llc_ci_high": "to"}
+    heads = [names.get(h, h.replace("llc_chain_", "chain ")) for h in shown]
+    over = {"draws": "minibatches of the draws", "steps": "minibatches of every step"}.get(
+        result.attrs["over"], f"fixed rows of {result.attrs.get('observable')}"
+    )
+    put(table(heads, cells, right=heads[len(result["llc_mean"].dims) :], title=f"{store}: LLC over {over}"))
+    if "ci" in result.attrs:
+        put(f"from, to: {100 * float(result.attrs['ci']):g} % interval of the LLC")
+    excluded = result.attrs.get("chains_excluded")
+    lines = excluded.items() if isinstance(excluded, dict) else [("", excluded or [])]
+    for name, chains in lines:
+        if chains:
+            put(f"{name + ': ' if name else ''}chains left out: {', '.join(map(str, chains))}")
+
+
+def bif(
+    store: Store,
+    method: Annotated[Method, typer.Option(help="Between tokens, or between sequences.")] = Method.token,
+    restriction: Annotated[
+        str | None, typer.Option("--restriction", metavar="NAME", help="Of a study: which run; else full.")
+    ] = None,
+    queries: Annotated[
+        str, typer.Option(metavar="WHICH", help="Sequences of the rows: all, an observable, or 0,5,10-20.")
+    ] = "all",
+    corpus: Annotated[str, typer.Option(metavar="WHICH", help="Sequences of the columns, likewise.")] = "all",
+    observables: Annotated[
+        str, typer.Option(metavar="A,B", help="Observables, concatenated in this order; all: sorted.")
+    ] = "all",
+    average: Annotated[bool, typer.Option("--average", help="Average tokens' influences over both positions.")] = False,
+    covariance: Annotated[bool, typer.Option("--covariance", help="Covariance (nat^2), not correlation.")] = False,
+    se: Annotated[bool, typer.Option("--se", help="Also standard errors.")] = False,
+    top_k: Annotated[
+        int | None, typer.Option(min=1, metavar="K", help="Only the K strongest partners of each sign.")
+    ] = None,
+    output: Output = None,
+    format: Shown = Format.table,
+    profile: ProfileName = "auto",
+    allow_partial: Partial = False,
+) -> None:
+    """Compute the Bayesian influence function.
+
+    To Zarr it is written tile by tile and may be larger than memory. On the screen: the strongest pairs.
+
+    Examples:
+
+    \b
+      devinterp bif run.zarr --method sequence
+      devinterp bif run.zarr -o influence.zarr
+      devinterp bif run.zarr --queries code --corpus prose --top-k 5 -o partners.csv
+    """
+    from devinterp.slt.bif import compute_bif
+
+    kind = target_kind(output)
+    tree = _one_run(open_input(store, profile, allow_partial=allow_partial), restriction)
+    options: dict[str, Any] = {
+        "correlation_method": method.value,
+        "loss_keys": "all" if observables == "all" else observables.split(","),
+        "batch_index_range_1": _indices(queries),
+        "batch_index_range_2": _indices(corpus),
+        "allow_partial": allow_partial,
+    }
+    if kind == "zarr" and top_k is None:
+        compute_bif(
+            tree,
+            **options,
+            average_tokenwise_bif=average,
+            compute_covariance=covariance,
+            se=se,
+            output_path=output,
+        )
+        from devinterp.cli.console import err
+
+        err().print(f"written: {output}")
+        return
+    only_strongest = kind is None and format is Format.table and not (average or covariance or se)
+    if top_k is None and only_strongest:
+        top_k = STRONGEST  # what the screen shows; the whole matrix would never be looked at
+    if top_k is not None:
+        result = compute_bif(tree, **options, top_k=top_k)
+        header, rows = _partner_records(result)
+    else:
+        result = compute_bif(tree, **options, average_tokenwise_bif=average, compute_covariance=covariance, se=se)
+        if (kind == "csv" or format is Format.csv) and result["influences"].size > MOST_CSV_ROWS:
+            raise SettingError(
+                f"The influences are {result['influences'].size} numbers, too many for a text file.",
+                expected=f"at most {MOST_CSV_ROWS}",
+                remedy="Write .zarr, or narrow it with --top-k, --method sequence, --average, --queries or --corpus.",
+            )
+        header, rows = _pair_records(result)
+    emit(result, output, format, header=header, rows=rows, show=lambda: _show_bif(result, header, store))
+
+
+def _one_run(tree: xr.DataTree, restriction: str | None) -> Any:
+    from devinterp.slt._samples import study_members
+
+    members = study_members(tree)
+    if members is None:
+        if restriction is not None:
+            raise SettingError("--restriction is for studies; this store is a single run.")
+        return tree
+    name = restriction or ("full" if "full" in members else next(iter(members)))
+    if name not in members:
+        raise SettingError(f"The study has no restriction {name!r}.", expected=f"one of {list(members)}")
+    return members[name]
+
+
+def _indices(text: str) -> Any:
+    """Read ``all``, an observable's name, or ``0,5,10-20``."""
+    parts = text.split(",")
+    if not all(p.replace("-", "", 1).isdigit() for p in parts):
+        return text
+    found: list[int] = []
+    for part in parts:
+        first, _, last = part.partition("-")
+        found += range(int(first), int(last or first) + 1)
+    return found
+
+
+def _pair_records(result: xr.Dataset) -> tuple[list[str], Iterator[Sequence[Any]]]:
+    array = result["influences"]
+    dims = [str(d) for d in array.dims]
+    extra = [n for n in ("influences_se",) if n in result]
+
+    def rows() -> Iterator[Sequence[Any]]:
+        labels = [array[d].values.tolist() for d in dims]
+        errors = [result[n].values for n in extra]
+        values = array.values
+        for place in np.ndindex(*values.shape):
+            yield [*(labels[k][i] for k, i in enumerate(place)), values[place], *(e[place] for e in errors)]
+
+    return [*dims, "influence", *(["se"] if extra else [])], rows()
+
+
+def _partner_records(result: xr.Dataset) -> tuple[list[str], Iterator[Sequence[Any]]]:
+    array = result["influences"]
+    dims = [str(d) for d in array.dims]
+    partners = [n for n in ("partner_batch", "partner_position", "partner_token") if n in result]
+
+    def rows() -> Iterator[Sequence[Any]]:
+        labels = [array[d].values.tolist() if d in array.coords else list(range(array.sizes[d])) for d in dims]
+        values = array.values
+        beside = [result[n].transpose(*array.dims).values for n in partners]
+        for place in np.ndindex(*values.shape):
+            if np.isfinite(values[place]):
+                yield [*(labels[k][i] for k, i in enumerate(place)), *(b[place] for b in beside), values[place]]
+
+    return [*dims, *partners, "influence"], rows()
+
+
+def _show_bif(result: xr.Dataset, header: Sequence[str], store: str) -> None:
+    from devinterp.cli.console import put, table
+
+    _, rows = _partner_records(result) if "partner_batch" in result else _pair_records(result)
+    listed = [row for row in rows if "partner_batch" in result or row[0] != row[1]]
+    listed = [row for row in listed if np.isfinite(row[-1])]
+    listed.sort(key=lambda row: -abs(row[header.index("influence")]))
+    unit = "covariance, nat^2" if result.attrs.get("compute_covariance") else "correlation"
+    cells = [[_text(v) for v in row] for row in listed[: 2 * STRONGEST]]
+    put(table(list(header), cells, right=list(header), title=f"{store}: strongest influences ({unit})"))
+    sizes = zip(result.attrs["observables"], result.attrs["observable_sizes"], strict=True)
+    start, parts = 0, []
+    for name, size in sizes:
+        parts.append(f"{start}-{start + int(size) - 1} {name}")
+        start += int(size)
+    put(f"sequences: {', '.join(parts)}")
+    if "noise_floor_strongest" in result.attrs:
+        put(f"noise: of unrelated losses the strongest stays below {float(result.attrs['noise_floor_strongest']):.2g}")
+
+
+def susceptibilities(
+    study: Annotated[str, typer.Argument(metavar="STUDY", help="A study with a run named full.")],
+    sampling_task: Annotated[
+        str | None, typer.Option(metavar="NAME", help="The observable that was sampled on; else as recorded.")
+    ] = None,
+    observables: Annotated[
+        str | None, typer.Option(metavar="A,B", help="Probes; by default all but the sampling task.")
+    ] = None,
+    include_sampling_task: Annotated[bool, typer.Option("--include-sampling-task", help="Probe it too.")] = False,
+    baseline: Annotated[
+        Baseline, typer.Option(help="The loss at the start: of minibatches, or of the fixed rows (less noise).")
+    ] = Baseline.init,
+    terms: Annotated[bool, typer.Option("--terms", help="Also the two terms it is made of.")] = False,
+    se: Annotated[bool, typer.Option("--se", help="Also standard errors.")] = False,
+    output: Output = None,
+    format: Shown = Format.table,
+    profile: ProfileName = "auto",
+    allow_partial: Partial = False,
+) -> None:
+    """Compute the susceptibility of every restriction to every token.
+
+    On the screen: each restriction's spread and mean by observable, standardised.
+
+    Examples:
+
+    \b
+      devinterp susceptibilities study.zarr
+      devinterp susceptibilities study.zarr --se -o sus.zarr
+      devinterp susceptibilities study.zarr --observables code,prose --baseline observable -o sus.csv
+    """
+    from devinterp.slt.susceptibilities import compute_susceptibilities
+
+    target_kind(output)
+    tree = open_input(study, profile, allow_partial=allow_partial)
+    result = compute_susceptibilities(
+        tree,
+        sampling_task,
+        None if observables is None else observables.split(","),
+        include_sampling_task,
+        baseline=baseline.value,
+        terms=terms,
+        se=se,
+        allow_partial=allow_partial,
+    )
+    header, rows = _sus_records(result)
+    emit(result, output, format, header=header, rows=rows, show=lambda: _show_sus(result, study))
+
+
+def _sus_records(result: xr.DataTree) -> tuple[list[str], Iterator[Sequence[Any]]]:
+    sus, context = result["susceptibilities"].to_dataset(), result["context"].to_dataset()
+    names = sus.attrs["dataset_id_to_name"]
+    kinds = [n for n in ("sus", "sus_se", "sus_cov", "sus_shift") if n in sus]
+    columns = [(n, i, str(w)) for n in kinds for i, w in enumerate(sus["wr"].values)]
+
+    def rows() -> Iterator[Sequence[Any]]:
+        keys = ("dataset_id", "batch", "position")
+        tokens = dict(
+            zip(
+                zip(*(context[k].values.tolist() for k in keys), strict=True),
+                context["input_ids"].values.tolist(),
+                strict=True,
+            )
+        )
+        values = {n: sus[n].transpose("sus_flat", "wr").values for n in kinds}
+        ids, batches, positions = (sus[k].values.tolist() for k in ("dataset_id", "batch", "target_position"))
+        for k, place in enumerate(zip(ids, batches, positions, strict=True)):
+            yield [names[place[0]], *place[1:], tokens.get(place, ""), *(values[n][k, i] for n, i, _ in columns)]
+
+    heads = [w if n == "sus" else f"{w} ({n.removeprefix('sus_')})" for n, _, w in columns]
+    return ["observable", "batch", "target_position", "token", *heads], rows()
+
+
+def _show_sus(result: xr.DataTree, study: str) -> None:
+    from devinterp.cli.console import put, table
+    from devinterp.slt.susceptibility_views import matrix
+
+    sus = result["susceptibilities"].to_dataset()
+    names = [str(n) for n in sus.attrs["dataset_id_to_name"]]
+    standard = matrix(result, standardize="columns").values
+    raw = sus["sus"].transpose("sus_flat", "wr").values
+    of = [np.flatnonzero(sus["dataset_id"].values == k) for k in range(len(names))]
+    rows = [
+        [str(wr), _text(float(raw[:, i].std())), *(_text(float(standard[m, i].mean())) for m in of)]
+        for i, wr in enumerate(sus["wr"].values)
+    ]
+    heads = ["restriction", "spread (nat^2)", *(f"mean on {n}" for n in names)]
+    put(table(heads, rows, right=heads[1:], title=f"{study}: susceptibilities"))
+    put("means: in standard deviations of the restriction's own values over all tokens")
+    put(f"sampling task: {sus.attrs.get('sampling_task')}; write single tokens with -o sus.csv or .zarr")
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, float | np.floating):
+        return "–" if np.isnan(value) else f"{float(value):.4g}"
+    return str(value)
