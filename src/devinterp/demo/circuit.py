@@ -125,4 +125,6 @@ def find_circuit(attention: NDArray[np.floating], period: int, start: int, thres
     writes = below & (previous >= previous[:-1].max() / 2) if matches.any() else np.zeros_like(matches)
     names = head_names(*prefix.shape)
     inside = (matches | writes).ravel()
-    return Circuit(names, previous.ravel(), prefix.ravel(), tuple(n for n, yes in zip(names, inside, strict=True) if yes))
+    return Circuit(
+        names, previous.ravel(), prefix.ravel(), tuple(n for n, yes in zip(names, inside, strict=True) if yes)
+    )

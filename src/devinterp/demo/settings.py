@@ -63,8 +63,11 @@ class Settings:
 
     @property
     def spread(self) -> float:
-        """How far localization alone lets a weight stray: its standard deviation (unit of the weights)."""
-        return float(self.localization**-0.5)
+        """Standard deviation of a weight that only localization holds, at this step size (unit of the weights).
+
+        The stationary law of w <- w - lr/2 * localization * w + sqrt(lr) * normal(0, 1).
+        """
+        return float((self.localization * (1 - self.lr * self.localization / 4)) ** -0.5)
 
     def sampler(self, draws: int) -> dict[str, Any]:
         """Return the keyword arguments of ``devinterp.sample`` that all runs share."""

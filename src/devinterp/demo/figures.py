@@ -1,0 +1,180 @@
+"""The demo's figures: one for each result."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from devinterp.demo.analysis import CONFIDENCE
+from devinterp.demo.results import Results
+from devinterp.plot.style import DIVERGING, NEUTRAL, PALETTE, style, symmetric_limit
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+__all__ = ["make_figures"]
+
+BLUE, ORANGE, GREEN = PALETTE[:3]
+
+
+def make_figures(results: Results) -> dict[str, Figure]:
+    """Draw all figures.
+
+    Parameters
+    ----------
+    results : Results
+        What was found.
+
+    Returns
+    -------
+    dict of str to matplotlib.figure.Figure
+        Keys ``training``, ``heads``, ``llc``, ``influence``, ``susceptibilities``.
+    """
+    with style():
+        return {
+            "training": _training(results),
+            "heads": _heads(results),
+            "llc": _llc(results),
+            "influence": _influence(results),
+            "susceptibilities": _susceptibilities(results),
+        }
+
+
+def _figure(width: float, height: float, columns: int, **options: object) -> tuple[Figure, list[Axes]]:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    axes = figure.subplots(1, columns, squeeze=False, **options)[0]  # type: ignore[arg-type]
+    return figure, list(axes)
+
+
+def _training(results: Results) -> Figure:
+    course = results.training
+    figure, (loss, score) = _figure(9, 3.2, 2)
+    loss.plot(course.steps, course.first_half, color=NEUTRAL, label="first showing")
+    loss.plot(course.steps, course.second_half, color=BLUE, label="second showing")
+    loss.set(ylabel="loss (nat per byte)", title="Shuffled bytes, shown twice")
+    loss.legend(loc="lower left")
+    score.plot(course.steps, course.prefix, color=ORANGE)
+    score.set(ylabel="attention (1)", title="Best head's prefix-matching score", ylim=(0, None))
+    for axes in (loss, score):
+        axes.set_xlabel("training step")
+        for step in results.settings.checkpoints:
+            axes.axvline(step, color=NEUTRAL, linewidth=0.6, linestyle=":")
+    score.text(0.99, 0.03, "dotted: checkpoints that are sampled", transform=score.transAxes, ha="right", fontsize=8)
+    return figure
+
+
+def _heads(results: Results) -> Figure:
+    circuit, heads = results.circuit, results.heads
+    figure, (left, *others) = _figure(10, 3.6, 3, sharey=True, gridspec_kw={"width_ratios": [1.5, 1, 1]})
+    effects = np.array([results.copied_by_head[name] for name in circuit.names])
+    bounds = heads["copied_ci"].sel(wr=list(circuit.names)).values
+    places, first_layer = np.arange(len(circuit.names)), np.array([name.startswith("l0") for name in circuit.names])
+    for inside, colour, label in ((True, ORANGE, "circuit, by attention"), (False, NEUTRAL, "other heads")):
+        own = circuit.inside == inside
+        left.bar(places[own], effects[own], color=colour, label=label, width=0.65)
+    left.errorbar(places, effects, yerr=_bars(effects, bounds), fmt="none", ecolor="black", elinewidth=1, capsize=2)
+    left.set_xticks(places, circuit.names)
+    left.set(ylabel="n_beta × loss rise (1)", title="Sampling one head: effect on copied bytes", ylim=(0, None))
+    left.legend(title=f"whiskers: {CONFIDENCE:.0%} intervals", title_fontsize=8, alignment="left")
+    panels = (
+        (others[0], circuit.previous, first_layer, "previous-token attention (1)", "Layer 0"),
+        (others[1], circuit.prefix, ~first_layer, "prefix-matching attention (1)", "Layer 1"),
+    )
+    for axes, scores, own, xlabel, title in panels:
+        colours = [ORANGE if inside else NEUTRAL for inside in circuit.inside[own]]
+        axes.scatter(scores[own], effects[own], c=colours, s=36)
+        axes.set(xlabel=xlabel, title=title, xlim=(-0.03, max(0.2, 1.3 * scores[own].max())))
+        names = [name for name, mine in zip(circuit.names, own, strict=True) if mine]
+        _label(axes, scores[own], effects[own], names, 0.055 * effects.max())
+    return figure
+
+
+def _label(axes: Axes, xs: np.ndarray, ys: np.ndarray, names: list[str], gap: float) -> None:
+    """Write each name to the right of its point, moved up where it would cover the one below."""
+    lowest = -np.inf
+    for i in np.argsort(ys):
+        height = max(float(ys[i]), lowest + gap)
+        lowest = height
+        axes.annotate(names[i], (xs[i], height), xytext=(7, 0), textcoords="offset points", va="center", fontsize=8)
+
+
+def _llc(results: Results) -> Figure:
+    found = results.checkpoints
+    figure, panels = _figure(9, 3.2, 2, sharey=True)
+    steps = found["checkpoint"].values
+    for axes, name, colour, title in zip(
+        panels, ("task", "copied"), (BLUE, ORANGE), ("on training rows", "on copied bytes"), strict=True
+    ):
+        values, bounds = found[name].values, found[f"{name}_ci"].values
+        axes.errorbar(steps, values, yerr=_bars(values, bounds), color=colour, marker="o", markersize=4, capsize=2)
+        if results.transition is not None:
+            axes.axvline(results.transition, color=NEUTRAL, linestyle="--", linewidth=1)
+        axes.set(xlabel="training step", title=f"Whole model, {title}")
+    if results.transition is not None:
+        panels[0].text(results.transition, 0.3, " prefix matching half grown", fontsize=8, color=NEUTRAL)
+    panels[0].set(ylabel="LLC (1)", ylim=(0, None))
+    return figure
+
+
+def _influence(results: Results) -> Figure:
+    found = results.influence
+    figure, (matrix, histogram) = _figure(9, 3.9, 2, gridspec_kw={"width_ratios": [1.15, 1]})
+    values = found.matrix.values.astype(np.float64).copy()
+    np.fill_diagonal(values, np.nan)
+    limit, _ = symmetric_limit(values)
+    image = matrix.imshow(values, cmap=DIVERGING, vmin=-limit, vmax=limit)
+    names = list(dict.fromkeys(found.kinds.tolist()))
+    starts = np.array([int(np.argmax(found.kinds == name)) for name in names] + [len(found.kinds)])
+    for edge in starts[1:-1]:
+        matrix.axhline(edge - 0.5, color="black", linewidth=0.6)
+        matrix.axvline(edge - 0.5, color="black", linewidth=0.6)
+    centres = (starts[:-1] + starts[1:] - 1) / 2
+    matrix.set_xticks(centres, names, rotation=30, ha="right")
+    matrix.set_yticks(centres, names)
+    matrix.tick_params(length=0)
+    matrix.set_title("Influence between windows")
+    figure.colorbar(image, ax=matrix, label="correlation of losses (1)", shrink=0.85)
+    same, other = found.same_kind
+    bins = np.linspace(min(same.min(), other.min()), max(same.max(), other.max()), 36).tolist()
+    histogram.hist(other, bins, density=True, color=NEUTRAL, alpha=0.55, label="different kinds")
+    histogram.hist(same, bins, density=True, histtype="step", color=BLUE, linewidth=1.8, label="same kind")
+    histogram.set(
+        xlabel="correlation of losses (1)",
+        ylabel="density of pairs",
+        title=f"AUC {found.auc:.2f}; kinds shuffled, at most {np.quantile(found.null, 0.975):.2f} in 97.5 %",
+    )
+    histogram.legend()
+    return figure
+
+
+def _susceptibilities(results: Results) -> Figure:
+    found = results.classes.sel(wr=list(results.circuit.names))
+    figure, panels = _figure(11, 4.2, 2, sharey=True)
+    titles = {
+        "standardized": "Each head's susceptibilities, standardised",
+        "centred": "The same, less the mean of all heads",
+    }
+    for axes, (name, title) in zip(panels, titles.items(), strict=True):
+        values, errors = 100 * found[name].values, 100 * found[f"{name}_se"].values
+        limit, _ = symmetric_limit(values)
+        image = axes.imshow(values, cmap=DIVERGING, vmin=-limit, vmax=limit, aspect="auto")
+        for (row, column), value in np.ndenumerate(values):
+            text = f"{value:+.1f}\n±{errors[row, column]:.1f}"
+            colour = "white" if abs(value) > 0.6 * limit else "black"
+            axes.text(column, row, text, ha="center", va="center", fontsize=6.5, color=colour)
+        axes.set_xticks(range(values.shape[1]), found["token_class"].values, rotation=30, ha="right")
+        axes.set_yticks(range(values.shape[0]), found["wr"].values)
+        axes.tick_params(length=0)
+        axes.set_title(title)
+        figure.colorbar(image, ax=axes, shrink=0.85, label="0.01 standard deviations (1)")
+    for tick, head in zip(panels[0].get_yticklabels(), results.circuit.names, strict=True):
+        tick.set_fontweight("bold" if head in results.circuit.members else "normal")
+    return figure
+
+
+def _bars(values: np.ndarray, bounds: np.ndarray) -> np.ndarray:
+    return np.abs(bounds.T - values)

@@ -1,0 +1,195 @@
+"""Everything the demo found out, and what it says about it in words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import xarray as xr
+
+from devinterp.demo.analysis import Influence
+from devinterp.demo.circuit import Circuit
+from devinterp.demo.settings import Settings
+
+if TYPE_CHECKING:
+    from devinterp.demo.train import Training
+
+__all__ = ["Results"]
+
+
+@dataclass(frozen=True)
+class Results:
+    """The demo's results.
+
+    Parameters
+    ----------
+    settings : Settings
+        How it was made.
+    weight_scale : float
+        Root mean square of the trained weights of the heads (unit of the weights), to hold `Settings.spread` against.
+    training : Training
+        The course of training.
+    circuit : Circuit
+        What attention shows.
+    heads, checkpoints, classes : Dataset
+        From `head_effects`, `llc_over_checkpoints` and `susceptibility_classes`.
+    influence : Influence
+        From `influence`.
+    verdicts : mapping of str to str
+        What ``diagnose`` says of each restriction.
+    stores : mapping of str to int
+        Validated stores, by path, with the number of findings.
+    """
+
+    settings: Settings
+    weight_scale: float
+    training: Training
+    circuit: Circuit
+    heads: xr.Dataset
+    checkpoints: xr.Dataset
+    classes: xr.Dataset
+    influence: Influence
+    verdicts: Mapping[str, str]
+    stores: Mapping[str, int]
+
+    @property
+    def transition(self) -> int | None:
+        """Training step at which the best prefix-matching score passes half of its final value.
+
+        None where it never grew.
+        """
+        scores = np.asarray(self.training.prefix)
+        if scores[-1] < 3 * scores[0]:
+            return None
+        return int(self.training.steps[int(np.argmax(scores >= scores[-1] / 2))])
+
+    @property
+    def copied_by_head(self) -> dict[str, float]:
+        """Effect on copied bytes (unit 1) of each head."""
+        return {name: float(self.heads["copied"].sel(wr=name)) for name in self.circuit.names}
+
+    @property
+    def agrees(self) -> bool:
+        """Whether the heads that attention names are those whose sampling hurts copying most."""
+        ranked = sorted(self.copied_by_head, key=self.copied_by_head.__getitem__, reverse=True)
+        count = len(self.circuit.members)
+        return count > 0 and set(ranked[:count]) == set(self.circuit.members)
+
+    def sentences(self) -> dict[str, str]:
+        """Say what was found, section by section, from the numbers alone.
+
+        Returns
+        -------
+        dict of str to str
+            Keys ``training``, ``heads``, ``llc``, ``influence``, ``susceptibilities``.
+        """
+        return {
+            "training": self._training(),
+            "heads": self._heads(),
+            "llc": self._llc(),
+            "influence": self._influence(),
+            "susceptibilities": self._susceptibilities(),
+        }
+
+    def _training(self) -> str:
+        first, second = self.training.first_half[-1], self.training.second_half[-1]
+        if self.transition is None:
+            return f"No head learned to match prefixes in {self.settings.train_steps} steps."
+        return (
+            f"Around step {self.transition} the model learns to copy: shuffled bytes cost {first:.2f} nat each when "
+            f"first shown, {second:.2f} nat when shown again."
+        )
+
+    def _heads(self) -> str:
+        effects, members = self.copied_by_head, self.circuit.members
+        if not members:
+            return "Attention shows no induction circuit, so there is nothing to compare with."
+        inside = {name: effects[name] for name in members}
+        outside = max(effects[name] for name in effects if name not in members)
+        said = ", ".join(f"{name} {value:.2f}" for name, value in inside.items())
+        agreement = "Attention and sampling agree" if self.agrees else "Attention and sampling disagree"
+        return (
+            f"{agreement}: the circuit that attention shows is {said}; "
+            f"the strongest other head reaches {outside:.2f} (n_beta times the loss rise on copied bytes)."
+        )
+
+    def _llc(self) -> str:
+        steps, task, copied = (self.checkpoints[name].values for name in ("checkpoint", "task", "copied"))
+        return (
+            f"From step {steps[0]} to {steps[-1]} the learning coefficient goes from {task[0]:.1f} to {task[-1]:.1f} "
+            f"on training rows, and from {copied[0]:.1f} to {copied[-1]:.1f} on copied bytes."
+        )
+
+    def _influence(self) -> str:
+        found = self.influence
+        above = (np.sum(found.null >= found.auc) + 1) / (len(found.null) + 1)
+        copying, source = found.between("snippets", "repeated"), found.between("snippets", "code")
+        return (
+            f"A pair of one kind influences each other more than a pair of two kinds in {100 * found.auc:.0f} % of "
+            f"cases (AUC {found.auc:.3f}; kinds shuffled: {np.quantile(found.null, 0.025):.3f} to "
+            f"{np.quantile(found.null, 0.975):.3f}, p = {above:.2g}). Two halves of the chains give matrices that "
+            f"correlate {found.agreement:.2f}. Repeated snippets of code go with shuffled bytes shown twice "
+            f"({copying:+.3f}), which they have only copying in common with, and with running code {source:+.3f}."
+        )
+
+    def _susceptibilities(self) -> str:
+        column = self.classes["centred"].sel(token_class="second showing")
+        errors = self.classes["centred_se"].sel(token_class="second showing")
+        lowest = int(np.argmin(column.values))
+        head, value, error = str(column["wr"].values[lowest]), float(column[lowest]), float(errors[lowest])
+        part = "a member" if head in self.circuit.members else "no member"
+        low, high = (float(bound(self.classes["reproducibility"].values)) for bound in (np.min, np.max))
+        return (
+            f"What sets {head} apart most, {part} of the circuit, is its answer to copied bytes: {value:+.2f} ± "
+            f"{error:.2f} standard deviations from the mean of all heads (class mean ± standard error over chains). "
+            f"Single bytes are too noisy at this many draws: two halves of the chains agree on them with a correlation "
+            f"of {low:.2f} to {high:.2f}, depending on the head."
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the numbers as plain values that JSON can hold.
+
+        Returns
+        -------
+        dict
+            One entry per section.
+        """
+        found = self.influence
+        return {
+            "training": {
+                "steps": self.training.steps,
+                "first_showing_loss": self.training.first_half,
+                "second_showing_loss": self.training.second_half,
+                "prefix_matching": self.training.prefix,
+                "transition": self.transition,
+            },
+            "circuit": {
+                "members": list(self.circuit.members),
+                "prefix_matching": dict(zip(self.circuit.names, self.circuit.prefix.tolist(), strict=True)),
+                "previous_token": dict(zip(self.circuit.names, self.circuit.previous.tolist(), strict=True)),
+                "effect_on_copied": self.copied_by_head,
+                "agrees": self.agrees,
+            },
+            "llc": {
+                "checkpoint": self.checkpoints["checkpoint"].values.tolist(),
+                "task": self.checkpoints["task"].values.tolist(),
+                "copied": self.checkpoints["copied"].values.tolist(),
+            },
+            "influence": {
+                "auc": found.auc,
+                "null_mean": float(found.null.mean()),
+                "null_95": float(np.quantile(found.null, 0.95)),
+                "chain_halves_correlation": found.agreement,
+            },
+            "susceptibilities": {
+                name: {
+                    str(wr): dict(zip(self.classes["token_class"].values.tolist(), row.tolist(), strict=True))
+                    for wr, row in zip(self.classes["wr"].values, self.classes[name].values, strict=True)
+                }
+                for name in ("standardized", "centred", "centred_se")
+            },
+            "verdicts": dict(self.verdicts),
+            "findings": dict(self.stores),
+        }

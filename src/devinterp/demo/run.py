@@ -1,0 +1,209 @@
+"""`devinterp demo`: text, training, sampling, stores, results, in one go."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import torch
+import xarray as xr
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+
+from devinterp.demo.analysis import FULL, head_effects, influence, llc_over_checkpoints, susceptibility_classes
+from devinterp.demo.circuit import Circuit, find_circuit
+from devinterp.demo.corpus import HALF, Corpus, load_corpus
+from devinterp.demo.model import AttentionOnly, build_model
+from devinterp.demo.results import Results
+from devinterp.demo.sampling import Data, sample_checkpoint, sample_study, workers
+from devinterp.demo.settings import Settings
+from devinterp.demo.show import SNIPPET, introduction, show
+from devinterp.demo.train import Training, train
+from devinterp.schema import Report, validate
+from devinterp.slt.diagnostics import diagnose
+from devinterp.slt.sampling.progress import ProgressEvent
+
+__all__ = ["main"]
+
+STUDY = "study.zarr"
+
+Advance = Callable[[int], None]
+
+
+def main(out: Path, quick: bool = False) -> int:
+    """Train a small transformer on real text, sample around it, and show what was found.
+
+    Parameters
+    ----------
+    out : Path
+        Folder for stores, weights, figures and the page; made when it is not there. When a run was interrupted, the
+        next one to the same folder goes on with its stores.
+    quick : bool
+        Go the same way within seconds, too short a training to see anything.
+
+    Returns
+    -------
+    int
+        0 when no store has a finding of severity error, else 1.
+
+    Raises
+    ------
+    DataError
+        This Python lacks the files that the demo learns from.
+    StoreConflictError
+        ``out`` has the stores of other settings or of other weights (another Python, torch or machine).
+    """
+    console, settings, started = _console(), Settings.quick() if quick else Settings(), time.monotonic()
+    out.mkdir(parents=True, exist_ok=True)
+    corpus, model = load_corpus(), build_model(settings.seed)
+    console.print(introduction(corpus, model, settings), highlight=False)
+    with _one_thread():
+        training = _train(model, corpus, settings, console)
+        _save_weights(training, out / "weights")
+        circuit, scale = _attention(model, corpus, settings), _weight_scale(model)
+        paths = _sample(model, training, Data(corpus, settings), settings, out, console, 1 if quick else _cores())
+    with _stage(console, "reopening and validating", len(paths)) as advance:
+        reports = {}
+        for path in paths.values():
+            reports[path] = validate(path)
+            advance(1)
+    with _stage(console, "analysing", 4) as advance:
+        results = _analyse(paths, reports, settings, training, circuit, scale, advance)
+    page = show(results, out, console)
+    console.print(SNIPPET.format(study=out / STUDY), highlight=False, markup=False, soft_wrap=True)
+    console.print(f"Done in {time.monotonic() - started:.0f} s. Open {page} in a browser.", highlight=False)
+    return 0 if all(report.ok for report in reports.values()) else 1
+
+
+def _train(model: AttentionOnly, corpus: Corpus, settings: Settings, console: Console) -> Training:
+    with _stage(console, f"training, {settings.train_steps} steps", settings.train_steps) as advance:
+        return train(
+            model,
+            corpus,
+            steps=settings.train_steps,
+            checkpoints=settings.checkpoints,
+            seed=settings.seed,
+            report=lambda _step, _loss: advance(1),
+        )
+
+
+def _save_weights(training: Training, folder: Path) -> None:
+    folder.mkdir(exist_ok=True)
+    for checkpoint in training.checkpoints:
+        torch.save(checkpoint.state, folder / f"step-{checkpoint.step:05d}.pt")
+
+
+def _attention(model: AttentionOnly, corpus: Corpus, settings: Settings) -> Circuit:
+    ids = corpus.repeated(64, np.random.default_rng(settings.seed + 20))
+    return find_circuit(model.attention(torch.from_numpy(ids)).numpy(), HALF, HALF + 1)
+
+
+def _weight_scale(model: AttentionOnly) -> float:
+    weights = torch.cat([p.detach().flatten() for name, p in model.named_parameters() if ".attn." in name])
+    return float(weights.square().mean().sqrt())
+
+
+def _sample(
+    model: AttentionOnly,
+    training: Training,
+    data: Data,
+    settings: Settings,
+    out: Path,
+    console: Console,
+    processes: int,
+) -> dict[str, Path]:
+    """Sample everything; return the stores by what they hold: ``study``, or a training step."""
+    *earlier, last = training.checkpoints
+    paths = {"study": out / STUDY}
+    (out / "checkpoints").mkdir(exist_ok=True)
+    steps = settings.num_burnin_steps + settings.num_draws
+    heads = model.config.num_hidden_layers * model.config.num_attention_heads
+    total = settings.num_chains * steps * (heads + 1)
+    with workers(min(processes, settings.num_chains)) as execution:
+        with _stage(console, f"sampling the model and each of its {heads} heads", total) as advance:
+            model.load_state_dict(last.state)
+            sample_study(model, data, settings, paths["study"], show=_Meter(advance), execution=execution)
+        steps = settings.num_burnin_steps + settings.checkpoint_draws
+        total = settings.num_chains * steps * len(earlier)
+        with _stage(console, f"sampling {len(earlier)} earlier checkpoints", total) as advance:
+            for checkpoint in earlier:
+                path = paths[str(checkpoint.step)] = out / "checkpoints" / f"step-{checkpoint.step:05d}.zarr"
+                sample_checkpoint(model, checkpoint, data, settings, path, show=_Meter(advance), execution=execution)
+    model.load_state_dict(last.state)
+    return paths
+
+
+def _analyse(
+    paths: Mapping[str, Path],
+    reports: Mapping[Path, Report],
+    settings: Settings,
+    training: Training,
+    circuit: Circuit,
+    scale: float,
+    advance: Advance,
+) -> Results:
+    # Plain xarray: what anybody would open the stores with.
+    trees = {name: xr.open_datatree(path, engine="zarr", consolidated=False) for name, path in paths.items()}
+    study = trees.pop("study")
+    heads = head_effects(study)
+    advance(1)
+    checkpoints = llc_over_checkpoints(
+        {int(step): tree for step, tree in trees.items()} | {settings.checkpoints[-1]: study[FULL]}
+    )
+    advance(1)
+    influenced = influence(study[FULL], settings.permutations)
+    advance(1)
+    classes = susceptibility_classes(study)
+    advance(1)
+    verdicts = {name: diagnosis.verdict.title for name, diagnosis in diagnose(study).items()}
+    root = paths["study"].parent
+    findings = {str(path.relative_to(root)): len(report) for path, report in reports.items()}
+    return Results(settings, scale, training, circuit, heads, checkpoints, classes, influenced, verdicts, findings)
+
+
+def _console() -> Console:
+    """Return a console as wide as the terminal, or as the tables where a file or a pipe reads them."""
+    console = Console()
+    return console if console.is_terminal else Console(width=120)
+
+
+class _Meter:
+    """Turns the events of many chains into one bar's progress."""
+
+    def __init__(self, advance: Advance) -> None:
+        self._advance, self._seen = advance, dict[tuple[str | None, int], int]()
+
+    def __call__(self, event: ProgressEvent) -> None:
+        key = (event.restriction, event.chain)
+        self._advance(max(0, event.step - self._seen.get(key, 0)))
+        self._seen[key] = max(event.step, self._seen.get(key, 0))
+
+
+@contextmanager
+def _stage(console: Console, name: str, total: int) -> Iterator[Advance]:
+    """Show a bar while it lasts, and a line with the seconds when it is done."""
+    started = time.monotonic()
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task(name, total=total)
+        yield lambda steps: progress.advance(task, steps)
+    console.print(f"  {time.monotonic() - started:5.1f} s  {name}", highlight=False)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Compute on one thread: the same numbers whatever the number of cores, and no slower at this size."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

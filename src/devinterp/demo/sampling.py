@@ -1,0 +1,157 @@
+"""What the demo samples: a study of every head, and the whole model at checkpoints across the transition."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Executor, ProcessPoolExecutor
+from contextlib import contextmanager
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from devinterp.demo.circuit import head_names
+from devinterp.demo.corpus import KINDS, Corpus, Ids
+from devinterp.demo.model import AttentionOnly
+from devinterp.demo.settings import Settings
+from devinterp.demo.train import Checkpoint
+from devinterp.slt.sampling import sample, sample_restrictions
+from devinterp.slt.sampling.progress import ProgressEvent
+from devinterp.slt.sampling.worker import end_with_parent
+
+__all__ = ["REPEATED", "TASK", "Data", "sample_checkpoint", "sample_study", "workers"]
+
+TASK = "train"
+REPEATED = "repeated"
+TASK_BATCHES = 2  # twice the rows of the others: every estimate is held against this one
+
+Show = Callable[[ProgressEvent], object]
+
+
+class Data:
+    """The windows that are sampled on, and the observables.
+
+    Parameters
+    ----------
+    corpus : Corpus
+        Where the windows are cut from.
+    settings : Settings
+        How many.
+
+    Attributes
+    ----------
+    dataset : ndarray of int64, (row, token)
+        Training windows, a quarter of each kind.
+    observables : dict of str to ndarray, or to (ndarray, int)
+        ``train``, the sampling task: rows of ``dataset``. Then held-out windows of each kind, and ``repeated``.
+    """
+
+    def __init__(self, corpus: Corpus, settings: Settings) -> None:
+        rng, rows = np.random.default_rng(settings.seed + 10), settings.batch_size
+        self.dataset: Ids = rng.permutation(corpus.mixture(settings.dataset_rows, rng))
+        self.observables: dict[str, Ids | tuple[Ids, int]] = {TASK: (self.dataset, TASK_BATCHES)}
+        self.observables |= {kind: corpus.windows(kind, rows, rng, held_out=True) for kind in KINDS}
+        self.observables[REPEATED] = corpus.repeated(rows, rng)
+
+
+@contextmanager
+def workers(count: int) -> Iterator[dict[str, Any]]:
+    """Start processes for chains, and give the keyword arguments that make a run use them.
+
+    Parameters
+    ----------
+    count : int
+        How many; fewer than two means that chains run here, one after the other.
+
+    Yields
+    ------
+    dict
+        Keyword arguments for ``sample`` and ``sample_restrictions``.
+    """
+    if count < 2:
+        yield {"chain_method": "sequential", "threads_per_chain": 1}
+        return
+    executor: Executor
+    with ProcessPoolExecutor(
+        count, mp_context=get_context("spawn"), initializer=end_with_parent, initargs=(os.getpid(),)
+    ) as executor:
+        yield {"chain_method": "parallel", "executor": executor, "threads_per_chain": 1}
+
+
+def sample_study(
+    model: AttentionOnly, data: Data, settings: Settings, path: Path, *, show: Show, execution: Mapping[str, Any]
+) -> xr.DataTree:
+    """Sample the whole model and each head alone into one store.
+
+    Parameters
+    ----------
+    model : AttentionOnly
+        The trained model.
+    data, settings
+        What is sampled, and how.
+    path : Path
+        Where the store goes.
+    show : callable
+        Gets every `ProgressEvent`.
+    execution : mapping
+        What `workers` gave.
+
+    Returns
+    -------
+    xarray.DataTree
+        A study: ``full``, ``l0h0``, ``l0h1``, ...
+    """
+    heads = head_names(model.config.num_hidden_layers, model.config.num_attention_heads)
+    return sample_restrictions(
+        model,
+        data.dataset,
+        data.observables,
+        {"full": None} | {name: name for name in heads},
+        sampling_task=TASK,
+        output_path=path,
+        progress=show,
+        **settings.sampler(settings.num_draws),
+        **execution,
+    )
+
+
+def sample_checkpoint(
+    model: AttentionOnly,
+    checkpoint: Checkpoint,
+    data: Data,
+    settings: Settings,
+    path: Path,
+    *,
+    show: Show,
+    execution: Mapping[str, Any],
+) -> xr.DataTree:
+    """Sample the whole model as it was at a checkpoint.
+
+    Parameters
+    ----------
+    model : AttentionOnly
+        Takes the checkpoint's weights, and keeps them.
+    checkpoint : Checkpoint
+        The weights.
+    data, settings, path, show, execution
+        As in `sample_study`.
+
+    Returns
+    -------
+    xarray.DataTree
+        A run with the observables that the learning coefficient is estimated on.
+    """
+    model.load_state_dict(checkpoint.state)
+    wanted = {name: data.observables[name] for name in (TASK, REPEATED)}
+    return sample(
+        model,
+        data.dataset,
+        wanted,
+        output_path=path,
+        progress=show,
+        **settings.sampler(settings.checkpoint_draws),
+        **execution,
+    )

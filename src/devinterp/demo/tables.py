@@ -1,0 +1,184 @@
+"""The demo's tables, printed in the terminal and repeated on its page."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from html import escape
+
+import numpy as np
+from rich.table import Table as RichTable
+
+from devinterp.demo.analysis import CLASSES, CONFIDENCE
+from devinterp.demo.results import Results
+
+__all__ = ["Table", "make_tables"]
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table that can be printed and put on a page.
+
+    Parameters
+    ----------
+    title : str
+        What it shows.
+    columns : tuple of str
+        Headers; all but the first column are numbers or short words, set flush right.
+    rows : tuple of tuple of str
+        Cells.
+    strong : frozenset of int
+        Rows to emphasise.
+    note : str
+        A line below.
+    """
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    strong: frozenset[int] = frozenset()
+    note: str = ""
+
+    def to_rich(self) -> RichTable:
+        """Return the table for a terminal."""
+        table = RichTable(title=self.title, caption=self.note or None, title_justify="left", caption_justify="left")
+        for i, column in enumerate(self.columns):
+            table.add_column(column, justify="right" if i else "left", no_wrap=i == 0)
+        for i, row in enumerate(self.rows):
+            table.add_row(*row, style="bold" if i in self.strong else None)
+        return table
+
+    def to_html(self) -> str:
+        """Return the table for a page."""
+        head = "".join(f"<th>{escape(column)}</th>" for column in self.columns)
+        body = "".join(
+            f"<tr{' class=strong' if i in self.strong else ''}>"
+            + "".join(f"<td>{escape(cell)}</td>" for cell in row)
+            + "</tr>"
+            for i, row in enumerate(self.rows)
+        )
+        note = f"<p class=note>{escape(self.note)}</p>" if self.note else ""
+        return (
+            f"<div class=table><table><caption>{escape(self.title)}</caption>"
+            f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>{note}"
+        )
+
+
+def make_tables(results: Results) -> dict[str, Table]:
+    """Make all tables.
+
+    Parameters
+    ----------
+    results : Results
+        What was found.
+
+    Returns
+    -------
+    dict of str to Table
+        Keys ``heads``, ``llc``, ``influence``, ``susceptibilities``, ``stores``.
+    """
+    return {
+        "heads": _heads(results),
+        "llc": _llc(results),
+        "influence": _influence(results),
+        "susceptibilities": _susceptibilities(results),
+        "stores": _stores(results),
+    }
+
+
+def _heads(results: Results) -> Table:
+    circuit, heads = results.circuit, results.heads
+    order = sorted(range(len(circuit.names)), key=lambda i: -results.copied_by_head[circuit.names[i]])
+    rows = []
+    for i in order:
+        name = circuit.names[i]
+        own = heads.sel(wr=name)
+        rows.append(
+            (
+                name,
+                f"{circuit.prefix[i]:.3f}",
+                f"{circuit.previous[i]:.2f}",
+                _interval(float(own["copied"]), own["copied_ci"].values),
+                _interval(float(own["task"]), own["task_ci"].values),
+                results.verdicts.get(name, ""),
+            )
+        )
+    return Table(
+        "Heads: attention against sampling",
+        (
+            "head",
+            "matches prefixes",
+            "looks at previous",
+            "effect on copied bytes",
+            "on training rows",
+            "chains",
+        ),
+        tuple(rows),
+        frozenset(place for place, i in enumerate(order) if circuit.names[i] in circuit.members),
+        "Attention scores have unit 1. Effects are n_beta × mean loss rise (unit 1), sampling one head, ± half a "
+        f"{CONFIDENCE:.0%} interval. Bold: the circuit that attention shows.",
+    )
+
+
+def _llc(results: Results) -> Table:
+    found, training = results.checkpoints, results.training
+    rows = []
+    for step in found["checkpoint"].values:
+        own, place = found.sel(checkpoint=step), int(np.argmin(np.abs(np.asarray(training.steps) - step)))
+        rows.append(
+            (
+                f"{step}",
+                f"{training.prefix[place]:.3f}",
+                f"{training.second_half[place]:.2f}",
+                _interval(float(own["task"]), own["task_ci"].values),
+                _interval(float(own["copied"]), own["copied_ci"].values),
+            )
+        )
+    return Table(
+        "Learning coefficient of the whole model",
+        ("training step", "best prefix match", "loss on copied bytes (nat)", "LLC, training rows", "LLC, copied bytes"),
+        tuple(rows),
+        note=f"LLC has unit 1; ± half a {CONFIDENCE:.0%} interval.",
+    )
+
+
+def _influence(results: Results) -> Table:
+    found = results.influence
+    names = list(dict.fromkeys(found.kinds.tolist()))
+    means = found.block_means
+    rows = tuple((name, *(f"{value:+.3f}" for value in row)) for name, row in zip(names, means, strict=True))
+    return Table(
+        "Sequence influence, mean over pairs (unit 1)",
+        ("", *names),
+        rows,
+        note="Bayesian influence function: correlation of two windows' losses over all draws, self pairs left out. "
+        "'repeated' is shuffled bytes shown twice: it has no text in common with snippets, only copying.",
+    )
+
+
+def _susceptibilities(results: Results) -> Table:
+    found, circuit = results.classes, results.circuit
+    rows = []
+    for name in circuit.names:
+        own = found.sel(wr=name)
+        cells = zip(own["centred"].values, own["centred_se"].values, strict=True)
+        rows.append(
+            (name, *(f"{100 * v:+.1f} ± {100 * e:.1f}" for v, e in cells), f"{float(own['reproducibility']):.2f}")
+        )
+    return Table(
+        "Susceptibilities: class mean ± standard error over chains (0.01 standard deviations)",
+        ("head", *CLASSES, "single bytes"),
+        tuple(rows),
+        frozenset(i for i, name in enumerate(circuit.names) if name in circuit.members),
+        "Standard deviations over all bytes; less the mean of all heads. Lower: sampling the head costs these bytes "
+        "more. Errors speak of the chains, not of the choice of windows. 'single bytes' is the correlation "
+        "of their values between two halves of the chains. Bold: the circuit that attention shows.",
+    )
+
+
+def _stores(results: Results) -> Table:
+    rows = tuple((path, "valid" if not count else f"{count} findings") for path, count in results.stores.items())
+    return Table("Stores, reopened and validated at level 'values'", ("store", "profile strict"), rows)
+
+
+def _interval(value: float, bounds: np.ndarray) -> str:
+    return f"{value:.2f} ± {(bounds[1] - bounds[0]) / 2:.2f}"
