@@ -201,6 +201,15 @@ def test_a_store_gives_the_same_as_memory_and_stays_unloaded(tmp_path, method):
     assert not stored["loss_code"].variable._in_memory
 
 
+@pytest.mark.parametrize("options", [{"se": True}, {"correlation_method": "sequence"}, {"top_k": 2}])
+def test_results_survive_a_store_identically(tmp_path, options):
+    result = compute_bif(make_run(), **options)
+    result.to_zarr(tmp_path / "bif.zarr", consolidated=False, zarr_format=3)
+    back = xr.open_dataset(tmp_path / "bif.zarr", engine="zarr", consolidated=False)
+    assert back.identical(result)
+    assert validate(tmp_path / "bif.zarr").ok
+
+
 def test_selections_work():
     tree = make_run()
     result = compute_bif(tree.isel(draw=slice(5, None, 2), chain=[2, 0], batch_train=[1, 3]))

@@ -43,6 +43,8 @@ def label_result(
         if found is not None:
             unit = (units or {}).get(str(name), found[0].unit)
             dataset[name].attrs = {"long_name": found[0].doc, "units": unit}
+            if found[0].dtype == "int64":  # xarray would write integers with the fill value 0, which is a token
+                dataset[name].encoding["fill_value"] = found[0].fill
     dataset.attrs = dict(attrs)
     return dataset
 
