@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -255,7 +255,7 @@ class _Coordinator:
         events = [
             self._event(group, chain, self.run.progress(group, chain).step) for group, chain in self.run.remaining()
         ]
-        return make_progress(self.options.progress, events)
+        return make_progress(self.options.progress, events, torch.device(self.plan.device))
 
     def _event(self, group: str, chain: int, step: int) -> ProgressEvent:
         progress = self.run.progress(group, chain)
@@ -350,7 +350,8 @@ class _Coordinator:
             for group, chain in self.run.remaining()
         ]
         with self._pool(len(errands), threads or 1) as executor:
-            futures = {executor.submit(run_errand, errand): errand for errand in errands}
+            with _deaf_children():
+                futures = {executor.submit(run_errand, errand): errand for errand in errands}
             try:
                 with limited_threads(threads):
                     self._initial_arrays()
@@ -358,6 +359,8 @@ class _Coordinator:
             except BaseException as error:
                 self._call_back(futures)
                 if isinstance(error, BrokenProcessPool):
+                    if self.stop:  # the signal reached the caller's workers too
+                        return
                     raise SamplingError(
                         "A worker process died, perhaps for want of memory.",
                         remedy="What was written stays; call sample() again with the same arguments to resume.",
@@ -398,7 +401,8 @@ class _Coordinator:
         """Take back what has not begun, and have the rest end after its present draw."""
         for future in futures:
             future.cancel()
-        self.run.location.set(STOP_KEY, b"")
+        with suppress(OSError):  # the store may be what broke
+            self.run.location.set(STOP_KEY, b"")
         wait([future for future in futures if not future.cancelled()])
         self.run.refresh()
 
@@ -419,6 +423,22 @@ class _Coordinator:
         if self.stop.signal == signal.SIGTERM:
             raise SystemExit(128 + signal.SIGTERM)
         raise KeyboardInterrupt
+
+
+@contextmanager
+def _deaf_children() -> Iterator[None]:
+    """Start processes that never see Ctrl-C, which a terminal sends to all; the coordinator tells them to stop.
+
+    A signal that is blocked stays so in a new process, from before its first line of Python runs.
+    """
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _failures(run: Run) -> list[str]:

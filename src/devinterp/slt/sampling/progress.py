@@ -8,7 +8,10 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
+import torch
+
 from devinterp.errors import SettingError
+from devinterp.slt.sampling.hands import isolated_generators
 
 __all__ = ["Progress", "ProgressEvent", "check_progress", "make_progress"]
 
@@ -57,11 +60,12 @@ class Progress:
 
 
 class _Call(Progress):
-    def __init__(self, function: Callable[[ProgressEvent], object]) -> None:
-        self._function = function
+    def __init__(self, function: Callable[[ProgressEvent], object], device: torch.device) -> None:
+        self._function, self._device = function, device
 
     def show(self, event: ProgressEvent) -> None:
-        self._function(event)
+        with isolated_generators(self._device):  # a chain is under way, whose noise comes from them
+            self._function(event)
 
 
 class _Bars(Progress):
@@ -103,7 +107,9 @@ class _Bars(Progress):
             bar.close()
 
 
-def make_progress(progress: bool | Callable[[ProgressEvent], object], chains: Sequence[ProgressEvent]) -> Progress:
+def make_progress(
+    progress: bool | Callable[[ProgressEvent], object], chains: Sequence[ProgressEvent], device: torch.device
+) -> Progress:
     """Return what shows the progress of `chains`, which stand where their events say.
 
     Parameters
@@ -112,6 +118,8 @@ def make_progress(progress: bool | Callable[[ProgressEvent], object], chains: Se
         True shows bars on standard error (in a notebook, widgets) where tqdm is installed; a callable is called with
         every `ProgressEvent`, in the main process.
     chains : sequence of ProgressEvent
+    device : torch.device
+        Where the chains run; random numbers that a callable draws there or on the CPU change none of theirs.
 
     Raises
     ------
@@ -120,7 +128,7 @@ def make_progress(progress: bool | Callable[[ProgressEvent], object], chains: Se
     """
     check_progress(progress)
     if not isinstance(progress, bool):
-        return _Call(progress)
+        return _Call(progress, device)
     if not progress or not chains:
         return Progress()
     try:
