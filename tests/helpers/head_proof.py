@@ -16,6 +16,8 @@ from torch import Tensor, nn
 
 from devinterp.slt._restrictions import attention, stack
 
+torch.set_num_threads(1)  # hundreds of tiny forward passes: threads only wait for each other
+
 CHANGED, UNCHANGED = 1e-4, 1e-6  # largest absolute difference; activations are of order 1
 Masks = dict[str, Tensor | None]
 

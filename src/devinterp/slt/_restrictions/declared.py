@@ -21,7 +21,6 @@ Layout = Literal["concat", "grouped", "mp4-qvk"]
 
 _FUSED: dict[str, Layout] = {
     "GPT2Attention": "concat",
-    "OpenAIGPTAttention": "concat",
     "MptAttention": "concat",
     "Phi3Attention": "concat",
     "Phi4MultimodalAttention": "concat",

@@ -52,10 +52,15 @@ def measure_heads(model: Module, unit: AttentionUnit, num_heads: int | None = No
     RestrictionError
         The model cannot be run, or what was measured is no division into heads.
     """
+    import torch
+
     key = (num_heads, *((p.name, tuple(p.param.shape)) for p in unit.projections))
     cache = _MEASURED.setdefault(model, {})
     if key not in cache:
-        cache[key] = _measure(model, unit, num_heads)
+        if any(p.param.is_meta for p in unit.projections):
+            raise _heads.unknown_heads(unit, "the weights are on the meta device, and nothing can be run")
+        with torch.inference_mode(False), torch.enable_grad():
+            cache[key] = _measure(model, unit, num_heads)
     return cache[key]
 
 
@@ -123,7 +128,7 @@ def _features(model: Module, unit: AttentionUnit, gates: dict[str, Tensor]) -> T
     hooks.append(unit.of("o")[0].module.register_forward_pre_hook(capture))
     parameter = next(model.parameters())
     try:
-        with _undisturbed(model), torch.enable_grad(), contextlib.suppress(_Captured):
+        with _undisturbed(model), contextlib.suppress(_Captured):
             model(_input_ids(model).to(parameter.device))
     except RestrictionError:
         raise
@@ -192,14 +197,13 @@ def _owners(owners: Tensor, unit: AttentionUnit) -> tuple[Tensor, Tensor, int]:
         raise _heads.unknown_heads(unit, f"{per} of {count} heads share rows")
     lowest = owners.int().argmax(0)
     groups = lowest // per
-    expected = torch.arange(count)[:, None] // per == groups
-    shared = sharing == per
-    if not bool(((sharing <= 1) | shared).all()) or not bool(
-        (owners[:, shared] == expected[:, shared]).all() or per == 1
-    ):
+    own, shared = sharing == 1, sharing == per
+    grouped = owners == (torch.arange(count)[:, None] // per == groups)
+    aligned = bool(((sharing <= 1) | shared).all()) and (per == 1 or bool(grouped[:, shared].all()))
+    if not aligned or not bool(owners[:, own].any(1).all()):  # every head has queries of its own
         raise _heads.unknown_heads(unit, "its heads are mixed before the output projection")
     nobody = torch.full((rows,), -1, dtype=torch.int64)
-    query = torch.where(sharing == 1, lowest, nobody)
+    query = torch.where(own, lowest, nobody)
     key_value = torch.where(shared, groups, nobody) if per > 1 else nobody
     return query, key_value, count // per
 

@@ -73,12 +73,10 @@ def find_layers(model: Module, path: str | None = None) -> list[Layer]:
     RestrictionError
         No stack, or several and no path.
     """
-    from torch.nn import ModuleDict, ModuleList, Sequential
-
     lists = {
-        name: list(module.values() if isinstance(module, ModuleDict) else module)
+        name: list(module.children())
         for name, module in model.named_modules(remove_duplicate=False)
-        if isinstance(module, (ModuleList, ModuleDict, Sequential)) and len(module)
+        if _is_list(module) and any(True for _ in module.children())
     }
     if path is not None:
         if path not in lists:
@@ -157,10 +155,18 @@ def _are_one(found: Collection[str]) -> bool:
     return len(found) == 1 or len({re.sub(r"\d+$", "", name) for name in found}) == 1
 
 
+def _is_list(module: Module) -> bool:
+    from torch.nn import ModuleDict, ModuleList, Sequential
+
+    return isinstance(module, (ModuleList, ModuleDict, Sequential))
+
+
 def _are_layers(model: Module, blocks: list[Module], *, attention: bool) -> bool:
     canonical = canonical_names(model)
     if attention:
-        return any(find_units({"": block}, canonical) for block in blocks)
+        with_units = [block for block in blocks if find_units({"": block}, canonical)]
+        # one list alone, between embeddings and norms, is not a layer but the stack itself
+        return bool(with_units) and not (len(with_units) == 1 and _is_list(with_units[0]))
     return all(any(True for _ in block.children()) and any(True for _ in block.parameters()) for block in blocks)
 
 
