@@ -253,11 +253,11 @@ def test_bad_input_is_one_clear_error():
         compute_susceptibilities(study, observable_names=["prose"])
     with pytest.raises(SettingError, match="no observable besides"):
         compute_susceptibilities(make_study(rows={"train": 2}))
-    with pytest.raises(SettingError, match="baseline|'init' or"):
+    with pytest.raises(SettingError, match="There is no such baseline"):
         compute_susceptibilities(study, baseline="zero")
     lacking = study.copy()
     lacking["l0h0"] = xr.DataTree(study["l0h0"].to_dataset().drop_vars("loss_math"))
-    with pytest.raises(MissingVariableError, match="loss_math.*'l0h0'"):
+    with pytest.raises(MissingVariableError, match=r"loss_math.*'l0h0'"):
         compute_susceptibilities(lacking)
     bare = {n: xr.DataTree(t.to_dataset().drop_vars("init_loss_train")) for n, t in study.children.items()}
     with pytest.raises(MissingVariableError, match="baseline='init'"):
