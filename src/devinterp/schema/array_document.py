@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, NoReturn
 
 from devinterp.schema.codes import RuleCode
@@ -11,7 +12,7 @@ from devinterp.schema.limits import Limits
 from devinterp.schema.report import Collector
 from devinterp.schema.tree import ArrayNode, CodecNode, StorageNode
 
-__all__ = ["NUMERIC", "SAFE_CODECS", "chunk_grid", "read_array_document"]
+__all__ = ["NUMERIC", "SAFE_CODECS", "ArrayDocuments", "chunk_grid", "read_array_document"]
 
 NUMERIC = frozenset(
     {"bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "float16", "float32", "float64"}
@@ -51,6 +52,25 @@ def read_array_document(
         return reader.read()
     except _Broken:
         return None
+
+
+class ArrayDocuments:
+    """Reads documents, each different one once: the groups of a study hold the same arrays."""
+
+    def __init__(self, limits: Limits, findings: Collector) -> None:
+        self._limits, self._findings = limits, findings
+        self._known: dict[str, ArrayNode] = {}
+
+    def read(self, document: Mapping[str, Any], path: str) -> ArrayNode | None:
+        """Return what `read_array_document` returns."""
+        key = repr(document)
+        known = self._known.get(key)
+        if known is not None:
+            return replace(known, path=path, name=path.rsplit("/", 1)[-1])
+        array = read_array_document(document, path, self._limits, self._findings)
+        if array is not None:
+            self._known[key] = array
+        return array
 
 
 class _Reader:

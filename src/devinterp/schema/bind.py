@@ -133,11 +133,17 @@ def _spoken_of(node: NodeSpec, family: str, names: Mapping[str, Any]) -> list[st
 
 def bind_tree(root: GroupNode, schema: Schema, findings: Collector) -> Iterator[Bound]:
     """Yield every group that the schema has a node for; the others become findings."""
-    yield from _bind(root, schema, "/", root, root, findings)
+    yield from _bind(root, schema, "/", root, root, findings, {})
 
 
 def _bind(
-    group: GroupNode, schema: Schema, relative: str, root: GroupNode, top: GroupNode, findings: Collector
+    group: GroupNode,
+    schema: Schema,
+    relative: str,
+    root: GroupNode,
+    top: GroupNode,
+    findings: Collector,
+    loaded: dict[str, Schema | None],
 ) -> Iterator[Bound]:
     match = schema.match_node(relative)
     if match is None:
@@ -145,9 +151,8 @@ def _bind(
         return
     node, placeholders = match
     if node.include is not None:
-        included = _included(group, node.include, schema.profile, findings)
-        if included is not None:
-            yield from _bind(group, included, "/", group, top, findings)
+        included = _included(group, node.include, schema.profile, findings, loaded)
+        yield from _bind(group, included, "/", group, top, findings, loaded)
         return
     yield Bound(schema, node, group, root, top, placeholders)
     bound = []
@@ -158,17 +163,22 @@ def _bind(
         inner = join(relative, name)
         found = schema.match_node(inner)
         bound += [found[0].path] if found is not None else []
-        yield from _bind(child, schema, inner, root, top, findings)
+        yield from _bind(child, schema, inner, root, top, findings, loaded)
     _missing_groups(group, schema, node.path, bound, findings)
 
 
-def _included(group: GroupNode, identity: str, profile: str, findings: Collector) -> Schema | None:
+def _included(
+    group: GroupNode, identity: str, profile: str, findings: Collector, loaded: dict[str, Schema | None]
+) -> Schema:
     """The schema of an included tree: the node's, or the one that the tree itself names if it extends the node's."""
     named = group.attrs.get("devinterp_schema")
-    base = _load(identity, profile)
+    base = loaded.get(identity) or _load(identity, profile)
+    loaded[identity] = base
     if not isinstance(named, str) or named == identity:
         return base
-    own = load_by_id(named, profile)
+    if named not in loaded:
+        loaded[named] = load_by_id(named, profile)
+    own = loaded[named]
     if own is None:
         findings.add(
             RuleCode.UNKNOWN_SCHEMA,
@@ -198,9 +208,9 @@ def load_by_id(identity: str, profile: str) -> Schema | None:
     SchemaError
         The schema is there, but has no such profile or is broken.
     """
-    from devinterp.schema.loader import available
+    from devinterp.schema.loader import find_schema
 
-    path = available().get(identity)
+    path = find_schema(identity)
     return None if path is None else _load(path, profile)
 
 

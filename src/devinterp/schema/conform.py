@@ -30,6 +30,8 @@ __all__ = ["Conformance", "component", "pinned"]
 
 # A store with thousands of undeclared names is not misspelt.
 _MAX_SUGGESTIONS = 50
+# What pandera says of one variable's dimensions and type depends on these alone.
+_VERDICTS: dict[Any, list[Any]] = {}
 
 
 @contextmanager
@@ -46,7 +48,6 @@ class Conformance:
 
     def __init__(self) -> None:
         self._compiled: dict[Any, pa.DatasetSchema] = {}
-        self._verdicts: dict[Any, list[Any]] = {}
         self._presence: dict[Any, list[Any]] = {}
 
     def compiled(self, bound: Bound) -> pa.DatasetSchema:
@@ -122,15 +123,18 @@ class Conformance:
 
     def _verdict(self, component: Any, array: ArrayNode) -> list[Any]:
         key = (component.dims, str(component.dtype), array.dims, array.dtype)
-        if key not in self._verdicts:
+        if key not in _VERDICTS:
             import xarray as xr
+
+            if len(_VERDICTS) > 10_000:  # names come from stores
+                _VERDICTS.clear()
 
             schema = component.to_data_array_schema(array.name)
             hollow = xr.DataArray(
                 np.zeros((1,) * len(array.dims), _hollow(array.dtype)), dims=array.dims, name=array.name
             )
-            self._verdicts[key] = _errors(schema, hollow, "SCHEMA_ONLY")
-        return self._verdicts[key]
+            _VERDICTS[key] = _errors(schema, hollow, "SCHEMA_ONLY")
+        return _VERDICTS[key]
 
     def _report_missing(self, bound: Bound, missing: set[str], extra: set[str], findings: Collector) -> None:
         for name in sorted(missing - bound.group.broken - set(bound.group.groups)):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Mapping
 from functools import lru_cache
 from importlib.metadata import entry_points
@@ -11,11 +12,11 @@ from typing import Any
 
 import yaml
 
-from devinterp.errors import SchemaError
+from devinterp.errors import DevinterpWarning, SchemaError
 from devinterp.schema.extend import merge_documents
 from devinterp.schema.freeze import freeze_schema
 
-__all__ = ["available", "load", "load_document", "schemas_folder"]
+__all__ = ["available", "find_schema", "load", "load_document", "schemas_folder"]
 
 ENTRY_POINT_GROUP = "devinterp.schemas"
 
@@ -37,12 +38,35 @@ def schemas_folder() -> Path:
 def available() -> dict[str, Path]:
     """Return the ids of every schema that can be loaded by name, ours and those of entry points, with their files."""
     found = _ours()
-    for entry in entry_points(group=ENTRY_POINT_GROUP):
-        # The entry's value names a package and, after the colon, a document inside it: nothing is called.
-        path = _entry_path(entry.module, entry.attr)
-        document = load_document(path)
-        found.setdefault(f"{document['schema']}@{document['version']}", path)
+    for identity, path in _installed():
+        found.setdefault(identity, path)
     return found
+
+
+def find_schema(identity: str) -> Path | None:
+    """Return the file of an installed schema by its full id, or None; ``identity`` is never taken as a path."""
+    # Entry points cost a look at every installed distribution: 25 ms.
+    return _ours().get(identity) or dict(reversed(_installed())).get(identity)
+
+
+@lru_cache(maxsize=1)
+def _installed() -> tuple[tuple[str, Path], ...]:
+    """Ids and files of the schemas that other packages register; one that is broken is left out, with a warning."""
+    found = []
+    for entry in entry_points(group=ENTRY_POINT_GROUP):
+        try:
+            # The entry's value names a package and, after the colon, a document inside it: nothing is called.
+            path = _entry_path(entry.module, entry.attr)
+            document = load_document(path)
+        except (SchemaError, ImportError) as error:
+            warnings.warn(
+                f"The schema that the entry point {entry.name!r} names cannot be used: {error}",
+                DevinterpWarning,
+                stacklevel=2,
+            )
+            continue
+        found.append((f"{document['schema']}@{document['version']}", path))
+    return tuple(found)
 
 
 def _ours() -> dict[str, Path]:
@@ -156,9 +180,9 @@ def _locate(source: str | Path) -> Path:
     folder = schemas_folder()
     if "@" not in text and "/" not in text and (folder / f"{text}.yaml").is_file():
         return folder / f"{text}.yaml"
-    ours = _ours()
-    if text in ours:  # entry points cost a look at every installed distribution: 25 ms
-        return ours[text]
+    exact = find_schema(text)
+    if exact is not None:
+        return exact
     known = available()
     matches = [i for i in known if i == text or i.rsplit("@", 1)[0] == text]
     if matches:

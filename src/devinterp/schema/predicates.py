@@ -12,7 +12,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -69,6 +69,11 @@ class Predicate:
     function: Callable[..., Any]
     expected: str = ""
     quick: Callable[..., bool] | None = None
+
+    @cached_property
+    def parameters(self) -> Mapping[str, inspect.Parameter]:
+        """What the function takes besides values or context."""
+        return {p.name: p for p in list(inspect.signature(self.function).parameters.values())[1:]}
 
     def holds(self, values: NDArray[Any], **arguments: Any) -> bool:
         """Whether no value breaks the rule."""
@@ -156,6 +161,7 @@ def find_predicate(name: str) -> Predicate:
     return _REGISTRY[name]
 
 
+@lru_cache(maxsize=64)
 def verify_predicates(schema: Schema) -> None:
     """Check that every predicate a schema names is there, of the right kind, and takes the arguments given.
 
@@ -181,7 +187,7 @@ def verify_predicates(schema: Schema) -> None:
 
 
 def _argument_problems(found: Predicate, arguments: Mapping[str, Any]) -> Iterator[str]:
-    taken = {p.name: p for p in list(inspect.signature(found.function).parameters.values())[1:]}
+    taken = found.parameters
     # A limit that stands in the attributes is given by its path; see `resolve_arguments`.
     given = {"limit" if name == "path" and "path" not in taken else name for name in arguments}
     for name in sorted(given - set(taken)):
@@ -198,8 +204,7 @@ def resolve_arguments(name: str, arguments: Mapping[str, Any], attrs: Mapping[st
     """
     from devinterp.schema.tree import dig
 
-    parameters = inspect.signature(find_predicate(name).function).parameters
-    if "path" not in arguments or "path" in parameters:
+    if "path" not in arguments or "path" in find_predicate(name).parameters:
         return dict(arguments)
     limit = dig(attrs, arguments["path"])
     if isinstance(limit, bool) or not isinstance(limit, int | float):

@@ -7,7 +7,7 @@ from typing import Any
 
 from devinterp.errors import StoreError
 from devinterp.schema.access import Access, EscapeError, TooLargeError, UnlistableError, safe_key
-from devinterp.schema.array_document import read_array_document
+from devinterp.schema.array_document import ArrayDocuments
 from devinterp.schema.codes import RuleCode
 from devinterp.schema.documents import parse_document
 from devinterp.schema.limits import Limits
@@ -123,6 +123,7 @@ def _group(document: Mapping[str, Any], path: str, findings: Collector) -> Group
 class _Reader:
     def __init__(self, access: Access, limits: Limits, findings: Collector) -> None:
         self.access, self.limits, self.findings = access, limits, findings
+        self._arrays = ArrayDocuments(limits, findings)
         self._nodes = 0
 
     def from_consolidated(self, root: GroupNode, metadata: Mapping[str, Any]) -> None:
@@ -201,7 +202,7 @@ class _Reader:
         if document.get("node_type") != "array":
             self._refuse(parent, name, RuleCode.METADATA, "The document is neither of a group nor of an array.")
             return None
-        array = read_array_document(document, path, self.limits, self.findings)
+        array = self._arrays.read(document, path)
         if array is None:
             parent.broken.add(name)
         else:

@@ -269,6 +269,7 @@ class Collector:
 
     def __init__(self) -> None:
         self._found: dict[tuple[Any, ...], list[Any]] = {}
+        self.total = 0
         self._not_checked: dict[tuple[str, str], list[Any]] = {}
         self.checked: dict[str, int] = {"groups": 0, "arrays": 0, "chunks": 0, "bytes": 0}
 
@@ -298,6 +299,7 @@ class Collector:
             None if found is None else clip(str(found)),
             remedy,
         )
+        self.total += 1
         entry = self._found.setdefault(key, [0, []])
         entry[0] += 1
         if len(entry[1]) < MAX_PATHS and path not in entry[1][-1:]:
@@ -311,17 +313,6 @@ class Collector:
     def has(self, severity: str = "error") -> bool:
         """Whether a finding of that severity was taken."""
         return any(key[1] == severity for key in self._found)
-
-    def merge(self, other: Collector) -> None:
-        """Take over everything of another collector."""
-        for key, (count, paths) in other._found.items():
-            entry = self._found.setdefault(key, [0, []])
-            entry[0] += count
-            entry[1] += paths[: MAX_PATHS - len(entry[1])]
-        for pair, (path, count) in other._not_checked.items():
-            self._not_checked.setdefault(pair, [path, 0])[1] += count
-        for name, number in other.checked.items():
-            self.checked[name] = self.checked.get(name, 0) + number
 
     def findings(self) -> tuple[Finding, ...]:
         """Every finding so far, errors first, then by path."""

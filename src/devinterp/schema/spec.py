@@ -263,7 +263,7 @@ class GroupLayout:
     sizes: Mapping[str, int]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # a schema is itself: loading twice gives one object, and it can be a key
 class Schema:
     """A loaded schema document.
 
