@@ -156,15 +156,15 @@ def influence(run: xr.DataTree, permutations: int, seed: int = 0) -> Influence:
 
     matrix, chains = correlations(run), run.sizes["chain"]
     text = np.isin(kinds, KINDS)
-    halves = [
+    first, second = (
         _pairs(correlations(run.isel(chain=part)).values[np.ix_(text, text)], kinds[text])[0]
         for part in (slice(None, chains // 2), slice(chains // 2, None))
-    ]
+    )
     values, same = _pairs(matrix.values[np.ix_(text, text)], kinds[text])
     rng = np.random.default_rng(seed)
     ranks = values.argsort().argsort().astype(np.float64)  # shuffling kinds keeps the ranks
     null = np.array([auc(ranks, _pairs(None, rng.permutation(kinds[text]))[1]) for _ in range(permutations)])
-    return Influence(matrix, kinds, auc(values, same), null, float(np.corrcoef(halves)[0, 1]))
+    return Influence(matrix, kinds, auc(values, same), null, float(np.corrcoef(first, second)[0, 1]))
 
 
 def auc(scores: NDArray[np.floating], positive: NDArray[np.bool_]) -> float:

@@ -31,7 +31,7 @@ def previous_token_score(attention: NDArray[np.floating], start: int = 1) -> Sco
         The mean share of attention (unit 1, between 0 and 1) that a query at position i gives to key i - 1.
     """
     queries = np.arange(start, attention.shape[-2])
-    return attention[..., queries, queries - 1].mean(axis=(-2, -1), dtype=np.float64)
+    return np.asarray(attention[..., queries, queries - 1].mean(axis=(-2, -1), dtype=np.float64))
 
 
 def prefix_matching_score(attention: NDArray[np.floating], period: int, start: int) -> Scores:
@@ -53,7 +53,7 @@ def prefix_matching_score(attention: NDArray[np.floating], period: int, start: i
         gives to key i - period + 1.
     """
     queries = np.arange(start, attention.shape[-2])
-    return attention[..., queries, queries - period + 1].mean(axis=(-2, -1), dtype=np.float64)
+    return np.asarray(attention[..., queries, queries - period + 1].mean(axis=(-2, -1), dtype=np.float64))
 
 
 def head_names(layers: int, heads: int) -> tuple[str, ...]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from matplotlib.figure import Figure  # here, so that a missing matplotlib is noticed before training
 
 from devinterp.demo.analysis import CONFIDENCE
 from devinterp.demo.results import Results
@@ -12,7 +13,6 @@ from devinterp.plot.style import DIVERGING, NEUTRAL, PALETTE, style, symmetric_l
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 __all__ = ["make_figures"]
 
@@ -42,11 +42,9 @@ def make_figures(results: Results) -> dict[str, Figure]:
         }
 
 
-def _figure(width: float, height: float, columns: int, **options: object) -> tuple[Figure, list[Axes]]:
-    from matplotlib.figure import Figure
-
+def _figure(width: float, height: float, columns: int, **options: Any) -> tuple[Figure, list[Axes]]:
     figure = Figure(figsize=(width, height), layout="constrained")
-    axes = figure.subplots(1, columns, squeeze=False, **options)[0]  # type: ignore[arg-type]
+    axes = figure.subplots(1, columns, squeeze=False, **options)[0]
     return figure, list(axes)
 
 
@@ -177,4 +175,5 @@ def _susceptibilities(results: Results) -> Figure:
 
 
 def _bars(values: np.ndarray, bounds: np.ndarray) -> np.ndarray:
-    return np.abs(bounds.T - values)
+    distances: np.ndarray = np.abs(bounds.T - values)
+    return distances

@@ -51,10 +51,11 @@ class Attention(nn.Module):
         query, key = self._split(self.q_proj(x)), self._split(self.k_proj(x))
         scores = query @ key.transpose(-1, -2) / query.shape[-1] ** 0.5
         future = torch.ones(scores.shape[-2:], dtype=torch.bool, device=x.device).triu(1)
-        return scores.masked_fill(future, -torch.inf).softmax(-1)
+        shares: Tensor = scores.masked_fill(future, -torch.inf).softmax(-1)
+        return shares
 
     def _split(self, x: Tensor) -> Tensor:
-        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        return x.reshape(*x.shape[:-1], self.heads, -1).transpose(1, 2)
 
 
 class Layer(nn.Module):

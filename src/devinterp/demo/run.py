@@ -149,17 +149,18 @@ def _analyse(
     # Plain xarray: what anybody would open the stores with.
     trees = {name: xr.open_datatree(path, engine="zarr", consolidated=False) for name, path in paths.items()}
     study = trees.pop("study")
+    whole = study.children[FULL]
     heads = head_effects(study)
     advance(1)
     checkpoints = llc_over_checkpoints(
-        {int(step): tree for step, tree in trees.items()} | {settings.checkpoints[-1]: study[FULL]}
+        {int(step): tree for step, tree in trees.items()} | {settings.checkpoints[-1]: whole}
     )
     advance(1)
-    influenced = influence(study[FULL], settings.permutations)
+    influenced = influence(whole, settings.permutations)
     advance(1)
     classes = susceptibility_classes(study)
     advance(1)
-    verdicts = {name: diagnosis.verdict.title for name, diagnosis in diagnose(study).items()}
+    verdicts = {name: str(each["verdicts"][0]["title"]) for name, each in diagnose(study).to_dict().items()}
     root = paths["study"].parent
     findings = {str(path.relative_to(root)): len(report) for path, report in reports.items()}
     return Results(settings, scale, training, circuit, heads, checkpoints, classes, influenced, verdicts, findings)

@@ -1,0 +1,88 @@
+"""The quick demo, end to end: what it leaves behind exists, is valid, and says the same."""
+
+from __future__ import annotations
+
+import json
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+import xarray as xr
+
+torch = pytest.importorskip("torch")
+
+from devinterp.demo.run import main  # noqa: E402
+from devinterp.demo.settings import Settings  # noqa: E402
+from devinterp.schema import validate  # noqa: E402
+from devinterp.slt.llc import compute_llc  # noqa: E402
+
+pytestmark = pytest.mark.slow
+
+FIGURES = ("training", "heads", "llc", "influence", "susceptibilities")
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("demo") / "out"
+    assert main(folder, quick=True) == 0
+    return folder
+
+
+def test_every_store_is_valid_and_opens_with_plain_xarray(out: Path) -> None:
+    stores = [out / "study.zarr", *sorted((out / "checkpoints").iterdir())]
+    assert len(stores) == len(Settings.quick().checkpoints)
+    for store in stores:
+        report = validate(store)
+        assert report.ok, str(report)
+        tree = xr.open_datatree(store, engine="zarr", consolidated=False)
+        assert tree.attrs["completed"] == 1
+    study = xr.open_datatree(out / "study.zarr", engine="zarr", consolidated=False)
+    assert set(study.children) == {"full", *(f"l{layer}h{head}" for layer in range(2) for head in range(4))}
+
+
+def test_the_numbers_written_are_those_of_the_stores(out: Path) -> None:
+    results = json.loads((out / "results.json").read_text())
+    study = xr.open_datatree(out / "study.zarr", engine="zarr", consolidated=False)
+    llc = compute_llc(study, over="observable", observable="train")["llc_mean"]
+    assert results["llc"]["task"][-1] == pytest.approx(float(llc.sel(wr="full")))
+    assert results["llc"]["checkpoint"] == list(Settings.quick().checkpoints)
+    assert 0 <= results["influence"]["auc"] <= 1
+    assert results["findings"]["study.zarr"] == 0
+    assert set(results["circuit"]["effect_on_copied"]) == set(study.children) - {"full"}
+
+
+def test_the_weights_of_every_checkpoint_are_kept(out: Path) -> None:
+    steps = Settings.quick().checkpoints
+    states = [torch.load(out / "weights" / f"step-{step:05d}.pt", weights_only=True) for step in steps]
+    assert not torch.equal(states[0]["embed.weight"], states[-1]["embed.weight"])
+
+
+def test_figures_are_pictures_and_the_page_needs_nothing_from_elsewhere(out: Path) -> None:
+    import matplotlib.image
+
+    for name in FIGURES:
+        picture = matplotlib.image.imread(out / "figures" / f"{name}.png")
+        assert picture.shape[0] > 300
+        assert np.ptp(picture[..., :3]) > 0.5
+    links: list[str] = []
+
+    class Links(HTMLParser):
+        def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+            links.extend(value or "" for key, value in attrs if key in ("src", "href"))
+
+    Links().feed((out / "index.html").read_text(encoding="utf-8"))
+    assert len(links) == len(FIGURES)
+    assert all(link.startswith("data:image/png;base64,") for link in links)
+
+
+def test_a_second_run_into_the_same_folder_finds_its_stores_and_says_the_same(
+    out: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before, stamp = (out / "results.json").read_text(), (out / "study.zarr" / "zarr.json").stat().st_mtime_ns
+    assert main(out, quick=True) == 0
+    assert (out / "results.json").read_text() == before
+    assert (out / "study.zarr" / "zarr.json").stat().st_mtime_ns == stamp
+    printed = capsys.readouterr().out
+    assert "Heads: attention against sampling" in printed
+    assert str(out / "study.zarr") in printed
