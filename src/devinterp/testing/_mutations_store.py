@@ -151,26 +151,20 @@ def _a_chain_of_a_study_failed(store: StoreEditor) -> None:
     """Nothing is changed: one chain of one restriction failed."""
 
 
-_OF_THE_PEER = "Nothing is changed: a valid store of devinterp 2.0 is validated as ours."
-
-
 @mutation("DI008", "peer samples", profile="strict", also=("DI101", "DI110", "DI201", "DI205", "DI405"))
 def _samples_of_the_peer(store: StoreEditor) -> None:
+    """Only the mark of completion is added: a valid run of devinterp 2.0 is validated as ours."""
     store.set_attribute("", "completed", 1)
 
 
 @mutation("DI008", "peer bif", profile="strict", also=("DI201",))
 def _a_bif_of_the_peer(store: StoreEditor) -> None:
-    pass
+    """Nothing is changed: a valid BIF of devinterp 2.0 is validated as ours."""
 
 
 @mutation("DI008", "peer susceptibilities", profile="strict", also=("DI201",))
 def _susceptibilities_of_the_peer(store: StoreEditor) -> None:
-    pass
-
-
-for _function in (_samples_of_the_peer, _a_bif_of_the_peer, _susceptibilities_of_the_peer):
-    _function.__doc__ = _OF_THE_PEER
+    """Nothing is changed: valid susceptibilities of devinterp 2.0 are validated as ours."""
 
 
 @mutation("DI009", schema="llc", also=("DI101", "DI102", "DI103", "DI104"))
