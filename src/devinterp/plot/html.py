@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html as _html
+from collections.abc import Sequence
 
 __all__ = ["Content", "Markup", "join", "tag"]
 
@@ -21,14 +22,14 @@ Content = str | Markup | None
 _VOID = frozenset({"br", "hr", "img", "meta", "col"})
 
 
-def tag(name: str, *children: Content | list[Markup], **attributes: str | int | float | bool | None) -> Markup:
+def tag(name: str, /, *children: Content | Sequence[Content], **attributes: str | int | float | bool | None) -> Markup:
     """Return an element.
 
     Parameters
     ----------
     name : str
         Its name.
-    *children : str, Markup or list of Markup
+    *children : str, Markup, or a sequence of them
         What is in it; plain strings are escaped.
     **attributes
         Its attributes, escaped; ``class_`` is ``class``, other underscores become hyphens, True stands alone, False
@@ -46,15 +47,15 @@ def tag(name: str, *children: Content | list[Markup], **attributes: str | int | 
     return Markup("".join((*parts, *map(_inner, children), f"</{name}>")))
 
 
-def join(*children: Content | list[Markup]) -> Markup:
+def join(*children: Content | Sequence[Content]) -> Markup:
     """Return the children one after the other; plain strings are escaped."""
     return Markup("".join(map(_inner, children)))
 
 
-def _inner(child: Content | list[Markup]) -> str:
+def _inner(child: Content | Sequence[Content]) -> str:
     if child is None:
         return ""
-    if isinstance(child, list):
+    if not isinstance(child, str):
         return "".join(_inner(item) for item in child)
     return str(child) if isinstance(child, Markup) else escape(child)
 

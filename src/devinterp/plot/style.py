@@ -5,7 +5,7 @@ matplotlib is imported inside the functions, so that the package stays light and
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -95,12 +95,15 @@ def new_axes(ax: Axes | None, size: tuple[float, float]) -> Axes:
         return plt.subplots(figsize=size)[1]
 
 
-def canvas(size: tuple[float, float]) -> Figure:
-    """Return a figure that pyplot does not know, for pictures that go straight into a file."""
+def canvas(size: tuple[float, float], *, inks: Mapping[str, Any] | None = None) -> Figure:
+    """Return a figure that pyplot does not know, for pictures that go straight into a file.
+
+    ``inks`` are matplotlib settings besides those of `style`.
+    """
     _matplotlib()
     from matplotlib.figure import Figure
 
-    with style():
+    with style(**(inks or {})):
         return Figure(figsize=size, layout="constrained")
 
 

@@ -84,10 +84,16 @@ class TokenText:
         )
         return tag("div", head, [self._row_html(row) for row in self.rows], class_="devinterp-tokens")
 
+    def row_html(self, index: int, *, joined: bool = True) -> Markup:
+        """Return one row without the scale; ``joined`` False puts blanks between tokens (for ids)."""
+        return self._row_html(self.rows[index], joined=joined)
+
     def _swatch(self, strength: float) -> Markup:
         return tag("span", "\u2002", style=self._css(strength * self.limit))
 
-    def _row_html(self, row: TextRow) -> Markup:
+    def _row_html(self, row: TextRow, *, joined: bool | None = None) -> Markup:
+        if joined is None:
+            joined = not all(text.isdigit() for text in row.texts)
         spans = []
         for place, (text, value) in enumerate(zip(row.texts, row.values, strict=True)):
             number = f"{value:.4g} {self.unit}".strip() if np.isfinite(value) else "no value"
@@ -100,7 +106,8 @@ class TokenText:
                 style=f"{self._css(value)}{frame}",
             )
             # A token ends a line where it says so; elsewhere lines may break between any two tokens.
-            spans.append(join(span, tag("br") if "\n" in text else tag("wbr")))
+            gap = tag("br") if "\n" in text else tag("wbr") if joined else " "
+            spans.append(join(span, gap))
         body = tag(
             "div",
             spans,

@@ -1,0 +1,335 @@
+"""The sections with estimates: diagnosis, traces, LLC, influence, texts, susceptibilities."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from devinterp.errors import MissingVariableError
+from devinterp.plot._inputs import best_average
+from devinterp.plot.html import Content, Markup, join, tag
+from devinterp.plot.influence import influence_matrix
+from devinterp.plot.llc import llc_over_checkpoints, llc_over_restrictions, llc_per_chain
+from devinterp.plot.metrics import QUANTITIES, TITLES, sgld_metrics
+from devinterp.plot.susceptibility import susceptibility_classes, susceptibility_pca, token_classes
+from devinterp.plot.token_text import token_strings
+from devinterp.plot.tokens import TextRow, TokenText, tokens
+from devinterp.plot.traces import loss_traces
+from devinterp.report.elements import listing, note, number, section
+from devinterp.report.subject import Subject
+from devinterp.report.svg import picture
+from devinterp.slt.diagnostics import Diagnosis, StudyDiagnosis, diagnose
+from devinterp.slt.llc import compute_llc
+
+__all__ = ["diagnosis", "influence", "llc", "metrics", "run_diagnosis", "susceptibilities", "texts", "traces"]
+
+MOST_RESTRICTIONS = 40
+MOST_SEQUENCES = 1500
+PRODUCTS = 2e10  # multiplications that the strongest pairs may cost: a few seconds
+PAIRS = 6
+
+
+def run_diagnosis(subject: Subject) -> dict[str, Diagnosis]:
+    """Diagnose every run of the main study."""
+    found = diagnose(subject.main)
+    return dict(found) if isinstance(found, StudyDiagnosis) else {found.label or "run": found}
+
+
+def diagnosis(subject: Subject, found: dict[str, Diagnosis]) -> Markup:
+    """Whether the runs can be trusted, with the evidence and what to try next."""
+    heads = [
+        "run",
+        "verdict",
+        "chains",
+        "R-hat",
+        "effective draws",
+        "rise (nat)",
+        "drift (nat)",
+        "evidence, what to try",
+    ]
+    order = sorted(found.items(), key=lambda item: item[1].good)
+    rows = [_diagnosis_row(name, d) for name, d in order[:MOST_RESTRICTIONS]]
+    wrong = sum(not d.good for d in found.values())
+    first = next(iter(found.values()))
+    summary = f"{wrong} of {len(found)} runs have something wrong. " if len(found) > 1 else ""
+    blind = "" if first.rows == "fixed" else " These are minibatches: they are blind to chains that disagree."
+    parts: list[Content] = [
+        note(f"{summary}Judged on {first.source}.{blind}"),
+        listing(heads, rows, numbers=heads[2:7], wide=heads[7:]),
+    ]
+    if len(order) > MOST_RESTRICTIONS:
+        parts.append(note(f"{len(order) - MOST_RESTRICTIONS} more runs are not listed."))
+    return section("diagnosis", "Can it be trusted?", *parts)
+
+
+def _diagnosis_row(name: str, d: Diagnosis) -> list[Content]:
+    state = "good" if d.good else "bad"
+    titles = "; ".join(dict.fromkeys(v.title for v in d.verdicts))
+    verdict = tag("span", ("✓ " if d.good else "✗ ") + titles, class_=state)
+    evidence = [tag("div", v.evidence, *([tag("div", f"Try: {v.remedy}")] if v.remedy else [])) for v in d.verdicts]
+    complete = sum(c.status == "complete" for c in d.chains)
+    return [
+        name,
+        verdict,
+        f"{complete}/{len(d.chains)}",
+        number(d.rhat, ".2f"),
+        number(d.ess_bulk, ".0f"),
+        f"{number(d.rise, '.3g')} ± {number(d.rise_se, '.1g')}",
+        f"{number(d.drift, '.2g')} ± {number(d.drift_se, '.1g')}",
+        join(*evidence),
+    ]
+
+
+def traces(subject: Subject) -> Markup:
+    """Loss traces of the main run."""
+    run = subject.full
+    pictures = [
+        picture("trace", "Minibatch loss of every chain", (6.2, 2.9), lambda ax: loss_traces(subject.main, ax=ax))
+    ]
+    task = run.sampling_task()
+    shown = [task] if task is not None else []
+    shown += [name for name in run.observables if name != task]
+    for index, name in enumerate(shown[:3]):
+        pictures.append(
+            picture(
+                f"trace{index}",
+                f"Loss of the fixed rows of {name}, every chain",
+                (6.2, 2.9),
+                lambda ax, name=name: loss_traces(subject.main, observable=name, ax=ax),  # type: ignore[misc]
+            )
+        )
+    which = f" of the run {run.label}" if run.label else ""
+    return section("traces", f"Loss traces{which}", tag("div", pictures, class_="columns"))
+
+
+def llc(subject: Subject) -> tuple[Markup, xr.Dataset]:
+    """The LLC, with its interval, as a picture and in numbers."""
+    options: dict[str, Any] = {"ci": 0.9, "allow_partial": subject.partial}
+    if subject.checkpoints:
+        over = best_average(subject.main)
+        each = [compute_llc(tree, over=over, **options) for tree in subject.checkpoints.values()]
+        names = list(subject.checkpoints)
+        steps = [int(n) if n.isdigit() else i for i, n in enumerate(names)]
+        result = xr.concat(each, dim="checkpoint", data_vars="all", coords="minimal", compat="override", join="outer")
+        result = result.assign_coords(checkpoint=steps)
+        drawn = picture("llc", "LLC over training", (7, 3.4), lambda ax: llc_over_checkpoints(result, ax=ax))
+        table: Content = None
+    else:
+        result = compute_llc(subject.main, over=best_average(subject.main), **options)
+        if "wr" in result.dims:
+            height = 0.9 + 0.2 * min(result.sizes["wr"], MOST_RESTRICTIONS)
+            drawn = picture(
+                "llc",
+                "LLC of every weight restriction",
+                (5.6, height),
+                lambda ax: llc_over_restrictions(result, ax=ax, sort=True, limit=MOST_RESTRICTIONS),
+            )
+        else:
+            drawn = picture("llc", "LLC of every chain", (4.8, 3), lambda ax: llc_per_chain(result, ax=ax))
+        table = _llc_table(result)
+    explained = note(
+        "The local learning coefficient, n_beta times the rise of the mean loss over the loss at the start; "
+        "dimensionless. Intervals account for autocorrelation and for the noise of the loss at the start."
+    )
+    return section("llc", "Local learning coefficient", explained, tag("div", drawn, table, class_="columns")), result
+
+
+def _llc_table(result: xr.Dataset) -> Markup:
+    heads = ["LLC", "90 % from", "to", "std over chains", "loss at the start (nat)"]
+    names = ("llc_mean", "llc_std", "init_loss")
+    leading = [str(v) for v in result["wr"].values] if "wr" in result.dims else [""]
+    rows: list[list[Content]] = []
+    for index, name in enumerate(leading):
+        one = result.isel(wr=index) if "wr" in result.dims else result
+        mean, spread, start = (float(one[n]) for n in names)
+        low, high = (float(v) for v in one["llc_ci"].values)
+        rows.append([name, *(number(v) for v in (mean, low, high, spread, start))])
+    if "wr" not in result.dims:
+        return listing(heads, [row[1:] for row in rows], numbers=heads)
+    full = listing(["restriction", *heads], rows, numbers=heads)
+    return tag("details", tag("summary", f"all {len(rows)} in numbers"), full, open=len(rows) <= MOST_RESTRICTIONS)
+
+
+def metrics(subject: Subject) -> Markup | None:
+    """SGLD diagnostics, where they were saved."""
+    if "metrics_scaled_grad" not in subject.full.dataset:
+        return None
+    drawn = [
+        picture(f"metrics{i}", TITLES[q], (4.8, 3.2), lambda ax, q=q: sgld_metrics(subject.main, q, ax=ax))  # type: ignore[misc]
+        for i, q in enumerate(QUANTITIES)
+    ]
+    return section("metrics", "The sampler", tag("div", drawn, class_="columns"))
+
+
+def influence(subject: Subject) -> Markup | None:
+    """Which texts and tokens influence which."""
+    from devinterp.slt.bif import compute_bif
+
+    run = subject.full
+    if not run.observables or run.dataset.sizes.get("draw", 0) < 2:
+        return None
+    source = subject.main if subject.members is None else subject.members[run.label]
+    sizes = {name: run.loss(name).sizes[f"batch_{name}"] for name in sorted(run.observables)}
+    total, tokens_per_row = sum(sizes.values()), run.loss(next(iter(sizes))).sizes["token_pos"]
+    parts: list[Content] = [
+        note(
+            "The Bayesian influence function: the correlation over draws of two losses. Above zero, learning one helps "
+            "the other. The diagonal, which is 1, is left out of the colour scale."
+        )
+    ]
+    if total <= MOST_SEQUENCES:
+        matrix = compute_bif(source, correlation_method="sequence", allow_partial=subject.partial)
+        parts.append(
+            picture("bif", "Influence between sequences", (5.4, 4.6), lambda ax: influence_matrix(matrix, ax=ax))
+        )
+    observations = run.dataset.sizes["chain"] * run.dataset.sizes["draw"]
+    queries = int(min(total, max(1, PRODUCTS / (observations * total * tokens_per_row**2))))
+    strongest = compute_bif(
+        source,
+        correlation_method="token",
+        top_k=1,
+        batch_index_range_1=list(np.unique(np.linspace(0, total - 1, queries).astype(int))),
+        allow_partial=subject.partial,
+    )
+    parts.append(_strongest_pairs(subject, strongest, sizes))
+    if queries < total:
+        parts.append(note(f"Among all tokens, as partners of {queries} of the {total} sequences."))
+    where = f" in the run {run.label}" if run.label else ""
+    return section("influence", f"Influence{where}", tag("div", parts[1:], class_="columns"), parts[0])
+
+
+def _strongest_pairs(subject: Subject, top: xr.Dataset, sizes: dict[str, int]) -> Markup:
+    values = top["influences"].transpose("batch_1", "target_position", "sign", "rank").values[..., 0]
+    partners = [
+        top[n].transpose("batch_1", "target_position", "sign", "rank").values[..., 0]
+        for n in ("partner_batch", "partner_position")
+    ]
+    order = np.argsort(-np.abs(np.nan_to_num(values)), axis=None, kind="stable")
+    ids = np.asarray(top["input_ids"].transpose("batch", "position").values)
+    seen: set[frozenset[tuple[int, int]]] = set()
+    rows: list[list[Content]] = []
+    for flat in order:
+        place = np.unravel_index(flat, values.shape)
+        if len(rows) == PAIRS or not np.isfinite(values[place]):
+            break
+        query = (int(top["batch_1"].values[place[0]]), int(top["target_position"].values[place[1]]))
+        partner = (int(partners[0][place]), int(partners[1][place]))
+        if frozenset((query, partner)) in seen:
+            continue
+        seen.add(frozenset((query, partner)))
+        cells = [_excerpt(subject, ids, b, p, sizes, float(values[place])) for b, p in (query, partner)]
+        rows.append([number(float(values[place]), "+.2f"), *cells])
+    floor = top.attrs.get("noise_floor_strongest")
+    noise = "" if floor is None else f" Of unrelated losses, the strongest would stay below {float(floor):.2f}."
+    return tag(
+        "div",
+        tag("h3", "Strongest pairs of tokens"),
+        listing(["correlation", "token", "token"], rows, numbers=["correlation"], wide=["token"])
+        if rows
+        else note("There are none."),
+        note(f"Pairs within one sequence and in shared beginnings are left out.{noise}"),
+    )
+
+
+def _excerpt(
+    subject: Subject, ids: np.ndarray[Any, Any], batch: int, position: int, sizes: dict[str, int], value: float
+) -> Markup:
+    start, name, row = 0, "sequence", batch
+    for observable, size in sizes.items():
+        if batch < start + size:
+            name, row = observable, batch - start
+            break
+        start += size
+    first = max(0, position - 24)
+    shown = ids[batch, first : position + 1]
+    texts = token_strings(shown, subject.tokenizer)
+    numbers = np.full(len(texts), np.nan)
+    numbers[-1] = value
+    label = f"{name}, row {row}, position {position}"
+    one = TokenText((TextRow(label, tuple(texts), numbers, len(texts) - 1),), "", "", 1.0, diverging=True)
+    return one.row_html(0, joined=subject.tokenizer is not None)
+
+
+def texts(subject: Subject) -> Markup | None:
+    """A few rows of every observable, coloured by how their loss changed."""
+    run = subject.full
+    shown = []
+    for name in run.observables[:4]:
+        by: Any = "change" if f"init_loss_{name}" in run.dataset else "loss"
+        shown.append(tokens(subject.main, subject.tokenizer, by=by, observable=name, rows=None, most=2).to_html())
+    if not shown:
+        return None
+    return section("texts", "Texts", tag("div", shown, class_="columns"))
+
+
+def susceptibilities(subject: Subject) -> Markup | None:
+    """Which restriction answers to which tokens."""
+    from devinterp.slt.susceptibilities import compute_susceptibilities
+
+    members = subject.members
+    if members is None or "full" not in members or len(members) < 2:
+        return None
+    run = subject.full
+    task = run.sampling_task()
+    if task is None:
+        raise MissingVariableError("It is not known which observable is the sampling task.")
+    alone = set(run.observables) == {task}
+    baseline: Any = "observable" if f"init_loss_{task}" in run.dataset else "init"
+    result = compute_susceptibilities(
+        subject.main,
+        task,
+        include_sampling_task=alone or len(run.observables) < 3,
+        baseline=baseline,
+        allow_partial=subject.partial,
+    )
+    kept = _most_different(result, subject.tokenizer)
+    left = result["susceptibilities"].sizes["wr"] - kept["susceptibilities"].sizes["wr"]
+    count = kept["susceptibilities"].sizes["wr"]
+    classes = 6 if subject.tokenizer is not None else max(2, len(run.observables))
+    drawn = [
+        picture(
+            "classes",
+            "Mean susceptibility of every restriction to every class of tokens",
+            (2.4 + 0.62 * classes, 1.7 + 0.21 * max(count, 4)),
+            lambda ax: susceptibility_classes(kept, tokenizer=subject.tokenizer, ax=ax),
+        )
+    ]
+    if result["susceptibilities"].sizes["wr"] >= 3:
+        drawn.append(
+            picture("pca", "Loadings of the restrictions", (5, 4.2), lambda ax: susceptibility_pca(result, ax=ax))
+        )
+        drawn.append(
+            picture(
+                "scores",
+                "Scores of the tokens",
+                (5.4, 4.2),
+                lambda ax: susceptibility_pca(result, "tokens", tokenizer=subject.tokenizer, ax=ax),
+            )
+        )
+    first = str(kept["susceptibilities"].to_dataset()["wr"].values[0])
+    told = (
+        "Standardised: raw values of two restrictions are not comparable. "
+        "Single tokens are noisy; classes average them."
+    )
+    more = f" The {count} restrictions whose classes differ most, of {count + left}." if left else ""
+    coloured = tokens(kept, subject.tokenizer, wr=first, most=2).to_html()
+    return section(
+        "susceptibilities", "Susceptibilities", note(told + more), tag("div", drawn, class_="columns"), coloured
+    )
+
+
+def _most_different(result: xr.DataTree, tokenizer: Any) -> xr.DataTree:
+    """Keep the restrictions whose classes differ most, in the order of the study."""
+    from devinterp.slt.susceptibility_views import matrix
+
+    total = result["susceptibilities"].sizes["wr"]
+    if total <= MOST_RESTRICTIONS:
+        return result
+    values = matrix(result, standardize="columns").values
+    labels = token_classes(result, None, tokenizer)
+    means = np.stack([values[labels == name].mean(axis=0) for name in np.unique(labels)])
+    kept = np.sort(np.argsort(-np.ptp(means, axis=0), kind="stable")[:MOST_RESTRICTIONS])
+    chosen = result["susceptibilities"].to_dataset().isel(wr=kept)
+    return xr.DataTree.from_dict({"/susceptibilities": chosen, "/context": result["context"].to_dataset()})

@@ -1,0 +1,103 @@
+"""What a report is about: a store, opened once, whatever its kind."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import xarray as xr
+
+from devinterp.errors import StoreError
+from devinterp.slt._samples import Samples, is_samples, study_members
+from devinterp.store.location import locate
+from devinterp.store.open import open_tree
+from devinterp.store.status import StoreStatus, read_status
+
+if TYPE_CHECKING:
+    from devinterp.schema import Report
+
+__all__ = ["Subject", "open_subject"]
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A store under report.
+
+    Attributes
+    ----------
+    name : str
+        What the page calls it.
+    status : StoreStatus
+        How far its runs have come.
+    validation : Report
+    tree : DataTree
+        The whole store.
+    checkpoints : mapping of str to DataTree
+        The studies of a series by checkpoint, else empty.
+    main : DataTree
+        What single pictures are about: the store, or the last checkpoint of a series.
+    tokenizer : optional
+        See `devinterp.plot.token_text.token_strings`.
+    """
+
+    name: str
+    status: StoreStatus
+    validation: Report
+    tree: xr.DataTree
+    checkpoints: Mapping[str, xr.DataTree]
+    main: xr.DataTree
+    tokenizer: Any
+
+    @property
+    def partial(self) -> bool:
+        """Whether the run has not completed, so that analyses take what there is."""
+        return not self.status.completed
+
+    @property
+    def members(self) -> dict[str, Any] | None:
+        """The runs of the main study by restriction, None for a single run."""
+        return study_members(self.main)
+
+    @property
+    def full(self) -> Samples:
+        """The run that single pictures show."""
+        members = self.members
+        if members is None:
+            return Samples.of(self.main, allow_partial=True)
+        name = "full" if "full" in members else next(iter(members))
+        return Samples.of(members[name], label=name, allow_partial=True)
+
+
+def open_subject(
+    store: Any,
+    *,
+    tokenizer: Any = None,
+    profile: str = "strict",
+    level: Literal["structure", "completeness", "values"] = "completeness",
+) -> Subject:
+    """Validate and open a store of runs.
+
+    Raises
+    ------
+    StoreError
+        There is no run in it.
+    """
+    from devinterp.schema.validation import validate
+
+    location = locate(store)
+    status = read_status(location)
+    if not status.runs:
+        raise StoreError(
+            f"There is no run to report on in {location.name}.",
+            expected="a store that sample() or sample_restrictions() wrote",
+            found=status.schema or "a Zarr group without settings of a sampler",
+        )
+    validation = validate(location.store, profile=profile, level=level)
+    tree = open_tree(location)
+    checkpoints: dict[str, xr.DataTree] = {}
+    if not is_samples(tree) and study_members(tree) is None:
+        inner = {str(n): c for n, c in tree.children.items() if study_members(c) is not None}
+        checkpoints = dict(sorted(inner.items(), key=lambda item: (not item[0].isdigit(), item[0].zfill(20))))
+    main = list(checkpoints.values())[-1] if checkpoints else tree
+    return Subject(location.name, status, validation, tree, checkpoints, main, tokenizer)
