@@ -116,10 +116,10 @@ def prove(
     """Return what is wrong with the masks of a layer's heads; empty if they are proved.
 
     For each head: moving its masked input projections changes its output and that of no head outside its key-value
-    group; moving what it shares with no other head changes its output alone; moving every other head's weights that it
-    does not share leaves it unchanged and changes all heads outside its group; moving its masked output weights changes
-    the map of its own output and of no other's. With ``hold_norms``, norms over several heads scale but do not
-    normalise: the models that have them let every head feel every other through their statistics.
+    group; moving what it shares with no other head changes its output alone; moving the complement of its masks leaves
+    it unchanged and changes all heads outside its group; moving its masked output weights changes what becomes of its
+    own output and of no other's, and moving their complement the reverse. With ``hold_norms``, norms over several heads
+    scale but do not normalise: in models that have them every head feels every other through their statistics.
     """
     wrong: list[str] = []
     with _elementwise(site.norms if hold_norms else ()):
@@ -148,14 +148,10 @@ def prove(
                 shared, maybe = changed(both(inputs[head], mate))
                 if shared != group or maybe != group:
                     wrong.append(f"head {head}: moving its keys and values changes heads {sorted(maybe)}")
-            others: Masks = {}
-            for other in range(site.num_heads):
-                for name, mask in minus(inputs[other], inputs[head]).items():
-                    others[name] = others[name] | mask if name in others else mask
-            surely, maybe = changed(others)
+            surely, maybe = changed({name: ~mask for name, mask in inputs[head].items()})
             outside = set(range(site.num_heads)) - group
             if head in maybe or not outside <= surely:
-                wrong.append(f"head {head}: moving the others' inputs changes heads {sorted(maybe)}")
+                wrong.append(f"head {head}: moving the complement changes heads {sorted(maybe)}")
             wrong += _prove_output(model, site, base, masks[head], head)
     return wrong
 
@@ -175,11 +171,15 @@ def _prove_output(model: nn.Module, site: Site, base: Tensor, masks: Masks, head
     before = through(alone), through(rest)
     with moved(model, part):
         after = through(alone), through(rest)
+    with moved(model, {name: ~mask for name, mask in part.items()}):
+        elsewhere = through(alone)
     wrong = []
     if (after[0] - before[0]).abs().max() <= CHANGED:
         wrong.append(f"head {head}: moving its output weights does not change what becomes of its output")
     if (after[1] - before[1]).abs().max() > UNCHANGED:
         wrong.append(f"head {head}: moving its output weights changes what becomes of other heads' outputs")
+    if (elsewhere - before[0]).abs().max() > UNCHANGED:
+        wrong.append(f"head {head}: moving other output weights changes what becomes of its output")
     return wrong
 
 

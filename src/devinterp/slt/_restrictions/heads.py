@@ -72,6 +72,8 @@ def find_heads(
         if measure is None:
             raise unknown_heads(unit)
         return measure()
+    for projection in unit.of("q"):
+        _even(projection, output_axis(projection), n_query, of_query=True)
     n_kv = num_kv_heads or _count_kv_heads(model, unit, n_query)
     slices = _slices(unit, n_query, n_kv, layout)
     if declared.key_bias_is_inert(model, unit):

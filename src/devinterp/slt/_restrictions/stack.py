@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from torch.nn import Module
 
-_POSITIONAL = ("pos", "type", "segment", "per_layer", "hash", "rel", "speaker", "token_shift")
+_POSITIONAL = ("pos", "wpe", "type", "segment", "per_layer", "hash", "rel", "speaker", "token_shift")
 _UNEMBED = re.compile(
     r"(^|\.)(lm_heads?|unembed(ding)?|embed_out|output_projection|head|to_logits|logits|output|classifier)(\.\d+)?$"
 )
@@ -136,18 +136,27 @@ def _find_unembeddings(model: Module) -> list[Module]:
     for module in modules.values():
         if any(own == "W_U" for own, _ in module.named_parameters(recurse=False)):  # TransformerLens
             return [module]
-    linear = {name: module for name, module in modules.items() if isinstance(module, Linear)}
+    inside = _in_layers(model)
+    linear = {
+        name: module
+        for name, module in modules.items()
+        if isinstance(module, Linear) and id(module.weight) not in inside
+    }
     named = {name: module for name, module in linear.items() if _UNEMBED.search(name)}
     tied = {name: module for name, module in linear.items() if id(module.weight) in ids}
-    sized = {
-        name: module
-        for name, module in linear.items()
-        if module.out_features in sizes and not any(part.isdigit() for part in name.split("."))
-    }
+    sized = {name: module for name, module in linear.items() if module.out_features in sizes}
     for candidates in (named, tied, sized):
         if candidates and _are_one(candidates):
             return list(candidates.values())
     return []
+
+
+def _in_layers(model: Module) -> set[int]:
+    try:
+        layers = find_layers(model)
+    except RestrictionError:
+        return set()
+    return {id(param) for layer in layers for block in layer.parts.values() for param in block.parameters()}
 
 
 def _are_one(found: Collection[str]) -> bool:
