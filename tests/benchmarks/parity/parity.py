@@ -10,6 +10,7 @@ difference.
 from __future__ import annotations
 
 import argparse
+import os
 import subprocess
 import sys
 import tempfile
@@ -41,7 +42,10 @@ def run_peer(python: Path, names: list[str], threads: int) -> dict[str, np.ndarr
     """Return the reference's arrays as ``case/variable``."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "peer.npz"
-        subprocess.run([str(python), str(HERE / "peer_side.py"), str(out), str(threads), *names], check=True, cwd=HERE)
+        # it has our import name, so nothing may lead it to us
+        kept = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+        command = [str(python), str(HERE / "peer_side.py"), str(out), str(threads), *names]
+        subprocess.run(command, check=True, cwd=HERE, env=kept)
         with np.load(out) as arrays:
             return dict(arrays)
 

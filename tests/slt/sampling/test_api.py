@@ -400,15 +400,15 @@ def test_another_request_is_refused_with_its_differences(what, tmp_path):
 
 
 def test_a_kept_state_lets_a_run_grow_by_chains_and_draws(tmp_path):
-    options = {"keep_state": True, "save_metrics": True, "init_noise": 0.01, "num_draws": 50}
+    options = {"keep_state": True, "save_metrics": True, "init_noise": 0.01}
     quick(output_path=tmp_path / "a.zarr", **options)
-    more = {**options, "num_chains": 3, "num_draws": 52}
+    more = {**options, "num_chains": 3, "num_draws": 5}
     grown = quick(output_path=tmp_path / "a.zarr", **more)
     assert_same_store(grown, quick(**more))
     assert validate(tmp_path / "a.zarr", level="values").ok
     changed = np.vstack([TRAIN[:5], TRAIN[5:6] ^ 1, TRAIN[6:]])
     with pytest.raises(StoreConflictError):
-        quick(dataset=changed, output_path=tmp_path / "a.zarr", **{**more, "num_draws": 53})
+        quick(dataset=changed, output_path=tmp_path / "a.zarr", **{**more, "num_draws": 6})
 
 
 @pytest.mark.parametrize("options", [{}, {"sampling_method": "rmsprop_sgld"}])
