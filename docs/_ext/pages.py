@@ -1,0 +1,272 @@
+"""Pages that are written from the code at every build: one per schema, one per finding code.
+
+Nothing about a variable or a code stands in the documentation's own sources; see `schema_page` and `code_page`.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from tables import cell, code, table
+
+from devinterp.schema import RuleCode, Schema, VariableSpec, available, load
+from devinterp.schema.loader import schemas_folder
+
+FAMILIES = {
+    "DI0": "the store as such",
+    "DI1": "structure",
+    "DI2": "storage and safety",
+    "DI3": "values of one variable",
+    "DI4": "relations",
+    "DI5": "chunks",
+    "DI9": "the validator's own limits",
+}
+
+
+def our_schemas() -> dict[str, Schema]:
+    """Every schema that comes with the package, by kind, the kinds that people meet first in front."""
+    order = ["samples", "study", "llc", "bif", "bif_topk", "susceptibilities", "series", "sweep"]
+    folder = schemas_folder()
+    found = {path.stem: load(path) for path in available().values() if path.parent == folder}
+    return {k: found[k] for k in sorted(found, key=lambda k: (order.index(k) if k in order else len(order), k))}
+
+
+# One schema
+
+
+def schema_page(schema: Schema, file: Path) -> str:
+    """The page of a schema: every node with its dimensions, variables, attributes and rules, then storage and profiles."""
+    parts = [f"# {schema.kind}", schema.doc, f"Schema {code(schema.id)}, from {code('schemas/' + file.name)}."]
+    parts += [*_families(schema), *_parameters(schema)]
+    for node in schema.nodes:
+        parts += _node(schema, node)
+    parts += [*_storage(schema), *_profiles(schema)]
+    parts += ["## The document", f"```{{literalinclude}} /../schemas/{file.name}\n:language: yaml\n```"]
+    return "\n\n".join(parts) + "\n"
+
+
+def _families(schema: Schema) -> Iterator[str]:
+    for family in schema.families.values():
+        where = f" Listed in the attribute {code(family.path)}." if family.path else ""
+        key = f" Each member is named by its {code(family.key)}." if family.key else ""
+        yield f"{code('{' + family.name + '}')} stands for {family.doc}.{where}{key}"
+
+
+def _parameters(schema: Schema) -> Iterator[str]:
+    if schema.parameters:
+        yield "## Settings that sizes follow from"
+        rows = [(code(p.name), p.type, code(p.path), p.doc) for p in schema.parameters.values()]
+        yield table(("name", "type", "root attribute", "meaning"), rows)
+
+
+def _node(schema: Schema, node: Any) -> Iterator[str]:
+    yield f"## Group {code(node.path)}"
+    yield node.doc
+    if node.include is not None:
+        kind = node.include.split("@")[0].rsplit("/", 1)[-1]
+        yield f"A whole tree of the schema [{node.include}]({kind}.md)."
+        return
+    if node.dimensions:
+        yield "### Dimensions" if node.path == "/" else f"### Dimensions of {code(node.path)}"
+        rows = [
+            (code(d.name), code(str(d.size)) if d.size is not None else f"any, at least {d.minimum}", d.doc)
+            for d in node.dimensions.values()
+        ]
+        yield table(("name", "size", "meaning"), rows)
+    for role, title in (("data", "Variables"), ("coordinate", "Coordinates")):
+        specs = [v for v in node.variables.values() if v.role == role]
+        if specs:
+            yield f"### {title}" if node.path == "/" else f"### {title} of {code(node.path)}"
+            yield table(("name", "dims", "type", "unit", "there", "meaning"), [_variable(v) for v in specs])
+    attributes = list(_attributes(node.attributes))
+    if attributes:
+        yield "### Attributes" if node.path == "/" else f"### Attributes of {code(node.path)}"
+        yield "What is not listed here is allowed."
+        yield table(("attribute", "value", "there"), attributes)
+    checks = [(v.name, c) for v in node.variables.values() for c in v.checks]
+    if checks or node.rules:
+        yield "### Rules" if node.path == "/" else f"### Rules of {code(node.path)}"
+        yield table(("code", "found where", "on"), _rules(checks, node.rules))
+
+
+def _variable(spec: VariableSpec) -> tuple[str, ...]:
+    dims = " or ".join(f"({', '.join(map(code, d))})" if d else "scalar" for d in (spec.dims, *spec.alternatives))
+    if spec.leading:
+        dims += f"; before them {' and '.join(map(code, spec.leading))}, each where the result has it"
+    return code(spec.name), dims, spec.dtype, spec.unit, presence(spec), spec.doc
+
+
+def presence(spec: VariableSpec) -> str:
+    """When a variable is there, in words."""
+    kind, argument = spec.presence.kind, spec.presence.argument
+    if kind == "when":
+        return f"with {code(f'{argument}=True')}"
+    if kind == "with_dimension":
+        return f"where {code(str(argument))} is"
+    return {"required": "always", "optional": "on request", "forbidden": "never"}[kind]
+
+
+def _attributes(schema: Mapping[str, Any], path: str = "", required: bool = False) -> Iterator[tuple[str, str, str]]:
+    """Flatten a JSON Schema of attributes into rows."""
+    for part in schema.get("allOf", []):
+        yield from _attributes(part, path, required)
+    if path and "properties" not in schema:
+        yield code(path), _constraint(schema), "always" if required else "optional"
+    for name, inner in schema.get("properties", {}).items():
+        yield from _attributes(inner, f"{path}.{name}" if path else name, name in schema.get("required", []))
+    items = schema.get("items", {})
+    if "properties" in items:
+        yield from _attributes(items, f"{path}[]", required)
+
+
+def _constraint(schema: Mapping[str, Any]) -> str:
+    if "enum" in schema:
+        return " or ".join(code(str(value)) for value in schema["enum"])
+    types = schema.get("type", "anything")
+    words = [" or ".join(types) if isinstance(types, list) else types]
+    signs = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "minLength": "length ≥", "minItems": "length ≥"}
+    words += [f"{sign} {schema[key]}" for key, sign in signs.items() if key in schema]
+    words += [f"like {code(schema['pattern'])}"] if "pattern" in schema else []
+    items = schema.get("items", {})
+    words += [f"of {items['type']}"] if "type" in items and "properties" not in items else []
+    words += ["all different"] if schema.get("uniqueItems") else []
+    contains = schema.get("contains", {})
+    words += [f"with {code(str(contains['const']))} among them"] if "const" in contains else []
+    return ", ".join(words)
+
+
+def _rules(checks: list[tuple[str, Any]], rules: Any) -> list[tuple[str, str, str]]:
+    grouped: dict[tuple[str, str], list[str]] = {}
+    for name, check in checks:
+        grouped.setdefault((check.code, _predicate(check)), []).append(name)
+    rows = [(_code_link(c), what, ", ".join(map(code, names))) for (c, what), names in sorted(grouped.items())]
+    return rows + [(_code_link(rule.code), _predicate(rule), "the group") for rule in rules]
+
+
+def _predicate(rule: Any) -> str:
+    title = RuleCode(rule.code).title if rule.code in set(RuleCode) else rule.predicate
+    arguments = ", ".join(f"{k} {v}" for k, v in rule.arguments.items())
+    return title + (f" ({arguments})" if arguments else "")
+
+
+def _code_link(text: str) -> str:
+    return f"[{text}](/codes/{text}.md)"
+
+
+def _storage(schema: Schema) -> Iterator[str]:
+    specs = [v for node in schema.nodes for v in node.variables.values()]
+    if not specs:
+        return
+    yield "## Storage"
+    storage = schema.storage
+    yield (
+        f"Codecs, in this order: {', '.join(map(code, storage.codecs))}; a checksum is {storage.checksums}. "
+        + ("Chunks are as declared here." if storage.chunks == "declared" else "Any chunks will do.")
+    )
+    rows = []
+    for spec in {v.name: v for v in specs}.values():
+        chunks = ", ".join(f"{n} along {code(d)}" for d, n in spec.chunks.items())
+        prefix = f"{code(spec.prefix)}: rows behind a failed chain's last one are fill" if spec.prefix else ""
+        rows.append((code(spec.name), code(str(spec.fill)), f"at most {chunks}" if chunks else "one", prefix))
+    yield table(("variable", "fill value", "chunks", "prefix"), rows)
+
+
+def _profiles(schema: Schema) -> Iterator[str]:
+    yield "## Profiles"
+    document = schema.document.get("profiles", {})
+    rows = []
+    for name, profile in schema.profiles.items():
+        given = document.get(name, {})
+        changes = [f"{code(v)}: {_override(o)}" for v, o in given.get("variables", {}).items()]
+        changes += [f"without {', '.join(map(_code_link, given['without_rules']))}"] if "without_rules" in given else []
+        changes += [f"{k} {cell(v)}" for k, v in given.get("storage", {}).items()]
+        rows.append((code(name), profile.doc, "; ".join(changes) or "nothing"))
+    yield table(("profile", "meaning", "what it changes"), rows)
+
+
+def _override(override: Mapping[str, Any]) -> str:
+    return ", ".join(f"{key} {cell(value)}" for key, value in override.items())
+
+
+# One code
+
+
+def code_page(rule: RuleCode, uses: list[str]) -> str:
+    """The page of a finding code: what it says, why it matters, how to mend it, what raises it."""
+    parts = [
+        f"# {rule.value}: {rule.title}",
+        table(
+            ("severity", "level", "name in filters"),
+            [(str(rule.severity), str(rule.level), code(rule.slug))],
+        ),
+        rule.meaning,
+        "## How to mend it",
+        rule.remedy,
+    ]
+    if uses:
+        parts += ["## Where it is declared", "\n".join(f"* {use}" for use in uses)]
+    return "\n\n".join(parts) + "\n"
+
+
+def uses_of_codes(schemas: Mapping[str, Schema]) -> dict[str, list[str]]:
+    """Which schemas declare a rule of each code, as links."""
+    out: dict[str, dict[str, list[str]]] = {}
+    for kind, schema in schemas.items():
+        for node in schema.nodes:
+            for spec in node.variables.values():
+                for check in spec.checks:
+                    out.setdefault(check.code, {}).setdefault(kind, []).append(code(spec.name))
+            for rule in node.rules:
+                out.setdefault(rule.code, {}).setdefault(kind, []).append(f"group {code(node.path)}")
+    return {
+        rule: [f"[{kind}](/formats/{kind}.md): {', '.join(dict.fromkeys(where))}" for kind, where in kinds.items()]
+        for rule, kinds in out.items()
+    }
+
+
+def code_index() -> str:
+    """The table of all codes."""
+    parts = [
+        "# Finding codes",
+        "What `devinterp validate`, {py:func}`devinterp.validate` and {py:func}`devinterp.open_store` can find. "
+        "A code never changes its meaning and is never given to another one.",
+    ]
+    for prefix, title in FAMILIES.items():
+        members = [c for c in RuleCode if c.value.startswith(prefix)]
+        if members:
+            rows = [(_code_link(c.value), c.title, str(c.severity), str(c.level)) for c in members]
+            parts += [f"## {prefix}xx: {title}", table(("code", "meaning", "severity", "level"), rows)]
+    toctree = "\n".join(["```{toctree}", ":hidden:", *(c.value for c in RuleCode), "```"])
+    return "\n\n".join([*parts, toctree]) + "\n"
+
+
+# All of them
+
+
+def write_all(docs: Path) -> list[Path]:
+    """Write every generated page below ``docs``, and remove those of schemas and codes that are gone."""
+    schemas = our_schemas()
+    pages = {docs / "formats" / f"{k}.md": schema_page(s, schemas_folder() / f"{k}.yaml") for k, s in schemas.items()}
+    uses = uses_of_codes(schemas)
+    pages |= {docs / "codes" / f"{c.value}.md": code_page(c, uses.get(c.value, [])) for c in RuleCode}
+    pages[docs / "codes" / "index.md"] = code_index()
+    for folder, keep in ((docs / "formats", "index.md"), (docs / "codes", "")):
+        folder.mkdir(exist_ok=True)
+        for old in folder.glob("*.md"):
+            if old not in pages and old.name != keep:
+                old.unlink()
+    for path, text in pages.items():
+        if not path.is_file() or path.read_text(encoding="utf-8") != text:  # an untouched page is not built again
+            path.write_text(text, encoding="utf-8")
+    return list(pages)
+
+
+def copy_grammar(docs: Path, out: Path) -> None:
+    """Put the schemas and their grammar beside the pages, for tools that read them by URL."""
+    target = out / "schemas"
+    target.mkdir(parents=True, exist_ok=True)
+    for path in schemas_folder().iterdir():
+        shutil.copy(path, target / path.name)

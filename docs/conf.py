@@ -1,0 +1,77 @@
+"""Sphinx configuration. Build with ``make docs``: warnings are errors, and nothing is asked of the network."""
+
+from __future__ import annotations
+
+import os
+import sys
+from importlib.metadata import version as installed_version
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent / "_ext"))
+
+# Kernels of the executed pages inherit this: one thread each, figures without a display, no look-up of models.
+os.environ |= {"OMP_NUM_THREADS": "1", "MPLBACKEND": "agg", "HF_HUB_OFFLINE": "1", "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
+
+project = "devinterp"
+author = "The devinterp maintainers"
+project_copyright = "The devinterp maintainers"
+release = installed_version("devinterp")
+version = ".".join(release.split(".")[:2])
+
+extensions = [
+    "sphinx.ext.autodoc",
+    "sphinx.ext.autosummary",
+    "numpydoc",
+    "myst_nb",
+    "mathml",
+    "devinterp_docs",
+]
+exclude_patterns = ["_build", "_ext", "examples/*/README.md", "**/.ipynb_checkpoints"]
+nitpicky = True
+nitpick_ignore_regex = [(r"py:.*", r"(?!devinterp).*")]  # no inventory of other projects is fetched
+
+# Pages
+myst_enable_extensions = ["colon_fence", "deflist", "dollarmath", "fieldlist"]
+myst_heading_anchors = 3
+myst_update_mathjax = False
+nb_execution_mode = "force"
+nb_execution_in_temp = True
+nb_execution_raise_on_error = True
+nb_execution_timeout = 180
+nb_execution_show_tb = True
+nb_merge_streams = True
+nb_ipywidgets_js: dict[str, dict[str, str]] = {}  # by default from a CDN
+nb_render_markdown_format = "myst"
+
+# API: signatures and defaults come from the code alone
+default_role = "autolink"
+autodoc_typehints = "none"
+autodoc_preserve_defaults = True
+autodoc_member_order = "bysource"
+autosummary_generate = False
+numpydoc_show_class_members = False
+numpydoc_xref_param_type = False
+maximum_signature_line_length = 80
+add_module_names = False
+python_use_unqualified_type_names = True
+
+# Look
+html_theme = "pydata_sphinx_theme"
+html_title = "devinterp"
+html_static_path = ["_static"]
+html_css_files = ["devinterp.css"]
+html_show_sourcelink = False
+html_copy_source = False
+html_theme_options = {
+    "logo": {"text": "devinterp"},
+    "navbar_end": ["theme-switcher"],
+    "navbar_persistent": ["search-button"],
+    "show_toc_level": 2,
+    "navigation_with_keys": False,
+    "secondary_sidebar_items": ["page-toc"],
+    "footer_start": ["copyright"],
+    "footer_end": [],
+    "pygments_light_style": "a11y-high-contrast-light",
+    "pygments_dark_style": "a11y-high-contrast-dark",
+}
+html_sidebars = {"index": []}

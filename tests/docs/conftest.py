@@ -1,0 +1,40 @@
+"""What the documentation's examples may take for granted."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import docs_pages  # noqa: F401  (puts toy.py on the path)
+import pytest
+
+
+@pytest.fixture(scope="session")
+def model() -> Any:
+    """A trained toy transformer."""
+    import toy
+
+    return toy.train(steps=150)[0]
+
+
+@pytest.fixture
+def stage(model: Any, reference: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """The names that the how-to pages and the README say they use."""
+    import toy
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    monkeypatch.chdir(tmp_path)
+    letters = {character: index for index, character in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
+    tokenizer = Tokenizer(models.BPE(vocab=letters, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    return {
+        "model": model,
+        "dataset": toy.both(1024, seed=1),
+        "code": toy.echo(256, seed=2),
+        "prose": toy.chatter(256, seed=3),
+        "tokenizer": PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="Ġ", eos_token="Ġ"),
+        "old_store": reference / "full.zarr",
+        "old_restrictions": {"full": reference / "full.zarr", "l0h0": reference / "l0h0.zarr"},
+    }

@@ -1,0 +1,74 @@
+"""Every Python block of the README and of the how-to pages runs, top to bottom, in one namespace per page."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import pytest
+from docs_pages import DOCS, ROOT, blocks_of
+
+HOWTO = sorted((DOCS / "howto").glob("*.md"))
+
+# Pages whose examples start from a finished run or study.
+NEEDS_TREE = {"which-llc", "ci", "migrate", "troubleshooting"}
+NEEDS_STUDY = {"which-llc"}
+
+SETTINGS = {
+    "lr": 1e-3,
+    "n_beta": 30.0,
+    "localization": 1000.0,
+    "num_chains": 3,
+    "num_draws": 60,
+    "batches_per_draw": 1,
+    "progress": False,
+}
+
+
+def run(path: Path, names: dict[str, Any]) -> dict[str, Any]:
+    """Execute the Python blocks of a page; an error names the page and the line."""
+    mpl.use("agg")
+    for block in blocks_of(path):
+        if block.language == "python":
+            source = "\n" * (block.line - 1) + block.body
+            exec(compile(source, str(path), "exec"), names)
+    return names
+
+
+@pytest.mark.parametrize("path", HOWTO, ids=lambda p: p.stem)
+def test_howto_pages_run(path: Path, stage: dict[str, Any], request: pytest.FixtureRequest) -> None:
+    import devinterp
+
+    stage["devinterp"] = devinterp
+    observables = {"train": stage["dataset"], "code": stage["code"]}
+    if path.stem in NEEDS_TREE:
+        stage["tree"] = devinterp.sample(stage["model"], stage["dataset"], observables, **SETTINGS)
+    if path.stem in NEEDS_STUDY:
+        restrictions = {"full": None, "l0h1": "l0h1"}
+        stage["study"] = devinterp.sample_restrictions(
+            stage["model"], stage["dataset"], observables, restrictions, sampling_task="train", **SETTINGS
+        )
+    names = run(path, stage)
+    if path.stem == "ci":  # what the page defines for others to call
+        folder = Path("stores")
+        folder.mkdir()
+        check: Callable[..., Any] = request.getfixturevalue("assert_valid_store")
+        names["test_my_writer"](folder, check)
+        chunk = next((folder / "run.zarr" / "sampling_loss" / "c").rglob("0"))
+        assert names["main"]([str(folder / "run.zarr" / "zarr.json")]) == 0
+        next(p for p in chunk.rglob("*") if p.is_file()).unlink()
+        assert names["main"]([str(folder / "run.zarr" / "zarr.json")]) == 1
+
+
+def test_readme_runs(stage: dict[str, Any]) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        run(ROOT / "README.md", stage)
+
+
+def test_every_howto_page_is_listed() -> None:
+    listed = (DOCS / "howto" / "index.md").read_text(encoding="utf-8").split("```{toctree}")[1].split("```")[0]
+    assert {p.stem for p in HOWTO} - {"index"} == {line for line in listed.split() if not line.startswith(":")} - {"1"}
