@@ -36,8 +36,7 @@ def kind_of(obj: Any) -> str:
     if "llc_mean" in names:
         return "llc"
     if "influences" in names:
-        declared = str(obj.attrs.get("devinterp_schema", ""))
-        return "bif_topk" if "bif_topk" in declared else "bif"
+        return "bif_topk" if "partner_batch" in names else "bif"
     if "sus" in names or (isinstance(obj, xr.DataTree) and "susceptibilities" in obj.children):
         return "susceptibilities"
     if is_samples(obj):

@@ -133,9 +133,8 @@ def symmetric_limit(values: Any, *, quantile: float = 0.995, limit: float | None
     found = found[np.isfinite(found)]
     largest = float(found.max(initial=0.0))
     if limit is None:
-        limit = float(np.quantile(found, quantile)) if found.size else 1.0
-        if limit < 0.25 * largest and found.size < 400:  # few cells: each of them is seen, none is an outlier
-            limit = largest
+        # Of few cells each is seen, so that none is an outlier.
+        limit = largest if found.size < 200 else float(np.quantile(found, quantile))
     limit = limit or largest or 1.0
     return limit, largest > limit * (1 + 1e-6)
 

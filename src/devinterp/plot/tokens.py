@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -11,159 +10,17 @@ import numpy.typing as npt
 
 from devinterp.errors import SettingError
 from devinterp.plot._inputs import as_bif, as_susceptibilities, context_of, kind_of, observable_names, one_run
-from devinterp.plot.html import Markup, join, tag
+from devinterp.plot.coloured import TextRow, TokenText
 from devinterp.plot.style import symmetric_limit
-from devinterp.plot.token_text import token_strings, visible
+from devinterp.plot.token_text import token_strings
 from devinterp.slt._blocks import block_slices, read_blocks
 from devinterp.slt._samples import Tree, study_members
 from devinterp.slt.susceptibility_views import matrix
 
 if TYPE_CHECKING:
     import xarray as xr
-    from rich.console import Console, ConsoleOptions, RenderResult
 
-__all__ = ["TextRow", "TokenText", "tokens"]
-
-# Laid over whatever the page's background is, so that the text keeps its own colour, on white and on black.
-_POSITIVE, _NEGATIVE = (213, 94, 0), (0, 114, 178)
-
-
-@dataclass(frozen=True)
-class TextRow:
-    """One text and the number of each of its tokens.
-
-    Attributes
-    ----------
-    name : str
-        What it is (observable and row).
-    texts : tuple of str
-        Its tokens, as the tokenizer gives them.
-    values : array, shape (token,)
-        A number for each, NaN where there is none (the first token is never predicted).
-    marked : int or None
-        A token to frame: the query of an influence.
-    """
-
-    name: str
-    texts: tuple[str, ...]
-    values: npt.NDArray[np.float64]
-    marked: int | None = None
-
-
-@dataclass(frozen=True)
-class TokenText:
-    """Texts whose tokens are coloured by a number.
-
-    Attributes
-    ----------
-    rows : tuple of TextRow
-        The texts.
-    label, unit : str
-        What the numbers are.
-    limit : float
-        Where the colour is strongest.
-    diverging : bool
-        Whether the sign counts (blue below zero, orange above); else colours start at 0.
-    """
-
-    rows: tuple[TextRow, ...]
-    label: str
-    unit: str
-    limit: float
-    diverging: bool
-
-    def to_html(self) -> Markup:
-        """Return an element that can stand in any page; every token is escaped."""
-        ends = [f"{-self.limit:.3g}", f"{self.limit:.3g}"] if self.diverging else ["0", f"{self.limit:.3g}"]
-        scale = [self._swatch(x) for x in np.linspace(-1 if self.diverging else 0, 1, 9)]
-        head = tag(
-            "p",
-            f"{self.label} ({self.unit}) ",
-            tag("span", ends[0], " ", scale, " ", ends[1], style="white-space:nowrap"),
-            style="margin:.2em 0",
-        )
-        return tag("div", head, [self._row_html(row) for row in self.rows], class_="devinterp-tokens")
-
-    def row_html(self, index: int, *, joined: bool = True) -> Markup:
-        """Return one row without the scale; ``joined`` False puts blanks between tokens (for ids)."""
-        return self._row_html(self.rows[index], joined=joined)
-
-    def _swatch(self, strength: float) -> Markup:
-        return tag("span", "\u2002", style=self._css(strength * self.limit))
-
-    def _row_html(self, row: TextRow, *, joined: bool | None = None) -> Markup:
-        if joined is None:
-            joined = not all(text.isdigit() for text in row.texts)
-        spans = []
-        for place, (text, value) in enumerate(zip(row.texts, row.values, strict=True)):
-            number = f"{value:.4g} {self.unit}".strip() if np.isfinite(value) else "no value"
-            frame = ";outline:1.5px solid currentColor" if place == row.marked else ""
-            shown = visible(text)
-            span = tag(
-                "span",
-                shown,
-                title=f"position {place}, {text!r}: {number}",
-                style=f"{self._css(value)}{frame}",
-            )
-            # A token ends a line where it says so; elsewhere lines may break between any two tokens.
-            gap = tag("br") if "\n" in text else tag("wbr") if joined else " "
-            spans.append(join(span, gap))
-        body = tag(
-            "div",
-            spans,
-            style="font-family:ui-monospace,monospace;font-size:.92em;line-height:1.7;overflow-wrap:anywhere",
-        )
-        return tag("div", tag("div", row.name, style="opacity:.7;font-size:.85em"), body, style="margin:.5em 0")
-
-    def _css(self, value: float) -> str:
-        strength = self._strength(value)
-        if strength == 0:
-            return "border-radius:2px"
-        red, green, blue = _POSITIVE if strength > 0 else _NEGATIVE
-        return f"background:rgba({red},{green},{blue},{0.65 * abs(strength):.2f});border-radius:2px"
-
-    def _strength(self, value: float) -> float:
-        if not np.isfinite(value) or not self.limit:
-            return 0.0
-        return float(np.clip(value / self.limit, -1 if self.diverging else 0, 1))
-
-    def _repr_html_(self) -> str:
-        return str(self.to_html())
-
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        from rich.text import Text
-
-        yield Text(f"{self.label} ({self.unit}), colour up to {self.limit:.3g}")
-        for row in self.rows:
-            yield Text(row.name, style="dim")
-            line = Text(overflow="fold")
-            for place, (text, value) in enumerate(zip(row.texts, row.values, strict=True)):
-                line.append(visible(text), style=self._terminal_style(value, place == row.marked))
-                if "\n" in text:
-                    line.append("\n")
-            yield line
-
-    def _terminal_style(self, value: float, marked: bool) -> str:
-        strength = self._strength(value)
-        parts = ["underline bold"] if marked else []
-        if abs(strength) >= 0.08:
-            # Blended with white, under black letters: legible whatever the terminal's own colours are.
-            base = _POSITIVE if strength > 0 else _NEGATIVE
-            mixed = [int(255 + (c - 255) * 0.75 * abs(strength)) for c in base]
-            parts.append("black on #{:02x}{:02x}{:02x}".format(*mixed))
-        return " ".join(parts)
-
-    def __str__(self) -> str:
-        lines = [f"{self.label} ({self.unit}); strong tokens carry their number"]
-        for row in self.rows:
-            words = [
-                f"{visible(t)}[{v:+.2g}]" if abs(self._strength(v)) >= 0.5 else visible(t)
-                for t, v in zip(row.texts, row.values, strict=True)
-            ]
-            lines += [f"-- {row.name}", "".join(words)]
-        return "\n".join(lines)
-
-    __repr__ = __str__
+__all__ = ["tokens"]
 
 
 def tokens(
@@ -220,7 +77,7 @@ def tokens(
     """
     kind = kind_of(obj)
     if by is None:
-        by = {"bif": "influence", "susceptibilities": "susceptibility"}.get(kind, "loss")  # type: ignore[assignment]
+        by = {"bif": "influence", "bif_topk": "influence", "susceptibilities": "susceptibility"}.get(kind, "loss")  # type: ignore[assignment]
     if by in ("loss", "change"):
         label = "mean loss" if by == "loss" else "mean loss minus loss at the start"
         found = _loss_rows(obj, tokenizer, observable, _row_list(rows), most, change=by == "change", wr=wr)
@@ -355,6 +212,8 @@ def _influence_rows(
         if observable is not None:
             options.setdefault("batch_index_range_2", observable)
     result = as_bif(obj, **options)
+    if kind_of(obj) == "bif_topk":
+        return _partner_rows(result, tokenizer, query, most), "correlation"
     matrix = result["influences"]
     if "target_position" not in matrix.dims:
         raise SettingError("These are influences between sequences.", expected='correlation_method="token"')
@@ -396,3 +255,30 @@ def _own(labels: dict[Any, Any], k: int, sequence: int, position: int) -> list[i
     if int(labels["batch_2"][k]) != sequence:
         return []
     return np.flatnonzero(labels["target_position_T"] == position).tolist()
+
+
+def _partner_rows(result: xr.Dataset, tokenizer: Any, query: tuple[int, int], most: int) -> list[TextRow]:
+    """The query's own text, then those of its strongest partners."""
+    from devinterp.plot.influence import observable_of
+
+    if "partner_position" not in result:
+        raise SettingError("These are influences between sequences.", expected='correlation_method="token"')
+    labels = {d: np.asarray(result[d].values) for d in ("batch_1", "target_position")}
+    for dim, wanted in zip(labels, query, strict=True):
+        if wanted not in labels[dim]:
+            raise SettingError(f"The result has no {dim} {wanted}.", expected=f"one of {labels[dim].tolist()[:30]}")
+    one = result.isel({d: int(np.flatnonzero(v == w)[0]) for (d, v), w in zip(labels.items(), query, strict=True)})
+    values = np.asarray(one["influences"].values, dtype=np.float64).ravel()
+    batches, positions = (np.asarray(one[f"partner_{n}"].values).ravel() for n in ("batch", "position"))
+    ids = np.asarray(result["input_ids"].transpose("batch", "position").values)
+
+    def row(batch: int, position: int, value: float, marked: int | None) -> TextRow:
+        numbers = np.full(ids.shape[1], np.nan)
+        numbers[position] = value
+        name, index = observable_of(result, batch) or ("sequence", batch)
+        return TextRow(f"{name}, row {index}", tuple(token_strings(ids[batch], tokenizer)), numbers, marked)
+
+    order = np.argsort(-np.abs(np.nan_to_num(values)), kind="stable")
+    strongest = [k for k in order if np.isfinite(values[k])][:most]
+    partners = [row(int(batches[k]), int(positions[k]), float(values[k]), None) for k in strongest]
+    return [row(query[0], query[1], np.nan, query[1]), *partners]

@@ -9,13 +9,15 @@ import xarray as xr
 
 from devinterp.errors import MissingVariableError
 from devinterp.plot._inputs import best_average
+from devinterp.plot.coloured import TextRow, TokenText
 from devinterp.plot.html import Content, Markup, join, tag
 from devinterp.plot.influence import influence_matrix
 from devinterp.plot.llc import llc_over_checkpoints, llc_over_restrictions, llc_per_chain
 from devinterp.plot.metrics import QUANTITIES, TITLES, sgld_metrics
+from devinterp.plot.style import legend
 from devinterp.plot.susceptibility import susceptibility_classes, susceptibility_pca, token_classes
 from devinterp.plot.token_text import token_strings
-from devinterp.plot.tokens import TextRow, TokenText, tokens
+from devinterp.plot.tokens import tokens
 from devinterp.plot.traces import loss_traces
 from devinterp.report.elements import listing, note, number, section
 from devinterp.report.subject import Subject
@@ -85,23 +87,23 @@ def _diagnosis_row(name: str, d: Diagnosis) -> list[Content]:
 def traces(subject: Subject) -> Markup:
     """Loss traces of the main run."""
     run = subject.full
-    pictures = [
-        picture("trace", "Minibatch loss of every chain", (6.2, 2.9), lambda ax: loss_traces(subject.main, ax=ax))
-    ]
+    pictures = [_trace(subject, "trace", "Minibatch loss of every chain", None)]
     task = run.sampling_task()
     shown = [task] if task is not None else []
     shown += [name for name in run.observables if name != task]
     for index, name in enumerate(shown[:3]):
-        pictures.append(
-            picture(
-                f"trace{index}",
-                f"Loss of the fixed rows of {name}, every chain",
-                (6.2, 2.9),
-                lambda ax, name=name: loss_traces(subject.main, observable=name, ax=ax),  # type: ignore[misc]
-            )
-        )
+        pictures.append(_trace(subject, f"trace{index}", f"Loss of the fixed rows of {name}, every chain", name))
     which = f" of the run {run.label}" if run.label else ""
     return section("traces", f"Loss traces{which}", tag("div", pictures, class_="columns"))
+
+
+def _trace(subject: Subject, name: str, alt: str, observable: str | None) -> Markup:
+    def draw(ax: Any) -> None:
+        loss_traces(subject.main, observable=observable, ax=ax)
+        if ax.get_legend() is not None:  # a narrow page has room below, not beside
+            legend(ax, loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=3)
+
+    return picture(name, alt, (4.8, 3.2), draw)
 
 
 def llc(subject: Subject) -> tuple[Markup, xr.Dataset]:
@@ -147,7 +149,7 @@ def _llc_table(result: xr.Dataset) -> Markup:
         low, high = (float(v) for v in one["llc_ci"].values)
         rows.append([name, *(number(v) for v in (mean, low, high, spread, start))])
     if "wr" not in result.dims:
-        return listing(heads, [row[1:] for row in rows], numbers=heads)
+        return listing(heads, [row[1:] for row in rows], numbers=heads, stack=True)
     full = listing(["restriction", *heads], rows, numbers=heads)
     return tag("details", tag("summary", f"all {len(rows)} in numbers"), full, open=len(rows) <= MOST_RESTRICTIONS)
 

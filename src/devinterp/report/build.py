@@ -132,7 +132,7 @@ def _badges(subject: Subject) -> Markup:
     shown = [
         badge("completed", "good") if status.completed else badge("not completed", "bad"),
         badge(f"{len(chains) - failed} of {len(chains)} chains", "bad" if failed else "good"),
-        badge(f"valid ({report.level})", "good") if report.ok else badge(f"{errors} validation errors", "bad"),
+        badge(f"valid ({report.level})", "good") if report.ok else badge(f"not valid: {errors} findings", "bad"),
     ]
     return tag("div", shown, class_="badges")
 
@@ -168,7 +168,7 @@ def _sampled(subject: Subject) -> Markup:
     parts: list[Content] = [tag("div", facts(pairs), _settings(sampler, settings), class_="columns")]
     if failed:
         shown = listing(["run", "chain", "why", "draws"], failed[:50], numbers=["chain", "draws"], wide=["why"])
-        parts += [tag("h3", f"{len(failed)} chains did not complete"), shown]
+        parts += [tag("h3", f"Not complete: {len(failed)} of {sum(len(r.chains) for r in status.runs)} chains"), shown]
     return section("sampled", "What was sampled", *parts)
 
 

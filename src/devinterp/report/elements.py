@@ -34,13 +34,25 @@ def facts(pairs: Iterable[tuple[str, Content]]) -> Markup:
 
 
 def listing(
-    heads: Sequence[str], rows: Iterable[Sequence[Content]], *, numbers: Sequence[str] = (), wide: Sequence[str] = ()
+    heads: Sequence[str],
+    rows: Iterable[Sequence[Content]],
+    *,
+    numbers: Sequence[str] = (),
+    wide: Sequence[str] = (),
+    stack: bool = False,
 ) -> Markup:
-    """Return a table; ``numbers`` and ``wide`` name the columns of numbers and of long texts."""
+    """Return a table; ``numbers`` and ``wide`` name the columns of numbers and of long texts.
+
+    With ``wide`` or ``stack``, rows become blocks of labelled lines where the page is narrow.
+    """
     kinds = ["number" if h in numbers else "wide" if h in wide else None for h in heads]
     head = tag("tr", [tag("th", h, class_=k, scope="col") for h, k in zip(heads, kinds, strict=True)])
-    body = [tag("tr", [tag("td", c, class_=k) for c, k in zip(row, kinds, strict=True)]) for row in rows]
-    return tag("div", tag("table", tag("thead", head), tag("tbody", body)), class_="scroll")
+    body = [
+        tag("tr", [tag("td", c, class_=k, data_label=h) for c, k, h in zip(row, kinds, heads, strict=True)])
+        for row in rows
+    ]
+    table = tag("table", tag("thead", head), tag("tbody", body), class_="stack" if wide or stack else None)
+    return tag("div", table, class_="scroll")
 
 
 def number(value: Any, form: str = ".4g") -> str:

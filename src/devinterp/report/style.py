@@ -23,7 +23,7 @@ nav { display: flex; flex-wrap: wrap; gap: .2rem 1rem; border-bottom: 1px solid 
   align-items: start; }
 .columns > *, figure { min-width: 0; }
 figure { margin: .5rem 0; overflow-x: auto; }
-svg.picture { display: block; width: 100%; height: auto; min-width: 19rem; }
+svg.picture { display: block; width: 100%; height: auto; min-width: 21rem; }
 .picture * { stroke-linejoin: round; stroke-linecap: butt; }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; font-size: .875rem; font-variant-numeric: tabular-nums; }
@@ -33,5 +33,12 @@ td.wide { min-width: 16rem; overflow-wrap: anywhere; }
 th { font-weight: 600; color: var(--dim); } details { margin: .5rem 0; } summary { cursor: pointer; }
 pre { background: var(--card); padding: .7rem; overflow-x: auto; font-size: .8125rem; white-space: pre-wrap; }
 .devinterp-tokens { background: var(--card); padding: .5rem .8rem; border-radius: .4rem; }
+@media (max-width: 40rem) {
+  .stack thead { display: none; } .stack, .stack tbody, .stack tr { display: block; }
+  .stack tr { border-bottom: 1px solid var(--line); padding: .4rem 0; }
+  .stack td, .stack td.number { display: block; border: 0; padding: 0; text-align: left; white-space: normal;
+    min-width: 0; }
+  .stack td:empty { display: none; } .stack td::before { content: attr(data-label) ": "; color: var(--dim); }
+}
 @media print { details > * { display: block; } nav { display: none; } }
 """

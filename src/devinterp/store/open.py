@@ -96,12 +96,15 @@ def open_tree(location: Location, *, consolidated: bool | None = None, chunks: A
     document = root_document(location)
     if consolidated is None:
         consolidated = "consolidated_metadata" in document
-    tree = xr.open_datatree(
-        location.store,  # type: ignore[arg-type]  # xarray takes Zarr stores, its annotation does not say so
-        engine="zarr",
-        consolidated=consolidated,
-        chunks=chunks,
-    )
+    with warnings.catch_warnings():
+        # The state folder of a run that goes on is no part of the hierarchy, and need not be.
+        warnings.filterwarnings("ignore", message=r"Object at \.devinterp", category=UserWarning)
+        tree = xr.open_datatree(
+            location.store,  # type: ignore[arg-type]  # xarray takes Zarr stores, its annotation does not say so
+            engine="zarr",
+            consolidated=consolidated,
+            chunks=chunks,
+        )
     warn_of_failed_chains(tree, location.name)
     return tree
 

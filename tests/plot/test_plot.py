@@ -1,0 +1,291 @@
+from __future__ import annotations
+
+import itertools
+
+import lifelike
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+import xarray as xr
+from matplotlib.figure import Figure
+
+from devinterp.errors import MissingVariableError, SettingError
+from devinterp.plot import (
+    Facets,
+    PlotAccessor,
+    influence_matrix,
+    llc_estimates,
+    loss_traces,
+    sgld_metrics,
+    susceptibility_classes,
+    susceptibility_pca,
+    susceptibility_text,
+    token_influence,
+    verdict_table,
+)
+from devinterp.plot.style import symmetric_limit
+from devinterp.slt.bif import compute_bif
+from devinterp.slt.llc import compute_llc
+from devinterp.slt.susceptibilities import compute_susceptibilities
+
+
+def opened(path):
+    return xr.open_datatree(path, engine="zarr", consolidated=False)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    return opened(lifelike.make_samples(tmp_path_factory.mktemp("plot") / "run.zarr", draws=40, rows=4))
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    names = ["full", "l0h0", "l0 attn", "$a$"]
+    return opened(lifelike.make_study(tmp_path_factory.mktemp("plot") / "s.zarr", names, chains=2, draws=40, rows=4))
+
+
+@pytest.fixture(scope="module")
+def sus(study):
+    return compute_susceptibilities(study, include_sampling_task=True)
+
+
+@pytest.fixture(autouse=True)
+def closed_figures():
+    yield
+    plt.close("all")
+
+
+@pytest.fixture
+def ax():
+    return Figure(figsize=(4, 3)).add_subplot()
+
+
+def drawn(ax):
+    """Render: what cannot be drawn, or warns while it is, fails here."""
+    ax.figure.savefig("/dev/null", format="png")
+    return ax
+
+
+def many(result, count):
+    """An LLC of `count` restrictions, from that of a few."""
+    repeated = result.isel(wr=[i % result.sizes["wr"] for i in range(count)])
+    return repeated.assign_coords(wr=[f"l{i // 8}h{i % 8}" for i in range(count)])
+
+
+def test_traces_have_a_line_for_each_chain_burn_in_and_units(run, ax):
+    lines = loss_traces(run, ax=ax)
+    assert [line.get_label() for line in lines] == ["chain 0", "chain 1", "chain 2"]
+    assert "burn-in" in [t.get_text() for t in ax.texts]
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("SGLD step", "loss (nat)")
+    assert "at the start" in [t.get_text() for t in ax.get_legend().get_texts()]
+    drawn(ax)
+
+
+def test_traces_of_fixed_rows_are_the_mean_losses_of_the_draws(run, ax):
+    lines = loss_traces(run, observable="code", smooth=1, ax=ax)
+    expected = run["loss_code"].mean(["batch_code", "token_pos"]).values
+    np.testing.assert_allclose(np.stack([line.get_ydata() for line in lines]), expected, rtol=1e-5)
+    start = [line for line in ax.lines if line.get_label() == "at the start"]
+    np.testing.assert_allclose(start[0].get_ydata(), run["init_loss_code"].mean().item(), rtol=1e-5)
+
+
+def test_a_failed_chain_ends_where_it_ended(tmp_path, ax):
+    tree = opened(lifelike.make_samples(tmp_path / "f.zarr", failing={1: 13}, draws=30, rows=2))
+    lines = loss_traces(tree, over="draws", smooth=1, ax=ax)
+    assert lines[1].get_label() == "chain 1 (stopped)"
+    assert len(lines[1].get_xdata()) == 13
+    assert "X" in [line.get_marker() for line in ax.lines]
+
+
+def test_col_gives_a_panel_for_each_value(run, study):
+    panels = loss_traces(run, col="observable")
+    assert isinstance(panels, Facets)
+    assert panels.names == ("code", "prose")
+    assert [ax.get_title(loc="left") for ax in panels] == ["code", "prose"]
+    assert len(loss_traces(study, col="wr")) == 4
+    with pytest.raises(SettingError, match="panels"):
+        loss_traces(run, col="wr")
+    with pytest.raises(SettingError, match="ax goes with one"):
+        loss_traces(run, col="observable", ax=panels.axs[0, 0])
+
+
+def test_llc_per_chain_draws_the_estimates_and_their_interval(run, ax):
+    result = compute_llc(run, ci=0.9)
+    bars = llc_estimates(result, ax=ax)
+    points = [line.get_ydata()[0] for line in ax.lines if line.get_marker() == "o"]
+    np.testing.assert_allclose(points, result["llc_per_chain"])
+    low, high = np.sort(bars.lines[2][0].get_segments()[0][:, 1])
+    np.testing.assert_allclose([low, high], result["llc_ci"])
+    assert "90 % interval" in ax.get_title(loc="right")
+    assert "dimensionless" in ax.get_ylabel()
+
+
+def test_llc_of_a_study_names_every_restriction_verbatim(study, ax):
+    llc_estimates(study, ax=ax)
+    assert [t.get_text() for t in ax.get_yticklabels()] == ["full", "l0h0", "l0 attn", "$a$"]
+    assert "fixed rows of code" in ax.get_title(loc="left")  # the estimate with less noise comes first
+    drawn(ax)
+
+
+@pytest.mark.parametrize("count", [2, 50])
+def test_rows_of_restrictions_do_not_overlap(study, count):
+    llc_estimates(many(compute_llc(study), count))
+    axes = plt.gca()
+    axes.figure.canvas.draw()
+    boxes = [t.get_window_extent() for t in axes.get_yticklabels()]
+    assert len(boxes) == count
+    assert all(a.y0 >= b.y1 - 0.5 for a, b in itertools.pairwise(boxes))
+
+
+def test_the_largest_restrictions_are_kept_and_the_rest_is_told(study, ax):
+    result = many(compute_llc(study), 50)
+    llc_estimates(result, limit=10, sort=True, ax=ax)
+    assert len(ax.get_yticklabels()) == 10
+    assert "10 largest of 50" in ax.get_title(loc="right")
+
+
+def test_llc_over_checkpoints_is_a_curve_in_the_order_of_training(study, ax):
+    results = [compute_llc(study), compute_llc(study) * 2]
+    series = xr.concat(results, dim="checkpoint").assign_coords(checkpoint=[200, 100])
+    curves = llc_estimates(series, ax=ax)
+    assert len(curves) == 4
+    assert curves[0].lines[0].get_xdata().tolist() == [100, 200]
+    assert ax.get_xlabel() == "training step"
+
+
+def test_the_influence_matrix_marks_observables_and_is_symmetric_about_zero(run, ax):
+    image = influence_matrix(run, ax=ax)
+    expected = compute_bif(run, correlation_method="sequence")["influences"]
+    np.testing.assert_allclose(image.get_array(), expected, rtol=1e-6)
+    low, high = image.get_clim()
+    assert low == -high
+    assert high < 1  # the diagonal does not set the scale
+    assert [t.get_text() for t in ax.get_yticklabels()] == ["code", "prose"]
+    drawn(ax)
+
+
+def test_token_influence_has_the_tokens_on_its_axes(run, ax):
+    image = token_influence(run, 0, 5, tokenizer="bytes", ax=ax)
+    pair = compute_bif(run)["influences"].sel(batch_1=0, batch_2=5)
+    np.testing.assert_allclose(image.get_array(), pair, atol=1e-6)
+    ids = run["input_ids_code"].values[0][1:]
+    assert [t.get_text() for t in ax.get_yticklabels()] == [chr(i).replace(" ", "·") for i in ids]
+    assert "prose, row 1" in ax.get_xlabel()
+    drawn(ax)
+    with pytest.raises(SettingError, match="no sequence 99"):
+        token_influence(compute_bif(run), 99, 0)
+    with pytest.raises(MissingVariableError, match="between tokens"):
+        token_influence(compute_bif(run, correlation_method="sequence"), 0, 1)
+
+
+def test_tokens_that_the_font_lacks_are_spelt(run, ax):
+    token_influence(run, 0, 1, tokenizer=lambda token: "\u4e2d$x$\n", ax=ax)
+    assert ax.get_yticklabels()[0].get_text().startswith("\\u4e2d")
+    drawn(ax)
+
+
+def test_class_means_are_those_of_the_standardised_matrix(sus, ax):
+    image = susceptibility_classes(sus, ax=ax)
+    values = sus["susceptibilities"]["sus"].values.astype(float)
+    standard = (values - values.mean(axis=0)) / values.std(axis=0)
+    ids = sus["susceptibilities"]["dataset_id"].values
+    expected = np.stack([standard[ids == k].mean(axis=0) for k in (0, 1)], axis=1)
+    np.testing.assert_allclose(image.get_array(), expected, rtol=1e-6)
+    assert [t.get_text() for t in ax.get_xticklabels()] == ["code (96)", "prose (96)"]
+    assert "±" in ax.texts[0].get_text()
+    drawn(ax)
+
+
+def test_classes_by_kind_by_function_and_by_label(sus, ax):
+    kinds = susceptibility_classes(sus, tokenizer="bytes", ax=ax)
+    assert kinds.get_array().shape[0] == 3
+    byte = susceptibility_classes(sus, lambda text: "upper" if text.isupper() else "rest", tokenizer="bytes")
+    assert byte.get_array().shape == (3, 2)
+    labels = ["a", "b"] * (sus["susceptibilities"].sizes["sus_flat"] // 2)
+    assert susceptibility_classes(sus, labels, standardize=False).get_array().shape == (3, 2)
+    with pytest.raises(SettingError, match="one class for each token"):
+        susceptibility_classes(sus, labels[:-1])
+
+
+def test_susceptibility_along_a_text(sus, ax):
+    image = susceptibility_text(sus, "prose", 2, tokenizer="bytes", ax=ax)
+    assert image.get_array().shape == (3, lifelike.TOKENS)
+    drawn(ax)
+    with pytest.raises(SettingError, match="no row 9"):
+        susceptibility_text(sus, "prose", 9)
+
+
+def test_principal_components_name_restrictions_and_colour_classes(sus, ax):
+    susceptibility_pca(sus, ax=ax)
+    assert {t.get_text() for t in ax.texts} <= {"l0h0", "l0 attn", "$a$"}
+    assert "% of the variance" in ax.get_xlabel()
+    assert len(susceptibility_pca(sus, "tokens")) == 2
+    with pytest.raises(SettingError, match="not that many"):
+        susceptibility_pca(sus, components=(1, 9))
+
+
+def test_metrics_show_norms_angles_and_distance(run):
+    panels = sgld_metrics(run)
+    assert len(panels) == 3
+    norms, cosines, distance = panels
+    assert norms.get_yscale() == "log"
+    assert {line.get_label() for line in panels.artists[0]} == {"noise", "gradient", "localization"}
+    assert cosines.get_ylim() == (-1.05, 1.05)
+    assert "weight units" in distance.get_ylabel()
+    panels.fig.savefig("/dev/null", format="png")
+
+
+def test_a_run_without_metrics_says_how_to_get_them(tmp_path):
+    tree = opened(lifelike.make_samples(tmp_path / "r.zarr", draws=10, rows=2, save_metrics=False))
+    with pytest.raises(MissingVariableError, match="save_metrics=True"):
+        sgld_metrics(tree)
+
+
+def test_the_verdict_tells_runs_chains_and_what_is_wrong(study, tmp_path, ax):
+    verdicts = verdict_table(study, ax=ax)
+    assert len(verdicts) == 4
+    assert all(v.get_text()[0] in "✓✗" for v in verdicts)
+    drawn(ax)
+    failed = opened(lifelike.make_samples(tmp_path / "f.zarr", failing={1: 13}, draws=30, rows=2))
+    (verdict,) = verdict_table(failed)
+    assert "diverged" in verdict.get_text()
+    assert "2/3 ✗" in [t.get_text() for t in plt.gca().texts]
+
+
+def test_scales_are_symmetric_and_bounded_by_what_most_values_are():
+    assert symmetric_limit([-3.0, 1.0]) == (3.0, False)
+    values = np.r_[np.linspace(-1, 1, 2000), 100.0]
+    limit, beyond = symmetric_limit(values)
+    assert limit < 1.1
+    assert beyond
+    assert symmetric_limit([0.0, 0.0])[0] == 1.0
+    with pytest.raises(SettingError):
+        symmetric_limit([1.0], limit=-1)
+
+
+def test_the_accessor_draws_what_fits_the_kind(run, study, sus):
+    assert len(PlotAccessor(run)()) == 3
+    assert run.devinterp.plot.traces()[0].axes is not None
+    PlotAccessor(study)()
+    PlotAccessor(compute_bif(run, correlation_method="sequence"))()
+    PlotAccessor(sus)()
+    assert ".influence()" in repr(PlotAccessor(run))
+    with pytest.raises(SettingError, match="no picture"):
+        PlotAccessor(xr.Dataset({"x": 1}))()
+
+
+def test_stores_and_results_of_devinterp_2_can_be_drawn(reference):
+    loss_traces(opened(reference / "full.zarr"))
+    influence_matrix(xr.open_dataset(reference / "bif_token.zarr", engine="zarr", consolidated=False))
+    susceptibility_classes(opened(reference / "susceptibilities.zarr"))
+    llc_estimates(xr.open_dataset(reference / "llc.zarr", engine="zarr", consolidated=False))
+
+
+def test_without_matplotlib_the_extra_is_named(run, monkeypatch):
+    import sys
+
+    from devinterp.errors import MissingDependencyError
+
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(MissingDependencyError, match=r"devinterp\[plot\]"):
+        loss_traces(run)
