@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 __all__ = ["DevinterpAccessor"]
 
 
-@xr.register_datatree_accessor("devinterp")
-@xr.register_dataset_accessor("devinterp")
+@xr.register_datatree_accessor("devinterp")  # type: ignore[no-untyped-call]  # xarray types neither
+@xr.register_dataset_accessor("devinterp")  # type: ignore[no-untyped-call]
 class DevinterpAccessor:
     """Analyses, checks and pictures of what `devinterp.sample` and the analyses return.
 
@@ -48,16 +48,16 @@ class DevinterpAccessor:
     @property
     def config(self) -> Mapping[str, Any]:
         """``metadata.config``: the sampler's settings, the observables; empty where none is recorded."""
-        from devinterp.slt._samples import dig
+        from devinterp.slt._samples import dig, metadata_of
 
-        return dig(self._obj.attrs, "metadata.config") or {}
+        return dig(metadata_of(self._obj), "config") or {}
 
     @property
     def provenance(self) -> Mapping[str, Any]:
         """``metadata.provenance``: identity of weights, rows, loss and mode; empty where none is recorded."""
-        from devinterp.slt._samples import dig
+        from devinterp.slt._samples import dig, metadata_of
 
-        return dig(self._obj.attrs, "metadata.provenance") or {}
+        return dig(metadata_of(self._obj), "provenance") or {}
 
     @property
     def observables(self) -> tuple[str, ...]:

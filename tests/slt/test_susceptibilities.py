@@ -282,9 +282,14 @@ def test_needs_nothing_but_what_it_uses():
     )
 
 
-def test_the_memory_does_not_grow_with_draws(tmp_path):
-    """Blocks of the store are all that is held: peak memory of the arrays stays below one run's losses."""
+def test_the_memory_does_not_grow_with_draws(tmp_path, monkeypatch):
+    """A few blocks of the store are all that is held: the peak stays far below the losses of one observable."""
     import tracemalloc
+
+    from devinterp.slt import _blocks
+
+    monkeypatch.setattr(_blocks, "BLOCK_BYTES", 2**17)
+    monkeypatch.setattr(_blocks, "READ_AHEAD_BYTES", 2**19)
 
     rows = {"train": 40, "code": 40}
     study = make_study(("full", "a"), rows=rows, draws=400, chains=2, tokens=64)
@@ -297,7 +302,7 @@ def test_the_memory_does_not_grow_with_draws(tmp_path):
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert losses > 8e6
-    assert peak < losses, f"{peak / 1e6:.1f} MB held for {losses / 1e6:.1f} MB of losses"
+    assert peak < losses / 2, f"{peak / 1e6:.1f} MB held for {losses / 1e6:.1f} MB of losses"
 
 
 def test_sample_restrictions_is_found_here_without_importing_torch(monkeypatch):

@@ -14,7 +14,7 @@ import xarray as xr
 __all__ = ["Block", "block_slices", "in_memory", "is_dask", "read_blocks", "row_means"]
 
 READ_AHEAD_BYTES = 48 * 2**20
-VIEW_BYTES = 8 * 2**20  # blocks of arrays that are in memory anyway stay within the cache of the last level
+BLOCK_BYTES = 8 * 2**20  # stays within the cache of the last level
 READERS = 4
 
 
@@ -40,16 +40,18 @@ def in_memory(array: xr.DataArray) -> bool:
 def block_slices(array: xr.DataArray) -> list[tuple[slice, slice]]:
     """Cut the first two dimensions along the store's chunks, chain by chain.
 
-    An array in memory is cut into views of a few megabytes.
+    Small chunks of one chain are taken together, since every read has a cost of its own; an array in memory is cut
+    into views of the same size.
     """
     num_chains, num_draws = array.shape[:2]
+    per_draw = max(1, int(np.prod(array.shape[2:], dtype=np.int64)) * array.dtype.itemsize)
     if in_memory(array):
-        per_draw = max(1, int(np.prod(array.shape[2:], dtype=np.int64)) * array.dtype.itemsize)
-        chain_step, draw_step = 1, max(1, VIEW_BYTES // per_draw)
+        chain_step, draw_step = 1, max(1, BLOCK_BYTES // per_draw)
     else:
         chunks = array.encoding.get("preferred_chunks") or {}
         chain_step = int(chunks.get(array.dims[0], 1))
         draw_step = int(chunks.get(array.dims[1], num_draws))
+        draw_step *= max(1, BLOCK_BYTES // (per_draw * draw_step * chain_step))
     return [
         (slice(c, min(c + chain_step, num_chains)), slice(d, min(d + draw_step, num_draws)))
         for c in range(0, num_chains, chain_step)

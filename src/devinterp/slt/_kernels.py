@@ -16,7 +16,7 @@ __all__ = ["matrix_product", "product_se", "standardize", "tiles"]
 F32 = npt.NDArray[np.float32]
 
 STANDARDIZE_COLUMNS = 256  # one block in float64 stays within the second-level cache
-TILE_COLUMNS = 512  # a tile of the product (1 MB) is bounded and mirrored while it is still in the cache
+TILE_COLUMNS = 1024  # a tile of the product (4 MB) is bounded and mirrored while it is still in the cache
 
 
 def standardize(series: F32, *, covariance: bool = False) -> npt.NDArray[np.bool_]:

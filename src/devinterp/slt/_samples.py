@@ -47,7 +47,7 @@ def study_members(obj: Tree | Mapping[str, Tree]) -> dict[str, Tree] | None:
         return None
     if not isinstance(obj, xr.DataTree):
         # What is no mapping either is refused by whoever takes it for a run.
-        return {str(name): tree for name, tree in obj.items()} if isinstance(obj, Mapping) else None
+        return dict(obj.items()) if isinstance(obj, Mapping) else None  # type: ignore[arg-type]  # not a Dataset here
     if is_samples(obj):
         return None
     members: dict[str, Tree] = {str(name): child for name, child in obj.children.items() if is_samples(child)}

@@ -28,7 +28,7 @@ N_BETA, CHAINS, DRAWS = 30.0, 4, 200
 HESSIAN = np.array([1.0, 0.5, 2.0, 0.1])
 Array = np.ndarray[Any, Any]
 Outcome = tuple[Array, Array]  # covered, half-width
-# Step size and localization: autocorrelation times of the loss of up to about 4 and 17 draws (of the weights twice that).
+# Step size, localization, burn-in: autocorrelation times of the weights of up to about 8 and 34 draws.
 PACE = {"fast": (2e-2, 20.0, 100), "slow": (5e-3, 20.0, 300)}
 
 
