@@ -76,7 +76,8 @@ def _heads(results: Results) -> Figure:
         left.bar(places[own], effects[own], color=colour, label=label, width=0.65)
     left.errorbar(places, effects, yerr=_bars(effects, bounds), fmt="none", ecolor="black", elinewidth=1, capsize=2)
     left.set_xticks(places, circuit.names)
-    left.set(ylabel="n_beta × loss rise (1)", title="Sampling one head: effect on copied bytes", ylim=(0, None))
+    left.set(ylabel="n_beta × loss rise (1)", title="Sampling one head: effect on copied bytes")
+    left.set_ylim(min(0.0, bounds.min()), 1.3 * bounds.max())
     left.legend(title=f"whiskers: {CONFIDENCE:.0%} intervals", title_fontsize=8, alignment="left")
     panels = (
         (others[0], circuit.previous, first_layer, "previous-token attention (1)", "Layer 0"),
@@ -158,7 +159,7 @@ def _susceptibilities(results: Results) -> Figure:
     }
     for axes, (name, title) in zip(panels, titles.items(), strict=True):
         values, errors = 100 * found[name].values, 100 * found[f"{name}_se"].values
-        limit, _ = symmetric_limit(values)
+        limit = float(np.abs(values).max())
         image = axes.imshow(values, cmap=DIVERGING, vmin=-limit, vmax=limit, aspect="auto")
         for (row, column), value in np.ndenumerate(values):
             text = f"{value:+.1f}\n±{errors[row, column]:.1f}"

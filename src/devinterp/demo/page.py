@@ -16,7 +16,7 @@ SECTIONS = {
     "llc": "The learning coefficient along training",
     "influence": "Which data influence which",
     "susceptibilities": "What each head answers to",
-    "stores": "The stores",
+    "stores": "How local, and where it is stored",
 }
 
 _STYLE = """
@@ -26,7 +26,7 @@ body { margin: 0 auto; max-width: 62rem; padding: 1.5rem; font: 1rem/1.5 system-
 h1 { font-size: 1.6rem; margin: 0 0 .5rem; } h2 { font-size: 1.2rem; margin: 2.2rem 0 .4rem; }
 img { max-width: 100%; height: auto; } figure { margin: .8rem 0; }
 .table { overflow-x: auto; } table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; }
-caption { text-align: left; font-weight: 600; padding-bottom: .3rem; }
+caption { text-align: left; white-space: nowrap; font-weight: 600; padding-bottom: .3rem; }
 th, td { padding: .2rem .7rem; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap; }
 th:first-child, td:first-child { text-align: left; } tr.strong { font-weight: 700; }
 .note { color: var(--dim); font-size: .85rem; } pre { background: #f4f4f7; padding: .8rem; overflow-x: auto; }

@@ -137,13 +137,13 @@ class Results:
     def _susceptibilities(self) -> str:
         column = self.classes["centred"].sel(token_class="second showing")
         errors = self.classes["centred_se"].sel(token_class="second showing")
-        lowest = int(np.argmin(column.values))
-        head, value, error = str(column["wr"].values[lowest]), float(column[lowest]), float(errors[lowest])
+        farthest = int(np.argmax(np.abs(column.values)))
+        head, value, error = str(column["wr"].values[farthest]), float(column[farthest]), float(errors[farthest])
         part = "a member" if head in self.circuit.members else "no member"
         low, high = (float(bound(self.classes["reproducibility"].values)) for bound in (np.min, np.max))
         return (
-            f"What sets {head} apart most, {part} of the circuit, is its answer to copied bytes: {value:+.2f} ± "
-            f"{error:.2f} standard deviations from the mean of all heads (class mean ± standard error over chains). "
+            f"On copied bytes {head}, {part} of the circuit, is farthest from the mean of all heads: {value:+.2f} ± "
+            f"{error:.2f} standard deviations (class mean ± standard error over chains). "
             f"Single bytes are too noisy at this many draws: two halves of the chains agree on them with a correlation "
             f"of {low:.2f} to {high:.2f}, depending on the head."
         )

@@ -60,7 +60,8 @@ def main(out: Path, quick: bool = False) -> int:
     console, settings, started = _console(), Settings.quick() if quick else Settings(), time.monotonic()
     out.mkdir(parents=True, exist_ok=True)
     corpus, model = load_corpus(), build_model(settings.seed)
-    console.print(introduction(corpus, model, settings), highlight=False)
+    intro = introduction(corpus, model, settings)
+    console.print(intro, highlight=False)
     with _one_thread():
         training = _train(model, corpus, settings, console)
         _save_weights(training, out / "weights")
@@ -73,7 +74,7 @@ def main(out: Path, quick: bool = False) -> int:
             advance(1)
     with _stage(console, "analysing", 4) as advance:
         results = _analyse(paths, reports, settings, training, circuit, scale, advance)
-    page = show(results, out, console)
+    page = show(results, intro, out, console)
     console.print(SNIPPET.format(study=out / STUDY), highlight=False, markup=False, soft_wrap=True)
     console.print(f"Done in {time.monotonic() - started:.0f} s. Open {page} in a browser.", highlight=False)
     return 0 if all(report.ok for report in reports.values()) else 1

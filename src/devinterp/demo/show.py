@@ -67,13 +67,15 @@ def introduction(corpus: Corpus, model: AttentionOnly, settings: Settings) -> st
     )
 
 
-def show(results: Results, out: Path, console: Console) -> Path:
+def show(results: Results, intro: str, out: Path, console: Console) -> Path:
     """Print the results, and write figures, numbers and the page.
 
     Parameters
     ----------
     results : Results
         What was found.
+    intro : str
+        What `introduction` said; it heads the page.
     out : Path
         Gets ``figures/*.png``, ``results.json`` and ``index.html``.
     console : Console
@@ -102,7 +104,9 @@ def show(results: Results, out: Path, console: Console) -> Path:
     (out / "results.json").write_text(json.dumps(results.to_dict(), indent=2) + "\n", encoding="utf-8")
     page = out / "index.html"
     snippet = SNIPPET.format(study=out / "study.zarr").strip()
-    page.write_text(make_page(local, sentences, figures, tables, _CAPTIONS, snippet), encoding="utf-8")
+    page.write_text(
+        make_page(intro.strip(), sentences | {"stores": local}, figures, tables, _CAPTIONS, snippet), encoding="utf-8"
+    )
     return page
 
 
