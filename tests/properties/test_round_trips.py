@@ -84,7 +84,6 @@ def test_flatten_undoes_unflatten(tree: xr.DataTree) -> None:
     check_flatten_undoes_unflatten(tree)
 
 
-@pytest.mark.xfail(reason="unflatten() does not know the leading dimension checkpoint", raises=ValueError, strict=True)
 def test_flatten_undoes_unflatten_of_several_checkpoints() -> None:
     tree = make_tree("susceptibilities", leading=frozenset({"checkpoint"}), sizes={"checkpoint": 2, "wr": 3})
     check_flatten_undoes_unflatten(tree)

@@ -90,6 +90,25 @@ def test_pca_rebuilds_the_matrix(result):
         pca(result, 4)
 
 
+def test_a_series_keeps_its_checkpoints_and_has_a_matrix_for_each(result):
+    sus = result["susceptibilities"].to_dataset()
+    both = xr.concat(
+        [sus, 2 * sus], dim="checkpoint", data_vars=["sus", "sus_cov", "sus_shift", "sus_se"], join="exact"
+    )
+    both = both.assign_coords(checkpoint=[10, 20]).assign_attrs(sus.attrs)
+    series = xr.DataTree.from_dict({"susceptibilities": both, "context": result["context"].to_dataset()})
+    tree = unflatten(series)
+    assert tree["code"]["sus"].dims == ("checkpoint", "batch", "target_position", "wr")
+    np.testing.assert_array_equal(tree["code"]["sus"][1], 2 * unflatten(result)["code"]["sus"])
+    back = flatten(tree)["susceptibilities"]
+    np.testing.assert_array_equal(back["sus"], both["sus"])
+    assert back["checkpoint"].values.tolist() == [10, 20]
+    with pytest.raises(SettingError, match=r"isel\(checkpoint=0\)"):
+        matrix(series)
+    one = xr.DataTree.from_dict({"susceptibilities": both.isel(checkpoint=0), "context": both[[]]})
+    np.testing.assert_array_equal(matrix(one), matrix(result))
+
+
 def test_split_half_tells_signal_from_noise():
     """One restriction's losses share a factor with the sampling task, per token; the other's are noise.
 

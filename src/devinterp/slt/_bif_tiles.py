@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from devinterp.slt._bif_plan import Plan
-from devinterp.slt._kernels import F32, matrix_product, product_se, standardize
+from devinterp.slt._kernels import F32, average_product_se, matrix_product, product_se, standardize
 from devinterp.slt._losses import LossMatrix
 
 __all__ = ["Operands", "Source", "average_tokens", "influence_tile"]
@@ -167,8 +167,6 @@ def influence_tile(
     spread: npt.NDArray[np.float32] | None = None
     if average:
         if groups is not None:
-            from devinterp.slt.uncertainty import average_product_se
-
             spread = average_product_se(first, second, width, groups, covariance=covariance)
         same = first is second
         first = average_tokens(first, width)

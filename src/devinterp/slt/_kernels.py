@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["matrix_product", "product_se", "standardize", "tiles"]
+__all__ = ["average_product_se", "matrix_product", "product_se", "standardize", "tiles"]
 
 F32 = npt.NDArray[np.float32]
 
@@ -145,4 +145,45 @@ def product_se(
             part -= product * (np.einsum("ij,ij->j", a, a)[:, None] / 2 + np.einsum("ij,ij->j", b, b)[None, :] / 2)
         total += part * part
     result: npt.NDArray[np.float32] = np.sqrt(total * np.float32(len(groups) / (len(groups) - 1)))
+    return result
+
+
+def average_product_se(first: F32, second: F32, width: int, groups: Sequence[slice], *, covariance: bool) -> F32:
+    """Standard error of products averaged over both positions of each pair of sequences; see `product_se`.
+
+    Parameters
+    ----------
+    first, second : array of float32, shape (observation, sequence * width)
+        Standardised columns.
+    width : int
+        Tokens per sequence.
+    groups : sequence of slice
+        Batches of observations.
+    covariance : bool
+        The columns were scaled for covariances.
+
+    Returns
+    -------
+    array of float32, shape (sequence of first, sequence of second)
+    """
+    count = first.shape[0]
+    n1, n2 = first.shape[1] // width, second.shape[1] // width
+    a, b = (x.reshape(count, -1, width) for x in (first, second))
+    mean_a, mean_b = a.mean(axis=2), b.mean(axis=2)
+    squares = [
+        np.array([np.einsum("ixt,ixt->xt", x[g], x[g]) for g in groups], dtype=np.float32) / (2 * width) for x in (a, b)
+    ]
+    result = np.empty((n1, n2), dtype=np.float32)
+    for i in range(n1):
+        product = (a[:, i].T @ second).reshape(width, n2, width)
+        over_q, over_p = product.mean(axis=2), product.mean(axis=0)  # (p, n2), (n2, q)
+        total: Any = np.zeros(n2, dtype=np.float32)
+        for k, group in enumerate(groups):
+            part = mean_a[group, i] @ mean_b[group]
+            if covariance:
+                part -= over_p.mean(axis=1) * np.float32((group.stop - group.start) / count)
+            else:
+                part -= squares[0][k, i] @ over_q + np.einsum("jq,jq->j", squares[1][k], over_p)
+            total += part * part
+        result[i] = np.sqrt(total * np.float32(len(groups) / (len(groups) - 1)))
     return result

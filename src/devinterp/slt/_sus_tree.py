@@ -25,12 +25,13 @@ def flat_tree(
     batches: Positions,
     targets: Positions,
     positions: Positions,
+    checkpoints: npt.NDArray[np.int64] | None = None,
 ) -> xr.DataTree:
     """Put flattened values and tokens into the tree of the schema.
 
     Parameters
     ----------
-    data : mapping of str to array, shape (sus_flat, wr)
+    data : mapping of str to array, shape (sus_flat, wr) or (checkpoint, sus_flat, wr)
         ``sus`` and what else there is, (observable, batch, target_position) flattened.
     tokens : mapping of str to array, shape (batch, position)
         Token ids of each observable, in the order of ``sus_flat``.
@@ -40,6 +41,8 @@ def flat_tree(
         Further attributes of ``/susceptibilities``.
     batches, targets, positions : sequence of arrays
         Per observable its rows, the positions predicted (from 1), and those of all tokens (from 0).
+    checkpoints : array of int64, optional
+        Training steps, where the values lead with them.
 
     Returns
     -------
@@ -48,9 +51,12 @@ def flat_tree(
     """
     kind = "susceptibilities"
     names = {"dataset_id_to_name": list(tokens)}
-    sus = xr.Dataset({variable: (("sus_flat", "wr"), values) for variable, values in data.items()})
+    dims = ("sus_flat", "wr") if checkpoints is None else ("checkpoint", "sus_flat", "wr")
+    sus = xr.Dataset({variable: (dims, values) for variable, values in data.items()})
     sus = sus.assign_coords(_flat("sus_flat", "target_position", batches, targets))
     sus = sus.assign_coords(wr=("wr", string_index(restrictions)))
+    if checkpoints is not None:
+        sus = sus.assign_coords(checkpoint=("checkpoint", checkpoints))
     context = xr.Dataset({"input_ids": ("ctx_flat", np.concatenate([ids.ravel() for ids in tokens.values()]))})
     context = context.assign_coords(_flat("ctx_flat", "position", batches, positions))
     tree = xr.DataTree.from_dict(

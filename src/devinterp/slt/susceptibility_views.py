@@ -36,7 +36,7 @@ def unflatten(result: xr.DataTree) -> xr.DataTree:
     -------
     xarray.DataTree
         One child per observable: ``sus`` (batch, target_position, wr), and what else there is of it, with ``input_ids``
-        (batch, position) beside it. `flatten` goes back.
+        (batch, position) beside it; a leading ``checkpoint`` stays in front. `flatten` goes back.
 
     Raises
     ------
@@ -56,13 +56,12 @@ def unflatten(result: xr.DataTree) -> xr.DataTree:
         ids_rows, ids_position = _grid(context, tokens, "position")
         part = sus.isel(sus_flat=inside)
         data: dict[str, Any] = {
-            variable: (("batch", "target_position", "wr"), part[variable].values.reshape(rows.size, position.size, -1))
-            for variable in VALUES
-            if variable in part
+            variable: _folded(part[variable], rows.size, position.size) for variable in VALUES if variable in part
         }
         ids = context["input_ids"].values[tokens].reshape(ids_rows.size, ids_position.size)
         data["input_ids"] = (("batch", "position"), ids[np.searchsorted(ids_rows, rows)])
-        coords = {"batch": rows, "target_position": position, "position": ids_position, "wr": sus["wr"].variable}
+        coords: dict[str, Any] = {"batch": rows, "target_position": position, "position": ids_position}
+        coords |= {name: sus[name].variable for name in ("wr", "checkpoint") if name in sus.coords}
         dataset = xr.Dataset(data, coords=coords)
         for variable in data:
             source = context if variable == "input_ids" else sus
@@ -101,15 +100,12 @@ def flatten(tree: xr.DataTree) -> xr.DataTree:
             found=list(tree.children),
         )
     present = [variable for variable in VALUES if all(variable in child for child in children)]
-    flat = {
-        variable: np.concatenate(
-            [
-                child[variable].transpose("batch", "target_position", "wr").values.reshape(-1, child.sizes["wr"])
-                for child in children
-            ]
-        )
-        for variable in present
-    }
+    order = ("batch", "target_position", "wr")
+    flat = {}
+    for variable in present:
+        parts = [child[variable].transpose(..., *order).values for child in children]
+        folded = [part.reshape(*part.shape[:-3], -1, part.shape[-1]) for part in parts]
+        flat[variable] = np.concatenate(folded, axis=-2)
     attrs = {str(key): value for key, value in tree.attrs.items() if key != "dataset_id_to_name"}
     ids = {
         n: child["input_ids"].transpose("batch", "position").values for n, child in zip(names, children, strict=True)
@@ -122,6 +118,7 @@ def flatten(tree: xr.DataTree) -> xr.DataTree:
         batches=[child["batch"].values for child in children],
         targets=[child["target_position"].values for child in children],
         positions=[child["position"].values for child in children],
+        checkpoints=children[0]["checkpoint"].values if "checkpoint" in children[0].coords else None,
     )
 
 
@@ -148,7 +145,7 @@ def matrix(
     Raises
     ------
     SettingError
-        ``standardize`` has no such value.
+        ``standardize`` has no such value, or the result has several checkpoints.
     MissingVariableError
         The result has no such variable.
     """
@@ -160,6 +157,12 @@ def matrix(
             f"The result has no {variable!r}.",
             expected=f"one of {[v for v in VALUES[:3] if v in dataset]}",
             remedy="Compute it with terms=True.",
+        )
+    if "checkpoint" in dataset[variable].dims:
+        raise SettingError(
+            "The result has several checkpoints, and a matrix is of one.",
+            found=f"{dataset.sizes['checkpoint']} checkpoints",
+            remedy="Choose one: result.isel(checkpoint=0).",
         )
     values = dataset[variable].astype(np.float64)
     unit = values.attrs.get("units", "nat^2")
@@ -274,6 +277,14 @@ def _correlation(a: npt.NDArray[np.float64], b: npt.NDArray[np.float64]) -> floa
     a, b = a - a.mean(), b - b.mean()
     scale = float(np.sqrt((a**2).sum() * (b**2).sum()))
     return float((a * b).sum()) / scale if scale > 0 else 0.0
+
+
+def _folded(values: xr.DataArray, rows: int, positions: int) -> tuple[tuple[str, ...], npt.NDArray[np.float32]]:
+    """Fold ``sus_flat`` into (batch, target_position), behind a leading ``checkpoint`` where there is one."""
+    leading = [str(dim) for dim in values.dims if dim not in ("sus_flat", "wr")]
+    ordered = values.transpose(*leading, "sus_flat", "wr")
+    shape = (*ordered.shape[:-2], rows, positions, ordered.shape[-1])
+    return (*leading, "batch", "target_position", "wr"), ordered.values.reshape(shape)
 
 
 def _group(result: xr.DataTree, name: str) -> xr.Dataset:
