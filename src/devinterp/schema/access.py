@@ -170,6 +170,7 @@ class ZarrAccess:
         if not safe_key(key):
             return EscapeError(f"The key {key!r} leads out of the store.")
         try:
+            await self._store._ensure_open()  # a ZIP archive that was never opened lacks even its lock
             buffer = await self._store.get(self._full(key), self._prototype, byte_range=RangeByteRequest(0, limit + 1))
         except (FileNotFoundError, KeyError, NotADirectoryError, IsADirectoryError):
             return None
@@ -199,6 +200,7 @@ class ZarrAccess:
         from zarr.core.sync import sync
 
         async def collect() -> list[str]:
+            await self._store._ensure_open()
             return [item async for item in items]
 
         try:

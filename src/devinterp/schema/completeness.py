@@ -151,7 +151,7 @@ class _Chunks:
             elif entry.name != "zarr.json":
                 self.findings.add(RuleCode.STRAY_CHUNK, path, "The object is no chunk of its array.")
         self.findings.checked["chunks"] += total
-        if self.omitted:
+        if self.omitted and total and self._fill_is_legal(array, spec, (0,) * len(grid)):
             self.values.omittable.add(array.path)
         if sum(present) < total:
             for number in _zeros(present):

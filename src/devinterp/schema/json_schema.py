@@ -134,7 +134,13 @@ def _array(variable: VariableSpec, storage: StorageSpec) -> dict[str, Any]:
     properties: dict[str, Any] = {
         "node_type": {"const": "array"},
         "zarr_format": {"const": 3},
-        "data_type": {"anyOf": [{"enum": types}, {"required": ["name"], "properties": {"name": {"enum": types}}}]},
+        # Without a type, what is said of members would hold for any string.
+        "data_type": {
+            "anyOf": [
+                {"enum": types},
+                {"type": "object", "required": ["name"], "properties": {"name": {"enum": types}}},
+            ]
+        },
         "dimension_names": dims,
         "shape": {"type": "array", "items": {"type": "integer", "minimum": 0}},
         "attributes": {"properties": {"units": {"enum": [variable.unit, *variable.alternative_units]}}},
@@ -165,7 +171,7 @@ def _codecs(variable: VariableSpec, storage: StorageSpec) -> list[list[str]]:
 def _codec_list(names: list[str]) -> dict[str, Any]:
     return {
         "type": "array",
-        "prefixItems": [{"required": ["name"], "properties": {"name": {"const": c}}} for c in names],
+        "prefixItems": [{"type": "object", "required": ["name"], "properties": {"name": {"const": c}}} for c in names],
         "minItems": len(names),
         "maxItems": len(names),
     }

@@ -68,7 +68,12 @@ def _load(source: Any, profile: str) -> Schema:
 def _named_schema(named: str, profile: str) -> Schema | None:
     if not _ID.fullmatch(named):
         return None
-    return load_by_id(named, profile)
+    found = load_by_id(named, profile)
+    if found is not None and found.profile != profile:
+        raise SchemaError(
+            f"The schema {named!r} has no profile {profile!r}.", expected=f"one of {sorted(found.profiles)}"
+        )
+    return found
 
 
 def known_schemas(profile: str) -> list[Schema]:
