@@ -27,8 +27,7 @@ study = xr.open_datatree("{study}", engine="zarr", consolidated=False)
 study["full/sampling_loss"].values      # (chain, draw, batch, token_pos), nat
 
 import devinterp                        # registers the accessor
-study["full"].to_dataset().isel(draw=slice(50, None))
-study.devinterp.llc(over="observable", ci=0.9)
+study.isel(draw=slice(50, None)).devinterp.llc(over="observable", ci=0.9)
 """
 
 _CAPTIONS = {
