@@ -25,6 +25,7 @@ MAY_IMPORT = {
     "report": {"errors", "names", "schema", "store", "slt", "plot"},
     "demo": {"errors", "names", "schema", "store", "slt", "plot", "utils"},
     "cli": {"errors", "names", "schema", "store", "slt", "plot", "report", "demo"},
+    "__main__": {"cli"},
 }
 HEAVY = {"torch", "pandera", "matplotlib", "arviz_stats", "dask", "distributed", "hypothesis", "pytest", "transformers"}
 MAY_BE_HEAVY = {

@@ -123,4 +123,6 @@ def _plain_warnings() -> Iterator[None]:
 
     with warnings.catch_warnings():
         warnings.showwarning = show
+        # A message is what they are here, also where the caller's settings make errors of warnings.
+        warnings.simplefilter("always", DevinterpWarning)
         yield

@@ -99,19 +99,15 @@ def export(
       devinterp schema export samples --as document
     """
     from devinterp.schema import load
-    from devinterp.schema.json_schema import json_schema
+    from devinterp.schema.json_schema import json_document, json_schema
 
     loaded = load(schema, profile=profile)
-    document = json_schema(loaded) if what is As.jsonschema else loaded.document
-    text = json.dumps(document, indent=2, ensure_ascii=False, default=_special)
+    document = json_schema(loaded) if what is As.jsonschema else json_document(loaded)
+    text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False)
     if output is None:
         typer.echo(text)
     else:
         Path(output).write_text(text + "\n", encoding="utf-8")
-
-
-def _special(value: Any) -> Any:
-    return dict(value) if hasattr(value, "keys") else list(value)
 
 
 def check(

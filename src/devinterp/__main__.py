@@ -1,0 +1,5 @@
+"""``python -m devinterp``: the command line."""
+
+from devinterp.cli import main
+
+main()

@@ -1,0 +1,410 @@
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import lifelike
+import numpy as np
+import pytest
+import xarray as xr
+
+from devinterp.cli import main
+from devinterp.slt.bif import compute_bif
+from devinterp.slt.llc import compute_llc
+from devinterp.slt.susceptibilities import compute_susceptibilities
+
+SMALL = {"chains": 2, "draws": 20, "rows": 2, "save_metrics": False}
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    return lifelike.make_samples(tmp_path_factory.mktemp("cli") / "run.zarr", **SMALL)
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    return lifelike.make_study(tmp_path_factory.mktemp("cli") / "study.zarr", ["full", "l0 attn", "l0h1"], **SMALL)
+
+
+@pytest.fixture
+def run(capsys):
+    """Call the command line in this process: (exit code, standard output, standard error)."""
+
+    def call(*arguments):
+        with pytest.raises(SystemExit) as done:
+            main([str(a) for a in arguments])
+        out, err = capsys.readouterr()
+        assert "Traceback" not in err, err
+        return done.value.code, out, err
+
+    return call
+
+
+def records(path):
+    return list(csv.DictReader(io.StringIO(path.read_text())))
+
+
+def opened(path):
+    return xr.open_datatree(path, engine="zarr")
+
+
+# validate
+
+
+def test_a_valid_store_is_0_and_says_so(run, store):
+    code, out, err = run("validate", store)
+    assert (code, err) == (0, "")
+    assert "valid (devinterp/samples@1, profile strict, level values): no findings" in out
+
+
+def test_findings_are_1_with_code_place_expectation_and_remedy(run, store, tmp_path):
+    broken = shutil.copytree(store, tmp_path / "b.zarr")
+    Path(broken, "loss_code/c/0/0/0/0").unlink()
+    code, out, _ = run("validate", broken, "--format", "json")
+    document = json.loads(out)
+    assert code == 1
+    assert document["ok"] is False
+    finding = next(f for f in document["findings"] if f["severity"] == "error")
+    assert finding["path"].startswith("/loss_code")
+    assert finding["code"].startswith("DI")
+    assert finding["remedy"]
+    assert run("validate", broken, "--level", "structure")[0] == 0
+
+
+def test_what_cannot_be_read_is_2(run, store, tmp_path):
+    assert run("validate", tmp_path / "nothing.zarr")[0] == 2
+    code, out, _ = run("validate", store, tmp_path / "nothing.zarr", "--format", "json")
+    assert code == 2
+    assert [r["ok"] for r in json.loads(out)["reports"]] == [True, False]
+
+
+def test_sarif_is_one_document_for_all_stores(run, store, study):
+    code, out, _ = run("validate", store, study, "--format", "sarif", "--level", "structure")
+    assert code == 0
+    assert json.loads(out)["version"] == "2.1.0"
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--level", "deep"], ["--profile", "lax"], ["--format", "xml"], ["--schema", "nosuch"], ["--what"]]
+)
+def test_wrong_usage_is_2_with_one_message_on_standard_error(run, store, arguments):
+    code, out, err = run("validate", store, *arguments)
+    assert (code, out) == (2, "")
+    assert arguments[-1].lstrip("-") in err
+
+
+def test_no_path_is_2(run):
+    assert run("validate")[0] == 2
+
+
+def test_peers_stores_are_valid_under_their_profile(run, reference):
+    assert run("validate", reference / "full.zarr", "--profile", "devinterp-2.0")[0] == 0
+    assert run("validate", reference / "full.zarr")[0] == 1
+
+
+# analyses
+
+
+def test_llc_to_every_target_is_the_function_s(run, study, tmp_path):
+    expected = compute_llc(opened(study), over="observable", ci=0.9)
+    options = ["--over", "observable", "--ci", "0.9"]
+    for name in ("llc.zarr", "llc.csv", "llc.json"):
+        code, out, err = run("llc", study, *options, "-o", tmp_path / name)
+        assert (code, out) == (0, "")
+        assert "written" in err
+    back = opened(tmp_path / "llc.zarr").to_dataset()
+    np.testing.assert_array_equal(back["llc_ci"], expected["llc_ci"])
+    rows = records(tmp_path / "llc.csv")
+    assert [r["wr"] for r in rows] == ["full", "l0 attn", "l0h1"]
+    np.testing.assert_array_equal([float(r["llc_mean"]) for r in rows], expected["llc_mean"])
+    document = json.loads((tmp_path / "llc.json").read_text())
+    assert document["variables"]["llc_mean"]["data"] == expected["llc_mean"].values.tolist()
+    assert document["attributes"]["over"] == "observable"
+    code, out, _ = run("llc", study, *options)
+    assert "l0 attn" in out
+    assert "90 % interval" in out
+    assert not [line for line in out.splitlines() if line != line.rstrip()]
+
+
+def test_bif_to_every_target_is_the_function_s(run, store, tmp_path):
+    expected = compute_bif(opened(store), correlation_method="sequence")
+    for name in ("b.zarr", "b.csv", "b.json"):
+        assert run("bif", store, "--method", "sequence", "-o", tmp_path / name)[0] == 0
+    np.testing.assert_allclose(opened(tmp_path / "b.zarr")["influences"], expected["influences"], atol=1e-6)
+    rows = records(tmp_path / "b.csv")
+    assert len(rows) == 16
+    place = {"batch_1": int(rows[5]["batch_1"]), "batch_2": int(rows[5]["batch_2"])}
+    assert float(rows[5]["influence"]) == pytest.approx(float(expected["influences"].sel(place)), abs=1e-6)
+    assert json.loads((tmp_path / "b.json").read_text())["dimensions"]["batch_1"] == 4
+
+
+def test_bif_selects_and_shows_the_strongest(run, store, study):
+    code, out, _ = run("bif", store, "--queries", "0,2-3", "--corpus", "prose", "--format", "csv", "--average")
+    assert code == 0
+    pairs = {(r["batch_1"], r["batch_2"]) for r in csv.DictReader(io.StringIO(out))}
+    assert pairs == {(a, b) for a in "023" for b in "23"}
+    code, out, _ = run("bif", study, "--restriction", "l0h1")
+    assert code == 0
+    assert "strongest" in out
+    assert run("bif", study, "--restriction", "l7")[0] == 2
+    assert run("bif", store, "--queries", "nobody")[0] == 2
+
+
+def test_susceptibilities_to_every_target_are_the_function_s(run, study, tmp_path):
+    expected = compute_susceptibilities(opened(study), se=True)["susceptibilities"]
+    for name in ("s.zarr", "s.csv", "s.json"):
+        assert run("susceptibilities", study, "--se", "-o", tmp_path / name)[0] == 0
+    back = opened(tmp_path / "s.zarr")["susceptibilities"]
+    np.testing.assert_array_equal(back["sus_se"], expected["sus_se"])
+    rows = records(tmp_path / "s.csv")
+    np.testing.assert_allclose([float(r["l0 attn"]) for r in rows], expected["sus"].sel(wr="l0 attn"), rtol=1e-6)
+    ids = opened(study)["full/input_ids_prose"].values
+    assert int(rows[0]["token"]) == ids[0, 1]
+    assert "susceptibilities" in json.loads((tmp_path / "s.json").read_text())["groups"]
+    assert "l0 attn" in run("susceptibilities", study)[1]
+
+
+def test_missing_numbers_are_null_in_json_and_empty_in_csv(run, tmp_path):
+    failed = lifelike.make_samples(tmp_path / "f.zarr", failing={0: 5}, **SMALL)
+    code, out, err = run("llc", failed, "--format", "json")
+    assert code == 0
+    assert json.loads(out)["variables"]["llc_per_chain"]["data"][0] is None
+    assert "warning: " in err
+    assert ".py" not in err  # a message, not a line of our code
+    (row,) = csv.DictReader(io.StringIO(run("llc", failed, "--format", "csv")[1]))
+    assert row["llc_chain_0"] == ""
+
+
+def test_stores_of_devinterp_2_are_analysed_without_being_asked(run, reference):
+    code, out, _ = run("llc", reference / "full.zarr", "--over", "steps", "--burnin", "--format", "json")
+    assert code == 0
+    stored = xr.open_dataset(reference / "llc.zarr", engine="zarr", consolidated=False)
+    assert json.loads(out)["variables"]["llc_mean"]["data"] == pytest.approx(float(stored["llc_mean"]), abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["llc", "nothing.zarr"], "no store"),
+        (["llc", "{store}", "-o", "x.parquet"], ".zarr, .csv or .json"),
+        (["llc", "{store}", "-o", "{store}"], "left untouched"),
+        (["llc", "{store}", "--over", "observable", "--observable", "poems"], "poems"),
+        (["llc", "{store}", "--ci", "7"], "between 0 and 1"),
+        (["susceptibilities", "{store}"], "without a restriction"),
+        (["report", "{store}", "--tokenizer", "/nowhere/tokenizer.json"], "could not be loaded"),
+        (["repair", "nothing.zarr"], "no store"),
+        (["schema", "show", "poems"], "no schema"),
+        (["info", "nothing.zarr"], "no store"),
+    ],
+)
+def test_a_mistake_is_one_message_and_2(run, store, arguments, said, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code, out, err = run(*(a.format(store=store) for a in arguments))
+    assert (code, out) == (2, "")
+    assert said in err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_invalid_store_is_not_analysed_and_every_finding_is_shown(run, store, tmp_path):
+    broken = shutil.copytree(store, tmp_path / "b.zarr")
+    shutil.rmtree(Path(broken, "n_beta"))
+    shutil.rmtree(Path(broken, "init_loss"))
+    document = json.loads(Path(broken, "zarr.json").read_text())
+    del document["consolidated_metadata"]
+    Path(broken, "zarr.json").write_text(json.dumps(document))
+    code, out, err = run("llc", broken)
+    assert (code, out) == (2, "")
+    assert "n_beta" in err
+    assert "init_loss" in err
+
+
+def test_a_fault_of_ours_is_neither_findings_nor_a_mistake(store, capsys, monkeypatch):
+    monkeypatch.setattr("devinterp.slt.llc.compute_llc", lambda *_, **__: 1 / 0)
+    with pytest.raises(SystemExit) as done:
+        main(["llc", str(store)])
+    assert done.value.code == 70
+    assert "fault of devinterp" in capsys.readouterr().err
+
+
+# info, schema, repair, report, demo
+
+
+def test_info_tells_what_a_store_is(run, store, study):
+    code, out, _ = run("info", store)
+    assert code == 0
+    for told in ("devinterp/samples@1", "completed", "lr=0.001", "code (2 rows)", "20/20"):
+        assert told in out
+    document = json.loads(run("info", study, "--format", "json")[1])
+    assert [r["group"] for r in document["runs"]] == ["/full", "/l0 attn", "/l0h1"]
+
+
+WRITER = """
+import sys, time
+sys.path.insert(0, {helpers!r})
+import lifelike
+from devinterp.store import open_run
+with open_run({path!r}, {{"/": lifelike.request(chains=2, draws=200, rows=2, save_metrics=False)}}) as run:
+    engine = lifelike.Engine(run, "/", scale=0.02, seed=1)
+    engine.write_fixed()
+    for chain in (0, 1):
+        for stop in (50, 100, 150, None):
+            engine.run_chain(chain, stop_at=stop, status="interrupted" if stop else "complete")
+            time.sleep(0.3)
+    run.complete()
+"""
+
+
+def test_info_follows_a_store_while_another_process_writes_it(tmp_path):
+    path = tmp_path / "run.zarr"
+    helpers = str(Path(lifelike.__file__).parent)
+    writer = subprocess.Popen([sys.executable, "-c", WRITER.format(helpers=helpers, path=str(path))])
+    try:
+        for _ in range(600):
+            if (path / "zarr.json").exists():
+                break
+            time.sleep(0.05)
+        watching = [sys.executable, "-m", "devinterp", "info", str(path), "--watch", "--interval", "0.1"]
+        done = subprocess.run([*watching, "--format", "json"], capture_output=True, text=True, timeout=120, check=False)
+    finally:
+        assert writer.wait(timeout=60) == 0
+    assert done.returncode == 0, done.stderr
+    looks = [json.loads(line) for line in done.stdout.splitlines()]
+    progress = [look["runs"][0]["done"] for look in looks]
+    assert progress == sorted(progress)
+    assert looks[-1]["completed"]
+    going = [look for look in looks if look["writer"] is not None]
+    assert going, "it was seen while it was being written"
+    last = [look["runs"][0]["so_far"] for look in looks if look["runs"][0]["so_far"]]
+    assert last
+    assert all(seen["source"] == "loss_code" and seen["llc"] is not None for seen in last)
+    assert any(seen["rhat"] is not None for seen in last)
+
+
+def test_schema_is_shown_exported_and_checked(run, tmp_path, store):
+    import jsonschema
+
+    assert "devinterp/samples@1" in run("schema", "show")[1]
+    assert "loss_{obs}" in run("schema", "show", "samples")[1]
+    exported = json.loads(run("schema", "export", "samples")[1])
+    validator = jsonschema.Draft202012Validator(exported)
+    document = json.loads((store / "zarr.json").read_text())
+    assert list(validator.iter_errors(document)) == []
+    document["consolidated_metadata"]["metadata"]["loss_code"]["data_type"] = "float64"
+    assert len(list(validator.iter_errors(document))) == 1
+    assert json.loads(run("schema", "export", "samples", "--as", "document")[1])["schema"] == "devinterp/samples"
+    extension = tmp_path / "lab.yaml"
+    extension.write_text(
+        "schema: lab/runs\nversion: 1\nextends: devinterp/samples@1\ndoc: Ours.\nnodes:\n  /:\n    doc: Ours.\n    variables:\n"
+        "      temperature: {dims: [chain], dtype: float32, fill: NaN, unit: K, doc: Of the machine.}\n"
+    )
+    code, out, _ = run("schema", "check", extension)
+    assert code == 0, out
+    assert "temperature" in out
+    extension.write_text("schema: lab/runs\nversion: one\ndoc: Ours.\n")
+    assert run("schema", "check", extension)[0] == 1
+    assert run("schema", "check", tmp_path / "nothing.yaml")[0] == 2
+
+
+def test_repair_asks_or_is_told(run, store, tmp_path, monkeypatch):
+    broken = shutil.copytree(store, tmp_path / "b.zarr")
+    assert run("repair", broken) == (0, f"{broken}: nothing is lost\n", "")
+    Path(broken, "loss_code/c/1/0/0/0").unlink()
+    code, out, _ = run("repair", broken, "--dry-run")
+    assert code == 1
+    assert "0 of 20 draws stand" in out
+    monkeypatch.setattr("sys.stdin", io.StringIO(""))
+    code, _, err = run("repair", broken)
+    assert code == 1
+    assert "--yes" in err
+    assert run("validate", broken)[0] == 1
+    assert run("repair", broken, "--yes")[0] == 0
+    assert run("validate", broken)[0] == 0
+
+
+def test_report_writes_one_file(run, store, tmp_path):
+    code, out, err = run("report", store, "-o", tmp_path / "r.html", "--tokenizer", "bytes", "--title", "My <run>")
+    assert (code, out) == (0, "")
+    assert "written" in err
+    assert "<title>My &lt;run&gt;</title>" in (tmp_path / "r.html").read_text()
+    assert run("report", store, "-o", tmp_path)[0] == 2
+
+
+def test_demo_hands_its_options_over(run, tmp_path, monkeypatch):
+    import types
+
+    seen = []
+    fake = types.ModuleType("devinterp.demo.run")
+    fake.main = lambda out, quick: seen.append((out, quick)) or 0
+    monkeypatch.setitem(sys.modules, "devinterp.demo.run", fake)
+    assert run("demo", "--out", tmp_path / "d", "--quick")[0] == 0
+    assert seen == [(tmp_path / "d", True)]
+
+
+# of every command
+
+
+@pytest.mark.parametrize(
+    "command", ["validate", "info", "llc", "bif", "susceptibilities", "report", "repair", "demo", "schema show"]
+)
+def test_help_has_examples(run, command):
+    code, out, _ = run(*command.split(), "--help")
+    assert code == 0
+    assert "Examples:" in out
+    assert f"devinterp {command}" in out
+
+
+def test_the_list_of_commands_the_version_and_completion(run):
+    import devinterp
+
+    out = run("--help")[1]
+    for name in ("validate", "info", "llc", "bif", "susceptibilities", "schema", "report", "repair", "demo"):
+        assert name in out
+    assert "--install-completion" in out
+    assert run("--version")[1].split()[-1] == devinterp.__version__
+
+
+def terminal(arguments, **environment):
+    """Run at a pseudo-terminal and return what it showed."""
+    import pty
+
+    shown = bytearray()
+
+    def read(descriptor):
+        data = os.read(descriptor, 4096)
+        shown.extend(data)
+        return b""
+
+    code = "import os, sys; os.environ.update({}); from devinterp.cli import main; main({})"
+    pty.spawn([sys.executable, "-c", code.format(environment, [str(a) for a in arguments])], read, lambda _: b"")
+    return shown.decode()
+
+
+def test_colours_are_for_terminals_and_no_color_is_honoured(run, store):
+    assert "\x1b[" not in run("validate", store)[1]
+    assert "\x1b[1;32m" in terminal(["validate", store], TERM="xterm-256color")
+    plain = terminal(["validate", store], TERM="xterm-256color", NO_COLOR="1")
+    assert "32m" not in plain
+    assert "no findings" in plain
+
+
+def test_a_closed_pipe_is_no_fault(store):
+    command = f"{sys.executable} -m devinterp bif {store} --format csv | head -1"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=120, check=False)
+    assert done.stdout.startswith("batch_1")
+    assert done.stderr == ""
+
+
+def test_the_command_line_starts_without_torch_and_matplotlib():
+    code = (
+        "import sys\nfrom devinterp.cli import main\ntry: main(['--help'])\nexcept SystemExit: pass\n"
+        "print(sorted({'torch', 'matplotlib', 'pandera', 'arviz_stats', 'zarr'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
