@@ -138,7 +138,11 @@ def moments(
         name,
         lambda: Replicas(
             {"w": np.array([start])},
-            [lambda w: 0.5 * curvature * (w[:, 0] - minimum) ** 2, lambda w: w[:, 0], lambda w: (w[:, 0] - centre) ** 2],
+            [
+                lambda w: 0.5 * curvature * (w[:, 0] - minimum) ** 2,
+                lambda w: w[:, 0],
+                lambda w: (w[:, 0] - centre) ** 2,
+            ],
             copies,
         ),
         ["loss", "w", "square"],
@@ -150,11 +154,12 @@ def moments(
 
 
 def slopes(name: str, gradients: Sequence[float], *, lr: float, n_beta: float, localization: float, eps: float) -> Case:
-    """Linear losses g w under RMSprop: the gradient is constant, so that G = 1 / (|g| + eps) is frozen, per parameter."""
+    """Linear losses g w under RMSprop: the gradient is constant, so G = 1 / (|g| + eps) is frozen, per parameter."""
     g = np.asarray(gradients)
     gain = 1 / (np.abs(g) + eps)
-    variances = targets.stationary_variance(localization, float(lr * gain[0])), targets.stationary_variance(
-        localization, float(lr * gain[1])
+    variances = (
+        targets.stationary_variance(localization, float(lr * gain[0])),
+        targets.stationary_variance(localization, float(lr * gain[1])),
     )
     centres = -n_beta * g / localization
     slope = torch.tensor(g, dtype=torch.float32)
@@ -224,7 +229,9 @@ def homogeneous(name: str, degree: int, dimension: int, *, lr: float, n_beta: fl
     """|w|^p in d dimensions, no localization: nβE[L] = d / p, here at the chain's own step size."""
     scale = n_beta ** (-1 / degree)
     if dimension == 1:
-        grid, law = targets.kernel_law(lambda w: n_beta * degree * np.sign(w) * np.abs(w) ** (degree - 1), lr, -4 * scale, 4 * scale)
+        grid, law = targets.kernel_law(
+            lambda w: n_beta * degree * np.sign(w) * np.abs(w) ** (degree - 1), lr, -4 * scale, 4 * scale
+        )
         target = n_beta * float((law * np.abs(grid) ** degree).sum())
     else:
         r = np.linspace(0, 4 * scale, 20001)[1:]

@@ -46,7 +46,7 @@ class Replicas(nn.Module):
 
 
 def replica_loss(model: Replicas, input_ids: torch.Tensor) -> torch.Tensor:
-    """Row ``[k, ...]``: function k - 1 of every copy; row ``[0, ...]``: the sampled loss, times the number of copies."""
+    """Row ``[k, ...]``: function k - 1 of every copy; row ``[0, ...]``: the sampled loss, times the copies' number."""
     rows = []
     for k in input_ids[:, 0].tolist():
         rows.append(model.values(0) * model.copies if k == 0 else model.values(k - 1))

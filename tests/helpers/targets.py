@@ -39,14 +39,15 @@ def quadratic_llc(curvatures: Sequence[float], n_beta: float, localization: floa
 
 
 def kernel_law(
-    gradient: Callable[[Array], Array], lr: float, low: float, high: float, points: int = 1500
+    gradient: Callable[[Array], Array], lr: float, low: float, high: float, points: int = 600
 ) -> tuple[Array, Array]:
     """Stationary law of the finite-step chain in one dimension: (grid, probabilities).
 
     The kernel's density is smooth, so that its discretisation on an even grid converges faster than any power.
     """
     grid = np.linspace(low, high, points)
-    mean = grid - lr / 2 * gradient(grid)
+    # Far out, where no chain ever is, one step may lead beyond the grid.
+    mean = np.clip(grid - lr / 2 * gradient(grid), low, high)
     kernel = np.exp(-((grid[None, :] - mean[:, None]) ** 2) / (2 * lr))
     kernel /= kernel.sum(axis=1, keepdims=True)
     law = np.full(points, 1.0 / points)
@@ -103,21 +104,21 @@ def crossing_llc(powers: tuple[int, int], n_beta: float, localization: float, lr
     return n_beta * corrected_mean(potential, gx**2 + gy**2, laplacian, loss, weights, lr)
 
 
-def rank_regression_llc(inputs: int, hidden: int, outputs: int, n_beta: float, localization: float) -> float:
+def rank_regression_llc(
+    inputs: int, hidden: int, outputs: int, n_beta: float, localization: float, lr: float = 0.0, seed: int = 0
+) -> float:
     """nβE[½|BA|²] with Gaussians of precision γ on A (hidden, inputs) and B (outputs, hidden): true rank 0.
 
-    With one factor integrated out, what is left is a function of the eigenvalues of the other's Gram matrix, of which
-    there are few: a Laguerre ensemble, integrated over every eigenvalue by Andréief's and de Bruijn's formulas would
-    do; here the joint density is summed on a grid, for at most three eigenvalues.
+    With one factor integrated out, what is left is a function of the few eigenvalues of the other's Gram matrix, whose
+    joint density is summed on a grid. The step size adds its first-order correction, averaged over draws from that
+    grid: its integrand is a polynomial in both factors.
     """
-    # E over A given B, B is (p, q): eigenvalues s of the smaller Gram matrix, number k = min(p, q).
-    choices = [((outputs, hidden), inputs), ((inputs, hidden), outputs)]
-    (p, q), other = min(choices, key=lambda c: min(c[0]))
+    # The factor that is kept is (p, q); the other one has `other` rows or columns of its own.
+    (p, q), other = min([((outputs, hidden), inputs), ((inputs, hidden), outputs)], key=lambda c: min(c[0]))
     k, big = min(p, q), max(p, q)
     if k > 3:
         raise ValueError("too many eigenvalues for a grid")
-    # s = exp(t); ds = s dt
-    t = np.linspace(math.log(1e-9), math.log(120.0 / localization), 700 if k < 3 else 240)
+    t = np.linspace(math.log(1e-9), math.log(120.0 / localization), 700 if k < 3 else 200)
     s = np.exp(t)
     log_one = (big - k - 1) / 2 * np.log(s) - localization * s / 2 - other / 2 * np.log1p(n_beta * s / localization) + t
     energy = 0.5 * other * n_beta * s / (localization + n_beta * s)
@@ -131,7 +132,40 @@ def rank_regression_llc(inputs: int, hidden: int, outputs: int, n_beta: float, l
     for i, j in itertools.combinations(index, 2):
         repulsion = repulsion * np.abs(s[i] - s[j])
     density = np.exp(log_density - np.max(log_density)) * repulsion
-    return float((density * mean).sum() / density.sum())
+    density = density / density.sum()
+    exact = float((density * mean).sum())
+    if lr == 0.0:
+        return exact
+    rng = np.random.default_rng(seed)
+    drawn = rng.choice(density.size, 20_000, p=density.ravel())
+    eigenvalues = np.stack([s[i] for i in np.unravel_index(drawn, density.shape)], axis=1)
+    return exact + n_beta * _regression_correction(eigenvalues, (p, q, other), n_beta, localization, lr, rng)
+
+
+def _regression_correction(
+    eigenvalues: Array,
+    shape: tuple[int, int, int],
+    n_beta: float,
+    localization: float,
+    lr: float,
+    rng: np.random.Generator,
+) -> float:
+    """Cov(ε/2 [¼|∇U|² - ½ΔU], L), L = ½|KG|²: K (rows, width) by its eigenvalues, G (width, other) Gaussian given K."""
+    rows, width, other = shape
+    spectrum = np.zeros((len(eigenvalues), width))
+    spectrum[:, : eigenvalues.shape[1]] = eigenvalues
+    g = rng.normal(size=(len(eigenvalues), width, other)) / np.sqrt(localization + n_beta * spectrum)[:, :, None]
+    gram = g @ g.swapaxes(1, 2)
+    loss = 0.5 * np.einsum("ni,nii->n", spectrum, gram)
+    over_g = (((n_beta * spectrum + localization) ** 2)[:, :, None] * g**2).sum(axis=(1, 2))
+    over_k = (
+        n_beta**2 * np.einsum("nij,nj,nij->n", gram, spectrum, gram)
+        + 4 * localization * n_beta * loss
+        + localization**2 * spectrum.sum(axis=1)
+    )
+    laplacian = n_beta * (other * spectrum.sum(axis=1) + rows * np.einsum("nii->n", gram))
+    correction = lr / 2 * ((over_g + over_k) / 4 - laplacian / 2)
+    return float(np.mean(correction * loss) - np.mean(correction) * np.mean(loss))
 
 
 # ---- learning coefficients: the limit of large n_beta --------------------------------------------------------------
