@@ -96,7 +96,9 @@ def test_every_code_has_its_words_and_no_number_is_used_twice() -> None:
     assert len({c.value for c in RuleCode}) == len(RuleCode.__members__)
     for code in RuleCode:
         assert re.fullmatch(r"DI\d{3}", code.value)
-        assert code.title and code.meaning.endswith(".") and code.remedy.endswith(".")
+        assert code.title
+        assert code.meaning.endswith(".")
+        assert code.remedy.endswith(".")
         assert RuleCode.lookup(code.slug) is RuleCode.lookup(code.value) is code
         assert f"{code}" == code.value
 
