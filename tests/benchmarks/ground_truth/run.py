@@ -1,0 +1,170 @@
+"""The ground-truth table: every case of tests/helpers/known_table.py, written to docs/ground-truth.md.
+
+    python tests/benchmarks/ground_truth/run.py [--peer PYTHON] [--only TEXT] [--output PATH]
+
+``--peer`` is a Python in which devinterp 2.0.x is installed: its sampler then runs the same models with the same
+settings and seeds. Exits with 1 where an exact target lies outside its 99 % interval, or a learning coefficient is
+missed by more than the bound fixed beforehand.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[3]
+sys.path.insert(0, str(ROOT / "tests" / "helpers"))
+
+import numpy as np  # noqa: E402
+import torch  # noqa: E402
+from known_cases import ASYMPTOTIC_BOUND, Case, Row  # noqa: E402
+from known_networks import gaussian_susceptibilities, susceptibility_replicates  # noqa: E402
+from known_table import full_table  # noqa: E402
+from replicas import effective_size, interval, readout  # noqa: E402
+
+HEADER = """# Ground truth
+
+`make ground-truth` samples models whose right answer is known, and writes this page. Every run holds many independent
+copies of its weights, so that the interval (99 %, Student's t over copies and chains) owes nothing to an estimate of
+autocorrelation. The targets are exact for the run's own step size, inverse temperature, localization and start:
+
+* Gaussian posteriors by the stationary law of the update at a finite step size;
+* one-dimensional ones by the chain's own transition kernel;
+* normal crossings, two-dimensional losses and regression at rank 0 by quadrature, with the step size to first order;
+* λ rows compare with learning coefficients, the limit of large n_beta; they hold up to a bias of {bound:.0%}, which
+  was fixed beforehand.
+
+ESS is the number of independent draws that the mean is worth. {peer}
+
+| group | case | quantity | true value | estimate | 99 % interval | ESS | {peer_title} | verdict |
+|---|---|---|---|---|---|---|---|---|
+"""
+
+
+@dataclass
+class Result:
+    """One line of the table."""
+
+    group: str
+    case: str
+    row: Row
+    estimate: float
+    low: float
+    high: float
+    ess: float
+    peer: float | None
+
+    @property
+    def fine(self) -> bool:
+        """Inside the interval, or for a learning coefficient within the bias bound."""
+        if self.row.kind == "asymptotic":
+            return abs(self.estimate - self.row.target) <= ASYMPTOTIC_BOUND * self.row.target
+        return self.low <= self.row.target <= self.high
+
+    def line(self) -> str:
+        """The line, in Markdown."""
+        if self.row.kind == "asymptotic":
+            verdict = f"{self.estimate / self.row.target - 1:+.1%}" + ("" if self.fine else " **beyond the bound**")
+        else:
+            verdict = "inside" if self.fine else "**outside**"
+        peer = "" if self.peer is None else f"{self.peer:.5g}"
+        return (
+            f"| {self.group} | {self.case} | {self.row.label} | {self.row.target:.5g} | {self.estimate:.5g} | "
+            f"{self.low:.5g} to {self.high:.5g} | {self.ess:.0f} | {peer} | {verdict} |"
+        )
+
+
+def sample_case(case: Case) -> Any:
+    """Run a case with whatever devinterp is installed."""
+    from devinterp.slt.sampling import sample
+
+    extra = {"progress": False} if case_is_ours() else {}
+    return sample(**case.arguments(), **extra, device="cpu")
+
+
+def case_is_ours() -> bool:
+    """Whether the installed devinterp is this one."""
+    import importlib.metadata
+
+    return int(importlib.metadata.version("devinterp").split(".")[0]) >= 3
+
+
+def peer_means(python: str, index: int) -> dict[str, float]:
+    """Run case ``index`` under another Python; return its estimates by row."""
+    command = [python, str(Path(__file__).resolve()), "--as-peer", str(index)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        print(f"the peer failed on case {index}: {done.stderr.strip().splitlines()[-1:]}", file=sys.stderr)
+        return {}
+    found: dict[str, float] = json.loads(done.stdout.strip().splitlines()[-1])
+    return found
+
+
+def as_peer(index: int) -> None:
+    """Print the estimates of one case, in JSON."""
+    torch.set_num_threads(1)
+    case = full_table()[index]
+    tree = sample_case(case)
+    out = {}
+    for row in case.rows:
+        if case.group != "BIF":  # its estimator is another one there
+            out[row.label] = float(np.mean(row.measure(tree)))
+    print(json.dumps(out))
+
+
+def results(peer: str | None, only: str) -> Iterator[Result]:
+    """Run every case."""
+    for index, case in enumerate(full_table()):
+        if only not in f"{case.group} {case.name}":
+            continue
+        begun = time.perf_counter()
+        tree = sample_case(case)
+        theirs = peer_means(peer, index) if peer else {}
+        ess = effective_size(readout(tree, case.functions[0]))
+        for row in case.rows:
+            yield Result(case.group, case.name, row, *interval(row.measure(tree)), ess, theirs.get(row.label))
+        print(f"{case.group}: {case.name}: {time.perf_counter() - begun:.0f} s", file=sys.stderr, flush=True)
+    if only in "susceptibilities x alone":
+        full, part, ((label, target, _),) = gaussian_susceptibilities("x alone")
+        trees = [sample_case(c) for c in (full, part)]
+        values = susceptibility_replicates(*trees)
+        row = Row(f"susceptibility of the {label}", target, lambda tree: values)
+        yield Result(part.group, part.name, row, *interval(values), effective_size(readout(trees[1], "task")), None)
+
+
+def main() -> int:
+    """Run, print and write the table; return the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--peer", help="a Python with devinterp 2.0.x")
+    parser.add_argument("--only", default="", help="run only the cases that contain this text")
+    parser.add_argument("--output", type=Path, default=ROOT / "docs" / "ground-truth.md")
+    parser.add_argument("--as-peer", type=int, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.as_peer is not None:
+        as_peer(arguments.as_peer)
+        return 0
+    torch.set_num_threads(1)
+    found = []
+    for result in results(arguments.peer, arguments.only):
+        print(result.line(), flush=True)
+        found.append(result)
+    exact = [r for r in found if r.row.kind == "exact"]
+    inside, wrong = sum(r.fine for r in exact), [r for r in found if not r.fine]
+    peer = "The peer's column is devinterp 2.0.x on the same settings and seeds." if arguments.peer else ""
+    header = HEADER.format(bound=ASYMPTOTIC_BOUND, peer=peer, peer_title="devinterp 2.0.x" if arguments.peer else "")
+    runs = len({r.case for r in found})
+    summary = f"\n{len(found)} numbers of {runs} runs; {inside} of {len(exact)} exact targets inside.\n"
+    arguments.output.write_text(header + "\n".join(r.line() for r in found) + "\n" + summary, encoding="utf-8")
+    print(summary, file=sys.stderr)
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
