@@ -9,8 +9,17 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent / "_ext"))
 
-# Kernels of the executed pages inherit this: one thread each, figures without a display, no look-up of models.
-os.environ |= {"OMP_NUM_THREADS": "1", "MPLBACKEND": "agg", "HF_HUB_OFFLINE": "1", "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
+# What the kernels of the executed pages inherit: one thread each, no look-up of models, toy.py on the path, the commands of
+# this environment, and no file of the reader's own (a module beside the page, an IPython profile).
+_HERE = Path(__file__).parent
+os.environ |= {
+    "OMP_NUM_THREADS": "1",
+    "HF_HUB_OFFLINE": "1",
+    "IPYTHONDIR": str(_HERE / "_ext" / "ipython"),
+    "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]),
+    "PYDEVD_DISABLE_FILE_VALIDATION": "1",
+    "PYTHONPATH": os.pathsep.join(filter(None, [str(_HERE / "tutorials"), os.environ.get("PYTHONPATH", "")])),
+}
 
 project = "devinterp"
 author = "The devinterp maintainers"

@@ -5,13 +5,18 @@ Nothing about a variable or a code stands in the documentation's own sources; se
 
 from __future__ import annotations
 
+import hashlib
+import json
+import os
 import shutil
+import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from tables import cell, code, table
 
+import devinterp
 from devinterp.schema import RuleCode, Schema, VariableSpec, available, load
 from devinterp.schema.loader import schemas_folder
 
@@ -194,8 +199,8 @@ def _override(override: Mapping[str, Any]) -> str:
 # One code
 
 
-def code_page(rule: RuleCode, uses: list[str]) -> str:
-    """The page of a finding code: what it says, why it matters, how to mend it, what raises it."""
+def code_page(rule: RuleCode, uses: list[str], example: str = "") -> str:
+    """The page of a finding code: what it says, why it matters, how to mend it, an example, what declares it."""
     parts = [
         f"# {rule.value}: {rule.title}",
         table(
@@ -206,6 +211,8 @@ def code_page(rule: RuleCode, uses: list[str]) -> str:
         "## How to mend it",
         rule.remedy,
     ]
+    if example:
+        parts += ["## Example", example]
     if uses:
         parts += ["## Where it is declared", "\n".join(f"* {use}" for use in uses)]
     return "\n\n".join(parts) + "\n"
@@ -243,6 +250,76 @@ def code_index() -> str:
     return "\n\n".join([*parts, toctree]) + "\n"
 
 
+def examples(cache: Path) -> dict[str, str]:
+    """For each code a store that is wrong in that way, and what `validate` says of it.
+
+    Parameters
+    ----------
+    cache : Path
+        Where the answers are kept, for as long as the code they come from does not change.
+    """
+    package = Path(devinterp.__file__).parent
+    sources = sorted([*package.joinpath("schema").glob("*.py"), *package.joinpath("testing").glob("*.py")])
+    digest = hashlib.sha256()
+    for path in [*sources, *sorted(schemas_folder().glob("*.yaml"))]:
+        digest.update(path.read_bytes())
+    if cache.is_file():
+        kept = json.loads(cache.read_text(encoding="utf-8"))
+        if kept["made_from"] == digest.hexdigest():
+            found: dict[str, str] = kept["examples"]
+            return found
+    found = {rule.value: text for rule in RuleCode if (text := _example(rule.value))}
+    cache.parent.mkdir(parents=True, exist_ok=True)
+    cache.write_text(json.dumps({"made_from": digest.hexdigest(), "examples": found}), encoding="utf-8")
+    return found
+
+
+def _example(value: str) -> str:
+    from devinterp.schema.render import finding_text
+    from devinterp.testing import mutations_of
+
+    mutations = mutations_of(value)
+    if not mutations:
+        return ""
+    before = Path.cwd()
+    with tempfile.TemporaryDirectory() as folder:
+        os.chdir(folder)  # so that messages name the store alone
+        try:
+            report = devinterp.validate(mutations[0].write("run.zarr"), **mutations[0].options)
+        finally:
+            os.chdir(before)
+    findings = [finding_text(f).replace(folder, "") for f in report.findings if f.code == value]
+    return f"{mutations[0].doc}\n\n```text\n{findings[0]}\n```" if findings else ""
+
+
+# The command line
+
+
+def cli_page() -> str:
+    """What ``--help`` says, of every command."""
+    import click
+    import typer.main
+
+    from devinterp.cli.app import build
+
+    parts = [
+        "# Command line",
+        "What `devinterp COMMAND --help` prints. In a pipe, output is plain; `NO_COLOR` is honoured. Exit codes: 0 done, 1 findings "
+        "of severity error, 2 a mistake in the call or a store that cannot be read, 130 interrupted.",
+    ]
+
+    def describe(command: Any, words: tuple[str, ...]) -> None:
+        context = click.Context(command, info_name=" ".join(words), terminal_width=100, max_content_width=100)
+        if len(words) > 1:
+            parts.append(f"{'#' * len(words)} {' '.join(words)}")
+        parts.append(f"```text\n{command.get_help(context).rstrip()}\n```")
+        for name, inner in getattr(command, "commands", {}).items():
+            describe(inner, (*words, name))
+
+    describe(typer.main.get_command(build()), ("devinterp",))
+    return "\n\n".join(parts) + "\n"
+
+
 # All of them
 
 
@@ -250,8 +327,11 @@ def write_all(docs: Path) -> list[Path]:
     """Write every generated page below ``docs``, and remove those of schemas and codes that are gone."""
     schemas = our_schemas()
     pages = {docs / "formats" / f"{k}.md": schema_page(s, schemas_folder() / f"{k}.yaml") for k, s in schemas.items()}
-    uses = uses_of_codes(schemas)
-    pages |= {docs / "codes" / f"{c.value}.md": code_page(c, uses.get(c.value, [])) for c in RuleCode}
+    uses, shown = uses_of_codes(schemas), examples(docs / "_build" / "examples.json")
+    pages |= {
+        docs / "codes" / f"{c.value}.md": code_page(c, uses.get(c.value, []), shown.get(c.value, "")) for c in RuleCode
+    }
+    pages[docs / "api" / "cli.md"] = cli_page()
     pages[docs / "codes" / "index.md"] = code_index()
     for folder, keep in ((docs / "formats", "index.md"), (docs / "codes", "")):
         folder.mkdir(exist_ok=True)
