@@ -138,7 +138,8 @@ def locate(target: StoreLike, *, mode: str = "r", storage_options: dict[str, Any
     if scheme in ("", "file"):
         path = Path(urlsplit(text).path if scheme else text).expanduser().absolute()
         if path.is_file() and path.suffix == ".zip":
-            return Location(ZipStore(path, mode="r" if read_only else "a"), str(path), None, str(path))
+            archive = sync(ZipStore.open(path, mode="r" if read_only else "a"))  # a closed one cannot be read
+            return Location(archive, str(path), None, str(path))
         return Location(LocalStore(path, read_only=read_only), str(path), path, str(path))
     try:
         store = FsspecStore.from_url(text, storage_options=storage_options, read_only=read_only)
