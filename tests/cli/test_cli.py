@@ -301,7 +301,8 @@ def test_schema_is_shown_exported_and_checked(run, tmp_path, store):
     assert json.loads(run("schema", "export", "samples", "--as", "document")[1])["schema"] == "devinterp/samples"
     extension = tmp_path / "lab.yaml"
     extension.write_text(
-        "schema: lab/runs\nversion: 1\nextends: devinterp/samples@1\ndoc: Ours.\nnodes:\n  /:\n    doc: Ours.\n    variables:\n"
+        "schema: lab/runs\nversion: 1\nextends: devinterp/samples@1\ndoc: Ours.\n"
+        "nodes:\n  /:\n    doc: Ours.\n    variables:\n"
         "      temperature: {dims: [chain], dtype: float32, fill: NaN, unit: K, doc: Of the machine.}\n"
     )
     code, out, _ = run("schema", "check", extension)

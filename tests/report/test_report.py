@@ -10,7 +10,9 @@ from browser import find_chromium, visit
 
 from devinterp.errors import StoreError, StoreNotFoundError
 from devinterp.report import build_report, write_report
-from devinterp.store import open_run
+from devinterp.store import locate, open_run
+from devinterp.store.request import Container
+from devinterp.store.status import read_status
 
 NASTY = "<img src=x onerror=alert(1)>"
 
@@ -113,6 +115,24 @@ def test_a_run_that_goes_on_is_reported_as_far_as_it_came(tmp_path):
     assert "not completed" in text
     assert "51.6 %" in text  # 60 of 120 draws: 129 of 250 steps
     assert "Local learning coefficient" in text
+
+
+def test_a_series_shows_its_curve_and_its_last_checkpoint(tmp_path):
+    path, names, steps = tmp_path / "series.zarr", ["full", "l0h0"], [900, 1000]
+    asked = lifelike.request(chains=2, draws=20, rows=2, save_metrics=False)
+    config = {"sampling_task": "code", "restrictions": names}
+    above = {f"/{s}": Container("devinterp/study@1", {"config": config}) for s in steps}
+    listed = {"config": {**config, "checkpoints": list(map(str, steps))}}
+    above["/"] = Container("devinterp/series@1", listed, {"checkpoint": steps})
+    with open_run(path, {f"/{s}/{n}": asked for s in steps for n in names}, containers=above) as run:
+        for index, group in enumerate(run.requests):
+            lifelike._fill(run, group, 0.02, index, {})
+        run.complete()
+    text = build_report(path)
+    assert "training step" in text
+    assert "Not shown" not in text
+    assert "900, 1000" in text
+    assert [r.group for r in read_status(locate(path)).runs][:2] == ["/900/full", "/900/l0h0"]
 
 
 def test_a_store_of_devinterp_2_has_a_report(reference):

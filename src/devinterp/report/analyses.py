@@ -113,7 +113,7 @@ def llc(subject: Subject) -> tuple[Markup, xr.Dataset]:
         over = best_average(subject.main)
         each = [compute_llc(tree, over=over, **options) for tree in subject.checkpoints.values()]
         names = list(subject.checkpoints)
-        steps = [int(n) if n.isdigit() else i for i, n in enumerate(names)]
+        steps = [int(n) if n.isdecimal() else i for i, n in enumerate(names)]
         result = xr.concat(each, dim="checkpoint", data_vars="all", coords="minimal", compat="override", join="outer")
         result = result.assign_coords(checkpoint=steps)
         drawn = picture("llc", "LLC over training", (7, 3.4), lambda ax: llc_over_checkpoints(result, ax=ax))

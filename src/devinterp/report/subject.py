@@ -98,6 +98,6 @@ def open_subject(
     checkpoints: dict[str, xr.DataTree] = {}
     if not is_samples(tree) and study_members(tree) is None:
         inner = {str(n): c for n, c in tree.children.items() if study_members(c) is not None}
-        checkpoints = dict(sorted(inner.items(), key=lambda item: (not item[0].isdigit(), item[0].zfill(20))))
+        checkpoints = dict(sorted(inner.items(), key=lambda item: (not item[0].isdecimal(), item[0].zfill(20))))
     main = list(checkpoints.values())[-1] if checkpoints else tree
     return Subject(location.name, status, validation, tree, checkpoints, main, tokenizer)

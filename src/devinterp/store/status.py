@@ -147,7 +147,8 @@ def _samples_groups(
     if isinstance(below, Mapping):
         names = [key for key, child in below.items() if "/" not in key and child.get("node_type") == "group"]
     else:
-        names = sorted(n for n in location.list_dir(path.strip("/")) if not n.startswith(".") and n != "zarr.json")
+        names = [n for n in location.list_dir(path.strip("/")) if not n.startswith(".") and n != "zarr.json"]
+    names.sort(key=lambda n: (not n.isdecimal(), int(n) if n.isdecimal() else 0, n))  # checkpoints by training step
     listed = _dig(config, "restrictions")
     order = [str(n) for n in listed] if isinstance(listed, list) else []
     for name in [*(n for n in order if n in names), *(n for n in names if n not in order)]:
