@@ -260,7 +260,7 @@ def crossing(powers: tuple[int, int], *, n_beta: float = 100.0, localization: fl
         lambda: Replicas({"x": np.zeros(()), "y": np.zeros(())}, [lambda x, y: (x**k * y**m) ** 2], 512),
         ["loss"],
         {**BASE, "lr": lr, "n_beta": n_beta, "localization": localization, "init_noise": localization**-0.5,
-         "num_burnin_steps": int(4 / (lr * localization)), "num_draws": 50,
-         "num_steps_bw_draws": int(0.5 / (lr * localization))},
+         "num_chains": 1, "num_burnin_steps": int(4 / (lr * localization)), "num_draws": 20,
+         "num_steps_bw_draws": int(0.25 / (lr * localization))},
         [Row("LLC", targets.crossing_llc(powers, n_beta, localization, lr), n_beta_loss())],
     )  # fmt: skip

@@ -85,8 +85,17 @@ def sample_case(case: Case) -> Any:
     """Run a case with whatever devinterp is installed."""
     from devinterp.slt.sampling import sample
 
-    extra = {"progress": False} if case_is_ours() else {}
-    return sample(**case.arguments(), **extra, device="cpu")
+    arguments = case.arguments()
+    if case_is_ours():
+        return sample(**arguments, progress=False, device="cpu")
+    from datasets import Dataset  # the reference implementation takes nothing else
+
+    def wrapped(rows: Any) -> Any:
+        return Dataset.from_dict({"input_ids": rows.tolist()}).with_format("torch")
+
+    arguments["dataset"] = wrapped(arguments["dataset"])
+    arguments["observables"] = {name: wrapped(rows) for name, rows in arguments["observables"].items()}
+    return sample(**arguments, device="cpu")
 
 
 def case_is_ours() -> bool:
