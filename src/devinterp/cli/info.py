@@ -69,7 +69,7 @@ def info(
     location = locate(store)
     status = read_status(location)
     traces = Traces(location, _mapping(status.attributes.get("metadata")))
-    if not watch or status.completed:
+    if not watch:
         if format is Format.json:
             typer.echo(json.dumps(_document(location, status, traces), ensure_ascii=False, allow_nan=False, indent=2))
         else:
