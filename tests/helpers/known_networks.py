@@ -39,8 +39,14 @@ def linear_network(
     value = targets.rank_regression_lambda(*widths, rank) if shallow else targets.deep_linear_lambda(widths, rank)
     rows = [Row("λ", value, n_beta_loss(), kind="asymptotic")]
     if shallow and rank == 0 and min(widths) <= 3:
-        exact = targets.rank_regression_llc(*widths, n_beta, localization, lr)
-        rows.append(Row("LLC", exact, n_beta_loss()))
+        inputs, hidden, outputs = widths
+        rows.append(
+            Row(
+                "LLC",
+                lambda: targets.rank_regression_llc(inputs, hidden, outputs, n_beta, localization, lr),
+                n_beta_loss(),
+            )
+        )
     return Case(
         "reduced-rank regression" if shallow else "deep linear network",
         f"{'-'.join(map(str, widths))}, rank {rank}",
