@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from importlib.metadata import version as installed_version
 from pathlib import Path
@@ -12,10 +13,13 @@ sys.path.insert(0, str(Path(__file__).parent / "_ext"))
 # What the kernels of the executed pages inherit: one thread each, no look-up of models, toy.py on the path, the commands of
 # this environment, and no file of the reader's own (a module beside the page, an IPython profile).
 _HERE = Path(__file__).parent
+_PROFILE = _HERE / "_build" / "ipython" / "profile_default"
+_PROFILE.mkdir(parents=True, exist_ok=True)
+shutil.copy(_HERE / "_ext" / "ipython_kernel_config.py", _PROFILE)
 os.environ |= {
     "OMP_NUM_THREADS": "1",
     "HF_HUB_OFFLINE": "1",
-    "IPYTHONDIR": str(_HERE / "_ext" / "ipython"),
+    "IPYTHONDIR": str(_PROFILE.parent),
     "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]),
     "PYDEVD_DISABLE_FILE_VALIDATION": "1",
     "PYTHONPATH": os.pathsep.join(filter(None, [str(_HERE / "tutorials"), os.environ.get("PYTHONPATH", "")])),
@@ -83,4 +87,4 @@ html_theme_options = {
     "pygments_light_style": "a11y-high-contrast-light",
     "pygments_dark_style": "a11y-high-contrast-dark",
 }
-html_sidebars = {"index": []}
+html_sidebars = {"index": [], "start": []}

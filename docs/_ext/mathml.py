@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from docutils import nodes
@@ -12,9 +13,14 @@ from sphinx.util import logging
 
 logger = logging.getLogger(__name__)
 
+# TeX reads \frac12 as one half, the converter as a fraction with the numerator 12.
+_BARE_DIGITS = re.compile(r"\\(?:frac|binom)\s*\d|[_^]\d\d|\\sqrt\s*\d")
+
 
 def to_mathml(tex: str, *, block: bool, location: Any = None) -> str:
     """Return the MathML of a formula; what cannot be converted is a warning, hence an error of the build."""
+    if _BARE_DIGITS.search(tex):
+        logger.warning("braces are missing around digits in %r", tex, location=location)
     try:
         return tex2mathml(tex, as_block=block)
     except (MathError, SyntaxError) as error:

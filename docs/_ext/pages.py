@@ -63,8 +63,13 @@ def _families(schema: Schema) -> Iterator[str]:
 def _parameters(schema: Schema) -> Iterator[str]:
     if schema.parameters:
         yield "## Settings that sizes follow from"
-        rows = [(code(p.name), p.type, code(p.path), p.doc) for p in schema.parameters.values()]
-        yield table(("name", "type", "root attribute", "meaning"), rows)
+        folders = {p.path.rpartition(".")[0] for p in schema.parameters.values()}
+        same = len(folders) == 1 and all(p.path.endswith(f".{p.name}") for p in schema.parameters.values())
+        if same:
+            yield f"They stand in the root attribute {code(folders.pop())}, under these names."
+        where = (lambda p: ()) if same else (lambda p: (code(p.path),))
+        rows = [(code(p.name), p.type, *where(p), p.doc) for p in schema.parameters.values()]
+        yield table(("name", "type", *(() if same else ("root attribute",)), "meaning"), rows)
 
 
 def _node(schema: Schema, node: Any) -> Iterator[str]:
@@ -309,7 +314,7 @@ def cli_page() -> str:
     ]
 
     def describe(command: Any, words: tuple[str, ...]) -> None:
-        context = click.Context(command, info_name=" ".join(words), terminal_width=100, max_content_width=100)
+        context = click.Context(command, info_name=" ".join(words), terminal_width=86, max_content_width=86)
         if len(words) > 1:
             parts.append(f"{'#' * len(words)} {' '.join(words)}")
         parts.append(f"```text\n{command.get_help(context).rstrip()}\n```")

@@ -1,0 +1,211 @@
+"""Pages agree with the code: generated pages, internal links, names, signatures and defaults."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import inspect
+import re
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+import links
+import pages as generated
+import pytest
+from docs_pages import DOCS, ROOT, blocks_of, pages
+from numpydoc_lite import documented_parameters
+
+from devinterp.schema import RuleCode, load
+
+PUBLIC = {
+    "devinterp": ("open_store", "sample", "sample_restrictions", "validate"),
+    "devinterp.slt.sampling": None,
+    "devinterp.slt.llc": None,
+    "devinterp.slt.bif": None,
+    "devinterp.slt.susceptibilities": None,
+    "devinterp.slt.susceptibility_views": None,
+    "devinterp.slt.diagnostics": None,
+    "devinterp.slt.arviz": None,
+    "devinterp.slt.weight_restrictions": None,
+    "devinterp.accessor": None,
+    "devinterp.schema": None,
+    "devinterp.plot": None,
+    "devinterp.testing": None,
+    "devinterp.utils": None,
+}
+
+# The signature that the contract fixes, reference's defaults included.
+SAMPLE = (
+    "model dataset observables lr n_beta param_masks=None num_chains=4 num_draws=200 batch_size=32 num_burnin_steps=0 "
+    "num_steps_bw_draws=1 num_init_loss_batches=32 init_seed=100 batches_per_draw=3 obs_seed=1337 "
+    "gradient_accumulation_steps=1 localization=0.0 noise_level=1.0 llc_weight_decay=0.0 bounding_box_size=None "
+    "sampling_method='sgmcmc_sgld' sampling_method_kwargs=None rmsprop_eps=None rmsprop_alpha=None shuffle=True "
+    "match_sampling_input_ids_across_chains=True init_noise=None device=None save_metrics=False output_path=None "
+    "loss_fn=None"
+)
+
+
+def public_objects() -> list[tuple[str, Any]]:
+    found = []
+    for module, names in PUBLIC.items():
+        loaded = importlib.import_module(module)
+        for name in names or loaded.__all__:
+            found.append((f"{module}.{name}", getattr(loaded, name)))
+    return found
+
+
+def resolve(dotted: str) -> Any:
+    """The object of a dotted name, or a LookupError."""
+    parts = dotted.split(".")
+    for cut in range(len(parts), 0, -1):
+        try:
+            found: Any = importlib.import_module(".".join(parts[:cut]))
+        except ModuleNotFoundError:
+            continue
+        for part in parts[cut:]:
+            if not hasattr(found, part):
+                raise LookupError(dotted)
+            found = getattr(found, part)
+        return found
+    raise LookupError(dotted)
+
+
+def test_every_public_name_stands_in_the_api_pages() -> None:
+    api = "\n".join(p.read_text(encoding="utf-8") for p in (DOCS / "api").glob("*.md"))
+    directives = set(re.findall(r"\.\. auto\w+:: ([\w.]+)", api))
+    last = {name.rsplit(".", 1)[-1] for name in directives}
+    assert [name for name, _ in public_objects() if name.rsplit(".", 1)[-1] not in last] == []
+
+
+def test_every_name_in_the_api_pages_exists() -> None:
+    for page in (DOCS / "api").glob("*.md"):
+        module = ""
+        for kind, name in re.findall(r"\.\. (auto\w+|currentmodule):: ([\w.]+)", page.read_text(encoding="utf-8")):
+            if kind == "currentmodule":
+                module = name
+            else:
+                resolve(name if name.startswith("devinterp") else f"{module}.{name}")
+
+
+@pytest.mark.parametrize(("name", "function"), [(n, o) for n, o in public_objects() if inspect.isfunction(o)])
+def test_docstrings_describe_the_parameters_that_there_are(name: str, function: Any) -> None:
+    parameters = [
+        {p.VAR_POSITIONAL: "*", p.VAR_KEYWORD: "**"}.get(p.kind, "") + p.name
+        for p in inspect.signature(function).parameters.values()
+    ]
+    assert sorted(documented_parameters(function)) == sorted(parameters), name
+
+
+def test_sample_has_the_signature_of_the_contract() -> None:
+    from devinterp import sample
+
+    given = [
+        p.name if p.default is p.empty else f"{p.name}={p.default!r}"
+        for p in inspect.signature(sample).parameters.values()
+    ]
+    assert " ".join(given[: len(SAMPLE.split())]) == SAMPLE
+
+
+def test_names_of_ours_in_the_pages_exist() -> None:
+    wrong = []
+    for page in pages():
+        text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.S)
+        for dotted in set(re.findall(r"`~?(devinterp(?:\.\w+)+)(?:\(\))?`", text)):
+            try:
+                resolve(dotted)
+            except LookupError:
+                if dotted not in {"devinterp.optim", "devinterp.schemas"}:  # of devinterp 2; an entry-point group
+                    wrong.append(f"{page.relative_to(ROOT)}: {dotted}")
+    assert wrong == []
+
+
+def test_links_between_sources_lead_somewhere(tmp_path: Path) -> None:
+    written = {p.name for p in (DOCS / "formats").glob("*.md")} | {f"{c.value}.md" for c in RuleCode} | {"cli.md"}
+    written |= {f"{kind}.md" for kind in generated.our_schemas()}
+    wrong = []
+    for page in pages():
+        text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.S)
+        for target in re.findall(r"\]\(([^)\s]+)\)", text):
+            parts = urlsplit(target)
+            if parts.scheme or not parts.path or parts.path in ("index.md",):
+                continue
+            path = (DOCS / parts.path[1:]) if parts.path.startswith("/") else page.parent / unquote(parts.path)
+            if not path.exists() and path.name not in written:
+                wrong.append(f"{page.relative_to(ROOT)}: {target}")
+    assert wrong == []
+
+
+def test_schema_pages_follow_the_schema(tmp_path: Path) -> None:
+    for kind, schema in generated.our_schemas().items():
+        text = generated.schema_page(schema, tmp_path / f"{kind}.yaml")
+        assert schema.id in text
+        for node in schema.nodes:
+            for spec in node.variables.values():
+                row = next(line for line in text.splitlines() if line.startswith(f"| `{spec.name}` | "))
+                assert row
+                assert f"| {spec.dtype} | {spec.unit} | {generated.presence(spec)} |" in text
+            for code in [c.code for v in node.variables.values() for c in v.checks] + [r.code for r in node.rules]:
+                assert f"[{code}](/codes/{code}.md)" in text
+
+
+def test_a_change_of_the_schema_changes_the_page(tmp_path: Path) -> None:
+    document = dict(load("samples").document)
+    before = generated.schema_page(load(document), tmp_path / "samples.yaml")
+    nodes = {k: dict(v) for k, v in document["nodes"].items()}
+    variables = dict(nodes["/"]["variables"])
+    variables["step_loss"] = {**variables["step_loss"], "dtype": "float64", "unit": "bit"}
+    nodes["/"]["variables"] = variables
+    after = generated.schema_page(load({**document, "nodes": nodes}), tmp_path / "samples.yaml")
+    changed = [(a, b) for a, b in zip(before.splitlines(), after.splitlines(), strict=True) if a != b]
+    assert len(changed) == 1
+    assert "| float64 | bit |" in changed[0][1]
+
+
+def test_code_pages_say_what_the_codes_say() -> None:
+    uses = generated.uses_of_codes(generated.our_schemas())
+    index = generated.code_index()
+    for rule in RuleCode:
+        text = generated.code_page(rule, uses.get(rule.value, []))
+        assert rule.title in text
+        assert rule.meaning in text
+        assert rule.remedy in text
+        assert rule.slug in text
+        assert index.count(f"](/codes/{rule.value}.md)") == 1
+
+
+def test_examples_of_codes_are_findings_of_that_code() -> None:
+    text = generated._example("DI501")
+    assert "error DI501 " in text
+    assert "/tmp" not in text
+
+
+def test_the_command_line_page_has_every_command() -> None:
+    text = generated.cli_page()
+    for command in ("validate", "info", "schema", "llc", "bif", "susceptibilities", "demo", "report"):
+        assert f"## devinterp {command}\n" in text
+
+
+def test_the_check_of_built_pages_finds_what_is_wrong(tmp_path: Path) -> None:
+    (tmp_path / "a.html").write_text('<h1 id="top"></h1><a href="b.html#x"></a><a href="#top"></a><img src="p.png">')
+    (tmp_path / "b.html").write_text('<script src="https://cdn.example/x.js"></script><a href="c.html"></a>')
+    (tmp_path / "s.css").write_text("@import 'https://fonts.example/f.css';")
+    assert sorted(links.problems_in(tmp_path)) == [
+        "a.html: the link b.html#x names an anchor that is not there",
+        "a.html: there is no p.png",
+        "b.html: asks another host for https://cdn.example/x.js",
+        "b.html: the link c.html leads nowhere",
+        "s.css: asks another host for something",
+    ]
+
+
+def test_python_blocks_of_pages_are_run_or_shown_elsewhere() -> None:
+    # Tutorials and the start page run at build time, how-to pages and the README in test_snippets.
+    for page in pages():
+        relative = page.relative_to(ROOT).as_posix()
+        executed = relative.startswith(("docs/tutorials/", "docs/howto/")) or relative in ("docs/start.md", "README.md")
+        plain = [b for b in blocks_of(page) if b.language == "python"]
+        if not executed and relative != "docs/index.md":
+            assert plain == [], relative
+    front, readme = (blocks_of(path)[0].body for path in (DOCS / "index.md", ROOT / "README.md"))
+    assert ast.dump(ast.parse(front)) == ast.dump(ast.parse(readme))
