@@ -89,8 +89,8 @@ def create_param_masks(
 
     Examples
     --------
-    >>> masks = create_param_masks(model, "l0h1")  # doctest: +SKIP
-    >>> sample(model, dataset, observables, lr=1e-3, n_beta=30.0, param_masks=masks)  # doctest: +SKIP
+    >>> masks = create_param_masks(model, "l0h1")
+    >>> tree = sample(model, dataset, observables, lr=1e-3, n_beta=30.0, param_masks=masks, num_draws=5)
     """
     from devinterp.slt._restrictions.masks import Architecture, union
 

@@ -43,6 +43,8 @@ def open_store(
         As in `xarray.open_datatree`: opens dask arrays instead of lazily loaded ones.
     allow_partial : bool
         Open a store whose run has not completed.
+    storage_options : dict, optional
+        Passed to fsspec for a URL.
 
     Returns
     -------

@@ -22,5 +22,11 @@ MUTATIONS: tuple[Mutation, ...] = tuple(sorted(CATALOGUE.values(), key=lambda m:
 
 
 def mutations_of(code: str) -> tuple[Mutation, ...]:
-    """Return the mutations that must be found under ``code`` (``"DI101"``)."""
+    """Return the mutations that must be found under a code.
+
+    Parameters
+    ----------
+    code : str
+        Such as ``"DI101"``.
+    """
     return tuple(m for m in MUTATIONS if m.code == code)

@@ -253,7 +253,13 @@ def _undeclared_attributes() -> st.SearchStrategy[dict[str, Any]]:
 def trees(
     schema: str | Path | Mapping[str, Any] | Schema = "samples", **options: Any
 ) -> st.SearchStrategy[xr.DataTree]:
-    """Valid trees in memory; ``options`` as in `recipes`."""
+    """Valid trees in memory.
+
+    Parameters
+    ----------
+    schema, **options
+        As in `recipes`.
+    """
     return recipes(schema, **options).map(make_tree)
 
 
