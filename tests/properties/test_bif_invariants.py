@@ -14,7 +14,7 @@ from runs import a_run, assign, observables, runs
 from devinterp.slt import _kernels
 from devinterp.slt.bif import compute_bif
 
-few = settings(max_examples=20)
+few = settings(max_examples=12)
 TOLERANCE = 1e-5
 METHODS = st.sampled_from(["token", "sequence"])
 
@@ -171,7 +171,7 @@ def test_tile_size_is_irrelevant(tile: int, method: str, monkeypatch: pytest.Mon
     np.testing.assert_allclose(result, expected[[0, 4, 2]], atol=TOLERANCE)
 
 
-@settings(max_examples=8)
+@settings(max_examples=4)
 @given(runs(), st.integers(1, 3), st.integers(1, 4))
 def test_dask_chunks_are_irrelevant(tree: xr.DataTree, chain: int, draw: int) -> None:
     assume(several_draws(tree))

@@ -15,7 +15,7 @@ from devinterp.testing import make_tree
 from devinterp.testing.strategies import recipes
 
 pytestmark = pytest.mark.filterwarnings("error")
-few = settings(max_examples=25)
+few = settings(max_examples=12)
 
 
 @few

@@ -12,7 +12,7 @@ from runs import observables, runs
 
 from devinterp.slt.susceptibilities import compute_susceptibilities
 
-few = settings(max_examples=15)
+few = settings(max_examples=8)
 STUDIES = runs("study", min_members=2, long=False)
 
 
@@ -143,7 +143,7 @@ def test_order_of_restrictions_and_probes_permutes_the_result(study: xr.DataTree
         np.testing.assert_array_equal(ours, theirs[:, columns])
 
 
-@settings(max_examples=5)
+@settings(max_examples=3)
 @given(STUDIES, st.integers(1, 3), st.integers(1, 3))
 def test_chunks_are_irrelevant(study: xr.DataTree, chain: int, draw: int) -> None:
     chunked = xr.DataTree.from_dict(

@@ -44,7 +44,8 @@ def rename_dimension(store: StoreEditor, path: str, data: Any) -> None:
 
 def drop_dimension(store: StoreEditor, path: str, data: Any) -> None:
     document = store.document(path)
-    assume(document["shape"])
+    # A leading dimension is legal with and without, variable by variable.
+    assume(document["shape"] and document["dimension_names"][-1] not in ("wr", "checkpoint"))
     chunks = document["chunk_grid"]["configuration"]["chunk_shape"][:-1]
     grid = {"name": "regular", "configuration": {"chunk_shape": chunks}}
     store.edit(path, shape=document["shape"][:-1], dimension_names=document["dimension_names"][:-1], chunk_grid=grid)
@@ -105,7 +106,7 @@ OPTIONAL = ("llc_ci", "influences_se", "sus_se", "sus_cov", "sus_shift")
 
 @pytest.mark.parametrize("damage", DAMAGES, ids=lambda d: d.__name__)
 def test_is_found(damage: Damage) -> None:
-    @settings(max_examples=6)
+    @settings(max_examples=5)
     @given(st.sampled_from(KINDS).flatmap(lambda k: recipes(k, long=False, failures=False)), st.data())
     def check(recipe: StoreRecipe, data: st.DataObject) -> None:
         store = zarr.storage.MemoryStore()

@@ -29,7 +29,7 @@ def complaints(report: Report, recipe: StoreRecipe) -> list[str]:
 
 @pytest.mark.parametrize(("kind", "profile"), CASES)
 def test_a_valid_store_gives_no_finding_at_any_level(kind: str, profile: str) -> None:
-    @settings(max_examples=6)
+    @settings(max_examples=5)
     @given(recipes(kind, profile=profile), st.sampled_from(["structure", "completeness", "values"]), st.booleans())
     def check(recipe: StoreRecipe, level: Any, consolidated: bool) -> None:
         store = zarr.storage.MemoryStore()
@@ -63,7 +63,7 @@ def test_an_extended_schema_gets_strategies_for_free(recipe: StoreRecipe) -> Non
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_store_and_the_tree_of_a_recipe_are_identical(kind: str) -> None:
-    @settings(max_examples=4)
+    @settings(max_examples=3)
     @given(recipes(kind))
     def check(recipe: StoreRecipe) -> None:
         store = zarr.storage.MemoryStore()
