@@ -105,40 +105,45 @@ def case_is_ours() -> bool:
     return int(importlib.metadata.version("devinterp").split(".")[0]) >= 3
 
 
-def peer_means(python: str, index: int) -> dict[str, float]:
-    """Run case ``index`` under another Python; return its estimates by row."""
-    command = [python, str(Path(__file__).resolve()), "--as-peer", str(index)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+def chosen(only: str) -> list[Case]:
+    """The cases whose group or name contains ``only``."""
+    return [case for case in full_table() if only in f"{case.group} {case.name}"]
+
+
+def peer_means(python: str, only: str) -> dict[str, dict[str, float]]:
+    """Run the same cases under another Python; return its estimates by case and row."""
+    command = [python, str(Path(__file__).resolve()), "--as-peer", "--only", only]
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=False)
+    found = {}
+    for line in done.stdout.splitlines():
+        if line.startswith("{"):
+            entry = json.loads(line)
+            found[entry["case"]] = entry["estimates"]
     if done.returncode:
-        print(f"the peer failed on case {index}: {done.stderr.strip().splitlines()[-1:]}", file=sys.stderr)
-        return {}
-    found: dict[str, float] = json.loads(done.stdout.strip().splitlines()[-1])
+        print(f"the peer ended with {done.returncode} after {len(found)} cases", file=sys.stderr)
     return found
 
 
-def as_peer(index: int) -> None:
-    """Print the estimates of one case, in JSON."""
+def as_peer(only: str) -> None:
+    """Print the estimates of every case, a line of JSON each."""
     torch.set_num_threads(1)
-    case = full_table()[index]
-    tree = sample_case(case)
-    out = {}
-    for row in case.rows:
-        if case.group != "BIF":  # its estimator is another one there
-            out[row.label] = float(np.mean(row.measure(tree)))
-    print(json.dumps(out))
+    for case in chosen(only):
+        if case.group != "BIF":  # its rows are read by our analysis
+            tree = sample_case(case)
+            estimates = {row.label: float(np.mean(row.measure(tree))) for row in case.rows}
+            print(json.dumps({"case": case.name, "estimates": estimates}), flush=True)
 
 
 def results(peer: str | None, only: str) -> Iterator[Result]:
     """Run every case."""
-    for index, case in enumerate(full_table()):
-        if only not in f"{case.group} {case.name}":
-            continue
+    theirs = peer_means(peer, only) if peer else {}
+    for case in chosen(only):
         begun = time.perf_counter()
         tree = sample_case(case)
-        theirs = peer_means(peer, index) if peer else {}
         ess = effective_size(readout(tree, case.functions[0]))
         for row in case.rows:
-            yield Result(case.group, case.name, row, *interval(row.measure(tree)), ess, theirs.get(row.label))
+            their = theirs.get(case.name, {}).get(row.label)
+            yield Result(case.group, case.name, row, *interval(row.measure(tree)), ess, their)
         print(f"{case.group}: {case.name}: {time.perf_counter() - begun:.0f} s", file=sys.stderr, flush=True)
     if only in "susceptibilities x alone":
         full, part, ((label, target, _),) = gaussian_susceptibilities("x alone")
@@ -154,10 +159,10 @@ def main() -> int:
     parser.add_argument("--peer", help="a Python with devinterp 2.0.x")
     parser.add_argument("--only", default="", help="run only the cases that contain this text")
     parser.add_argument("--output", type=Path, default=ROOT / "docs" / "ground-truth.md")
-    parser.add_argument("--as-peer", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--as-peer", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    if arguments.as_peer is not None:
-        as_peer(arguments.as_peer)
+    if arguments.as_peer:
+        as_peer(arguments.only)
         return 0
     torch.set_num_threads(1)
     found = []

@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "helpers"))
 
 import torch
 from isolated import run_isolated
-from tiny_models import tiny_model
+from tiny_models import preload, tiny_model
 
 from devinterp.slt.weight_restrictions import create_param_masks
 
@@ -40,6 +40,7 @@ def masks(model_type: str, restrictions: list[str]) -> dict[str, Any]:
 
 def main() -> None:
     folder = Path(sys.argv[1])
+    preload()
     for model_type, restrictions in json.loads((folder / "restrictions.json").read_text()).items():
         found = run_isolated(masks, model_type, restrictions)
         (folder / f"{model_type}.peer.pickle").write_bytes(pickle.dumps(found))

@@ -29,12 +29,14 @@ import transformers
 from head_proof import find_site, language_input, prove
 from isolated import Crashed, run_isolated
 from reasons import explain
-from tiny_models import CannotBuild, causal_lm_types, tiny_model
+from tiny_models import CannotBuild, causal_lm_types, preload, tiny_model
 
 from devinterp.errors import RestrictionError
 from devinterp.slt._restrictions import attention, stack
 from devinterp.slt._restrictions.masks import Architecture
 from devinterp.slt.weight_restrictions import create_param_masks
+
+BATCH = 16
 
 # Heads whose weights divide but whose outputs do not, and why; found by the proof, then read in the model's source.
 COUPLED = {
@@ -143,9 +145,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--peer-python", help="the Python of the reference package's virtual environment")
     parser.add_argument("--only", nargs="+", metavar="TYPE", help="model types; all by default")
-    parser.add_argument("--json", type=Path, help="write everything there too")
+    parser.add_argument("--json", type=Path, help="write everything there too; what is there already is kept")
     args = parser.parse_args()
     types = args.only or causal_lm_types()
+    rows: dict[str, dict[str, Any]] = {}
+    if args.json and args.json.exists():
+        rows = json.loads(args.json.read_text())
+    preload()
+    left = [model_type for model_type in types if model_type not in rows]
+    for start in range(0, len(left), BATCH):
+        rows |= compared(left[start : start + BATCH], args.peer_python)
+        if args.json:
+            args.json.write_text(json.dumps(rows, indent=1))
+    report({name: rows[name] for name in types}, bool(args.peer_python))
+
+
+def compared(types: list[str], peer_python: str | None) -> dict[str, dict[str, Any]]:
+    """The rows of some architectures."""
     built: dict[str, dict[str, Any]] = {}
     rows: dict[str, dict[str, Any]] = {}
     for model_type in types:
@@ -154,15 +170,13 @@ def main() -> None:
         except (CannotBuild, Crashed) as error:
             rows[model_type] = {"status": "not buildable", "why": [str(error)]}
         print(f"ours: {model_type}", file=sys.stderr, flush=True)
-    theirs = peer_masks(args.peer_python, built) if args.peer_python else {}
+    theirs = peer_masks(peer_python, built) if peer_python else {}
     for model_type, result in built.items():
         rows[model_type] = {"proof": summary(result["proof"], model_type)} | explain(result, theirs.get(model_type))
         if rows[model_type].pop("slices", False):
             verdict = run_isolated(peer_proof, model_type, theirs[model_type])
             rows[model_type]["why"].append(f"the same proof of the reference's head masks: {verdict}")
-    report({name: rows[name] for name in types}, bool(args.peer_python))
-    if args.json:
-        args.json.write_text(json.dumps(rows, indent=1))
+    return rows
 
 
 def peer_masks(python: str, built: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
