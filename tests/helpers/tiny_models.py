@@ -125,6 +125,21 @@ def causal_lm_types() -> list[str]:
     return list(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
 
 
+def preload() -> None:
+    """Import what every architecture needs, once, for the processes forked from this one."""
+    import importlib
+
+    for module in (
+        "modeling_utils",
+        "generation",
+        "masking_utils",
+        "modeling_layers",
+        "models.auto",
+        "models.llama.modeling_llama",
+    ):
+        importlib.import_module(f"transformers.{module}")
+
+
 def tiny_config(model_type: str, **override: Any) -> Any:
     """A configuration of this type, small enough to build in milliseconds."""
     from transformers import CONFIG_MAPPING
