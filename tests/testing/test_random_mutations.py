@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
+import xarray as xr
 import zarr
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from devinterp.schema import validate
+from devinterp.schema import RuleCode, validate
 from devinterp.testing import StoreRecipe, make_store, recipes
 from devinterp.testing._editor import StoreEditor
 
@@ -104,7 +106,6 @@ KINDS = ("samples", "study", "llc", "bif", "susceptibilities")
 OPTIONAL = ("llc_ci", "influences_se", "sus_se", "sus_cov", "sus_shift")
 
 
-@pytest.mark.xfail(strict=False, reason="llc: a wr dropped from one variable alone is not found yet; open fault")
 @pytest.mark.parametrize("damage", DAMAGES, ids=lambda d: d.__name__)
 def test_is_found(damage: Damage) -> None:
     @settings(max_examples=5)
@@ -120,3 +121,21 @@ def test_is_found(damage: Damage) -> None:
         assert not report.ok, f"{damage.__name__} of {path} was not found"
 
     check()
+
+
+def test_a_variable_that_is_not_stacked_as_the_others_is_found() -> None:
+    """A restriction dropped from one variable alone leaves it legal by itself, and wrong beside the others."""
+    tree = xr.Dataset(
+        {
+            "llc_mean": ("wr", np.ones(1)),
+            "llc_std": ("wr", np.ones(1)),
+            "llc_scalar": ("wr", np.ones(1)),
+            "llc_per_chain": (("wr", "chain"), np.ones((1, 2))),
+            "loss_trace": (("wr", "chain", "draw"), np.ones((1, 2, 3), np.float32)),
+            "init_loss": ((), 1.0),
+        },
+        coords={"wr": ("wr", np.array(["full"], dtype=object))},
+    )
+    report = validate(tree, level="structure", schema="llc")
+    assert [(f.code, f.path) for f in report.errors] == [(RuleCode.DIMS, "/init_loss")]
+    assert validate(tree.assign(init_loss=("wr", np.ones(1))), level="structure", schema="llc").ok

@@ -29,12 +29,33 @@ def check_sizes(bound: Bound, sound: set[str], findings: Collector) -> None:
         array = bound.group.arrays[name]
         for dim, size in zip(array.dims, array.shape, strict=True):
             seen.setdefault(dim, Counter())[size] += 1
+    _check_leading(bound, sound, findings)
     observed = {dim: _agreed(sizes) for dim, sizes in seen.items()}
     for pattern in bound.node.dimensions.values():
         for binding in bindings(pattern.name, bound.members):
             dim = pattern.name.format_map(binding)
             if dim in observed:
                 _check_dimension(bound, pattern, dim, binding, observed, sound, findings)
+
+
+def _check_leading(bound: Bound, sound: set[str], findings: Collector) -> None:
+    """Check that every variable that may be stacked (along ``wr``, ``checkpoint``) is stacked as the others are."""
+    stacked = {
+        name: tuple(d for d in bound.group.arrays[name].dims if d in bound.variables[name][0].leading)
+        for name in sound
+        if bound.variables[name][0].leading
+    }
+    wanted = max(stacked.values(), key=len, default=())
+    for name, dims in sorted(stacked.items()):
+        if dims != wanted:
+            array = bound.group.arrays[name]
+            findings.add(
+                RuleCode.DIMS,
+                array.path,
+                "The dimensions are not those of the other variables.",
+                expected=", ".join((*wanted, *(d for d in array.dims if d not in dims))),
+                found=", ".join(array.dims) or "none",
+            )
 
 
 def _agreed(sizes: Counter[int]) -> int:
