@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 OUT ?= demo-out
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types check docs ground-truth lane-core lane-lowest clean
+.PHONY: help demo test lint types check docs ground-truth lane-core clean
 
 help:
 	@echo "make demo   train a small transformer on real text, sample around it, print and draw what was found (4 minutes)"
@@ -50,11 +50,5 @@ lane-core: constraints.txt
 	.venv-core/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[testing]' pytest-randomly scipy
 	.venv-core/bin/python -m pytest
 
-# The floors that pyproject.toml declares, exactly.
-lane-lowest: constraints-lowest.txt
-	$(PYTHON) -m venv --clear .venv-lowest
-	.venv-lowest/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-lowest.txt -e '.[sampling,plot,testing]' pytest-randomly scipy
-	.venv-lowest/bin/python -m pytest
-
 clean:
-	rm -rf $(VENV) .venv-core .venv-lowest .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist docs/_build
+	rm -rf $(VENV) .venv-core .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist docs/_build
