@@ -234,13 +234,14 @@ def skewed(name: str, *, lr: float, n_beta: float, copies: int = 512, num_draws:
 def homogeneous(name: str, degree: int, dimension: int, *, lr: float, n_beta: float, num_draws: int = 100) -> Case:
     """|w|^p in d dimensions, no localization: nβE[L] = d / p, here at the chain's own step size."""
     scale = n_beta ** (-1 / degree)
+    reach = 80 ** (1 / degree) * scale  # the density there is exp(-80)
     if dimension == 1:
         grid, law = targets.kernel_law(
-            lambda w: n_beta * degree * np.sign(w) * np.abs(w) ** (degree - 1), lr, -4 * scale, 4 * scale
+            lambda w: n_beta * degree * np.sign(w) * np.abs(w) ** (degree - 1), lr, -reach, reach
         )
         target = n_beta * float((law * np.abs(grid) ** degree).sum())
     else:
-        r = np.linspace(0, 4 * scale, 20001)[1:]
+        r = np.linspace(0, reach, 20001)[1:]
         u = n_beta * r**degree
         du = n_beta * degree * r ** (degree - 1)
         laplacian = n_beta * degree * (degree + dimension - 2) * r ** (degree - 2)
@@ -265,8 +266,8 @@ def crossing(powers: tuple[int, int], *, n_beta: float = 100.0, localization: fl
         f"x^{2 * k} y^{2 * m}",
         lambda: Replicas({"x": np.zeros(()), "y": np.zeros(())}, [lambda x, y: (x**k * y**m) ** 2], 512),
         ["loss"],
-        {**BASE, "lr": lr, "n_beta": n_beta, "localization": localization, "init_noise": localization**-0.5,
-         "num_chains": 1, "num_burnin_steps": int(4 / (lr * localization)), "num_draws": 20,
+        {**BASE, "lr": lr, "n_beta": n_beta, "localization": localization, "init_noise": 0.3 * localization**-0.5,
+         "num_chains": 1, "num_burnin_steps": int(7 / (lr * localization)), "num_draws": 20,
          "num_steps_bw_draws": int(0.25 / (lr * localization))},
         [Row("LLC", lambda: targets.crossing_llc(powers, n_beta, localization, lr), n_beta_loss())],
     )  # fmt: skip

@@ -46,7 +46,7 @@ def kernel_law(
     The kernel's density is smooth, so that its discretisation on an even grid converges faster than any power.
     """
     grid = np.linspace(low, high, points)
-    # Far out, where no chain ever is, one step may lead beyond the grid.
+    # Far out, where no chain ever is, one step may lead beyond the grid; see the check below.
     mean = np.clip(grid - lr / 2 * gradient(grid), low, high)
     kernel = np.exp(-((grid[None, :] - mean[:, None]) ** 2) / (2 * lr))
     kernel /= kernel.sum(axis=1, keepdims=True)
@@ -58,7 +58,10 @@ def kernel_law(
         if done:
             break
     law = law @ kernel
-    return grid, law / law.sum()
+    law /= law.sum()
+    if law[0] + law[-1] > 1e-9:
+        raise ValueError("the law reaches the end of the grid: it is too narrow, or the chain explodes there")
+    return grid, law
 
 
 # ---- more dimensions: quadrature, corrected for the step size to first order --------------------------------------
