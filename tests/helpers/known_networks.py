@@ -14,7 +14,15 @@ from replicas import Replicas
 
 
 def linear_network(
-    widths: tuple[int, ...], rank: int, *, n_beta: float, localization: float, lr: float, steps: int, copies: int = 256
+    widths: tuple[int, ...],
+    rank: int,
+    *,
+    n_beta: float,
+    localization: float,
+    lr: float,
+    steps: int,
+    copies: int = 256,
+    spread: float = 1.0,
 ) -> Case:
     """½ |W_L ... W_1 - W*|² around the most singular point of rank r, against the learning coefficient.
 
@@ -52,9 +60,10 @@ def linear_network(
         f"{'-'.join(map(str, widths))}, rank {rank}",
         lambda: Replicas({f"w{i}": w for i, w in enumerate(start)}, [loss], copies),
         ["loss"],
-        # Noise of the prior's width puts the flat directions where they belong; the steep ones relax fast.
+        # Noise of the prior's width puts the flat directions where they belong; the steep ones relax fast. Around
+        # weights that are not 0 so much noise would make the first steps explode: ``spread`` is a part of it.
         {**BASE, "num_chains": 1, "lr": lr, "n_beta": n_beta, "localization": localization,
-         "init_noise": localization**-0.5, "num_burnin_steps": steps, "num_draws": 40,
+         "init_noise": spread * localization**-0.5, "num_burnin_steps": steps, "num_draws": 40,
          "num_steps_bw_draws": max(1, steps // 40)},
         rows,
     )  # fmt: skip

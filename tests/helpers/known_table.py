@@ -58,6 +58,7 @@ def full_table() -> list[Case]:
         linear_network((3, 8, 4), 0, n_beta=100.0, localization=1.0, lr=2e-4, steps=12_000),
         linear_network((5, 4, 5), 0, n_beta=300.0, localization=1.0, lr=1e-4, steps=16_000),
         linear_network((4, 4, 4, 4), 0, n_beta=1000.0, localization=1.0, lr=2e-5, steps=30_000),
-        linear_network((5, 5, 5, 5), 2, n_beta=1000.0, localization=1.0, lr=2e-5, steps=30_000),
+        linear_network((5, 3, 5), 1, n_beta=300.0, localization=1.0, lr=1e-4, steps=16_000, spread=0.5),
+        linear_network((5, 5, 5, 5), 2, n_beta=300.0, localization=1.0, lr=3e-5, steps=30_000, spread=0.3),
         gaussian_bif("linear-Gaussian residuals"),
     ]  # fmt: skip
