@@ -179,8 +179,8 @@ class WriterMachine(RuleBasedStateMachine):
         if lost:
             for chain in range(CHAINS):
                 if self.ended[chain] is None and self.saved[chain] == 0:
-                    for path in self.path.glob(f"*loss*/c/{chain}"):
-                        shutil.rmtree(path)
+                    for name in self.numbers.arrays:  # a chain's own rows; init_loss is the coordinator's
+                        shutil.rmtree(self.path / name / "c" / str(chain), ignore_errors=True)
 
     @precondition(lambda self: self.run is not None and None not in self.ended)
     @rule()
