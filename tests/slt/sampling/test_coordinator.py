@@ -20,7 +20,8 @@ from tiny_lm import build_model, build_tokens, head_masks
 
 from devinterp.errors import ChainFailedWarning, DevinterpWarning, SamplingError, StoreLockedError
 from devinterp.schema import validate
-from devinterp.slt.sampling import ProgressEvent, sample, sample_restrictions
+from devinterp.slt.sampling import ProgressEvent, coordinator, sample, sample_restrictions
+from devinterp.slt.sampling.plan import Plan
 
 HELPERS = Path(__file__).parents[2] / "helpers"
 TRAIN, CODE = build_tokens("train"), build_tokens("code")
@@ -74,6 +75,34 @@ def test_threads_take_turns():
     with ThreadPoolExecutor(3) as threads:
         tree = run(chain_method="parallel", executor=threads, num_chains=3)
     assert_same_store(tree, run(num_chains=3))
+
+
+def test_initial_losses_are_not_computed_while_a_thread_samples(monkeypatch):
+    """Both seed the generators of the process: beside each other, a chain would draw other numbers."""
+    sampling, overlaps = [], []
+    real_run, real_losses = Plan.run, coordinator.initial_losses
+
+    def chain(self, *args, **kwargs):
+        sampling.append(1)
+        try:
+            time.sleep(0.3)  # long enough that a coordinator which does not wait is caught
+            return real_run(self, *args, **kwargs)
+        finally:
+            sampling.pop()
+
+    def losses(*args, **kwargs):
+        time.sleep(0.1)
+        overlaps.append(len(sampling))
+        return real_losses(*args, **kwargs)
+
+    expected = run(num_chains=2)
+    # The executor pickles the plan by value, so its class is the one that is patched.
+    monkeypatch.setattr(Plan, "run", chain)
+    monkeypatch.setattr(coordinator, "initial_losses", losses)
+    with ThreadPoolExecutor(2) as threads:
+        tree = run(chain_method="parallel", executor=threads, num_chains=2)
+    assert overlaps == [0]
+    assert_same_store(tree, expected)
 
 
 def test_a_study_is_one_task_per_restriction_and_chain(pool):

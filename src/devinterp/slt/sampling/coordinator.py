@@ -29,6 +29,7 @@ from devinterp.slt.sampling.progress import Progress, ProgressEvent, check_progr
 from devinterp.slt.sampling.worker import (
     PLAN_KEY,
     STOP_KEY,
+    TURN,
     Errand,
     end_with_parent,
     limited_threads,
@@ -353,7 +354,7 @@ class _Coordinator:
             with _deaf_children():
                 futures = {executor.submit(run_errand, errand): errand for errand in errands}
             try:
-                with limited_threads(threads):
+                with TURN, limited_threads(threads):
                     self._initial_arrays()
                 self._watch(futures, bars)
             except BaseException as error:

@@ -27,6 +27,7 @@ from devinterp.store.checkpoint import STATE_FOLDER, state_key
 __all__ = [
     "PLAN_KEY",
     "STOP_KEY",
+    "TURN",
     "Errand",
     "end_with_parent",
     "limited_threads",
@@ -39,8 +40,9 @@ PLAN_KEY = f"{STATE_FOLDER}/plan"
 STOP_KEY = f"{STATE_FOLDER}/stop"
 
 _LOOK_SECONDS = 0.5
-# Chains share a process's global generators and its copy of the model, so threads of one process take turns.
-_TURN = threading.Lock()
+# Chains share a process's global generators and its copy of the model, so threads of one process take turns;
+# so does a coordinator that computes initial losses beside an executor of threads.
+TURN = threading.Lock()
 _LOADED: list[tuple[str, Plan]] = []
 
 
@@ -84,7 +86,7 @@ def run_errand(errand: Errand) -> ChainResult:
     Exception
         What the model or its loss raised; `SamplingError` stands in for one that would not survive the way back.
     """
-    with _TURN:
+    with TURN:
         try:
             return _run(errand)
         except Exception as error:
