@@ -208,6 +208,8 @@ def test_a_chain_that_turns_nan_and_a_run_in_which_all_do(tmp_path, whole):
     states = tree.attrs["metadata"]["run"]["chains"]
     assert [s["status"] for s in states] == ["failed", "complete"]
     assert devinterp.validate(path).ok
+    with pytest.warns(ChainFailedWarning, match="1 of 2 chains failed .* chain 0 at step"):
+        go(path, loss_fn=loss_fn)  # the finished store, returned with the same warning
     with pytest.warns(ChainFailedWarning):
         assert tree.devinterp.llc().attrs["n_chains_used"] == 1
     with pytest.raises(AllChainsFailedError, match="Lower lr"):

@@ -15,7 +15,7 @@ from devinterp.store.location import Location, StoreLike, locate
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["open_store", "open_tree", "root_document"]
+__all__ = ["failed_chains", "open_store", "open_tree", "root_document"]
 
 
 def open_store(
@@ -111,8 +111,8 @@ def open_tree(location: Location, *, consolidated: bool | None = None, chunks: A
     return tree
 
 
-def warn_of_failed_chains(tree: xr.DataTree, name: str) -> None:
-    """Warn once, naming every failed chain of a completed store."""
+def failed_chains(tree: xr.DataTree) -> list[str]:
+    """Say of every failed chain of a completed store which it is, at what step it ended, and why."""
     failed = []
     for node in tree.subtree:
         chains = node.attrs.get("metadata", {}).get("run", {}).get("chains", []) if node.attrs.get("completed") else []
@@ -120,6 +120,12 @@ def warn_of_failed_chains(tree: xr.DataTree, name: str) -> None:
             if chain.get("status") == "failed":
                 where = "" if node.path == "/" else f"{node.path.strip('/')} "
                 failed.append(f"{where}chain {index} at step {chain.get('step')} ({chain.get('reason')})")
+    return failed
+
+
+def warn_of_failed_chains(tree: xr.DataTree, name: str) -> None:
+    """Warn once, naming every failed chain of a completed store."""
+    failed = failed_chains(tree)
     if failed:
         warnings.warn(
             f"{name}: {len(failed)} chain(s) failed and are left out of every analysis: {'; '.join(failed[:10])}.",

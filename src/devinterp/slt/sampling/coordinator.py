@@ -38,7 +38,7 @@ from devinterp.slt.sampling.worker import (
     run_errand,
 )
 from devinterp.store import Location, Run, SamplesRequest, StoreLike, locate, open_run
-from devinterp.store.open import open_tree
+from devinterp.store.open import failed_chains, open_tree
 
 __all__ = ["CHAIN_METHODS", "Execution", "complete_run", "execute", "open_finished", "sample_part"]
 
@@ -465,8 +465,7 @@ def open_finished(run: Run, stacklevel: int) -> xr.DataTree:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ChainFailedWarning)  # said once, below, with the caller's line
         tree = open_tree(run.location)
-    run.refresh()
-    failed = _failures(run)
+    failed = failed_chains(tree)  # from the store: the run's own files are gone once it is complete
     if failed:
         warnings.warn(
             f"{len(failed)} of {len(run.chains)} chains failed and are left out of every analysis: "
