@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from devinterp.plot import PlotAccessor, TokenText
     from devinterp.schema import Report
-    from devinterp.slt.diagnostics import Diagnosis, StudyDiagnosis
+    from devinterp.slt.diagnostics import Diagnosis, SeriesDiagnosis, StudyDiagnosis
 
 __all__ = ["DevinterpAccessor"]
 
@@ -28,7 +28,7 @@ class DevinterpAccessor:
     Parameters
     ----------
     obj : DataTree or Dataset
-        A run, a study, or a result.
+        A run, a study, a series, or a result.
     """
 
     __slots__ = ("_obj",)
@@ -40,7 +40,7 @@ class DevinterpAccessor:
 
     @property
     def kind(self) -> str:
-        """``samples``, ``study``, ``llc``, ``bif``, ``bif_topk``, ``susceptibilities``, or ``unknown``."""
+        """``samples``, ``study``, ``series``, ``llc``, ``bif``, ``bif_topk``, ``susceptibilities``, or ``unknown``."""
         from devinterp.slt._kinds import kind_of
 
         return kind_of(self._obj)
@@ -54,10 +54,13 @@ class DevinterpAccessor:
 
     @property
     def provenance(self) -> Mapping[str, Any]:
-        """``metadata.provenance``: identity of weights, rows, loss and mode; empty where none is recorded."""
-        from devinterp.slt._samples import dig, metadata_of
+        """``metadata.provenance``: identity of weights, rows, loss and mode; of a study or series what its runs share.
 
-        return dig(metadata_of(self._obj), "provenance") or {}
+        Empty where none is recorded.
+        """
+        from devinterp.slt._provenance import shared_provenance
+
+        return shared_provenance(self._obj)
 
     @property
     def observables(self) -> tuple[str, ...]:
@@ -87,12 +90,19 @@ class DevinterpAccessor:
         observable: str | None = None,
         ci: float | None = None,
         allow_partial: bool = False,
+        allow_mixed: bool = False,
     ) -> xr.Dataset:
         """Compute the local learning coefficient; see `devinterp.slt.llc.compute_llc`."""
         from devinterp.slt.llc import compute_llc
 
         return compute_llc(
-            self._obj, over=over, burnin=burnin, observable=observable, ci=ci, allow_partial=allow_partial
+            self._obj,
+            over=over,
+            burnin=burnin,
+            observable=observable,
+            ci=ci,
+            allow_partial=allow_partial,
+            allow_mixed=allow_mixed,
         )
 
     def bif(
@@ -144,8 +154,9 @@ class DevinterpAccessor:
         terms: bool = False,
         se: bool = False,
         allow_partial: bool = False,
+        allow_mixed: bool = False,
     ) -> xr.DataTree:
-        """Compute susceptibilities of a study; see `devinterp.slt.susceptibilities.compute_susceptibilities`."""
+        """Compute susceptibilities; see `devinterp.slt.susceptibilities.compute_susceptibilities`."""
         from devinterp.slt.susceptibilities import compute_susceptibilities
 
         return compute_susceptibilities(
@@ -157,9 +168,10 @@ class DevinterpAccessor:
             terms=terms,
             se=se,
             allow_partial=allow_partial,
+            allow_mixed=allow_mixed,
         )
 
-    def diagnose(self, *, sampling_task: str | None = None) -> Diagnosis | StudyDiagnosis:
+    def diagnose(self, *, sampling_task: str | None = None) -> Diagnosis | StudyDiagnosis | SeriesDiagnosis:
         """Judge whether the run can be trusted; see `devinterp.slt.diagnostics.diagnose`."""
         from devinterp.slt.diagnostics import diagnose
 

@@ -112,3 +112,31 @@ def to_store(tree: xr.DataTree, path: Any, *, draws: int = 16) -> xr.DataTree:
         group = None if node.path == "/" else node.path
         dataset.to_zarr(path, group=group, mode="a", encoding=encoding, consolidated=False, zarr_format=3)
     return xr.open_datatree(path, engine="zarr", consolidated=False)
+
+
+def make_series(
+    steps: tuple[int, ...] = (100, 1000, 3000), names: tuple[str, ...] = ("full", "l0h0"), **options: Any
+) -> xr.DataTree:
+    """A series of such studies; losses rise with every checkpoint, ``options`` may be a function of the step."""
+    groups: dict[str, xr.Dataset] = {"/": xr.Dataset(coords={"checkpoint": np.array(steps, dtype=np.int64)})}
+    config = {"sampling_task": "train", "restrictions": list(names)}
+    for i, step in enumerate(steps):
+        own = {k: v(step) if callable(v) else v for k, v in options.items()}
+        study = make_study(names, **own)
+        for name in names:
+            run = study[name].to_dataset()
+            raised = {v: run[v] + np.float32(0.05 * i) for v in run if str(v).startswith(("loss_", "sampling_loss"))}
+            groups[f"/{step}/{name}"] = run.assign(raised)
+    tree = xr.DataTree.from_dict(groups)
+    for step in steps:
+        tree[str(step)].attrs = {
+            "devinterp_schema": "devinterp/study@1",
+            "completed": 1,
+            "metadata": {"config": config},
+        }
+    tree.attrs = {
+        "devinterp_schema": "devinterp/series@1",
+        "completed": 1,
+        "metadata": {"config": {**config, "checkpoints": list(steps)}},
+    }
+    return tree

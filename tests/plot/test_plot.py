@@ -7,9 +7,10 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import xarray as xr
+from made_runs import make_series
 from matplotlib.figure import Figure
 
-from devinterp.errors import MissingVariableError, SettingError
+from devinterp.errors import MissingVariableError, ProvenanceError, SettingError
 from devinterp.plot import (
     Facets,
     PlotAccessor,
@@ -151,6 +152,62 @@ def test_llc_over_checkpoints_is_a_curve_in_the_order_of_training(study, ax):
     assert len(curves) == 4
     assert curves[0].lines[0].get_xdata().tolist() == [100, 200]
     assert ax.get_xlabel() == "training step"
+
+
+def marked_points(ax):
+    marks = [line for line in ax.lines if line.get_linestyle() == "None" and line.get_marker() in "oXvDs"]
+    return sum(len(line.get_xdata()) for line in marks)
+
+
+def test_the_llc_of_a_series_is_one_call_with_intervals_and_verdicts(ax):
+    series = make_series((200, 100, 300), draws=120)
+    full, *_ = series.devinterp.plot.llc(ax=ax)
+    assert full.lines[0].get_xdata().tolist() == [100, 200, 300]
+    expected = series.devinterp.llc(over="observable", ci=0.9).sel(wr="full").sortby("checkpoint")
+    np.testing.assert_allclose(full.lines[0].get_ydata(), expected["llc_mean"])
+    ends = np.stack([segment[:, 1] for segment in full.lines[2][0].get_segments()])
+    np.testing.assert_allclose(ends, expected["llc_ci"])
+    diagnosis = series.devinterp.diagnose()
+    wrong = [(step, d) for step, study in diagnosis.items() for d in study.values() if not d.good]
+    assert marked_points(ax) == len(wrong) > 0
+    labels = [text.get_text() for text in ax.get_legend().get_texts()]
+    assert {d.verdict.title for _, d in wrong} <= set(labels)
+    assert {"full", "l0h0"} <= set(labels)
+    assert "90 % interval" in ax.get_title(loc="right")
+
+
+def test_verdicts_can_be_left_out_or_given_with_a_result(ax):
+    series = make_series(draws=120)
+    series.devinterp.plot.llc(ax=ax, verdicts=False)
+    assert marked_points(ax) == 0
+    result, diagnosis = series.devinterp.llc(ci=0.9), series.devinterp.diagnose()
+    result.devinterp.plot.llc(ax=ax, verdicts=diagnosis)
+    assert marked_points(ax) == sum(not d.good for d in diagnosis.runs.values()) > 0
+
+
+def test_a_curve_of_mixed_settings_says_so(ax):
+    mixed = make_series((100, 1000), n_beta=lambda step: step / 100)
+    with pytest.raises(ProvenanceError, match="n_beta"):
+        mixed.devinterp.plot.llc(ax=ax)
+    mixed.devinterp.plot.llc(ax=ax, allow_mixed=True)
+    assert "different n_beta" in ax.get_title(loc="right")
+
+
+def test_a_series_has_panels_by_checkpoint_and_by_restriction():
+    series = make_series()
+    traces = series.devinterp.plot.traces(col="checkpoint")
+    assert traces.names == ("step 100", "step 1000", "step 3000")
+    curves = series.devinterp.plot.llc(col="wr")
+    assert curves.names == ("full", "l0h0")
+    assert len(series.devinterp.plot.llc(col="checkpoint")) == 3
+    assert len(series.devinterp.plot.verdict()) == 6
+
+
+@pytest.mark.parametrize("name", ["traces", "metrics", "influence", "susceptibilities", "pca"])
+def test_pictures_of_one_checkpoint_say_how_to_choose_it(name):
+    series = make_series()
+    with pytest.raises(MissingVariableError, match=r"tree\.sel\(checkpoint=3000\)"):
+        getattr(series.devinterp.plot, name)()
 
 
 def test_the_influence_matrix_marks_observables_and_is_symmetric_about_zero(run, ax):

@@ -10,7 +10,7 @@ import xarray as xr
 
 from devinterp.errors import MissingVariableError, SettingError
 from devinterp.slt._chains import known_states
-from devinterp.slt._samples import Samples, Tree, is_samples, study_members
+from devinterp.slt._samples import Samples, Tree, is_samples, series_members, study_members
 
 __all__ = [
     "as_bif",
@@ -25,7 +25,7 @@ __all__ = [
 
 
 def kind_of(obj: Any) -> str:
-    """Return what a tree or dataset holds: samples, study, llc, bif, bif_topk, susceptibilities or unknown."""
+    """Return what a tree or dataset holds: samples, study, series, llc, bif, bif_topk, susceptibilities or unknown."""
     if not isinstance(obj, xr.DataTree | xr.Dataset):
         raise SettingError(
             "A picture is made of a tree or a dataset.",
@@ -41,10 +41,20 @@ def kind_of(obj: Any) -> str:
         return "susceptibilities"
     if is_samples(obj):
         return "samples"
+    if series_members(obj) is not None:
+        return "series"
     return "study" if study_members(obj) else "unknown"
 
 
 def _refuse(obj: Any, wanted: str) -> MissingVariableError:
+    steps = series_members(obj)
+    if steps is not None:
+        last = max(steps, default=0)
+        return MissingVariableError(
+            f"A picture of {wanted} is of one checkpoint.",
+            found=f"a series of {len(steps)} checkpoints",
+            remedy=f"Choose one: tree.sel(checkpoint={last}).devinterp.plot, or tree['{last}'].devinterp.plot.",
+        )
     return MissingVariableError(
         f"There is nothing here to draw {wanted} from.",
         expected="what sample() or the analysis of it returns",
@@ -71,14 +81,14 @@ def chain_failures(run: Samples) -> dict[int, str]:
 
 
 def as_llc(obj: Tree, **options: Any) -> xr.Dataset:
-    """Return an LLC result, computed with ``options`` where ``obj`` is a run or a study.
+    """Return an LLC result, computed with ``options`` where ``obj`` is a run, a study or a series.
 
     The fixed rows of the sampling task come first: they have far less noise than minibatches.
     """
     kind = kind_of(obj)
     if kind == "llc":
         return obj.to_dataset() if isinstance(obj, xr.DataTree) else obj
-    if kind not in ("samples", "study"):
+    if kind not in ("samples", "study", "series"):
         raise _refuse(obj, "an LLC")
     from devinterp.slt.llc import compute_llc
 
@@ -90,9 +100,9 @@ def as_llc(obj: Tree, **options: Any) -> xr.Dataset:
 
 def best_average(obj: Tree | Mapping[str, Tree]) -> Any:
     """Return ``"observable"`` where every run has the sampling task's rows at the start, else ``"draws"``."""
-    members = study_members(obj)
-    runs = [Samples.of(t, label=n, allow_partial=True) for n, t in (members or {"": obj}).items()]  # type: ignore[dict-item]
-    for run in runs:
+    steps = series_members(obj)
+    studies = [study_members(each) or {} for each in steps.values()] if steps else [study_members(obj) or {"": obj}]  # type: ignore[dict-item]
+    for run in (Samples.of(t, label=n, allow_partial=True) for study in studies for n, t in study.items()):
         task = run.sampling_task()
         if task is None or f"init_loss_{task}" not in run.dataset:
             return "draws"

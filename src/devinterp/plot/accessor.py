@@ -19,7 +19,7 @@ __all__ = ["PlotAccessor"]
 
 
 class PlotAccessor:
-    """Pictures of a run, a study or a result.
+    """Pictures of a run, a study, a series or a result.
 
     Every method takes ``ax=`` (a new figure otherwise) and returns matplotlib artists; a run or a study is analysed
     first, with the arguments that the picture does not know itself.
@@ -34,11 +34,12 @@ class PlotAccessor:
         self._obj = obj
 
     def __call__(self, **options: Any) -> Any:
-        """Draw what fits the kind: traces of a run, the LLC of a study, the matrix of an influence, classes."""
+        """Draw what fits the kind: traces of a run, the LLC of a study or series, an influence, classes."""
         kind = kind_of(self._obj)
         known = {
             "samples": self.traces,
             "study": self.llc,
+            "series": self.llc,
             "llc": self.llc,
             "bif": self.influence,
             "susceptibilities": self.susceptibilities,

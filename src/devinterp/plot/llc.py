@@ -9,10 +9,11 @@ import numpy.typing as npt
 import xarray as xr
 
 from devinterp.errors import SettingError
-from devinterp.plot._inputs import as_llc
+from devinterp.plot._inputs import as_llc, kind_of
 from devinterp.plot.facets import Facets, draw_facets, make_facets
 from devinterp.plot.style import NEUTRAL, PALETTE, colours, legend, new_axes, note, title
 from devinterp.slt._samples import Tree
+from devinterp.slt.diagnostics import TITLES, Code, SeriesDiagnosis, StudyDiagnosis, diagnose
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -22,6 +23,15 @@ __all__ = ["llc_estimates", "llc_over_checkpoints", "llc_over_restrictions", "ll
 
 LABEL = "LLC (dimensionless)"
 MOST_CURVES = 8
+# By shape and not by colour alone: only what is good is filled.
+MARKS: dict[Code, str] = {
+    "good": "o",
+    "diverged": "X",
+    "below_start": "v",
+    "not_converged": "o",
+    "chains_disagree": "D",
+    "little_signal": "s",
+}
 
 
 def llc_estimates(
@@ -32,6 +42,7 @@ def llc_estimates(
     col_wrap: int | None = None,
     sort: bool = False,
     limit: int | None = None,
+    verdicts: bool | SeriesDiagnosis = True,
     **options: Any,
 ) -> ErrorbarContainer | list[ErrorbarContainer] | Facets:
     """Draw an LLC with its interval: over checkpoints, over restrictions, or per chain, by what it has.
@@ -39,8 +50,8 @@ def llc_estimates(
     Parameters
     ----------
     obj : DataTree or Dataset
-        A result of ``compute_llc``, or a run or a study, whose LLC is then computed with ``options`` (by default over
-        the fixed rows of the sampling task, with 90 % intervals).
+        A result of ``compute_llc``, or a run, a study or a series, whose LLC is then computed with ``options`` (by
+        default over the fixed rows of the sampling task, with 90 % intervals).
     ax : matplotlib.axes.Axes, optional
         Where to draw; a new figure by default.
     col : {"wr", "checkpoint"}, optional
@@ -49,6 +60,9 @@ def llc_estimates(
         Panels in a row.
     sort, limit
         As in `llc_over_restrictions`.
+    verdicts : bool or SeriesDiagnosis
+        Over checkpoints: mark what ``diagnose()`` does not call good. True diagnoses a series; a result, which has no
+        chains to judge by any more, takes the diagnosis.
     **options
         Passed to ``compute_llc``.
 
@@ -57,6 +71,11 @@ def llc_estimates(
     ErrorbarContainer, list of them, or Facets with ``col``
     """
     result = as_llc(obj, **options)
+    if isinstance(verdicts, bool):
+        found = diagnose(obj) if verdicts and kind_of(obj) == "series" else None
+        diagnosis = found if isinstance(found, SeriesDiagnosis) else None
+    else:
+        diagnosis = verdicts
     if col is not None:
         if ax is not None or col not in result.dims:
             raise SettingError(
@@ -69,10 +88,10 @@ def llc_estimates(
         )
         return draw_facets(
             make_facets(names, col_wrap=col_wrap, sharex=col == "wr"),
-            lambda axes, i: llc_estimates(result.isel({col: i}), ax=axes),
+            lambda axes, i: llc_estimates(result.isel({col: i}), ax=axes, verdicts=diagnosis or False),
         )
     if "checkpoint" in result.dims:
-        return llc_over_checkpoints(result, ax=ax)
+        return llc_over_checkpoints(result, ax=ax, verdicts=diagnosis)
     if "wr" in result.dims:
         return llc_over_restrictions(result, ax=ax, sort=sort, limit=limit)
     return llc_per_chain(result, ax=ax)
@@ -177,7 +196,9 @@ def llc_over_restrictions(
     return bars
 
 
-def llc_over_checkpoints(result: xr.Dataset, *, ax: Axes | None = None) -> list[ErrorbarContainer]:
+def llc_over_checkpoints(
+    result: xr.Dataset, *, ax: Axes | None = None, verdicts: SeriesDiagnosis | None = None
+) -> list[ErrorbarContainer]:
     """Draw the LLC against the training step, one curve for each restriction.
 
     Parameters
@@ -186,6 +207,8 @@ def llc_over_checkpoints(result: xr.Dataset, *, ax: Axes | None = None) -> list[
         A result of ``compute_llc`` with the dimension ``checkpoint``.
     ax : matplotlib.axes.Axes, optional
         Where to draw; a new figure by default.
+    verdicts : SeriesDiagnosis, optional
+        What ``diagnose()`` said of the series: whatever is not good gets a hollow mark whose shape says why.
 
     Returns
     -------
@@ -201,6 +224,7 @@ def llc_over_checkpoints(result: xr.Dataset, *, ax: Axes | None = None) -> list[
     palette = colours(len(curves))
     bars = []
     what = ""
+    wrong: set[Code] = set()
     for (name, curve), colour in zip(curves, palette, strict=True):
         mean, low, high, what = _interval(curve)
         bars.append(
@@ -215,9 +239,14 @@ def llc_over_checkpoints(result: xr.Dataset, *, ax: Axes | None = None) -> list[
                 label=name or None,
             )
         )
-    if len(curves) > 1 and len(curves) <= MOST_CURVES:
+        if verdicts is not None:
+            wrong |= _mark(ax, steps, mean, _codes(verdicts, curve), colour)
+    for code in MARKS:  # in the order of gravity
+        if code in wrong:
+            ax.plot([], [], **_hollow(ax, code, NEUTRAL), label=TITLES[code])
+    if wrong or 1 < len(curves) <= MOST_CURVES:
         legend(ax)
-    elif len(curves) > MOST_CURVES:
+    if len(curves) > MOST_CURVES:
         # More curves than a legend can hold: each is named where it ends.
         for (name, curve), colour in zip(curves, palette, strict=True):
             last = float(curve["llc_mean"].values[order[-1]])
@@ -235,8 +264,40 @@ def llc_over_checkpoints(result: xr.Dataset, *, ax: Axes | None = None) -> list[
     ax.set_ylabel(LABEL)
     ax.grid(axis="y", alpha=0.3)
     title(ax, _average(result))
-    note(ax, what)
+    mixed = result.attrs.get("mixed")
+    note(ax, f"{what}; with different {', '.join(map(str, mixed))}" if mixed else what)
     return bars
+
+
+def _codes(verdicts: SeriesDiagnosis, curve: xr.Dataset) -> list[Code]:
+    """Return the gravest verdict at every checkpoint of a curve, ``good`` where none is known."""
+    codes: list[Code] = []
+    for step in curve["checkpoint"].values:
+        runs = verdicts.get(int(step), StudyDiagnosis())
+        name = str(curve["wr"].item()) if "wr" in curve.coords else next(iter(runs), "")
+        codes.append(runs[name].verdict.code if name in runs else "good")
+    return codes
+
+
+def _mark(ax: Axes, steps: npt.NDArray[Any], mean: npt.NDArray[Any], codes: list[Code], colour: Any) -> set[Code]:
+    """Draw hollow marks over the points that are not good; return what is wrong with them."""
+    wrong: set[Code] = {code for code in codes if code != "good"}
+    for code in wrong:
+        own = np.array([c == code for c in codes])
+        ax.plot(steps[own], mean[own], **_hollow(ax, code, colour))
+    return wrong
+
+
+def _hollow(ax: Axes, code: Code, colour: Any) -> dict[str, Any]:
+    face: Any = ax.get_facecolor()
+    return {
+        "marker": MARKS[code],
+        "linestyle": "none",
+        "markersize": 6,
+        "markerfacecolor": face if face[3] else "white",
+        "markeredgecolor": colour,
+        "zorder": 3,
+    }
 
 
 def _average(result: xr.Dataset) -> str:

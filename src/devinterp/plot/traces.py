@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -12,7 +13,7 @@ from devinterp.plot._inputs import chain_failures, one_run
 from devinterp.plot.facets import Facets, draw_facets, make_facets
 from devinterp.plot.style import NEUTRAL, colours, legend, new_axes, note, title
 from devinterp.slt._blocks import row_means
-from devinterp.slt._samples import Samples, Tree, study_members
+from devinterp.slt._samples import Samples, Tree, series_members, study_members
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -30,7 +31,7 @@ def loss_traces(
     over: Literal["steps", "draws"] | None = None,
     smooth: int | None = None,
     ax: Axes | None = None,
-    col: Literal["observable", "wr"] | None = None,
+    col: Literal["observable", "wr", "checkpoint"] | None = None,
     col_wrap: int | None = None,
 ) -> list[Line2D] | Facets:
     """Draw the loss of every chain, its burn-in and the loss at the start.
@@ -38,7 +39,8 @@ def loss_traces(
     Parameters
     ----------
     samples : DataTree or Dataset
-        What ``sample()`` returned; of a study, ``full`` is drawn unless ``col="wr"``.
+        What ``sample()`` returned; of a study, ``full`` is drawn unless ``col="wr"``. A series takes
+        ``col="checkpoint"``.
     observable : str, optional
         Draw the fixed rows of this observable, at every draw, instead of the minibatches.
     over : {"steps", "draws"}, optional
@@ -47,8 +49,8 @@ def loss_traces(
         Width of the running mean that is drawn over the raw trace; 1 leaves it out.
     ax : matplotlib.axes.Axes, optional
         Where to draw; a new figure by default.
-    col : {"observable", "wr"}, optional
-        One panel for each observable, or for each restriction of a study.
+    col : {"observable", "wr", "checkpoint"}, optional
+        One panel for each observable, for each restriction of a study, or for each checkpoint of a series.
     col_wrap : int, optional
         Panels in a row.
 
@@ -102,11 +104,13 @@ def _panels(samples: Tree, col: str, col_wrap: int | None, **options: Any) -> Fa
             make_facets(names, col_wrap=col_wrap, sharey=False),
             lambda ax, i: loss_traces(samples, **{**options, "observable": names[i]}, ax=ax),
         )
-    members = study_members(samples) if col == "wr" else None
+    members: Mapping[str, Tree] | None = study_members(samples) if col == "wr" else None
+    if col == "checkpoint" and (steps := series_members(samples)) is not None:
+        members = {f"step {step}": study for step, study in steps.items()}
     if members is None:
         raise SettingError(
             "There are no such panels.",
-            expected="col='observable', or col='wr' for a study",
+            expected="col='observable', or col='wr' for a study, col='checkpoint' for a series",
             found=f"col={col!r}",
         )
     trees = list(members.values())

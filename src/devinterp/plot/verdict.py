@@ -10,7 +10,7 @@ from devinterp.plot._inputs import kind_of
 from devinterp.plot.style import NEUTRAL, new_axes, note, title
 from devinterp.plot.token_text import drawable
 from devinterp.slt._samples import Tree
-from devinterp.slt.diagnostics import TITLES, ChainDiagnosis, Diagnosis, StudyDiagnosis, diagnose
+from devinterp.slt.diagnostics import TITLES, ChainDiagnosis, Diagnosis, SeriesDiagnosis, StudyDiagnosis, diagnose
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -30,14 +30,14 @@ _MEANT: dict[str, tuple[str, ...]] = {
 
 
 def verdict_table(
-    obj: Tree | Diagnosis | StudyDiagnosis, *, ax: Axes | None = None, limit: int | None = None
+    obj: Tree | Diagnosis | StudyDiagnosis | SeriesDiagnosis, *, ax: Axes | None = None, limit: int | None = None
 ) -> list[Text]:
-    """Draw what ``diagnose()`` says of a run, or of every run of a study.
+    """Draw what ``diagnose()`` says of a run, or of every run of a study or series.
 
     Parameters
     ----------
-    obj : DataTree, Dataset, Diagnosis or StudyDiagnosis
-        A run or a study, which is diagnosed first, or the diagnosis.
+    obj : DataTree, Dataset, Diagnosis, StudyDiagnosis or SeriesDiagnosis
+        A run, a study or a series, which is diagnosed first, or the diagnosis.
     ax : matplotlib.axes.Axes, optional
         Where to draw; by default a new figure that is as high as there are rows.
     limit : int, optional
@@ -48,11 +48,13 @@ def verdict_table(
     list of Text
         The verdict of every row.
     """
-    if isinstance(obj, Diagnosis | StudyDiagnosis):
+    if isinstance(obj, Diagnosis | StudyDiagnosis | SeriesDiagnosis):
         found = obj
     else:
         kind_of(obj)
         found = diagnose(obj)
+    if isinstance(found, SeriesDiagnosis):
+        found = found.runs
     runs: Mapping[str, Diagnosis] = found if isinstance(found, StudyDiagnosis) else {found.label or "run": found}
     shown = list(runs.items())
     if limit is not None and limit < len(shown):

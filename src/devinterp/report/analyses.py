@@ -22,7 +22,7 @@ from devinterp.plot.traces import loss_traces
 from devinterp.report.elements import listing, note, number, section
 from devinterp.report.subject import Subject
 from devinterp.report.svg import picture
-from devinterp.slt.diagnostics import Diagnosis, StudyDiagnosis, diagnose
+from devinterp.slt.diagnostics import Diagnosis, SeriesDiagnosis, StudyDiagnosis, diagnose
 from devinterp.slt.llc import compute_llc
 
 __all__ = ["diagnosis", "influence", "llc", "metrics", "run_diagnosis", "susceptibilities", "texts", "traces"]
@@ -36,7 +36,11 @@ PAIRS = 6
 def run_diagnosis(subject: Subject) -> dict[str, Diagnosis]:
     """Diagnose every run of the main study."""
     found = diagnose(subject.main)
-    return dict(found) if isinstance(found, StudyDiagnosis) else {found.label or "run": found}
+    return {found.label or "run": found} if isinstance(found, Diagnosis) else dict(_study(found))
+
+
+def _study(found: StudyDiagnosis | SeriesDiagnosis) -> StudyDiagnosis:
+    return found.runs if isinstance(found, SeriesDiagnosis) else found
 
 
 def diagnosis(subject: Subject, found: dict[str, Diagnosis]) -> Markup:
@@ -111,12 +115,13 @@ def llc(subject: Subject) -> tuple[Markup, xr.Dataset]:
     options: dict[str, Any] = {"ci": 0.9, "allow_partial": subject.partial}
     if subject.checkpoints:
         over = best_average(subject.main)
-        each = [compute_llc(tree, over=over, **options) for tree in subject.checkpoints.values()]
-        names = list(subject.checkpoints)
-        steps = [int(n) if n.isdecimal() else i for i, n in enumerate(names)]
-        result = xr.concat(each, dim="checkpoint", data_vars="all", coords="minimal", compat="override", join="outer")
-        result = result.assign_coords(checkpoint=steps)
-        drawn = picture("llc", "LLC over training", (7, 3.4), lambda ax: llc_over_checkpoints(result, ax=ax))
+        # A report shows what is there: settings that differ are said above the picture.
+        result = compute_llc(subject.tree, over=over, allow_mixed=True, **options)
+        found = diagnose(subject.tree)
+        verdicts = found if isinstance(found, SeriesDiagnosis) else None
+        drawn = picture(
+            "llc", "LLC over training", (7, 3.4), lambda ax: llc_over_checkpoints(result, ax=ax, verdicts=verdicts)
+        )
         table: Content = None
     else:
         result = compute_llc(subject.main, over=best_average(subject.main), **options)

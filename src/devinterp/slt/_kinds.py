@@ -6,18 +6,22 @@ from typing import Any
 
 import xarray as xr
 
-from devinterp.slt._samples import is_samples, study_members
+from devinterp.slt._samples import is_samples, series_members, study_members
 
 __all__ = ["kind_of"]
 
 
 def kind_of(obj: Any) -> str:
-    """Return samples, study, llc, bif, bif_topk, susceptibilities, another schema's name, or unknown."""
+    """Return samples, study, series, llc, bif, bif_topk, susceptibilities, another schema's name, or unknown.
+
+    What ``series.sel(checkpoint=7)`` leaves is a study.
+    """
     names = {str(name) for name in obj.data_vars}
     children = set(obj.children) if isinstance(obj, xr.DataTree) else set()
     declared = obj.attrs.get("devinterp_schema")
     if isinstance(declared, str) and "@" in declared:
-        return declared.split("@")[0].rsplit("/", 1)[-1]
+        kind = declared.split("@")[0].rsplit("/", 1)[-1]
+        return "study" if kind == "series" and series_members(obj) is None and study_members(obj) else kind
     if "llc_mean" in names:
         return "llc"
     if "influences" in names:
@@ -26,4 +30,6 @@ def kind_of(obj: Any) -> str:
         return "susceptibilities"
     if is_samples(obj):
         return "samples"
+    if series_members(obj) is not None:
+        return "series"
     return "study" if study_members(obj) else "unknown"

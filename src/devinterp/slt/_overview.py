@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from html import escape
 
 import xarray as xr
 
 from devinterp.slt._chains import known_states
 from devinterp.slt._kinds import kind_of
-from devinterp.slt._samples import Samples, Tree, dig, is_samples, metadata_of, study_members
+from devinterp.slt._samples import Samples, Tree, dig, is_samples, metadata_of, series_members, study_members
 
 __all__ = ["observables", "overview", "overview_html", "overview_text"]
 
 TITLES = {
     "samples": "SGLD run",
     "study": "study of weight restrictions",
+    "series": "series of checkpoints",
     "llc": "local learning coefficient",
     "bif": "Bayesian influence function",
     "bif_topk": "strongest influences",
@@ -25,6 +27,7 @@ RUN = "validate() report() diagnose() llc() bif() to_arviz() tokens() plot"
 CALLS = {
     "samples": RUN,
     "study": "validate() report() diagnose() llc() susceptibilities() split_half() plot",
+    "series": "validate() report() diagnose() llc() susceptibilities() split_half() plot",
     "llc": "validate() report() plot",
     "bif": "validate() report() tokens() plot",
     "bif_topk": "validate() report() tokens()",
@@ -34,10 +37,11 @@ CALLS = {
 
 
 def observables(obj: Tree) -> tuple[str, ...]:
-    """Ids of the observables of a run, of a study's ``full``, or of a result, in order."""
+    """Ids of the observables of a run, of the run ``full`` of a study or series, or of a result, in order."""
     if is_samples(obj) and "llc_mean" not in obj.data_vars:
         return Samples.of(obj, allow_partial=True).observables
-    members = study_members(obj)
+    steps = series_members(obj)
+    members = study_members(next(iter(steps.values())) if steps else obj)
     if members:
         first = members.get("full", next(iter(members.values())))
         return Samples.of(first, allow_partial=True).observables
@@ -53,13 +57,18 @@ def overview(obj: Tree) -> list[tuple[str, str]]:
     """Return (what, text) pairs."""
     kind = kind_of(obj)
     rows = [("kind", TITLES.get(kind, kind))]
-    if kind == "study":
-        members = study_members(obj) or {}
-        names = ", ".join(list(members)[:8]) + (", ..." if len(members) > 8 else "")
-        rows.append(("restrictions", f"{len(members)} ({names})"))
+    if kind in ("study", "series"):
+        steps = series_members(obj) or {}
+        members = study_members(next(iter(steps.values())) if steps else obj) or {}
+        if kind == "series":
+            rows.append(("checkpoints", _some(steps)))
+        rows.append(("restrictions", _some(members)))
         task = dig(metadata_of(obj), "config.sampling_task")
         rows += [("sampling task", str(task))] if task else []
-        states = {name: _state(tree) for name, tree in members.items()}
+        every = {
+            f"{s}/{name}": tree for s, study in steps.items() for name, tree in (study_members(study) or {}).items()
+        }
+        states = {name: _state(tree) for name, tree in (every or members).items()}
         wrong = [f"{name}: {state}" for name, state in states.items() if state != "complete"]
         rows.append(("state", "; ".join(wrong[:5]) or "complete"))
     elif kind == "samples":
@@ -76,6 +85,12 @@ def overview(obj: Tree) -> list[tuple[str, str]]:
     rows += [("observables", ", ".join(names_found))] if names_found else []
     rows.append(("can be called", CALLS.get(kind, CALLS["unknown"])))
     return rows
+
+
+def _some(names: Collection[object]) -> str:
+    """How many there are, and the first of them."""
+    shown = ", ".join(str(name) for name in list(names)[:8])
+    return f"{len(names)} ({shown}{', ...' if len(names) > 8 else ''})"
 
 
 def _state(obj: Tree) -> str:

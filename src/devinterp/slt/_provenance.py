@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from devinterp.errors import ProvenanceError
-from devinterp.slt._samples import Samples, dig
+from devinterp.slt._samples import Samples, Tree, dig, metadata_of, series_members, study_members
 
-__all__ = ["check_same_origin"]
+__all__ = ["check_same_origin", "shared_provenance"]
 
 # What the runs of a study must share. Masks differ by design; versions, lr and the numbers of chains and draws may.
 PROVENANCE = ("weights", "dataset", "loss", "mode", "tokenizer")
@@ -21,6 +21,15 @@ SETTINGS = (
     "sampling_method",
     "sampling_method_kwargs",
 )
+
+
+def shared_provenance(obj: Tree) -> Mapping[str, Any]:
+    """Return ``metadata.provenance`` of a run or result; of a study or series, the entries that all its runs share."""
+    steps = series_members(obj)
+    studies = [obj] if steps is None else list(steps.values())
+    runs = [run for study in studies for run in (study_members(study) or {"": study}).values()]
+    first, *others = [dig(metadata_of(run), "provenance") or {} for run in runs] or [{}]
+    return {key: value for key, value in first.items() if all(key in o and o[key] == value for o in others)}
 
 
 def check_same_origin(runs: Sequence[Samples], *, observables: Sequence[str]) -> None:

@@ -12,7 +12,7 @@ import xarray as xr
 from devinterp.errors import DataError, IncompleteStoreError, MissingVariableError, SettingError
 from devinterp.names import sanitize_observable_name
 
-__all__ = ["Samples", "dig", "is_samples", "metadata_of", "study_members"]
+__all__ = ["Samples", "dig", "is_samples", "metadata_of", "series_members", "study_members"]
 
 Tree = xr.DataTree | xr.Dataset
 
@@ -50,12 +50,39 @@ def study_members(obj: Tree | Mapping[str, Tree]) -> dict[str, Tree] | None:
         return dict(obj.items()) if isinstance(obj, Mapping) else None  # type: ignore[arg-type]  # not a Dataset here
     if is_samples(obj):
         return None
+    if "checkpoint" in obj.coords and obj.coords["checkpoint"].ndim == 0:
+        # series.sel(checkpoint=7) drops the other coordinates and keeps every group
+        chosen = obj.children.get(str(obj.coords["checkpoint"].item()))
+        return None if chosen is None else study_members(chosen)
     members: dict[str, Tree] = {str(name): child for name, child in obj.children.items() if is_samples(child)}
     order = dig(metadata_of(obj), "config.restrictions")
     if isinstance(order, Sequence) and not isinstance(order, str):
         listed = [name for name in order if name in members]
         members = {name: members[name] for name in [*listed, *(n for n in members if n not in listed)]}
     return members or None
+
+
+def series_members(obj: Tree | Mapping[str, Tree]) -> dict[int, xr.DataTree] | None:
+    """Return the studies of a series by training step, in the store's order, or None where ``obj`` is no series.
+
+    A selection along the root's ``checkpoint`` leaves every group in the tree, so that the coordinate decides. What
+    ``sel(checkpoint=7)`` leaves is one study, and no series.
+    """
+    if not isinstance(obj, xr.DataTree) or is_samples(obj):
+        return None
+    members = {
+        int(name): child
+        for name, child in obj.children.items()
+        if str(name).isdecimal() and study_members(child) is not None
+    }
+    if not members:
+        return None
+    if "checkpoint" in obj.coords:
+        chosen = obj.coords["checkpoint"]
+        return None if chosen.ndim == 0 else {int(s): members[int(s)] for s in chosen.values if int(s) in members}
+    order = dig(metadata_of(obj), "config.checkpoints")
+    listed = [step for step in order if step in members] if isinstance(order, list) else []
+    return {step: members[step] for step in [*listed, *(s for s in members if s not in listed)]}
 
 
 def _completion(node: Tree) -> tuple[bool, bool]:
@@ -67,6 +94,30 @@ def _completion(node: Tree) -> tuple[bool, bool]:
     flags = [attrs["completed"] for attrs in lineage if "completed" in attrs]
     promises = ours or bool(flags)
     return promises, bool(flags) and all(flag == 1 for flag in flags)
+
+
+def _what_instead(obj: Tree) -> Any:
+    steps, members = series_members(obj), study_members(obj)
+    if steps is not None:
+        return f"a series of {len(steps)} checkpoints"
+    if members is not None:
+        return f"a study of {len(members)} weight restrictions"
+    return sorted(map(str, obj.data_vars)) or "no variables"
+
+
+def _one_of(obj: Tree) -> str:
+    """Say how to get at one run of a study or of a series."""
+    steps, members = series_members(obj), study_members(obj)
+    if steps:
+        step, study = list(steps.items())[-1]
+        names = list(study_members(study) or ())
+        name = "full" if "full" in names else names[0]
+        return f"It takes one run. Pass one restriction of one checkpoint: tree['{step}/{name}']."
+    if members and isinstance(obj, xr.DataTree):
+        run = members.get("full", next(iter(members.values())))
+        path = run.relative_to(obj) if isinstance(run, xr.DataTree) else "full"
+        return f"It takes one run. Pass one restriction: tree['{path}']."
+    return "Pass the tree that sample() returned, or one restriction of a study: tree['full']."
 
 
 @dataclass(frozen=True)
@@ -115,8 +166,8 @@ class Samples:
             raise MissingVariableError(
                 f"There are no losses on the root of {where}.",
                 expected="the variables that sample() writes (sampling_loss, init_loss, loss_*)",
-                found=sorted(map(str, obj.data_vars)) or "no variables",
-                remedy="Pass the tree that sample() returned, or one restriction of a study: tree['full'].",
+                found=_what_instead(obj),
+                remedy=_one_of(obj),
             )
         promises, completed = _completion(obj)
         if promises and not completed and not allow_partial:

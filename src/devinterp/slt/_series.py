@@ -2,46 +2,102 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import xarray as xr
 
-from devinterp.errors import ProvenanceError
-from devinterp.slt._samples import Tree, dig, metadata_of, study_members
+from devinterp.errors import MissingVariableError, ProvenanceError
+from devinterp.slt._samples import Samples, dig, series_members, study_members
 
-__all__ = ["series_members", "stack_checkpoints"]
+__all__ = ["check_curve", "series_members", "stack_checkpoints"]
+
+# What decides the law that is sampled. How long it was sampled for may differ: that changes the error, not the value.
+SETTINGS = (
+    "lr",
+    "n_beta",
+    "localization",
+    "noise_level",
+    "llc_weight_decay",
+    "bounding_box_size",
+    "sampling_method",
+    "sampling_method_kwargs",
+    "batch_size",
+    "gradient_accumulation_steps",
+    "init_noise",
+    "mode",
+)
+PROVENANCE = ("dataset", "loss", "tokenizer")
 
 
-def series_members(obj: Tree | Mapping[str, Tree]) -> dict[int, xr.DataTree] | None:
-    """Return the studies of a series by training step, in the store's order, or None where ``obj`` is no series."""
-    if not isinstance(obj, xr.DataTree):
-        return None
-    members = {
-        int(name): child
-        for name, child in obj.children.items()
-        if str(name).isdecimal() and study_members(child) is not None
-    }
-    order = dig(metadata_of(obj), "config.checkpoints")
-    if isinstance(order, list):
-        members = {step: members[step] for step in [*(s for s in order if s in members), *members] if step in members}
-    return members or None
-
-
-def stack_checkpoints(
-    members: Mapping[int, xr.DataTree], compute: Callable[[xr.DataTree], xr.Dataset], *, fill: float = np.nan
-) -> xr.Dataset:
-    """Compute a result for every checkpoint and put them side by side.
+def check_curve(members: Mapping[int, xr.DataTree], *, allow_mixed: bool) -> tuple[str, ...]:
+    """Return which settings differ between checkpoints, for the same restriction.
 
     Parameters
     ----------
     members : mapping of int to DataTree
         Studies by training step.
-    compute : callable
-        Gives the result of one study, with the same restrictions in each.
-    fill : float
-        Fills up where checkpoints have other numbers of chains or draws.
+    allow_mixed : bool
+        Accept that settings differ.
+
+    Raises
+    ------
+    MissingVariableError
+        There is no checkpoint.
+    ProvenanceError
+        The checkpoints were sampled with different settings and ``allow_mixed`` is false, or on different data.
+    """
+    if not members:
+        raise MissingVariableError(
+            "The selection has no checkpoint.", remedy="Widen it: series['checkpoint'] has the training steps."
+        )
+    seen: dict[tuple[str, str], tuple[int, Any]] = {}
+    mixed: dict[str, str] = {}
+    for step, study in members.items():
+        for restriction, child in (study_members(study) or {}).items():
+            run = Samples.of(child, label=restriction, allow_partial=True)
+            known = {name: run.setting(name) for name in SETTINGS}
+            if known["n_beta"] is None and "n_beta" in run.dataset:
+                known["n_beta"] = run.n_beta
+            known |= {f"provenance.{name}": dig(run.metadata, f"provenance.{name}") for name in PROVENANCE}
+            for name, value in known.items():
+                if value is None and name not in ("bounding_box_size", "init_noise"):
+                    continue  # not recorded
+                first, before = seen.setdefault((restriction, name), (step, value))
+                if before != value and name not in mixed:
+                    mixed[name] = (
+                        f"{name} of {restriction!r} is {_short(before)} at checkpoint {first}, "
+                        f"{_short(value)} at checkpoint {step}"
+                    )
+    foreign = {name: text for name, text in mixed.items() if name.startswith("provenance.")}
+    if foreign or (mixed and not allow_mixed):
+        wrong = foreign or mixed
+        what = "on different data" if foreign else "with different settings, so that they make no one curve"
+        remedy = "Sample them again on the same data, or analyse them one by one: tree['STEP']."
+        if not foreign:
+            remedy = "Pass allow_mixed=True to have them side by side all the same, or analyse them one by one."
+        raise ProvenanceError(
+            f"The checkpoints of the series were sampled {what}.", found="; ".join(wrong.values()), remedy=remedy
+        )
+    return tuple(mixed)
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 40 else f"{text[:30]}...{text[-6:]}"
+
+
+def stack_checkpoints(results: Mapping[int, xr.Dataset], *, mixed: tuple[str, ...] = ()) -> xr.Dataset:
+    """Put the results of checkpoints side by side.
+
+    Parameters
+    ----------
+    results : mapping of int to Dataset
+        By training step, with the same restrictions in each; NaN fills up where they have other numbers of chains or
+        draws.
+    mixed : tuple of str
+        The settings that differ; noted in the attribute of this name.
 
     Returns
     -------
@@ -51,14 +107,13 @@ def stack_checkpoints(
     Raises
     ------
     ProvenanceError
-        The checkpoints have other restrictions, or settings that make a curve over them meaningless.
+        The checkpoints have other restrictions, or other tokens.
     """
-    _check_settings(members)
-    results = [compute(study) for study in members.values()]
-    sizes = {dim: max(r.sizes[dim] for r in results) for dim in results[0].sizes}
+    each = list(results.values())
+    sizes = {dim: max(r.sizes[dim] for r in each) for dim in ("chain", "draw", "step") if dim in each[0].dims}
     padded = [
-        r.pad({d: (0, n - r.sizes[d]) for d, n in sizes.items() if r.sizes[d] < n}, constant_values=fill)
-        for r in results
+        r.pad({d: (0, n - r.sizes[d]) for d, n in sizes.items() if r.sizes[d] < n}, constant_values=np.nan)
+        for r in each
     ]
     try:
         stacked = xr.concat(
@@ -72,38 +127,19 @@ def stack_checkpoints(
         )
     except ValueError as error:
         raise ProvenanceError(
-            "The checkpoints of the series have different weight restrictions.",
-            expected=f"those of checkpoint {next(iter(members))} at every checkpoint",
-            remedy="Select the restrictions that all have.",
+            "The checkpoints of the series have different weight restrictions or rows.",
+            expected=f"those of checkpoint {next(iter(results))} at every checkpoint",
+            remedy="Select what all have, or analyse the checkpoints one by one: tree['STEP'].",
         ) from error
-    stacked = stacked.assign_coords(checkpoint=("checkpoint", np.array(list(members), dtype=np.int64)))
+    stacked = stacked.assign_coords(checkpoint=("checkpoint", np.array(list(results), dtype=np.int64)))
     for name in stacked.data_vars:
-        stacked[name].attrs = dict(results[0][name].attrs)
+        stacked[name].attrs = dict(each[0][name].attrs)
     stacked.attrs = {
-        key: value if all(r.attrs.get(key) == value for r in results) else _by_step(key, members, results)
-        for key, value in results[0].attrs.items()
+        key: value
+        if all(r.attrs.get(key) == value for r in each)
+        else {str(s): r.attrs.get(key) for s, r in results.items()}
+        for key, value in each[0].attrs.items()
     }
+    if mixed:
+        stacked.attrs["mixed"] = list(mixed)
     return stacked
-
-
-def _by_step(key: str, members: Mapping[int, xr.DataTree], results: list[xr.Dataset]) -> dict[str, Any]:
-    return {str(step): r.attrs.get(key) for step, r in zip(members, results, strict=True)}
-
-
-def _check_settings(members: Mapping[int, xr.DataTree]) -> None:
-    """Refuse to draw one curve through checkpoints that were sampled from different posteriors."""
-    names = ("n_beta", "localization", "noise_level", "llc_weight_decay", "sampling_method", "mode")
-    seen: dict[str, Any] = {}
-    for step, study in members.items():
-        for restriction, child in (study_members(study) or {}).items():
-            sampler = dig(metadata_of(child), "config.sampler") or {}
-            for name in names:
-                key = f"{restriction}: {name}"
-                value = sampler.get(name)
-                if seen.setdefault(key, value) != value:
-                    raise ProvenanceError(
-                        f"The checkpoints of the series were sampled with different settings ({key}).",
-                        expected=seen[key],
-                        found=f"{value} at checkpoint {step}",
-                        remedy="Analyse the checkpoints one by one, or sample them with the same settings.",
-                    )

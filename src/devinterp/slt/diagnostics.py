@@ -16,9 +16,9 @@ import numpy.typing as npt
 from devinterp.errors import MissingVariableError
 from devinterp.slt._blocks import row_means
 from devinterp.slt._chains import known_states
-from devinterp.slt._samples import Samples, Tree, study_members
+from devinterp.slt._samples import Samples, Tree, series_members, study_members
 
-__all__ = ["ChainDiagnosis", "Diagnosis", "StudyDiagnosis", "Verdict", "diagnose"]
+__all__ = ["ChainDiagnosis", "Diagnosis", "SeriesDiagnosis", "StudyDiagnosis", "Verdict", "diagnose"]
 
 F64 = npt.NDArray[np.float64]
 Code = Literal["good", "diverged", "below_start", "not_converged", "chains_disagree", "little_signal"]
@@ -219,20 +219,46 @@ class StudyDiagnosis(dict[str, Diagnosis]):
         return f"<pre>{escape(str(self))}</pre>"
 
 
-def diagnose(samples: Tree | Mapping[str, Tree], *, sampling_task: str | None = None) -> Diagnosis | StudyDiagnosis:
-    """Judge a run, or every run of a study. Runs that have not completed are judged by what there is.
+class SeriesDiagnosis(dict[int, StudyDiagnosis]):
+    """Diagnoses of studies by training step."""
+
+    @property
+    def good(self) -> bool:
+        """Whether nothing is wrong with any run."""
+        return all(study.good for study in self.values())
+
+    @property
+    def runs(self) -> StudyDiagnosis:
+        """The diagnosis of every run by its path, ``1000/full``."""
+        return StudyDiagnosis({f"{step}/{name}": d for step, study in self.items() for name, d in study.items()})
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything as plain, JSON-able types; training steps as text."""
+        return {str(step): study.to_dict() for step, study in self.items()}
+
+    def __str__(self) -> str:
+        return str(self.runs)
+
+    def _repr_html_(self) -> str:
+        return self.runs._repr_html_()
+
+
+def diagnose(
+    samples: Tree | Mapping[str, Tree], *, sampling_task: str | None = None
+) -> Diagnosis | StudyDiagnosis | SeriesDiagnosis:
+    """Judge a run, or every run of a study or series. Runs that have not completed are judged by what there is.
 
     Parameters
     ----------
     samples : DataTree, Dataset, or mapping of str to DataTree
-        What ``sample()`` returned, a selection of it, or a study.
+        What ``sample()`` returned, a selection of it, a study, or a series.
     sampling_task : str, optional
         The observable whose fixed rows are looked at; by default the sampling task's where the store tells it, else
         all observables' together, else the minibatches.
 
     Returns
     -------
-    Diagnosis, or StudyDiagnosis for a study
+    Diagnosis, StudyDiagnosis for a study, or SeriesDiagnosis for a series
 
     Raises
     ------
@@ -244,13 +270,25 @@ def diagnose(samples: Tree | Mapping[str, Tree], *, sampling_task: str | None = 
     All chains start at the same weights, so that their agreement does not prove convergence: a drift, or too few
     effective draws, outweighs an R-hat near 1.
     """
+    checkpoints = series_members(samples)
+    if checkpoints is not None:
+        return SeriesDiagnosis(
+            {
+                step: _diagnose_study(study_members(study) or {}, sampling_task, f"{step}/")
+                for step, study in checkpoints.items()
+            }
+        )
     members = study_members(samples)
     if members is None:
         run = Samples.of(samples, allow_partial=True)  # type: ignore[arg-type]  # no mapping: study_members
         return _diagnose(run, sampling_task)
+    return _diagnose_study(members, sampling_task, "")
+
+
+def _diagnose_study(members: Mapping[str, Tree], sampling_task: str | None, above: str) -> StudyDiagnosis:
     return StudyDiagnosis(
         {
-            name: _diagnose(Samples.of(tree, label=name, allow_partial=True), sampling_task)
+            name: _diagnose(Samples.of(tree, label=f"{above}{name}", allow_partial=True), sampling_task)
             for name, tree in members.items()
         }
     )

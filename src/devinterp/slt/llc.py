@@ -20,7 +20,7 @@ from devinterp.slt._blocks import row_means
 from devinterp.slt._chains import ChainSelection, select_chains, warn_excluded
 from devinterp.slt._results import label_result, schema_id, string_index
 from devinterp.slt._samples import Samples, Tree, study_members
-from devinterp.slt._series import series_members, stack_checkpoints
+from devinterp.slt._series import check_curve, series_members, stack_checkpoints
 
 if TYPE_CHECKING:
     import torch
@@ -76,6 +76,7 @@ def compute_llc(
     observable: str | None = None,
     ci: float | None = None,
     allow_partial: bool = False,
+    allow_mixed: bool = False,
 ) -> xr.Dataset:
     """Compute the LLC of a run, of every restriction of a study, or of every checkpoint of a series.
 
@@ -99,6 +100,8 @@ def compute_llc(
         the noise of ``init_loss``; see `devinterp.slt.uncertainty.llc_interval`.
     allow_partial : bool
         Accept a store that has not completed, and use the draws that all chains have instead of complete chains only.
+    allow_mixed : bool
+        Accept checkpoints of a series that were sampled with different settings; the attribute ``mixed`` names them.
 
     Returns
     -------
@@ -118,6 +121,8 @@ def compute_llc(
         No chain is complete.
     SettingError
         A setting has no such value.
+    ProvenanceError
+        The checkpoints of a series differ in settings, and ``allow_mixed`` is false; or in data or restrictions.
 
     Warns
     -----
@@ -130,12 +135,14 @@ def compute_llc(
         raise SettingError("The level of an interval lies between 0 and 1.", expected="ci = 0.9", found=ci)
     checkpoints = series_members(samples)
     if checkpoints is not None:
-        stacked = stack_checkpoints(
-            checkpoints,
-            lambda study: compute_llc(
+        mixed = check_curve(checkpoints, allow_mixed=allow_mixed)
+        each = {
+            step: compute_llc(
                 study, over=over, burnin=burnin, observable=observable, ci=ci, allow_partial=allow_partial
-            ),
-        )
+            )
+            for step, study in checkpoints.items()
+        }
+        stacked = stack_checkpoints(each, mixed=mixed)
         return label_result(stacked, "llc", attrs=stacked.attrs)
     members = study_members(samples)
     if members is None:

@@ -23,7 +23,9 @@ from devinterp.errors import DataError, MissingVariableError, ProvenanceError, S
 from devinterp.slt._chains import warn_excluded
 from devinterp.slt._moments import Moments, gather_moments
 from devinterp.slt._provenance import check_same_origin
+from devinterp.slt._results import label_result
 from devinterp.slt._samples import Samples, Tree, study_members
+from devinterp.slt._series import check_curve, series_members, stack_checkpoints
 from devinterp.slt._sus_tree import flat_tree
 
 if TYPE_CHECKING:
@@ -103,6 +105,7 @@ def compute_susceptibilities(
     terms: bool = False,
     se: bool = False,
     allow_partial: bool = False,
+    allow_mixed: bool = False,
 ) -> xr.DataTree:
     """Compute the susceptibility of every restriction to every token of the observables.
 
@@ -110,7 +113,8 @@ def compute_susceptibilities(
     ----------
     wr_map : DataTree or mapping of str to DataTree
         A study, or runs by restriction name; ``full``, the run without a restriction, must be among them. One is
-        read after the other, each once, in memory that depends on neither draws nor restrictions.
+        read after the other, each once, in memory that depends on neither draws nor restrictions. A series gives
+        results with a leading dimension ``checkpoint``.
     sampling_task : str, optional
         The observable of the dataset that was sampled on; by default what the study records.
     observable_names : sequence of str, optional
@@ -128,11 +132,14 @@ def compute_susceptibilities(
         the loss at the start are accounted for. The attribute ``se_dof`` is what Student's t should be taken with.
     allow_partial : bool
         Accept stores that have not completed, and use the draws that all chains of a run have.
+    allow_mixed : bool
+        Accept checkpoints of a series that were sampled with different settings; the attribute ``mixed`` names them.
 
     Returns
     -------
     xarray.DataTree
-        Schema ``devinterp/susceptibilities@1``. ``/susceptibilities``: ``sus`` (sus_flat, wr) float32, nat^2.
+        Schema ``devinterp/susceptibilities@1``. ``/susceptibilities``: ``sus`` (sus_flat, wr) float32, nat^2; of a
+        series (checkpoint, sus_flat, wr).
         ``/context``: ``input_ids`` (ctx_flat,) int64. Values of different restrictions are not comparable as they are
         (each scales with its own spread of phi); see `devinterp.slt.susceptibility_views.matrix`.
 
@@ -141,7 +148,8 @@ def compute_susceptibilities(
     MissingVariableError
         ``full``, an observable, or what names the sampling task is missing.
     ProvenanceError
-        The runs differ in weights, rows, loss or posterior.
+        The runs differ in weights, rows, loss or posterior; or the checkpoints of a series in settings, and
+        ``allow_mixed`` is false.
     SettingError
         There is no probe, or no restriction besides ``full``.
     IncompleteStoreError
@@ -154,6 +162,25 @@ def compute_susceptibilities(
     """
     if baseline not in ("init", "observable"):
         raise SettingError("There is no such baseline.", expected="'init' or 'observable'", found=repr(baseline))
+    checkpoints = series_members(wr_map)
+    if checkpoints is not None:
+        mixed = check_curve(checkpoints, allow_mixed=allow_mixed)
+        return _along_checkpoints(
+            {
+                step: compute_susceptibilities(
+                    study,
+                    sampling_task,
+                    observable_names,
+                    include_sampling_task,
+                    baseline=baseline,
+                    terms=terms,
+                    se=se,
+                    allow_partial=allow_partial,
+                )
+                for step, study in checkpoints.items()
+            },
+            mixed,
+        )
     runs = _runs(wr_map, allow_partial)
     full = runs["full"]
     task = full.sampling_task(sampling_task)
@@ -217,6 +244,22 @@ def compute_susceptibilities(
         targets=[np.arange(1, num_tokens + 1) for _ in tokens],
         positions=[np.arange(ids.shape[1]) for ids in tokens.values()],
     )
+
+
+def _along_checkpoints(trees: Mapping[int, xr.DataTree], mixed: tuple[str, ...]) -> xr.DataTree:
+    """Put the results of checkpoints side by side; their tokens must be the same."""
+    first, *others = (tree["context"].to_dataset() for tree in trees.values())
+    if not all(first.equals(other) for other in others):
+        raise ProvenanceError(
+            "The checkpoints of the series have other rows.",
+            expected=f"the tokens of checkpoint {next(iter(trees))} at every checkpoint",
+            remedy="Analyse the checkpoints one by one: tree['STEP'].",
+        )
+    stacked = stack_checkpoints({s: t["susceptibilities"].to_dataset() for s, t in trees.items()}, mixed=mixed)
+    sus = label_result(stacked, "susceptibilities", node="/susceptibilities", attrs=stacked.attrs)
+    tree = xr.DataTree.from_dict({"/susceptibilities": sus, "/context": first})
+    tree.attrs = dict(next(iter(trees.values())).attrs)
+    return tree
 
 
 def _runs(wr_map: xr.DataTree | Mapping[str, Tree], allow_partial: bool) -> dict[str, Samples]:

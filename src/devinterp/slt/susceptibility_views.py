@@ -15,7 +15,8 @@ import numpy.typing as npt
 import xarray as xr
 
 from devinterp.errors import MissingVariableError, SettingError
-from devinterp.slt._samples import Tree, study_members
+from devinterp.slt._samples import Tree, dig, metadata_of, series_members, study_members
+from devinterp.slt._series import check_curve, stack_checkpoints
 from devinterp.slt._sus_tree import flat_tree
 
 __all__ = ["flatten", "matrix", "pca", "split_half", "unflatten"]
@@ -222,20 +223,25 @@ def pca(
 
 
 def split_half(
-    wr_map: xr.DataTree | Mapping[str, Tree], sampling_task: str | None = None, **options: Any
+    wr_map: xr.DataTree | Mapping[str, Tree],
+    sampling_task: str | None = None,
+    *,
+    allow_mixed: bool = False,
+    **options: Any,
 ) -> xr.Dataset:
     """How well susceptibilities from one half of the chains predict those from the other.
 
     Parameters
     ----------
-    wr_map, sampling_task, **options
+    wr_map, sampling_task, allow_mixed, **options
         As in `devinterp.slt.susceptibilities.compute_susceptibilities`.
 
     Returns
     -------
     xarray.Dataset
         ``reproducibility`` (wr,): the correlation over tokens of the first half's column with the second's; and
-        ``reproducibility_standardized`` (wr,), the same after `matrix` has removed what all restrictions share.
+        ``reproducibility_standardized`` (wr,), the same after `matrix` has removed what all restrictions share. Of a
+        series, both (checkpoint, wr).
 
     Raises
     ------
@@ -244,6 +250,11 @@ def split_half(
     """
     from devinterp.slt.susceptibilities import compute_susceptibilities
 
+    checkpoints = series_members(wr_map)
+    if checkpoints is not None:
+        mixed = check_curve(checkpoints, allow_mixed=allow_mixed)
+        each = {step: split_half(study, sampling_task, **options) for step, study in checkpoints.items()}
+        return stack_checkpoints(each, mixed=mixed)
     members = study_members(wr_map) or {}
     single = [name for name, tree in members.items() if tree.sizes.get("chain", 1) < 2]
     if single or not members:
@@ -269,7 +280,7 @@ def split_half(
 def _recorded_task(wr_map: Any) -> str | None:
     if not isinstance(wr_map, xr.DataTree):
         return None
-    found = wr_map.attrs.get("metadata", {}).get("config", {}).get("sampling_task")
+    found = dig(metadata_of(wr_map), "config.sampling_task")
     return None if found is None else str(found)
 
 
