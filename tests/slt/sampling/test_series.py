@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+import signal
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import torch
@@ -7,9 +11,16 @@ import xarray as xr
 from tiny_lm import build_model, build_tokens, head_masks
 
 import devinterp
-from devinterp.errors import ProvenanceError, SettingError, StoreConflictError, StoreNotFoundError
+from devinterp.errors import (
+    ProvenanceError,
+    RestrictionError,
+    SettingError,
+    StoreConflictError,
+    StoreNotFoundError,
+)
 from devinterp.slt.llc import compute_llc
-from devinterp.slt.sampling import from_state_dicts, sample, sample_checkpoints
+from devinterp.slt.sampling import execution, from_state_dicts, sample, sample_checkpoints
+from devinterp.slt.sampling.data import SamplingData
 
 SETTINGS = {
     "lr": 1e-3,
@@ -57,7 +68,7 @@ def test_every_checkpoint_is_what_sampling_it_alone_gives(tmp_path):
             np.testing.assert_array_equal(tree[f"{step}/l0h0"][name].values, values.values, err_msg=str(name))
 
 
-def test_a_series_takes_more_checkpoints_restrictions_and_draws_without_redoing_any(tmp_path):
+def test_a_further_checkpoint_leaves_the_files_of_the_others_alone(tmp_path):
     path = tmp_path / "s.zarr"
     loaded = []
 
@@ -65,21 +76,149 @@ def test_a_series_takes_more_checkpoints_restrictions_and_draws_without_redoing_
         loaded.append(step)
         return build_model(step)
 
-    series(path, [0, 7], keep_state=True)
-    before = {p: p.read_bytes() for p in (path / "0" / "full" / "loss_code" / "c").rglob("*") if p.is_file()}
-    more = {"weight_restrictions": restrictions("l0h0", "l1h2"), "keep_state": True}
-    tree = series(path, [0, 7, 3], load, **more)
-    assert loaded == [0, 7, 3, 0, 7, 3], "each once to be identified, once to be sampled"
-    assert all(p.read_bytes() == content for p, content in before.items())
-    assert set(tree["3"].children) == {"full", "l0h0", "l1h2"}
-    longer = series(path, [0, 7, 3], num_draws=6, **more)
-    fresh = series(None, [0, 7, 3], num_draws=6, **more)
+    series(path, [0, 7])
+    before = {p: p.stat().st_mtime_ns for s in ("0", "7") for p in (path / s).rglob("c/**/*") if p.is_file()}
+    tree = series(path, [0, 7, 3], load)
+    assert loaded == [0, 7, 3, 3], "each once to be identified, the new one again to be sampled"
+    written = {p for p in before if p.stat().st_mtime_ns != before[p]}
+    assert {p.relative_to(path).parts[2] for p in written} <= {"draws_written"}
+    assert tree["checkpoint"].values.tolist() == [0, 7, 3]
+    assert set(tree.children) == {"0", "7", "3"}
+
+
+MORE = {
+    "checkpoint": lambda asked: {"checkpoints": [*asked["checkpoints"], 3]},
+    "restriction": lambda asked: {"weight_restrictions": restrictions("l0h0", "l1h2")},
+    "chain": lambda asked: {"num_chains": 3},
+    "draws": lambda asked: {"num_draws": asked.get("num_draws", 4) + 2},
+}
+
+
+@pytest.mark.parametrize(
+    "stages",
+    [
+        ["draws", "chain", "restriction", "checkpoint"],
+        ["checkpoint restriction chain draws"],
+    ],
+    ids=", ".join,
+)
+def test_every_extension_is_interrupted_and_no_step_is_computed_twice(tmp_path, stages):
+    path = tmp_path / "s.zarr"
+    steps, stop_after = Counter(), [0]
+
+    def watch(event):
+        steps[event.restriction, event.chain, event.step] += 1
+        stop_after[0] -= 1
+        if stop_after[0] == 0:
+            signal.raise_signal(signal.SIGINT)  # an orderly end after the present draw
+
+    asked = {"checkpoints": [0, 7], "keep_state": True, "checkpoint_every": 1, "progress": watch}
+    for stage in ["", *stages]:
+        for what in stage.split():
+            asked |= MORE[what](asked)
+        stop_after[0] = 5
+        with pytest.raises(KeyboardInterrupt):
+            series(path, **asked)
+        tree = series(path, **asked)
+    assert devinterp.validate(path).ok
+    fresh = series(None, **{**asked, "progress": False})
+    assert [node.path for node in tree.subtree] == [node.path for node in fresh.subtree]
     for node in fresh.subtree:
         for name, values in node.data_vars.items():
-            np.testing.assert_array_equal(
-                longer[f"{node.path}/{name}"].values, values.values, err_msg=f"{node.path} {name}"
-            )
+            np.testing.assert_array_equal(tree[f"{node.path}/{name}"].values, values.values, err_msg=node.path)
+    runs = len(fresh.children) * len(next(iter(fresh.children.values())).children)
+    wanted = runs * fresh["0/full"].sizes["chain"] * fresh["0/full"].sizes["draw"]
+    computed = {key: n for key, n in steps.items() if key[2] > 0}
+    assert len(computed) == wanted
+    assert max(computed.values()) == 1, [key for key, n in computed.items() if n > 1]
+
+
+def test_a_longer_series_on_rows_that_the_shorter_one_did_not_begin_with_is_refused(tmp_path, monkeypatch):
+    path = tmp_path / "s.zarr"
+    series(path, [0], keep_state=True)
+    monkeypatch.setattr(SamplingData, "visited", lambda self, settings: f"others, {settings.num_draws} draws")
+    with pytest.raises(StoreConflictError, match="visited other rows"):
+        series(path, [0], keep_state=True, num_draws=6)
+
+
+@pytest.mark.parametrize("ours", [True, False])
+def test_one_pool_of_any_kind_serves_all_checkpoints(tmp_path, monkeypatch, ours):
+    made = []
+
+    class Pool(ThreadPoolExecutor):
+        def __init__(self, workers, **_options):
+            made.append(workers)
+            super().__init__(workers)
+
+    monkeypatch.setattr(execution, "ProcessPoolExecutor", Pool)
+    with Pool(2) as theirs:
+        options = {"num_workers": 2} if ours else {"executor": theirs}
+        tree = series(tmp_path / "s.zarr", [0, 7], chain_method="parallel", threads_per_chain=1, **options)
+    assert made == ([2, 2] if ours else [2]), "one pool for the whole series"
+    alone = series(None, [0, 7])
+    for node in alone.subtree:
+        for name, values in node.data_vars.items():
+            np.testing.assert_array_equal(tree[f"{node.path}/{name}"].values, values.values, err_msg=node.path)
+
+
+def test_settings_of_a_checkpoint_of_a_restriction_and_of_both(tmp_path):
+    path = tmp_path / "s.zarr"
+    overrides = {
+        7: {"n_beta": 3.0, "lr": 1e-4, "num_draws": 5},
+        "l0h0": {"num_draws": 6, "num_chains": 3},
+        (7, "l0h0"): {"lr": 1e-5},
+    }
+    tree = series(path, [0, 7], overrides=overrides)
     assert devinterp.validate(path).ok
+    found = {
+        run: [tree[run].devinterp.config["sampler"][name] for name in ("n_beta", "lr", "num_draws", "num_chains")]
+        for run in ("0/full", "0/l0h0", "7/full", "7/l0h0")
+    }
+    assert found == {
+        "0/full": [30.0, 1e-3, 4, 2],
+        "0/l0h0": [30.0, 1e-3, 6, 3],
+        "7/full": [3.0, 1e-4, 5, 2],
+        "7/l0h0": [3.0, 1e-5, 6, 3],
+    }
+    assert tree["7/full/n_beta"].item() == 3.0
+    assert tree["7"].devinterp.susceptibilities()["susceptibilities"].sizes["wr"] == 1
+    with pytest.raises(ProvenanceError, match=r"n_beta of 'full' is 30\.0 at checkpoint 0, 3\.0 at checkpoint 7"):
+        tree.devinterp.llc()
+    assert tree.devinterp.llc(allow_mixed=True).attrs["mixed"] == ["lr", "n_beta"]
+    with pytest.raises(StoreConflictError, match=r"7/full: n_beta: the store has 3\.0, this call 30\.0"):
+        series(path, [0, 7], overrides={**overrides, 7: {"num_draws": 5, "lr": 1e-4}})
+
+
+def test_one_checkpoint_is_given_more_draws(tmp_path):
+    path = tmp_path / "s.zarr"
+    series(path, [0, 7], keep_state=True)
+    before = {p: p.stat().st_mtime_ns for p in (path / "0").rglob("*") if "loss" in str(p) and p.is_file()}
+    tree = series(path, [0, 7], keep_state=True, overrides={7: {"num_draws": 6}})
+    assert (tree["0/full"].sizes["draw"], tree["7/full"].sizes["draw"]) == (4, 6)
+    assert {p: p.stat().st_mtime_ns for p in before} == before
+    assert devinterp.validate(path).ok
+    np.testing.assert_array_equal(tree["7/l0h0/loss_code"], series(None, [7], num_draws=6)["7/l0h0/loss_code"])
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({5: {"lr": 1.0}}, "not in the series: 5"),
+        ({(7, "l9h9"): {"lr": 1.0}}, "not in the series"),
+        ({(7, "full", 1): {"lr": 1.0}}, "not in the series"),
+        ({7.5: {"lr": 1.0}}, "not in the series: 7.5"),
+        ({"l9h9": {"lr": 1.0}}, "l9h9"),
+        ({7: {"batch_size": 4}}, "checkpoint 7 overrides 'batch_size'"),
+        ({7: {"obs_seed": 4}}, "checkpoint 7 overrides 'obs_seed'"),
+        ({"full": {"n_beta": 4.0}}, "'full' overrides 'n_beta'"),
+        ({(7, "full"): {"n_beta": 4.0}}, "'full' overrides 'n_beta'"),
+        ({7: {"lr": -1.0}}, "lr"),
+    ],
+)
+def test_overrides_that_mean_nothing_are_refused(tmp_path, overrides, message):
+    with pytest.raises((SettingError, RestrictionError), match=message):
+        series(tmp_path / "s.zarr", [0, 7], overrides=overrides)
+    assert not (tmp_path / "s.zarr").exists()
 
 
 def test_an_interrupted_series_goes_on(tmp_path):

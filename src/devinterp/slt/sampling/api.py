@@ -9,7 +9,8 @@ from typing import Any
 import torch
 import xarray as xr
 
-from devinterp.slt.sampling.coordinator import Execution, execute
+from devinterp.slt.sampling.coordinator import execute
+from devinterp.slt.sampling.execution import Execution
 from devinterp.slt.sampling.losses import LossFn
 from devinterp.slt.sampling.plan import describe, make_plan
 from devinterp.slt.sampling.progress import ProgressEvent

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-import multiprocessing
 import os
 import signal
 import socket
 import sys
 import threading
 import warnings
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
+from collections.abc import Iterator, Mapping
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -22,16 +20,16 @@ import numpy as np
 import torch
 import xarray as xr
 
-from devinterp.errors import AllChainsFailedError, ChainFailedWarning, SamplingError, SettingError
+from devinterp.errors import AllChainsFailedError, ChainFailedWarning, SamplingError
+from devinterp.slt.sampling.execution import Execution, shared_workers
 from devinterp.slt.sampling.init_loss import initial_losses, observable_initial_losses
 from devinterp.slt.sampling.plan import Plan, check_visited
-from devinterp.slt.sampling.progress import Progress, ProgressEvent, check_progress, make_progress
+from devinterp.slt.sampling.progress import Progress, ProgressEvent, make_progress
 from devinterp.slt.sampling.worker import (
     PLAN_KEY,
     STOP_KEY,
     TURN,
     Errand,
-    end_with_parent,
     limited_threads,
     live_step,
     pack_plan,
@@ -40,75 +38,9 @@ from devinterp.slt.sampling.worker import (
 from devinterp.store import Location, Run, SamplesRequest, StoreLike, locate, open_run
 from devinterp.store.open import failed_chains, open_tree
 
-__all__ = ["CHAIN_METHODS", "Execution", "complete_run", "execute", "open_finished", "sample_part"]
+__all__ = ["Execution", "complete_run", "execute", "open_finished", "sample_part"]
 
-CHAIN_METHODS = ("sequential", "parallel")
 _LOOK_SECONDS = 0.5
-
-
-@dataclass(frozen=True)
-class Execution:
-    """How a run is carried out; nothing of it changes a number.
-
-    Attributes
-    ----------
-    chain_method : {"sequential", "parallel"}
-    executor : concurrent.futures.Executor or None
-        Takes the chains of a parallel run; None starts processes on this machine.
-    num_workers : int or None
-        Processes to start; None is one per core and thread.
-    threads_per_chain : int or None
-        Torch threads of each chain. None is what torch is set to here, or 1 in a process of our own.
-    resume, keep_state : bool
-    checkpoint_every : int or None
-        Draws between checkpoints; None leaves it to the store.
-    progress : bool or callable
-    """
-
-    chain_method: str = "sequential"
-    executor: Executor | None = None
-    num_workers: int | None = None
-    threads_per_chain: int | None = None
-    resume: bool = True
-    keep_state: bool = False
-    checkpoint_every: int | None = None
-    progress: bool | Callable[[ProgressEvent], object] = True
-
-    def check(self, target: StoreLike | None) -> None:
-        """Raise `SettingError` where the options contradict each other or the place of the store."""
-        check_progress(self.progress)
-        if self.chain_method not in CHAIN_METHODS:
-            raise SettingError(
-                f"Unknown chain method {self.chain_method!r}.",
-                expected=" or ".join(map(repr, CHAIN_METHODS)),
-                found=repr(self.chain_method),
-            )
-        for name in ("num_workers", "threads_per_chain", "checkpoint_every"):
-            value = getattr(self, name)
-            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-                raise SettingError(f"{name} must be a positive integer or None.", found=repr(value))
-        if self.chain_method == "sequential":
-            for name in ("executor", "num_workers"):
-                if getattr(self, name) is not None:
-                    raise SettingError(
-                        f"{name} has no meaning for chain_method='sequential'.",
-                        remedy="Pass chain_method='parallel', or leave it out.",
-                    )
-            return
-        if self.executor is not None and not callable(getattr(self.executor, "submit", None)):
-            raise SettingError(
-                "executor cannot be given work.",
-                expected="a concurrent.futures.Executor",
-                found=type(self.executor).__name__,
-            )
-        url = None if target is None else locate(target, mode="w").url
-        if target is not None and (url is None or url.startswith("memory://")):
-            raise SettingError(
-                "Chains in other processes cannot write to a store in this process's memory.",
-                expected="a path or a URL that the workers can reach",
-                found=str(target),
-                remedy="Give a path, or use chain_method='sequential'.",
-            )
 
 
 class _Stop:
@@ -350,7 +282,9 @@ class _Coordinator:
             )
             for group, chain in self.run.remaining()
         ]
-        with self._pool(len(errands), threads or 1) as executor:
+        with shared_workers(self.options, tasks=len(errands)) as shared:
+            executor = shared.executor
+            assert executor is not None
             with _deaf_children():
                 futures = {executor.submit(run_errand, errand): errand for errand in errands}
             try:
@@ -368,20 +302,6 @@ class _Coordinator:
                     ) from error
                 raise
         self.run.refresh()
-
-    @contextmanager
-    def _pool(self, tasks: int, threads: int) -> Iterator[Executor]:
-        if self.options.executor is not None:
-            yield self.options.executor
-            return
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        workers = self.options.num_workers or max(1, cores // threads)
-        # spawn: a forked torch hangs in its thread pool, and CUDA cannot be used after a fork
-        context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(
-            min(workers, max(tasks, 1)), mp_context=context, initializer=end_with_parent, initargs=(os.getpid(),)
-        ) as pool:
-            yield pool
 
     def _watch(self, futures: Mapping[Future[Any], Errand], bars: Progress) -> None:
         pending = set(futures)

@@ -11,7 +11,8 @@ import xarray as xr
 
 from devinterp.errors import RestrictionError, SettingError
 from devinterp.names import check_restriction_names, sanitize_observable_name
-from devinterp.slt.sampling.coordinator import Execution, execute
+from devinterp.slt.sampling.coordinator import execute
+from devinterp.slt.sampling.execution import Execution
 from devinterp.slt.sampling.losses import LossFn
 from devinterp.slt.sampling.plan import describe, make_plan
 from devinterp.slt.sampling.settings import SamplerSettings

@@ -11,15 +11,30 @@ import xarray as xr
 
 from devinterp.errors import MissingDependencyError, SettingError, StoreNotFoundError
 from devinterp.slt.sampling.coordinator import complete_run, open_finished, sample_part
+from devinterp.slt.sampling.execution import shared_workers
 from devinterp.slt.sampling.losses import LossFn
-from devinterp.slt.sampling.plan import Plan, Variant, describe, make_plan
-from devinterp.slt.sampling.restrictions import check_names, check_task, masks, overridden, read_settings
+from devinterp.slt.sampling.plan import Plan, Variant, check_visited, describe, make_plan
+from devinterp.slt.sampling.restrictions import OVERRIDABLE, check_names, check_task, masks, overridden, read_settings
 from devinterp.slt.sampling.settings import SamplerSettings
-from devinterp.store import Container, SamplesRequest, StoreLike, open_run
+from devinterp.store import Container, SamplesRequest, StoreLike, locate, open_run
 
 __all__ = ["from_revisions", "from_state_dicts", "sample_checkpoints"]
 
 Load = Callable[[int], torch.nn.Module]
+
+OVERRIDABLE_AT_CHECKPOINT = (
+    *OVERRIDABLE,
+    "n_beta",
+    "localization",
+    "llc_weight_decay",
+    "noise_level",
+    "bounding_box_size",
+    "sampling_method",
+    "sampling_method_kwargs",
+    "rmsprop_eps",
+    "rmsprop_alpha",
+)
+"""Settings that a checkpoint may have for itself: all of its restrictions share them, so that they stay comparable."""
 
 
 def sample_checkpoints(
@@ -33,7 +48,7 @@ def sample_checkpoints(
     n_beta: float,
     weight_restrictions: Mapping[str, Any] | None = None,
     output_path: StoreLike | None = None,
-    overrides: Mapping[str, Mapping[str, Any]] | None = None,
+    overrides: Mapping[int | str | tuple[int, str], Mapping[str, Any]] | None = None,
     device: str | torch.device | None = None,
     loss_fn: LossFn | None = None,
     tokenizer: Any = None,
@@ -42,8 +57,8 @@ def sample_checkpoints(
     """Sample every weight restriction at every checkpoint, into one store.
 
     One checkpoint is in memory at a time. Each is loaded twice: first to check and identify it, so that nothing is
-    sampled before all of them are known to work, then to be sampled. A finished series takes further checkpoints and
-    restrictions, and with ``keep_state=True`` further draws, without computing anything again.
+    sampled before all of them are known to work, then to be sampled. A finished series takes further checkpoints,
+    restrictions and chains, and with ``keep_state=True`` further draws, without computing anything again.
 
     Parameters
     ----------
@@ -51,10 +66,17 @@ def sample_checkpoints(
         ``load(checkpoint) -> model``; see `from_state_dicts` and `from_revisions`.
     checkpoints : sequence of int
         Training steps, distinct and not negative; the store keeps their order.
-    dataset, observables, sampling_task, lr, n_beta, output_path, overrides, device, loss_fn, tokenizer
+    dataset, observables, sampling_task, lr, n_beta, output_path, device, loss_fn, tokenizer
         As in `devinterp.slt.sampling.sample_restrictions`.
     weight_restrictions : mapping of str to restriction, optional
         As in `devinterp.slt.sampling.sample_restrictions`; by default ``{"full": None}``.
+    overrides : mapping, optional
+        Settings of their own: by checkpoint (``{3000: {"n_beta": 10.0}}``) ``lr``, ``n_beta``, ``localization``,
+        ``llc_weight_decay``, ``noise_level``, ``bounding_box_size``, the sampling method, and the numbers of chains,
+        draws, burn-in steps and steps between draws; by restriction (``{"full": {"num_draws": 400}}``), or by both
+        (``{(3000, "full"): {"lr": 1e-4}}``), what `devinterp.slt.sampling.sample_restrictions` takes. The narrower
+        one counts: both, then restriction, then checkpoint. An analysis puts checkpoints that were sampled from
+        different posteriors into one curve only with ``allow_mixed=True``.
     **settings
         Every other keyword of `devinterp.slt.sampling.sample` except ``param_masks``.
 
@@ -83,32 +105,37 @@ def sample_checkpoints(
     restrictions = {"full": None} if weight_restrictions is None else weight_restrictions
     names = check_names(restrictions)
     task = check_task(sampling_task, observables)
-    own = overridden(common, names, overrides or {})
+    own = _own_settings(common, steps, names, overrides or {})
 
     def prepare(step: int) -> tuple[Plan, dict[str, SamplesRequest]]:
         model = load(step)
-        variants = {f"/{name}": (own[name], masks(model, name, restrictions[name])) for name in names}
+        variants = {f"/{name}": (own[step][name], masks(model, name, restrictions[name])) for name in names}
         plan, probe = make_plan(model, dataset, observables, variants, device=device, loss_fn=loss_fn, stacklevel=4)
         requests = describe(plan, probe, tokenizer=tokenizer)
         return _placed(plan, step), {f"/{step}{group}": request for group, request in requests.items()}
 
     requests: dict[str, SamplesRequest] = {}
     for step in steps:
-        requests |= prepare(step)[1]
+        plan, described = prepare(step)
+        if output_path is not None:
+            check_visited(plan, locate(output_path))
+        requests |= described
+    del plan  # the last model need not wait in memory while the first is sampled
     with open_run(
         output_path,
         requests,
-        containers=_containers(steps, names, task, own),
+        containers=_containers(steps, names, task),
         resume=options.resume,
         keep_state=options.keep_state,
         checkpoint_every=options.checkpoint_every,
     ) as run:
         if not run.finished:
             remaining = {group for group, _ in run.remaining()}
-            for step in steps:
-                groups = [f"/{step}/{name}" for name in names]
-                if remaining.intersection(groups):
-                    sample_part(prepare(step)[0], run.part(groups), options)
+            with shared_workers(options, tasks=len(run.remaining())) as shared:
+                for step in steps:
+                    groups = [f"/{step}/{name}" for name in names]
+                    if remaining.intersection(groups):
+                        sample_part(prepare(step)[0], run.part(groups), shared)
             complete_run(run)
         return open_finished(run, 3)
 
@@ -125,15 +152,48 @@ def _check_checkpoints(checkpoints: object) -> list[int]:
     return steps
 
 
+def _own_settings(
+    common: SamplerSettings,
+    steps: list[int],
+    names: tuple[str, ...],
+    overrides: Mapping[Any, Mapping[str, Any]],
+) -> dict[int, dict[str, SamplerSettings]]:
+    """Return the settings of every run."""
+    by_step = {key: changes for key, changes in overrides.items() if isinstance(key, int)}
+    by_name = {key: changes for key, changes in overrides.items() if isinstance(key, str)}
+    by_both = {key: changes for key, changes in overrides.items() if isinstance(key, tuple)}
+    unknown: list[Any] = [key for key in by_step if key not in steps]
+    unknown += [key for key in by_both if len(key) != 2 or key[0] not in steps or key[1] not in names]
+    unknown += [key for key in overrides if not isinstance(key, int | str | tuple)]
+    if unknown:
+        raise SettingError(
+            f"overrides names what is not in the series: {', '.join(map(repr, unknown))}.",
+            expected=f"a checkpoint ({', '.join(map(str, steps[:5]))}{', ...' if len(steps) > 5 else ''}), the name of "
+            "a restriction, or a tuple of both",
+            found=repr(unknown[0]),
+        )
+    overridden(common, names, by_name)  # refuses names that are not there
+    own = {}
+    for step in steps:
+        changes = by_step.get(step, {})
+        for key in changes.keys() - set(OVERRIDABLE_AT_CHECKPOINT):
+            raise SettingError(
+                f"The checkpoint {step} overrides {key!r}, which all checkpoints of a series must share.",
+                expected=f"one of {', '.join(OVERRIDABLE_AT_CHECKPOINT)}",
+                found=repr(key),
+            )
+        narrower = {name: {**by_name.get(name, {}), **by_both.get((step, name), {})} for name in names}
+        own[step] = overridden(common.override(**changes), names, narrower)
+    return own
+
+
 def _placed(plan: Plan, step: int) -> Plan:
     """Return the plan with its groups below the checkpoint's."""
     variants: dict[str, Variant] = {f"/{step}{group}": variant for group, variant in plan.variants.items()}
     return Plan(plan.model, plan.loss, plan.data, plan.observables, variants, plan.device)
 
 
-def _containers(
-    steps: list[int], names: tuple[str, ...], task: str, own: Mapping[str, SamplerSettings]
-) -> dict[str, Container]:
+def _containers(steps: list[int], names: tuple[str, ...], task: str) -> dict[str, Container]:
     study = {"config": {"sampling_task": task, "restrictions": list(names)}}
     root = {"config": {**study["config"], "checkpoints": list(steps)}}
     above = {f"/{step}": Container("devinterp/study@1", study) for step in steps}
