@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import xarray as xr
+from matplotlib.figure import Figure
 
 torch = pytest.importorskip("torch")
 
@@ -30,9 +31,7 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_every_store_is_valid_and_opens_with_plain_xarray(out: Path) -> None:
-    stores = [out / "study.zarr", *sorted((out / "checkpoints").iterdir())]
-    assert len(stores) == len(Settings.quick().checkpoints)
-    for store in stores:
+    for store in (out / "study.zarr", out / "checkpoints.zarr"):
         report = validate(store)
         assert report.ok, str(report)
         tree = xr.open_datatree(store, engine="zarr", consolidated=False)
@@ -48,8 +47,21 @@ def test_the_numbers_written_are_those_of_the_stores(out: Path) -> None:
     assert results["llc"]["task"][-1] == pytest.approx(float(llc.sel(wr="full")))
     assert results["llc"]["checkpoint"] == list(Settings.quick().checkpoints)
     assert 0 <= results["influence"]["auc"] <= 1
-    assert results["findings"]["study.zarr"] == 0
+    assert results["findings"] == {"study.zarr": 0, "checkpoints.zarr": 0}
+    assert {"full", "l1h3", "10/full", "40/full"} <= set(results["verdicts"])
     assert set(results["circuit"]["effect_on_copied"]) == set(study.children) - {"full"}
+
+
+def test_the_checkpoints_are_a_series_whose_last_is_the_study_s_whole_model(out: Path) -> None:
+    series = xr.open_datatree(out / "checkpoints.zarr", engine="zarr", consolidated=False)
+    study = xr.open_datatree(out / "study.zarr", engine="zarr", consolidated=False)
+    settings = Settings.quick()
+    assert series["checkpoint"].values.tolist() == list(settings.checkpoints)
+    sizes = [series[f"{step}/full"].sizes["draw"] for step in settings.checkpoints]
+    assert sizes == [settings.checkpoint_draws, settings.num_draws]
+    np.testing.assert_array_equal(series["40/full/loss_train"], study["full/loss_train"])
+    bars = series.devinterp.plot.llc(ax=Figure().add_subplot())
+    assert bars[0].lines[0].get_xdata().tolist() == list(settings.checkpoints)
 
 
 def test_the_weights_of_every_checkpoint_are_kept(out: Path) -> None:

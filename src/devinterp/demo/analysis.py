@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -41,13 +40,13 @@ def head_effects(study: xr.DataTree) -> xr.Dataset:
     Parameters
     ----------
     study : DataTree
-        The study of all heads.
+        The study of all heads, or a series.
 
     Returns
     -------
     Dataset
         ``copied`` and ``task`` (wr,), n_beta times the mean loss rise over ``init_loss_{obs}`` of the same rows
-        (unit 1), with intervals ``copied_ci`` and ``task_ci`` (wr, bound).
+        (unit 1), with intervals ``copied_ci`` and ``task_ci`` (wr, bound). Of a series behind ``checkpoint``.
     """
     copied = compute_llc(study.isel(token_pos=COPIED), over="observable", observable=REPEATED, ci=CONFIDENCE)
     task = compute_llc(study, over="observable", observable=TASK, ci=CONFIDENCE)
@@ -61,22 +60,20 @@ def head_effects(study: xr.DataTree) -> xr.Dataset:
     )
 
 
-def llc_over_checkpoints(runs: Mapping[int, xr.DataTree]) -> xr.Dataset:
+def llc_over_checkpoints(series: xr.DataTree) -> xr.Dataset:
     """Learning coefficient of the whole model along training.
 
     Parameters
     ----------
-    runs : mapping of int to DataTree
-        Runs without a restriction, by training step.
+    series : DataTree
+        The whole model at every checkpoint.
 
     Returns
     -------
     Dataset
         As `head_effects`, with the dimension ``checkpoint`` (training step) in place of ``wr``.
     """
-    steps = sorted(runs)
-    rows = [head_effects(xr.DataTree.from_dict({f"/{FULL}": runs[step]})).isel(wr=0, drop=True) for step in steps]
-    return xr.concat(rows, xr.Variable("checkpoint", steps, {"long_name": "training step"}))
+    return head_effects(series).sel(wr=FULL, drop=True)
 
 
 @dataclass(frozen=True)

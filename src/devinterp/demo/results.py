@@ -38,7 +38,7 @@ class Results:
     influence : Influence
         From `influence`.
     verdicts : mapping of str to str
-        What ``diagnose`` says of each restriction.
+        What ``diagnose`` says of each restriction, and of the whole model at each checkpoint (``3000/full``).
     stores : mapping of str to int
         Validated stores, by path, with the number of findings.
     """

@@ -19,17 +19,17 @@ from devinterp.demo.circuit import Circuit, find_circuit
 from devinterp.demo.corpus import HALF, Corpus, load_corpus
 from devinterp.demo.model import AttentionOnly, build_model
 from devinterp.demo.results import Results
-from devinterp.demo.sampling import Data, sample_checkpoint, sample_study, workers
+from devinterp.demo.sampling import WEIGHTS, Data, sample_series, sample_study, workers
 from devinterp.demo.settings import Settings
 from devinterp.demo.show import SNIPPET, introduction, show
 from devinterp.demo.train import Training, train
 from devinterp.schema import Report, validate
-from devinterp.slt.diagnostics import diagnose
+from devinterp.slt.diagnostics import Diagnosis, SeriesDiagnosis, diagnose
 from devinterp.slt.sampling.progress import ProgressEvent
 
 __all__ = ["main"]
 
-STUDY = "study.zarr"
+STUDY, SERIES = "study.zarr", "checkpoints.zarr"
 
 Advance = Callable[[int], None]
 
@@ -66,7 +66,7 @@ def main(out: Path, quick: bool = False) -> int:
         training = _train(model, corpus, settings, console)
         _save_weights(training, out / "weights")
         circuit, scale = _attention(model, corpus, settings), _weight_scale(model)
-        paths = _sample(model, training, Data(corpus, settings), settings, out, console, 1 if quick else _cores())
+        paths = _sample(model, Data(corpus, settings), settings, out, console, 1 if quick else _cores())
     with _stage(console, "reopening and validating", len(paths)) as advance:
         reports = {}
         for path in paths.values():
@@ -75,7 +75,7 @@ def main(out: Path, quick: bool = False) -> int:
     with _stage(console, "analysing", 4) as advance:
         results = _analyse(paths, reports, settings, training, circuit, scale, advance)
     page = show(results, intro, out, console)
-    console.print(SNIPPET.format(study=out / STUDY), highlight=False, markup=False, soft_wrap=True)
+    console.print(SNIPPET.format(study=out / STUDY, series=out / SERIES), highlight=False, markup=False, soft_wrap=True)
     console.print(f"Done in {time.monotonic() - started:.0f} s. Open {page} in a browser.", highlight=False)
     return 0 if all(report.ok for report in reports.values()) else 1
 
@@ -95,7 +95,7 @@ def _train(model: AttentionOnly, corpus: Corpus, settings: Settings, console: Co
 def _save_weights(training: Training, folder: Path) -> None:
     folder.mkdir(exist_ok=True)
     for checkpoint in training.checkpoints:
-        torch.save(checkpoint.state, folder / f"step-{checkpoint.step:05d}.pt")
+        torch.save(checkpoint.state, folder / WEIGHTS.format(checkpoint=checkpoint.step))
 
 
 def _attention(model: AttentionOnly, corpus: Corpus, settings: Settings) -> Circuit:
@@ -109,32 +109,20 @@ def _weight_scale(model: AttentionOnly) -> float:
 
 
 def _sample(
-    model: AttentionOnly,
-    training: Training,
-    data: Data,
-    settings: Settings,
-    out: Path,
-    console: Console,
-    processes: int,
+    model: AttentionOnly, data: Data, settings: Settings, out: Path, console: Console, processes: int
 ) -> dict[str, Path]:
-    """Sample everything; return the stores by what they hold: ``study``, or a training step."""
-    *earlier, last = training.checkpoints
-    paths = {"study": out / STUDY}
-    (out / "checkpoints").mkdir(exist_ok=True)
+    """Sample everything, ``model`` as it was trained; return the stores by what they hold."""
+    paths = {"study": out / STUDY, "series": out / SERIES}
     steps = settings.num_burnin_steps + settings.num_draws
     heads = model.config.num_hidden_layers * model.config.num_attention_heads
     total = settings.num_chains * steps * (heads + 1)
     with workers(min(processes, settings.num_chains)) as execution:
         with _stage(console, f"sampling the model and each of its {heads} heads", total) as advance:
-            model.load_state_dict(last.state)
             sample_study(model, data, settings, paths["study"], show=_Meter(advance), execution=execution)
-        steps = settings.num_burnin_steps + settings.checkpoint_draws
-        total = settings.num_chains * steps * len(earlier)
-        with _stage(console, f"sampling {len(earlier)} earlier checkpoints", total) as advance:
-            for checkpoint in earlier:
-                path = paths[str(checkpoint.step)] = out / "checkpoints" / f"step-{checkpoint.step:05d}.zarr"
-                sample_checkpoint(model, checkpoint, data, settings, path, show=_Meter(advance), execution=execution)
-    model.load_state_dict(last.state)
+        count = len(settings.checkpoints)
+        total = settings.num_chains * (steps + (count - 1) * (settings.num_burnin_steps + settings.checkpoint_draws))
+        with _stage(console, f"sampling {count} checkpoints", total) as advance:
+            sample_series(out / "weights", data, settings, paths["series"], show=_Meter(advance), execution=execution)
     return paths
 
 
@@ -149,22 +137,29 @@ def _analyse(
 ) -> Results:
     # Plain xarray: what anybody would open the stores with.
     trees = {name: xr.open_datatree(path, engine="zarr", consolidated=False) for name, path in paths.items()}
-    study = trees.pop("study")
+    study, series = trees["study"], trees["series"]
     whole = study.children[FULL]
     heads = head_effects(study)
     advance(1)
-    checkpoints = llc_over_checkpoints(
-        {int(step): tree for step, tree in trees.items()} | {settings.checkpoints[-1]: whole}
-    )
+    checkpoints = llc_over_checkpoints(series)
     advance(1)
     influenced = influence(whole, settings.permutations)
     advance(1)
     classes = susceptibility_classes(study)
     advance(1)
-    verdicts = {name: str(each["verdicts"][0]["title"]) for name, each in diagnose(study).to_dict().items()}
+    verdicts = {name: found.verdict.title for name, found in _diagnoses(study).items()}
+    verdicts |= {name: found.verdict.title for name, found in _diagnoses(series).items()}
     root = paths["study"].parent
     findings = {str(path.relative_to(root)): len(report) for path, report in reports.items()}
     return Results(settings, scale, training, circuit, heads, checkpoints, classes, influenced, verdicts, findings)
+
+
+def _diagnoses(tree: xr.DataTree) -> Mapping[str, Diagnosis]:
+    """Every run's diagnosis by its path: ``l0h1`` of a study, ``3000/full`` of a series."""
+    found = diagnose(tree)
+    if isinstance(found, SeriesDiagnosis):
+        return found.runs
+    return {found.label: found} if isinstance(found, Diagnosis) else found
 
 
 def _console() -> Console:

@@ -1,4 +1,4 @@
-"""What the demo samples: a study of every head, and the whole model at checkpoints across the transition."""
+"""What the demo samples: a study of every head, and a series of the whole model across the transition."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ import xarray as xr
 
 from devinterp.demo.circuit import head_names
 from devinterp.demo.corpus import KINDS, Corpus, Ids
-from devinterp.demo.model import AttentionOnly
+from devinterp.demo.model import AttentionOnly, build_model
 from devinterp.demo.settings import Settings
-from devinterp.demo.train import Checkpoint
-from devinterp.slt.sampling import sample, sample_restrictions
+from devinterp.slt.sampling import from_state_dicts, sample_checkpoints, sample_restrictions
 from devinterp.slt.sampling.progress import ProgressEvent
 from devinterp.slt.sampling.worker import end_with_parent
 
-__all__ = ["REPEATED", "TASK", "Data", "sample_checkpoint", "sample_study", "workers"]
+__all__ = ["REPEATED", "TASK", "WEIGHTS", "Data", "sample_series", "sample_study", "workers"]
 
 TASK = "train"
 REPEATED = "repeated"
+WEIGHTS = "step-{checkpoint:05d}.pt"
 TASK_BATCHES = 2  # twice the rows of the others: every estimate is held against this one
 
 Show = Callable[[ProgressEvent], object]
@@ -69,7 +69,7 @@ def workers(count: int) -> Iterator[dict[str, Any]]:
     Yields
     ------
     dict
-        Keyword arguments for ``sample`` and ``sample_restrictions``.
+        Keyword arguments for ``sample_restrictions`` and ``sample_checkpoints``.
     """
     if count < 2:
         yield {"chain_method": "sequential", "threads_per_chain": 1}
@@ -118,38 +118,31 @@ def sample_study(
     )
 
 
-def sample_checkpoint(
-    model: AttentionOnly,
-    checkpoint: Checkpoint,
-    data: Data,
-    settings: Settings,
-    path: Path,
-    *,
-    show: Show,
-    execution: Mapping[str, Any],
+def sample_series(
+    weights: Path, data: Data, settings: Settings, path: Path, *, show: Show, execution: Mapping[str, Any]
 ) -> xr.DataTree:
-    """Sample the whole model as it was at a checkpoint.
+    """Sample the whole model as it was at every checkpoint, into one store.
 
     Parameters
     ----------
-    model : AttentionOnly
-        Takes the checkpoint's weights, and keeps them.
-    checkpoint : Checkpoint
-        The weights.
+    weights : Path
+        Folder of the checkpoints' state dicts, named as `WEIGHTS` says.
     data, settings, path, show, execution
         As in `sample_study`.
 
     Returns
     -------
     xarray.DataTree
-        A run with the observables that the learning coefficient is estimated on.
+        A series with the observables that the learning coefficient is estimated on. The last checkpoint has as many
+        draws as in the study.
     """
-    model.load_state_dict(checkpoint.state)
-    wanted = {name: data.observables[name] for name in (TASK, REPEATED)}
-    return sample(
-        model,
+    return sample_checkpoints(
+        from_state_dicts(lambda: build_model(settings.seed), weights, WEIGHTS),
+        settings.checkpoints,
         data.dataset,
-        wanted,
+        {name: data.observables[name] for name in (TASK, REPEATED)},
+        sampling_task=TASK,
+        overrides={settings.checkpoints[-1]: {"num_draws": settings.num_draws}},
         output_path=path,
         progress=show,
         **settings.sampler(settings.checkpoint_draws),

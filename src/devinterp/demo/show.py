@@ -28,6 +28,9 @@ study["full/sampling_loss"].values      # (chain, draw, batch, token_pos), nat
 
 import devinterp                        # registers the accessor
 study.isel(draw=slice(50, None)).devinterp.llc(over="observable", ci=0.9)
+
+series = xr.open_datatree("{series}", engine="zarr", consolidated=False)
+series.devinterp.plot.llc()             # the LLC along training, with intervals and verdicts
 """
 
 _CAPTIONS = {
@@ -102,7 +105,7 @@ def show(results: Results, intro: str, out: Path, console: Console) -> Path:
     console.print(f"\n{local}", highlight=False)
     (out / "results.json").write_text(json.dumps(results.to_dict(), indent=2) + "\n", encoding="utf-8")
     page = out / "index.html"
-    snippet = SNIPPET.format(study=out / "study.zarr").strip()
+    snippet = SNIPPET.format(study=out / "study.zarr", series=out / "checkpoints.zarr").strip()
     page.write_text(
         make_page(intro.strip(), sentences | {"stores": local}, figures, tables, _CAPTIONS, snippet), encoding="utf-8"
     )

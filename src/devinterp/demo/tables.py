@@ -131,11 +131,19 @@ def _llc(results: Results) -> Table:
                 f"{training.second_half[place]:.2f}",
                 _interval(float(own["task"]), own["task_ci"].values),
                 _interval(float(own["copied"]), own["copied_ci"].values),
+                results.verdicts.get(f"{step}/full", ""),
             )
         )
     return Table(
         "Learning coefficient of the whole model",
-        ("training step", "best prefix match", "loss on copied bytes (nat)", "LLC, training rows", "LLC, copied bytes"),
+        (
+            "training step",
+            "best prefix match",
+            "loss on copied bytes (nat)",
+            "LLC, training rows",
+            "LLC, copied bytes",
+            "chains",
+        ),
         tuple(rows),
         note=f"LLC has unit 1; ± half a {CONFIDENCE:.0%} interval.",
     )
