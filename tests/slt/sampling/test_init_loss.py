@@ -10,10 +10,10 @@ from oracle import loss_of_logits, oracle_init_loss
 from tiny_lm import build_model, build_tokens
 from torch import nn
 
-from devinterp.slt.sampling.data import build_observables
 from devinterp.slt.sampling.hands import Generators
 from devinterp.slt.sampling.init_loss import initial_losses, observable_initial_losses
 from devinterp.slt.sampling.losses import PerTokenLoss
+from devinterp.slt.sampling.observables import build_observables
 
 
 class Dropping(nn.Module):

@@ -11,10 +11,10 @@ from tiny_lm import build_model, build_tokens
 from torch import nn
 
 from devinterp.errors import DataError, ModelError, SettingError
-from devinterp.slt.sampling.data import build_observables
 from devinterp.slt.sampling.hands import Generators
 from devinterp.slt.sampling.losses import PerTokenLoss
 from devinterp.slt.sampling.masks import check_masks
+from devinterp.slt.sampling.observables import build_observables
 from devinterp.slt.sampling.probe import choose_device, probe_model
 
 

@@ -12,10 +12,11 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from devinterp.slt.sampling.data import Feed, Observable
+from devinterp.slt.sampling.data import Feed
 from devinterp.slt.sampling.hands import Generators, borrowed, seed_generators
 from devinterp.slt.sampling.losses import NonFiniteError, PerTokenLoss
 from devinterp.slt.sampling.masks import Masks
+from devinterp.slt.sampling.observables import Observable
 from devinterp.slt.sampling.settings import METRICS, SamplerSettings
 from devinterp.slt.sampling.update import SampledParameter, UpdateRule, pool_metrics
 

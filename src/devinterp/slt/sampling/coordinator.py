@@ -7,12 +7,11 @@ import os
 import signal
 import socket
 import sys
-import threading
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 
@@ -25,6 +24,7 @@ from devinterp.slt.sampling.execution import Execution, shared_workers
 from devinterp.slt.sampling.init_loss import initial_losses, observable_initial_losses
 from devinterp.slt.sampling.plan import Plan, check_visited
 from devinterp.slt.sampling.progress import Progress, ProgressEvent, make_progress
+from devinterp.slt.sampling.signals import Stop, deaf_children
 from devinterp.slt.sampling.worker import (
     PLAN_KEY,
     STOP_KEY,
@@ -41,36 +41,6 @@ from devinterp.store.open import failed_chains, open_tree
 __all__ = ["Execution", "complete_run", "execute", "open_finished", "sample_part"]
 
 _LOOK_SECONDS = 0.5
-
-
-class _Stop:
-    """Notes the first SIGINT or SIGTERM; a second one acts at once."""
-
-    def __init__(self) -> None:
-        self.signal: int | None = None
-
-    def __bool__(self) -> bool:
-        return self.signal is not None
-
-    @contextmanager
-    def listening(self) -> Iterator[None]:
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-        before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-
-        def note(number: int, frame: Any) -> None:
-            self.signal = number
-            for each, handler in before.items():
-                signal.signal(each, handler)
-
-        for number in before:
-            signal.signal(number, note)
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
 
 
 def execute(
@@ -153,7 +123,7 @@ def complete_run(run: Run) -> None:
 class _Coordinator:
     def __init__(self, plan: Plan, run: Run, options: Execution) -> None:
         self.plan, self.run, self.options = plan, run, options
-        self.stop = _Stop()
+        self.stop = Stop()
 
     def carry_out(self) -> None:
         parallel = self.options.chain_method == "parallel"
@@ -285,7 +255,7 @@ class _Coordinator:
         with shared_workers(self.options, tasks=len(errands)) as shared:
             executor = shared.executor
             assert executor is not None
-            with _deaf_children():
+            with deaf_children():
                 futures = {executor.submit(run_errand, errand): errand for errand in errands}
             try:
                 with TURN, limited_threads(threads):
@@ -344,22 +314,6 @@ class _Coordinator:
         if self.stop.signal == signal.SIGTERM:
             raise SystemExit(128 + signal.SIGTERM)
         raise KeyboardInterrupt
-
-
-@contextmanager
-def _deaf_children() -> Iterator[None]:
-    """Start processes that never see Ctrl-C, which a terminal sends to all; the coordinator tells them to stop.
-
-    A signal that is blocked stays so in a new process, from before its first line of Python runs.
-    """
-    if not hasattr(signal, "pthread_sigmask"):
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _failures(run: Run) -> list[str]:

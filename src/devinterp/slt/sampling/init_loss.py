@@ -9,9 +9,10 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from devinterp.slt.sampling.data import Observable, SamplingData
+from devinterp.slt.sampling.data import SamplingData
 from devinterp.slt.sampling.hands import Generators, borrowed, seed_generators
 from devinterp.slt.sampling.losses import PerTokenLoss
+from devinterp.slt.sampling.observables import Observable
 from devinterp.slt.sampling.settings import SamplerSettings
 
 __all__ = ["initial_losses", "observable_initial_losses"]

@@ -12,11 +12,13 @@ from torch import nn
 
 from devinterp.errors import DevinterpWarning, ModelError, StoreConflictError
 from devinterp.slt.sampling.chain import ChainResult, ChainSink, run_chain
-from devinterp.slt.sampling.data import Observable, SamplingData, TokenRows, build_observables
+from devinterp.slt.sampling.data import SamplingData
 from devinterp.slt.sampling.losses import LossFn, PerTokenLoss
 from devinterp.slt.sampling.masks import Masks, check_masks, hash_masks, sampled_size
+from devinterp.slt.sampling.observables import Observable, build_observables
 from devinterp.slt.sampling.probe import Probe, choose_device, probe_model
 from devinterp.slt.sampling.provenance import describe_loss, describe_tokenizer, describe_versions, hash_weights
+from devinterp.slt.sampling.rows import TokenRows
 from devinterp.slt.sampling.settings import SamplerSettings
 from devinterp.store import Location, SamplesRequest
 from devinterp.store.inspect import read_group

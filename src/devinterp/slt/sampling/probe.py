@@ -9,10 +9,12 @@ import torch
 from torch import nn
 
 from devinterp.errors import ModelError, SettingError
-from devinterp.slt.sampling.data import Observable, SamplingData, check_vocabulary
+from devinterp.slt.sampling.data import SamplingData
 from devinterp.slt.sampling.hands import Generators, borrowed
 from devinterp.slt.sampling.losses import NonFiniteError, PerTokenLoss, forward_logits
 from devinterp.slt.sampling.masks import Masks
+from devinterp.slt.sampling.observables import Observable
+from devinterp.slt.sampling.rows import check_vocabulary
 from devinterp.slt.sampling.settings import SamplerSettings
 
 __all__ = ["Probe", "choose_device", "probe_model"]
