@@ -1,13 +1,12 @@
-"""One contestant of bench.py in a process of its own: prints the seconds that it took and its peak memory, as JSON.
+"""One contestant of bench.py in a process of its own: for every number of draws that it reads, the seconds they took.
 
-python side.py {peer,ours,metrics,parallel,floor,update} {small,large} DRAWS THREADS
+python side.py {peer,ours,metrics,parallel,floor,update} {small,large} THREADS
 """
 
 from __future__ import annotations
 
 import json
 import os
-import resource
 import sys
 import tempfile
 import time
@@ -71,27 +70,27 @@ def settings(draws: int) -> dict[str, Any]:
 
 def floor(size: str, draws: int) -> float:
     """Forward and backward of every step and the observable's pass of every draw, and nothing else."""
+    from devinterp.slt.sampling.losses import next_token_loss
+
     model, rows = build(size), torch.from_numpy(tokens())
-
-    def loss(ids: torch.Tensor) -> torch.Tensor:
-        return -torch.log_softmax(model(ids), -1)[:, :-1].gather(-1, ids[:, 1:, None])[..., 0]
-
     batches = [rows[i : i + BATCH].clone() for i in range(0, 512, BATCH)]
     began = time.perf_counter()
     for _ in range(CHAINS):
         for step in range(draws):
-            loss(batches[step % len(batches)]).mean().backward()
+            ids = batches[step % len(batches)]
+            next_token_loss(model(ids), ids).mean().backward()
             for parameter in model.parameters():
                 parameter.grad = None
             with torch.no_grad():
-                loss(batches[0])
+                next_token_loss(model(batches[0]), batches[0])
     return time.perf_counter() - began
 
 
 def update(size: str, draws: int) -> float:
     """The update alone: noise, drift and localisation of every step."""
+    from devinterp.slt.sampling.blocks import SampledParameter
     from devinterp.slt.sampling.settings import SamplerSettings
-    from devinterp.slt.sampling.update import SampledParameter, UpdateRule
+    from devinterp.slt.sampling.update import UpdateRule
 
     chosen = {key: value for key, value in settings(draws).items() if key != "device"}
     model = build(size)
@@ -110,6 +109,7 @@ def update(size: str, draws: int) -> float:
 
 
 def sampled(who: str, size: str, draws: int) -> float:
+    """A run into a store, from the call of `sample` to what it returns."""
     from devinterp.slt.sampling import sample
 
     data: Any = tokens()
@@ -122,25 +122,31 @@ def sampled(who: str, size: str, draws: int) -> float:
         options |= {"chain_method": "parallel", "num_workers": 2, "threads_per_chain": 1}
     elif who == "metrics":
         options["save_metrics"] = True
+    model = build(size)
     with tempfile.TemporaryDirectory() as folder:
-        sample(build(size), data, {"a": (data, 1)}, output_path=Path(folder) / "warm.zarr", **options, **settings(1))
         began = time.perf_counter()
-        sample(build(size), data, {"a": (data, 1)}, output_path=Path(folder) / "a.zarr", **options, **settings(draws))
+        sample(model, data, {"a": (data, 1)}, output_path=Path(folder) / "a.zarr", **options, **settings(draws))
         return time.perf_counter() - began
 
 
 def main() -> None:
-    who, size, draws, threads = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
+    who, size, threads = sys.argv[1], sys.argv[2], int(sys.argv[3])
     torch.set_num_threads(threads)
-    if who in ("floor", "update"):
-        run = floor if who == "floor" else update
-        run(size, 2)
-        seconds = run(size, draws)
-    else:
-        seconds = sampled(who, size, draws)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    parameters = sum(p.numel() for p in build(size).parameters())
-    print(json.dumps({"seconds": seconds, "peak_mb": peak, "parameters": parameters}))
+
+    def run(draws: int) -> None:
+        began = time.process_time()
+        if who in ("floor", "update"):
+            seconds = (floor if who == "floor" else update)(size, draws)
+        else:
+            seconds = sampled(who, size, draws)
+        parameters = sum(p.numel() for p in build(size).parameters())
+        print(
+            json.dumps({"seconds": seconds, "cpu": time.process_time() - began, "parameters": parameters}), flush=True
+        )
+
+    run(1)
+    for line in sys.stdin:
+        run(int(line))
 
 
 if __name__ == "__main__":

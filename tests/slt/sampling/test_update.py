@@ -13,10 +13,13 @@ from hypothesis import strategies as st
 from oracle import OracleUpdate
 from torch import nn
 
+from devinterp.slt.sampling.blocks import SampledParameter
+from devinterp.slt.sampling.metrics import pool_metrics
 from devinterp.slt.sampling.settings import METRICS
-from devinterp.slt.sampling.update import SampledParameter, UpdateRule, pool_metrics
+from devinterp.slt.sampling.update import UpdateRule
 
-SHAPES = [(7, 5), (), (3,), (16, 9), (2, 3, 4), (1, 1)]
+# Small ones are updated together, in two blocks; the long one alone, and with two threads its sums have two parts.
+SHAPES = [(7, 5), (), (3,), (16, 9), (2, 3, 4), (1, 1), (31000,), (33, 65), (250, 160), (17,)]
 
 
 def parameters(dtype=torch.float32, seed=0):

@@ -12,13 +12,15 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
+from devinterp.slt.sampling.blocks import SampledParameter
 from devinterp.slt.sampling.data import Feed
 from devinterp.slt.sampling.hands import Generators, borrowed, seed_generators
 from devinterp.slt.sampling.losses import NonFiniteError, PerTokenLoss
 from devinterp.slt.sampling.masks import Masks
+from devinterp.slt.sampling.metrics import pool_metrics
 from devinterp.slt.sampling.observables import Observable
 from devinterp.slt.sampling.settings import METRICS, SamplerSettings
-from devinterp.slt.sampling.update import SampledParameter, UpdateRule, pool_metrics
+from devinterp.slt.sampling.update import UpdateRule
 
 __all__ = ["ChainResult", "ChainSink", "run_chain"]
 
