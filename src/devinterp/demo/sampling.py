@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Executor, ProcessPoolExecutor
 from contextlib import contextmanager
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +15,8 @@ from devinterp.demo.corpus import KINDS, Corpus, Ids
 from devinterp.demo.model import AttentionOnly, build_model
 from devinterp.demo.settings import Settings
 from devinterp.slt.sampling import from_state_dicts, sample_checkpoints, sample_restrictions
+from devinterp.slt.sampling.pool import worker_pool
 from devinterp.slt.sampling.progress import ProgressEvent
-from devinterp.slt.sampling.worker import end_with_parent
 
 __all__ = ["REPEATED", "TASK", "WEIGHTS", "Data", "sample_series", "sample_study", "workers"]
 
@@ -74,10 +71,7 @@ def workers(count: int) -> Iterator[dict[str, Any]]:
     if count < 2:
         yield {"chain_method": "sequential", "threads_per_chain": 1}
         return
-    executor: Executor
-    with ProcessPoolExecutor(
-        count, mp_context=get_context("spawn"), initializer=end_with_parent, initargs=(os.getpid(),)
-    ) as executor:
+    with worker_pool(count) as executor:
         yield {"chain_method": "parallel", "executor": executor, "threads_per_chain": 1}
 
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import signal
 import socket
 import sys
 import warnings
-from collections.abc import Mapping
-from concurrent.futures import FIRST_COMPLETED, Future, wait
+from collections.abc import Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -23,8 +22,9 @@ from devinterp.errors import AllChainsFailedError, ChainFailedWarning, SamplingE
 from devinterp.slt.sampling.execution import Execution, shared_workers
 from devinterp.slt.sampling.init_loss import initial_losses, observable_initial_losses
 from devinterp.slt.sampling.plan import Plan, check_visited
+from devinterp.slt.sampling.pool import deaf_children
 from devinterp.slt.sampling.progress import Progress, ProgressEvent, make_progress
-from devinterp.slt.sampling.signals import Stop, deaf_children
+from devinterp.slt.sampling.signals import Stop
 from devinterp.slt.sampling.worker import (
     PLAN_KEY,
     STOP_KEY,
@@ -248,20 +248,26 @@ class _Coordinator:
                 hashlib.sha256(packed).hexdigest(),
                 threads,
                 self.options.keep_state,
-                (socket.gethostname(), os.getpid()),
             )
             for group, chain in self.run.remaining()
         ]
-        with shared_workers(self.options, tasks=len(errands)) as shared:
+        with shared_workers(self.options, tasks=len(errands)) as shared, ThreadPoolExecutor(1) as starter:
             executor = shared.executor
             assert executor is not None
-            with deaf_children():
-                futures = {executor.submit(run_errand, errand): errand for errand in errands}
+            # A process of our own is there once its server has imported torch, which need not be waited for here.
+            own = self.options.executor is None
+            begun = starter.submit(self._send, executor, errands) if own else None
+            futures = {} if begun is not None else self._send(executor, errands)
             try:
                 with TURN, limited_threads(threads):
                     self._initial_arrays()
+                if begun is not None:
+                    futures = begun.result()
                 self._watch(futures, bars)
             except BaseException as error:
+                if begun is not None:
+                    with suppress(BrokenProcessPool):
+                        futures = begun.result()
                 self._call_back(futures)
                 if isinstance(error, BrokenProcessPool):
                     if self.stop:  # the signal reached the caller's workers too
@@ -272,6 +278,11 @@ class _Coordinator:
                     ) from error
                 raise
         self.run.refresh()
+
+    @staticmethod
+    def _send(executor: Executor, errands: Sequence[Errand]) -> dict[Future[Any], Errand]:
+        with deaf_children():
+            return {executor.submit(run_errand, errand): errand for errand in errands}
 
     def _watch(self, futures: Mapping[Future[Any], Errand], bars: Progress) -> None:
         pending = set(futures)

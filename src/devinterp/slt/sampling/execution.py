@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 from collections.abc import Callable, Iterator
-from concurrent.futures import Executor, ProcessPoolExecutor
+from concurrent.futures import Executor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 from devinterp.errors import SettingError
+from devinterp.slt.sampling.pool import worker_pool
 from devinterp.slt.sampling.progress import ProgressEvent, check_progress
-from devinterp.slt.sampling.worker import end_with_parent
 from devinterp.store import StoreLike, locate
 
 __all__ = ["CHAIN_METHODS", "Execution", "shared_workers"]
@@ -98,9 +97,5 @@ def shared_workers(options: Execution, *, tasks: int) -> Iterator[Execution]:
         return
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     workers = options.num_workers or max(1, cores // (options.threads_per_chain or 1))
-    # spawn: a forked torch hangs in its thread pool, and CUDA cannot be used after a fork
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(
-        min(workers, max(tasks, 1)), mp_context=context, initializer=end_with_parent, initargs=(os.getpid(),)
-    ) as pool:
+    with worker_pool(min(workers, max(tasks, 1))) as pool:
         yield replace(options, executor=pool)

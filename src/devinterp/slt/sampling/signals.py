@@ -1,4 +1,4 @@
-"""An orderly end on SIGINT and SIGTERM, in the coordinator and away from it."""
+"""An orderly end on SIGINT and SIGTERM."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-__all__ = ["Stop", "deaf_children"]
+__all__ = ["Stop"]
 
 
 class Stop:
@@ -40,19 +40,3 @@ class Stop:
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
-
-
-@contextmanager
-def deaf_children() -> Iterator[None]:
-    """Start processes that never see Ctrl-C, which a terminal sends to all; the coordinator tells them to stop.
-
-    A signal that is blocked stays so in a new process, from before its first line of Python runs.
-    """
-    if not hasattr(signal, "pthread_sigmask"):
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)

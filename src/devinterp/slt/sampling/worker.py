@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import pickle
 import signal
-import socket
 import threading
 import time
 import traceback
@@ -21,6 +19,7 @@ import torch
 from devinterp.errors import SamplingError
 from devinterp.slt.sampling.chain import ChainResult
 from devinterp.slt.sampling.plan import Plan
+from devinterp.slt.sampling.pool import orphaned
 from devinterp.store import Location, WriterAddress, locate
 from devinterp.store.checkpoint import STATE_FOLDER, state_key
 
@@ -29,7 +28,6 @@ __all__ = [
     "STOP_KEY",
     "TURN",
     "Errand",
-    "end_with_parent",
     "limited_threads",
     "live_step",
     "pack_plan",
@@ -59,15 +57,12 @@ class Errand:
     threads : int or None
         Torch threads of the chain; None leaves the worker's own number.
     keep_state : bool
-    parent : tuple of (str, int)
-        Host and pid of the coordinator: a worker that it started ends when it does.
     """
 
     address: WriterAddress
     digest: str
     threads: int | None
     keep_state: bool
-    parent: tuple[str, int]
 
 
 def pack_plan(plan: Plan) -> bytes:
@@ -105,7 +100,7 @@ def _run(errand: Errand) -> ChainResult:
                 writer,
                 state,
                 keep_state=errand.keep_state,
-                should_stop=_StopSign(location, errand.parent, terminated),
+                should_stop=_StopSign(location, terminated),
                 on_step=_Pulse(location, address.group, address.chain),
             )
         except BaseException:
@@ -125,31 +120,15 @@ def _load(location: Location, digest: str) -> Plan:
     return _LOADED[0][1]
 
 
-def end_with_parent(parent: int) -> None:
-    """Have this process end within a second of ``parent``'s death; the initializer of our own pools.
-
-    A worker that waits for its next task holds the writing end of the queue it reads from, as do its siblings, and so
-    would never learn that the coordinator was killed.
-    """
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(0.5)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True, name="devinterp-parent").start()
-
-
 class _StopSign:
     """Whether a chain should end after its present draw: told so, or orphaned. Looks at the store now and then."""
 
-    def __init__(self, location: Location, parent: tuple[str, int], terminated: Callable[[], bool]) -> None:
+    def __init__(self, location: Location, terminated: Callable[[], bool]) -> None:
         self._location, self._terminated = location, terminated
-        self._child_of = parent[1] if parent == (socket.gethostname(), os.getppid()) else None
         self._next, self._found = 0.0, False
 
     def __call__(self) -> bool:
-        if self._terminated() or (self._child_of is not None and os.getppid() != self._child_of):
+        if self._terminated() or orphaned():
             return True
         if not self._found and time.monotonic() >= self._next:
             self._found = self._location.exists(STOP_KEY)
