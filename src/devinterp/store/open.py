@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import xarray as xr
 
 from devinterp.errors import ChainFailedWarning, IncompleteStoreError, StoreError, StoreNotFoundError
+from devinterp.store.alike import open_alike
 from devinterp.store.inspect import read_group
 from devinterp.store.location import Location, StoreLike, locate
 
@@ -98,15 +99,17 @@ def open_tree(location: Location, *, consolidated: bool | None = None, chunks: A
     document = root_document(location)
     if consolidated is None:
         consolidated = "consolidated_metadata" in document
-    with warnings.catch_warnings():
-        # The state folder of a run that goes on is no part of the hierarchy, and need not be.
-        warnings.filterwarnings("ignore", message=r"Object at \.devinterp", category=UserWarning)
-        tree = xr.open_datatree(
-            location.store,  # type: ignore[arg-type]  # xarray takes Zarr stores, its annotation does not say so
-            engine="zarr",
-            consolidated=consolidated,
-            chunks=chunks,
-        )
+    tree = open_alike(location, document) if consolidated and chunks is None else None
+    if tree is None:
+        with warnings.catch_warnings():
+            # The state folder of a run that goes on is no part of the hierarchy, and need not be.
+            warnings.filterwarnings("ignore", message=r"Object at \.devinterp", category=UserWarning)
+            tree = xr.open_datatree(
+                location.store,  # type: ignore[arg-type]  # xarray takes Zarr stores, its annotation does not say so
+                engine="zarr",
+                consolidated=consolidated,
+                chunks=chunks,
+            )
     warn_of_failed_chains(tree, location.name)
     return tree
 
