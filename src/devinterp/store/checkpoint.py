@@ -61,7 +61,7 @@ def state_key(group: str, chain: int, what: str) -> str:
 def write_checkpoint(location: Location, group: str, chain: int, progress: ChainProgress, state: bytes) -> None:
     """Store progress and state as one object."""
     header = {**asdict(progress), "sha256": hashlib.sha256(state).hexdigest(), "bytes": len(state)}
-    location.set(state_key(group, chain, "state"), json.dumps(header).encode() + b"\n" + state)
+    location.set_parts(state_key(group, chain, "state"), json.dumps(header).encode() + b"\n", state)
 
 
 def read_checkpoint(location: Location, group: str, chain: int) -> tuple[ChainProgress, bytes] | None:

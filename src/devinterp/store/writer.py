@@ -23,6 +23,8 @@ __all__ = ["ChainWriter", "StepLayout"]
 # Flushes that may wait behind the disk: the writer's memory is these, the chunk being filled, and no more.
 _MAX_PENDING = 2
 _CHECKPOINT_SECONDS = 60.0
+# A larger state is waited for: behind the disk it would be one copy more of the weights, beside the next gradients.
+_WAITING_BYTES = 2**24
 
 
 class StepLayout:
@@ -188,6 +190,8 @@ class ChainWriter:
             self._submit_all(region.flush())
         self._submit(lambda: write_checkpoint(self._location, self.group, self.chain, progress, state))
         self._submit(lambda: write_progress(self._location, self.group, self.chain, progress))
+        if len(state) > _WAITING_BYTES:
+            self._drain(0)
 
     def finish(self, status: str, reason: str | None, step: int) -> ChainProgress:
         """Write what is left, wait for the disk, and return the final progress.

@@ -8,7 +8,8 @@ hashes, creating, validating and opening the store) are in its time, and those o
 has the loss that sampling evaluates, not the costlier one of the peer. Parallel time includes its workers: they are
 forked from a server that imports torch once in a session, and what the first run waits for that is printed.
 
-Figures are worth something on a quiet machine only: what others used of it meanwhile is printed.
+Figures are worth something on a quiet machine only: what others used of it meanwhile is printed. With one thread, CPU
+seconds are compared too, which others disturb less.
 
 Targets: sequential within 1.05 x floor plus the update, and 1.25 x faster than the peer; parallel 2 x faster than the
 peer on the small model; metrics within 8 %.
@@ -86,26 +87,23 @@ def compete(size: str, draws: int, args: argparse.Namespace) -> None:
             continue
         python = args.peer_python if who == "peer" else Path(sys.executable)
         contestants.append(Contestant(python, who, size, args.threads))
+    fixed = {c.who: min(c.run(1)["seconds"] for _ in range(3)) for c in contestants}
+    print(f"\n{size}: {contestants[0].first['parameters'] / 1e3:.0f} k parameters, 2 chains x {draws} draws, "
+          f"{args.threads} threads")  # fmt: skip
     found: dict[str, list[dict[str, Any]]] = {contestant.who: [] for contestant in contestants}
-    for _ in range(args.rounds):
+    for number in range(args.rounds):
         for contestant in contestants:
             found[contestant.who].append(contestant.run(draws))
-    fixed = {c.who: min(c.run(1)["seconds"] for _ in range(3)) for c in contestants}
+        row = "  ".join(f"{who} {rounds[-1]['seconds']:.2f}" for who, rounds in found.items())
+        others = max((rounds[-1].get("others", 0.0) for who, rounds in found.items() if who != "parallel"), default=0.0)
+        print(f"  round {number + 1}: {row}; others used up to {others:.2f} processors", flush=True)
     for contestant in contestants:
         contestant.close()
     seconds = {who: min(each["seconds"] for each in rounds) for who, rounds in found.items()}
-    parameters = contestants[0].first["parameters"]
-    print(f"\n{size}: {parameters / 1e3:.0f} k parameters, 2 chains x {draws} draws, {args.threads} threads, "
-          f"best of {args.rounds} rounds")  # fmt: skip
-    print("              seconds   of one draw   all rounds")
-    for who, rounds in found.items():
-        every = " ".join(f"{each['seconds']:.2f}" for each in rounds)
-        print(f"  {who:9s} {seconds[who]:10.3f} {fixed[who]:13.3f}   {every}")
-    others = [
-        each["others"] for who, rounds in found.items() if who != "parallel" for each in rounds if "others" in each
-    ]
-    if others:
-        print(f"  other processes meanwhile used {min(others):.2f} to {max(others):.2f} processors")
+    cpu = {who: min(each["cpu"] for each in rounds) for who, rounds in found.items()}
+    print("              seconds   of one draw    CPU seconds of the process")
+    for who in found:
+        print(f"  {who:9s} {seconds[who]:10.3f} {fixed[who]:13.3f} {cpu[who]:13.3f}")
     first = next(c.first["seconds"] for c in contestants if c.who == "parallel")
     print(f"  the first parallel run of a session, one draw: {first:.2f} s")
     beyond = (seconds["ours"] - seconds["update"]) / seconds["floor"]
@@ -115,6 +113,10 @@ def compete(size: str, draws: int, args: argparse.Namespace) -> None:
     if "peer" in seconds:
         print(f"  peer / ours               {seconds['peer'] / seconds['ours']:.3f}   target 1.25")
         print(f"  peer / parallel           {seconds['peer'] / seconds['parallel']:.3f}   target 2 (small)")
+    if args.threads == 1:
+        print(f"  in CPU time: (ours - update) / floor {(cpu['ours'] - cpu['update']) / cpu['floor']:.3f}, "
+              f"metrics / ours {cpu['metrics'] / cpu['ours']:.3f}"
+              + (f", peer / ours {cpu['peer'] / cpu['ours']:.3f}" if "peer" in cpu else ""))  # fmt: skip
 
 
 def main() -> int:

@@ -144,7 +144,7 @@ def main() -> None:
             json.dumps({"seconds": seconds, "cpu": time.process_time() - began, "parameters": parameters}), flush=True
         )
 
-    run(1)
+    run(1)  # what the first run of a process costs
     for line in sys.stdin:
         run(int(line))
 
