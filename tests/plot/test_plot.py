@@ -24,7 +24,9 @@ from devinterp.plot import (
     token_influence,
     verdict_table,
 )
+from devinterp.plot.numbers import with_error
 from devinterp.plot.style import symmetric_limit
+from devinterp.plot.token_text import drawable
 from devinterp.slt.bif import compute_bif
 from devinterp.slt.llc import compute_llc
 from devinterp.slt.susceptibilities import compute_susceptibilities
@@ -136,6 +138,19 @@ def test_rows_of_restrictions_do_not_overlap(study, count):
     boxes = [t.get_window_extent() for t in axes.get_yticklabels()]
     assert len(boxes) == count
     assert all(a.y0 >= b.y1 - 0.5 for a, b in itertools.pairwise(boxes))
+
+
+def test_a_full_that_dwarfs_the_rest_is_written_and_does_not_set_the_scale(study, ax):
+    result = compute_llc(study, over="observable", ci=0.9).copy(deep=True)
+    for name in ("llc_mean", "llc_per_chain", "llc_ci"):
+        result[name].loc[{"wr": "full"}] += 100.0
+    bars = llc_estimates(result, ax=ax)
+    assert np.isnan(bars.lines[0].get_xdata()[0])
+    assert ax.get_xlim()[1] < 10
+    low, high = result["llc_ci"].sel(wr="full").values
+    assert f"({low:.3g} to {high:.3g})" in ax.texts[0].get_text()
+    assert np.isfinite(result["llc_mean"]).all()  # what was given is as it was
+    drawn(ax)
 
 
 def test_the_largest_restrictions_are_kept_and_the_rest_is_told(study, ax):
@@ -264,9 +279,25 @@ def test_classes_by_kind_by_function_and_by_label(sus, ax):
         susceptibility_classes(sus, labels[:-1])
 
 
+def test_a_class_of_few_tokens_does_not_set_the_scale(sus, ax):
+    tree = sus.copy(deep=True)
+    values = tree["susceptibilities"]["sus"].values
+    values[:3] = 50 * values.std(axis=0)
+    labels = np.where(np.arange(len(values)) < 3, "few", np.arange(len(values)) % 2)
+    image = susceptibility_classes(tree, labels, ax=ax)
+    largest = np.abs(image.get_array()[:, 1:]).max()
+    assert image.get_clim() == pytest.approx((-largest, largest))
+    few = image.get_array()[:, 0]
+    assert (few > largest).all()
+    drawn(ax)
+
+
 def test_susceptibility_along_a_text(sus, ax):
     image = susceptibility_text(sus, "prose", 2, tokenizer="bytes", ax=ax)
     assert image.get_array().shape == (3, lifelike.TOKENS)
+    assert {t.get_rotation() for t in ax.get_xticklabels()} == {0.0}  # single characters stand upright
+    susceptibility_text(sus, "prose", 2, tokenizer=lambda token: f"<{token}>", ax=ax)
+    assert {t.get_rotation() for t in ax.get_xticklabels()} == {90.0}
     drawn(ax)
     with pytest.raises(SettingError, match="no row 9"):
         susceptibility_text(sus, "prose", 9)
@@ -277,8 +308,11 @@ def test_principal_components_name_restrictions_and_colour_classes(sus, ax):
     assert {t.get_text() for t in ax.texts} <= {"l0h0", "l0 attn", "$a$"}
     assert "% of the variance" in ax.get_xlabel()
     assert len(susceptibility_pca(sus, "tokens")) == 2
-    with pytest.raises(SettingError, match="not that many"):
+    with pytest.raises(SettingError, match="are 3 components"):
         susceptibility_pca(sus, components=(1, 9))
+    one = sus["susceptibilities"].to_dataset().isel(wr=[0])
+    with pytest.raises(SettingError, match="one component"):
+        susceptibility_pca(one)
 
 
 def test_metrics_show_norms_angles_and_distance(run):
@@ -307,6 +341,25 @@ def test_the_verdict_tells_runs_chains_and_what_is_wrong(study, tmp_path, ax):
     (verdict,) = verdict_table(failed)
     assert "diverged" in verdict.get_text()
     assert "2/3 ✗" in [t.get_text() for t in plt.gca().texts]
+
+
+def test_names_are_cut_where_they_do_not_differ_and_tokens_at_the_end():
+    names = ["transformer.h.0.attn.c_attn.weight", "transformer.h.0.attn.c_proj.weight", "l0h0"]
+    shown = drawable(names, longest=24, names=True)
+    assert len(set(shown)) == 3
+    assert [len(t) for t in shown] == [24, 24, 4]
+    assert shown[0].startswith("transformer")
+    assert shown[0].endswith("attn.weight")
+    assert drawable(["abcdefgh"], longest=4) == ["abc…"]
+
+
+def test_numbers_have_the_digits_that_their_error_supports():
+    assert with_error(0.037712, 0.0021) == "0.038 ± 0.002"
+    assert with_error(-0.0004, 0.003) == "0.000 ± 0.003"  # and no minus before a zero
+    assert with_error(12.34, 2.0) == "12 ± 2"
+    assert with_error(1.23456, None) == with_error(1.23456, 0.0) == "1.23"
+    assert with_error(1e-12, 3e-13) == "1.00e-12 ± 3e-13"
+    assert with_error(None, 0.1) == with_error(float("nan"), 0.1) == "–"
 
 
 def test_scales_are_symmetric_and_bounded_by_what_most_values_are():

@@ -10,6 +10,7 @@ import numpy as np
 
 from devinterp.errors import SettingError
 from devinterp.plot.style import _matplotlib, style, title
+from devinterp.plot.token_text import drawable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -107,10 +108,13 @@ def draw_facets(facets: Facets, draw: Callable[[Axes, int], Any], *, own_labels:
         The panels show different quantities: each keeps its labels, remark and legend.
     """
     columns = facets.axs.shape[1]
+    # As many letters of a title as its panel has room for.
+    room = max(12, int(facets.fig.get_figwidth() / columns * 9))
+    titles = drawable(facets.names, longest=room, names=True)
     keys: dict[str, Any] = {}
     for index, ax in enumerate(facets):
         facets.artists.append(draw(ax, index))
-        title(ax, facets.names[index])
+        title(ax, titles[index])
         if own_labels:
             continue
         ax.set_title("", loc="right")

@@ -10,6 +10,7 @@ import xarray as xr
 
 from devinterp.errors import MissingVariableError, SettingError
 from devinterp.plot._inputs import as_bif
+from devinterp.plot.labels import label_tokens
 from devinterp.plot.style import DIVERGING, add_colorbar, new_axes, symmetric_limit, thin_labels
 from devinterp.plot.token_text import drawable, token_strings
 from devinterp.slt._samples import Tree
@@ -121,13 +122,8 @@ def token_influence(
     side = float(np.clip(0.115 * max(values.shape), 3.4, 12.0))
     ax = new_axes(ax, (side + 1.6, side + 0.9))
     image = ax.imshow(values, cmap=DIVERGING, vmin=-limit, vmax=limit, aspect="auto", interpolation="nearest")
-    size = float(np.clip(72 * side / max(values.shape) * 0.85, 4.5, 8.0))
-    most = int(72 * side / (size * 1.1))
-    at, shown = thin_labels(rows, most)
-    ax.set_yticks(at, shown, fontsize=size, parse_math=False, family="DejaVu Sans")
-    at, shown = thin_labels(columns, most)
-    ax.set_xticks(at, shown, fontsize=size, rotation=90, parse_math=False, family="DejaVu Sans")
-    ax.tick_params(length=0, pad=1.5)
+    label_tokens(ax.yaxis, rows, side, turned=False)
+    label_tokens(ax.xaxis, columns, side, turned=True)
     ax.spines[["left", "bottom"]].set_visible(False)
     ax.set_ylabel(f"predicted token of {_describe(result, batch_1)}", parse_math=False)
     ax.set_xlabel(f"predicted token of {_describe(result, batch_2)}", parse_math=False)

@@ -1,4 +1,4 @@
-"""Names beside points, none over another."""
+"""Names beside points, none over another; tokens along an axis."""
 
 from __future__ import annotations
 
@@ -7,10 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from devinterp.plot.style import thin_labels
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
 
-__all__ = ["place_labels"]
+__all__ = ["label_tokens", "place_labels"]
 
 
 def place_labels(ax: Axes, x: Any, y: Any, names: Sequence[str], *, most: int = 40, size: float = 7.0) -> int:
@@ -62,6 +65,27 @@ def place_labels(ax: Axes, x: Any, y: Any, names: Sequence[str], *, most: int = 
                 )
                 break
     return len(taken)
+
+
+def label_tokens(axis: Axis, tokens: Sequence[str], length: float, *, turned: bool) -> None:
+    """Write tokens along an axis, as many as there is room for; single characters stand upright.
+
+    Parameters
+    ----------
+    axis : matplotlib.axis.Axis
+        Of an image with one row or column for each token.
+    tokens : sequence of str
+        As `devinterp.plot.token_text.drawable` returns them.
+    length : float
+        Of the axis, in inches.
+    turned : bool
+        Whether longer tokens are turned on their side, as along the x axis.
+    """
+    size = float(np.clip(72 * length / len(tokens) * 0.85, 4.5, 8.0))
+    at, shown = thin_labels(tokens, int(72 * length / (size * 1.1)))
+    upright = not turned or all(len(token) <= 1 for token in shown)
+    axis.set_ticks(at, shown, fontsize=size, rotation=0 if upright else 90, parse_math=False, family="DejaVu Sans")
+    axis.set_tick_params(length=0, pad=3)
 
 
 def _overlap(a: tuple[float, float, float, float], b: tuple[float, float, float, float]) -> bool:

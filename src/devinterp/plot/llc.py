@@ -12,6 +12,7 @@ from devinterp.errors import SettingError
 from devinterp.plot._inputs import as_llc, kind_of
 from devinterp.plot.facets import Facets, draw_facets, make_facets
 from devinterp.plot.style import NEUTRAL, PALETTE, colours, legend, new_axes, note, title
+from devinterp.plot.token_text import drawable
 from devinterp.slt._samples import Tree
 from devinterp.slt.diagnostics import TITLES, Code, SeriesDiagnosis, StudyDiagnosis, diagnose
 
@@ -23,6 +24,7 @@ __all__ = ["llc_estimates", "llc_over_checkpoints", "llc_over_restrictions", "ll
 
 LABEL = "LLC (dimensionless)"
 MOST_CURVES = 8
+OFF_SCALE = 2.0  # times as far out as any other restriction
 # By shape and not by colour alone: only what is good is filled.
 MARKS: dict[Code, str] = {
     "good": "o",
@@ -87,7 +89,8 @@ def llc_estimates(
             [str(v) for v in result[col].values] if col in result.coords else list(map(str, range(result.sizes[col])))
         )
         return draw_facets(
-            make_facets(names, col_wrap=col_wrap, sharex=col == "wr"),
+            # Each restriction has a scale of its own, on which its chains can be told apart.
+            make_facets(names, col_wrap=col_wrap, sharex=col == "wr", sharey=col != "wr"),
             lambda axes, i: llc_estimates(result.isel({col: i}), ax=axes, verdicts=diagnosis or False),
         )
     if "checkpoint" in result.dims:
@@ -148,7 +151,10 @@ def llc_per_chain(result: xr.Dataset, *, ax: Axes | None = None) -> ErrorbarCont
 def llc_over_restrictions(
     result: xr.Dataset, *, ax: Axes | None = None, sort: bool = False, limit: int | None = None
 ) -> ErrorbarContainer:
-    """Draw one row for each weight restriction: every chain, the mean, and its interval.
+    """Draw one row for each weight restriction: every chain (small dots below), the mean, and its interval.
+
+    Where ``full`` is so large that the others could not be told apart, it is written at the right end of its row, and
+    the scale is that of the others.
 
     Parameters
     ----------
@@ -180,13 +186,21 @@ def llc_over_restrictions(
     mean, low, high, what = _interval(chosen)
     rows = np.arange(len(names))
     per_chain = np.asarray(chosen["llc_per_chain"].transpose("wr", "chain").values, dtype=float)
+    aside = _off_scale(names, mean, low, high)
+    if aside is not None:
+        text = f"{mean[aside]:.3g} ({low[aside]:.3g} to {high[aside]:.3g})"
+        _write_aside(ax, aside, text)
+        mean, per_chain = mean.copy(), per_chain.copy()
+        mean[aside] = per_chain[aside] = np.nan
     for chain in range(per_chain.shape[1]):
-        ax.plot(per_chain[:, chain], rows, marker="o", linestyle="none", color=PALETTE[0], alpha=0.35, markersize=3)
+        ax.plot(
+            per_chain[:, chain], rows + 0.3, marker="o", linestyle="none", color=PALETTE[0], alpha=0.6, markersize=2
+        )
     bars = ax.errorbar(
-        mean, rows, xerr=_bars(mean, low, high), fmt="o", color=PALETTE[0], markersize=5, capsize=2.5, linewidth=1.2
+        mean, rows, xerr=_bars(mean, low, high), fmt="o", color=PALETTE[0], markersize=4, capsize=2.5, linewidth=1.2
     )
     ax.axvline(0, color=NEUTRAL, linewidth=0.8)
-    ax.set_yticks(rows, names, parse_math=False)
+    ax.set_yticks(rows, drawable(names, longest=24, names=True), parse_math=False)
     ax.tick_params(axis="y", length=0)
     ax.grid(axis="x", alpha=0.3)
     ax.set_ylim(len(names) - 0.4, -0.6)
@@ -194,6 +208,39 @@ def llc_over_restrictions(
     title(ax, _average(result))
     note(ax, what if len(names) == total else f"{what}; the {len(names)} largest of {total}")
     return bars
+
+
+def _off_scale(names: list[str], mean: npt.NDArray[Any], low: npt.NDArray[Any], high: npt.NDArray[Any]) -> int | None:
+    """Return the row of ``full`` where it would press all others together."""
+    if "full" not in names or len(names) < 3:
+        return None
+    row = names.index("full")
+    others = np.abs(np.delete(np.stack([mean, low, high]), row, axis=1))
+    reach = others[np.isfinite(others)].max(initial=0.0)
+    return row if reach > 0 and low[row] > OFF_SCALE * reach else None
+
+
+def _write_aside(ax: Axes, row: int, text: str) -> None:
+    ax.plot(
+        [1.0],
+        [row],
+        marker=">",
+        linestyle="none",
+        color=PALETTE[0],
+        markersize=6,
+        transform=ax.get_yaxis_transform(),
+        clip_on=False,
+    )
+    ax.annotate(
+        text,
+        (1.0, row),
+        (-8, 0),
+        xycoords=ax.get_yaxis_transform(),
+        textcoords="offset points",
+        ha="right",
+        va="center",
+        fontsize=8,
+    )
 
 
 def llc_over_checkpoints(

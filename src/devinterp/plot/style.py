@@ -144,10 +144,10 @@ def title(ax: Axes, text: str) -> None:
     ax.set_title(text, loc="left", fontsize=10, parse_math=False)
 
 
-def legend(ax: Axes, **options: Any) -> None:
-    """Put the legend beside the axes, where it hides no data."""
+def legend(ax: Axes, **options: Any) -> Any:
+    """Put the legend beside the axes, where it hides no data, and return it."""
     given: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (1.01, 1.0), "borderaxespad": 0.0}
-    ax.legend(**{**given, "fontsize": 8, "frameon": False, **options})
+    return ax.legend(**{**given, "fontsize": 8, "frameon": False, **options})
 
 
 def add_colorbar(ax: Axes, image: Any, label: str, *, beyond: bool = False) -> Any:

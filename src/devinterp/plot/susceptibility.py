@@ -15,7 +15,8 @@ import xarray as xr
 
 from devinterp.errors import MissingVariableError, SettingError
 from devinterp.plot._inputs import as_susceptibilities, context_of, observable_names
-from devinterp.plot.labels import place_labels
+from devinterp.plot.labels import label_tokens, place_labels
+from devinterp.plot.numbers import rounded
 from devinterp.plot.style import (
     DIVERGING,
     NEUTRAL,
@@ -43,6 +44,7 @@ __all__ = ["susceptibility_classes", "susceptibility_pca", "susceptibility_text"
 Standardize = bool | Literal["columns"]
 Classes = Literal["observable", "kind"] | Sequence[str] | Callable[[str], str]
 MOST_WRITTEN_CELLS = 60
+FEWEST_TOKENS = 10  # of a class that the scale is made for
 
 
 def susceptibility_classes(
@@ -73,7 +75,7 @@ def susceptibility_classes(
     ax : matplotlib.axes.Axes, optional
         Where to draw; by default a new figure that is as high as there are restrictions.
     vmax : float, optional
-        End of the symmetric scale.
+        End of the symmetric scale; by default the largest mean of a class with ten tokens or more.
     colorbar : bool
         Whether to draw the scale.
     **options
@@ -99,7 +101,10 @@ def susceptibility_classes(
         axis=1,
     )
     restrictions = [str(v) for v in sus["wr"].values]
-    limit, beyond = symmetric_limit(means, limit=vmax, quantile=1.0)
+    # A class of few tokens is mostly noise, which would set the scale for all.
+    large = [k for k, m in enumerate(members) if m.size >= FEWEST_TOKENS] or list(range(len(members)))
+    limit, _ = symmetric_limit(means[:, large], limit=vmax, quantile=1.0)
+    beyond = bool(np.abs(means[np.isfinite(means)]).max(initial=0.0) > limit * (1 + 1e-6))
     ax = new_axes(ax, (2.2 + 0.62 * max(len(names), 3), 1.7 + 0.21 * max(len(restrictions), 4)))
     image = ax.imshow(means, cmap=DIVERGING, vmin=-limit, vmax=limit, aspect="auto", interpolation="nearest")
     _restriction_axis(ax, restrictions)
@@ -110,8 +115,8 @@ def susceptibility_classes(
     ax.set_xlabel("class of the predicted token (tokens)")
     if means.size <= MOST_WRITTEN_CELLS:
         for (row, column), mean in np.ndenumerate(means):
-            error = errors[row, column]
-            text = f"{mean:.2g}" + (f"\n±{error:.1g}" if np.isfinite(error) else "")
+            shown, spread = rounded(float(mean), float(errors[row, column]))
+            text = shown if spread is None else f"{shown}\n±{spread}"
             strong = abs(mean) > 0.6 * limit
             ax.text(column, row, text, ha="center", va="center", fontsize=6.5, color="white" if strong else "black")
     if colorbar:
@@ -169,9 +174,7 @@ def susceptibility_text(
     ax = new_axes(ax, (width + 2.0, 1.7 + 0.19 * max(len(restrictions), 4)))
     image = ax.imshow(values, cmap=DIVERGING, vmin=-limit, vmax=limit, aspect="auto", interpolation="nearest")
     _restriction_axis(ax, restrictions)
-    size = float(np.clip(72 * width / len(tokens) * 0.8, 4.5, 8))
-    at, shown = thin_labels(tokens, int(72 * width / (size * 1.1)))
-    ax.set_xticks(at, shown, rotation=90, fontsize=size, parse_math=False, family="DejaVu Sans")
+    label_tokens(ax.xaxis, tokens, width, turned=True)
     ax.set_xlabel(f"predicted token of {observable}, row {batch}", parse_math=False)
     if colorbar:
         add_colorbar(ax, image, f"susceptibility ({_unit(standardize)})", beyond=beyond)
@@ -224,10 +227,12 @@ def susceptibility_pca(
         standardize = True if sus.sizes["wr"] > 3 else "columns"
     found = pca(tree, standardize=standardize)
     if max(components) > found.sizes["component"] or min(components) < 1:
+        count = found.sizes["component"]
         raise SettingError(
-            "There are not that many components.",
-            expected=f"two numbers from 1 to {found.sizes['component']}",
+            f"There {'is one component' if count == 1 else f'are {count} components'} of these susceptibilities.",
+            expected=f"two components from 1 to {count}" if count > 1 else "two restrictions or more besides 'full'",
             found=components,
+            remedy=None if count > 1 else "See one restriction's tokens with plot.susceptibility_text().",
         )
     a, b = components[0] - 1, components[1] - 1
     share = found["explained_variance_ratio"].values
@@ -250,12 +255,14 @@ def susceptibility_pca(
     labels = token_classes(tree, classes, tokenizer)
     order = _class_order(labels)
     drawn = []
+    sizes = {name: int((labels == name).sum()) for name in order}
     for name, colour in zip(order, colours(len(order)), strict=True):
         members = labels == name
         drawn.append(
             ax.scatter(
                 scores[members, a],
                 scores[members, b],
+                zorder=2 + 1 / (1 + sizes[name]),  # a small class is not buried under a large one
                 s=float(np.clip(4000 / len(scores), 3, 18)),
                 color=colour,
                 alpha=0.6,
@@ -266,7 +273,8 @@ def susceptibility_pca(
         )
     title(ax, "scores of the tokens")
     if 1 < len(order) <= 12:
-        legend(ax, markerscale=1.6)
+        for handle in legend(ax).legend_handles:
+            handle.set(sizes=[28], alpha=1)  # dots large enough to see their colour
     return drawn
 
 

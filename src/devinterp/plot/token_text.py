@@ -107,14 +107,17 @@ def _drawable_characters() -> frozenset[int]:
 def drawable(texts: Iterable[str], *, longest: int = 14, names: bool = False) -> list[str]:
     """Return texts as labels of a picture: of bounded length, of characters that the font has.
 
-    White space is made visible, except in ``names`` (of restrictions, observables, classes).
+    White space is made visible, except in ``names`` (of restrictions, observables, classes), which are cut in the
+    middle: their ends often tell them apart.
     """
     known = _drawable_characters()
     out = []
     for text in texts:
         marked = " ".join(map(visible, text.split(" "))) if names else visible(text)
         shown = "".join(c if ord(c) in known else c.encode("unicode_escape").decode("ascii") for c in marked)
-        out.append(shown if len(shown) <= longest else f"{shown[: longest - 1]}…")
+        head = longest // 2 if names else longest - 1
+        tail = longest - 1 - head
+        out.append(shown if len(shown) <= longest else f"{shown[:head]}…{shown[len(shown) - tail :]}")
     return out
 
 

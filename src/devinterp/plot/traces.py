@@ -50,7 +50,8 @@ def loss_traces(
     ax : matplotlib.axes.Axes, optional
         Where to draw; a new figure by default.
     col : {"observable", "wr", "checkpoint"}, optional
-        One panel for each observable, for each restriction of a study, or for each checkpoint of a series.
+        One panel for each observable, for each restriction of a study, or for each checkpoint of a series,
+        with a scale of its own.
     col_wrap : int, optional
         Panels in a row.
 
@@ -115,7 +116,7 @@ def _panels(samples: Tree, col: str, col_wrap: int | None, **options: Any) -> Fa
         )
     trees = list(members.values())
     return draw_facets(
-        make_facets(list(members), col_wrap=col_wrap),
+        make_facets(list(members), col_wrap=col_wrap, sharey=False),  # the loss of `full` would flatten all others
         lambda ax, i: loss_traces(trees[i], **options, ax=ax),
     )
 

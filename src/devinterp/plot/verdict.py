@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from devinterp.plot._inputs import kind_of
+from devinterp.plot.numbers import with_error
 from devinterp.plot.style import NEUTRAL, new_axes, note, title
 from devinterp.plot.token_text import drawable
 from devinterp.slt._samples import Tree
@@ -67,7 +67,7 @@ def verdict_table(
         ax.text(edge, -0.9, head, fontsize=8, color=NEUTRAL, va="center")
     verdicts = []
     for row, (name, diagnosis) in enumerate(shown):
-        verdicts.append(_row(ax, edges, row, drawable([name], longest=20, names=True)[0], diagnosis))
+        verdicts.append(_row(ax, edges, row, drawable([name], longest=16, names=True)[0], diagnosis))
     if chains:
         top = len(shown) + 0.8
         heads = ("chain", "draws", "effective", "rise (nat)", "drift (nat)", "spikes")
@@ -94,8 +94,8 @@ def _row(ax: Axes, edges: list[float], row: float, name: str, d: Diagnosis) -> T
         "chains": f"{complete}/{len(d.chains)}",
         "R-hat": _number(d.rhat, ".2f"),
         "effective": _number(d.ess_bulk, ".0f"),
-        "rise (nat)": _with_error(d.rise, d.rise_se),
-        "drift (nat)": _with_error(d.drift, d.drift_se),
+        "rise (nat)": with_error(d.rise, d.rise_se),
+        "drift (nat)": with_error(d.drift, d.drift_se),
     }
     wrong = _wrong_columns(d)
     ax.text(edges[0], row, name, fontsize=8, va="center", parse_math=False)
@@ -150,12 +150,3 @@ def _wrong_columns(d: Diagnosis) -> set[str]:
 
 def _number(value: Any, form: str) -> str:
     return "–" if value is None else format(value, form)
-
-
-def _with_error(value: float | None, error: float | None) -> str:
-    if value is None:
-        return "–"
-    if not error:
-        return f"{value:.3g}"
-    digits = max(0, -math.floor(math.log10(error)))  # as many as the error supports
-    return f"{value:.{digits}f} ± {error:.{digits}f}" if digits < 8 else f"{value:.2e} ± {error:.0e}"
