@@ -80,6 +80,7 @@ def test_findings_are_1_with_code_place_expectation_and_remedy(run, store, tmp_p
 
 def test_what_cannot_be_read_is_2(run, store, tmp_path):
     assert run("validate", tmp_path / "nothing.zarr")[0] == 2
+    assert "in this folder: run.zarr" in run("validate", store.parent)[1]
     code, out, _ = run("validate", store, tmp_path / "nothing.zarr", "--format", "json")
     assert code == 2
     assert [r["ok"] for r in json.loads(out)["reports"]] == [True, False]
@@ -199,14 +200,21 @@ def test_stores_of_devinterp_2_are_analysed_without_being_asked(run, reference):
         (["llc", "{store}", "--ci", "7"], "between 0 and 1"),
         (["susceptibilities", "{store}"], "without a restriction"),
         (["report", "{store}", "--tokenizer", "/nowhere/tokenizer.json"], "could not be loaded"),
+        (["report", "{store}", "--tokenizer", "bites"], "Did you mean 'bytes'?"),
+        (["report", "{store}", "-o", "nowhere/report.html"], "no folder nowhere"),
+        (["llc", "{store}", "-o", "nowhere/llc.csv"], "no folder nowhere"),
         (["repair", "nothing.zarr"], "no store"),
         (["schema", "show", "poems"], "no schema"),
+        (["schema", "show", "sample"], "Did you mean 'samples'?"),
+        (["llc", "{folder}"], "Name a store in this folder: run.zarr."),
+        (["info", "{store}/zarr.json"], "is a file"),
+        (["demo", "--out", "{store}/zarr.json"], "is a file"),
         (["info", "nothing.zarr"], "no store"),
     ],
 )
 def test_a_mistake_is_one_message_and_2(run, store, arguments, said, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    code, out, err = run(*(a.format(store=store) for a in arguments))
+    code, out, err = run(*(a.format(store=store, folder=store.parent) for a in arguments))
     assert (code, out) == (2, "")
     assert said in err
     assert list(tmp_path.iterdir()) == []

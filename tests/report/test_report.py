@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import base64
+import hashlib
 import re
 from html.parser import HTMLParser
 
@@ -10,11 +12,14 @@ from browser import find_chromium, visit
 
 from devinterp.errors import StoreError, StoreNotFoundError
 from devinterp.report import build_report, write_report
+from devinterp.report.elements import listing
+from devinterp.report.script import SCRIPT
 from devinterp.store import locate, open_run
 from devinterp.store.request import Container
 from devinterp.store.status import read_status
 
 NASTY = "<img src=x onerror=alert(1)>"
+SMALL = {"chains": 2, "draws": 20, "rows": 2, "save_metrics": False}
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +83,28 @@ def test_names_and_tokens_are_text_whatever_they_say(page):
     assert "&lt;img src=x onerror=alert(1)&gt;" in page  # it is shown ...
     assert "img" not in parsed.tags  # ... and is no element
     assert not [k for k, _ in parsed.attributes if k.startswith("on")]
-    assert "script" not in parsed.tags
+
+
+def test_the_only_script_is_the_one_whose_hash_the_policy_names(page):
+    scripts = re.findall(r"<script([^>]*)>(.*?)</script>", page, flags=re.DOTALL)
+    assert scripts == [("", SCRIPT)]
+    digest = base64.b64encode(hashlib.sha256(SCRIPT.encode()).digest()).decode()
+    (policy,) = [v for k, v in Page(page).attributes if k == "content" and str(v).startswith("default-src")]
+    assert policy.endswith(f"; script-src 'sha256-{digest}'")
+
+
+def test_many_restrictions_have_both_ends_a_map_and_all_numbers(tmp_path):
+    names = ["full", *(f"l{layer}h{head}" for layer in range(6) for head in range(7)), "l0 mlp"]
+    path = lifelike.make_study(tmp_path / "many.zarr", names, chains=2, draws=20, rows=2, save_metrics=False)
+    text = build_report(path)
+    assert "Not shown" not in text
+    for shown in ("the 20 largest of 44", "the 20 smallest of 44", "LLC of every head, by layer", "all 44 in numbers"):
+        assert shown in text
+    table = text[text.index("all 44 in numbers") :].split("</table>")[0]
+    assert [table.count(f">{name}<") for name in names] == [1] * 44
+    diagnosis = text[text.index('id="diagnosis"') : text.index('id="llc"')]
+    assert all(f">{name}<" in diagnosis for name in names)
+    assert "of single heads" not in build_report(lifelike.make_study(tmp_path / "f.zarr", names[:3], **SMALL))
 
 
 def test_it_refers_to_nothing_outside_itself(page):
@@ -187,3 +213,27 @@ def test_chromium_shows_it_without_a_word_and_without_a_request(page, tmp_path, 
     corner = float(pixels[-3:, :3].mean())
     assert corner < 0.2 if dark else corner > 0.95  # the page's background
     assert np.abs(pixels - pixels[-1, 0]).max(axis=2).mean() > 0.02  # and something on it
+
+
+@needs_chromium
+def test_long_tables_are_searched_and_sorted_in_chromium(tmp_path):
+    rows = [[f"l{i // 4}h{i % 4}", f"{(7 * i) % 13 - 6} ± 1" if i else "–"] for i in range(12)]
+    table = listing(["restriction", "LLC"], rows, numbers=["LLC"])
+    drive = """
+      const box = document.querySelector("input"), [name, value] = document.querySelectorAll("th button");
+      const rows = () => [...document.querySelectorAll("tbody tr")].filter((row) => !row.hidden);
+      const shown = () => rows().map((row) => row.cells[0].textContent).join(" ");
+      const told = [];
+      for (const button of [value, value, name]) { button.click(); told.push(shown()); }
+      box.value = " L2H1 "; box.dispatchEvent(new Event("input")); told.push(shown());
+      console.log("told " + told.join(" | ") + " end");
+    """
+    path = tmp_path / "page.html"
+    path.write_text(f"{table}<script>{SCRIPT}</script><script>{drive}</script>", encoding="utf-8")
+    (line,) = visit(path, tmp_path / "page.png", width=600, height=200, dark=False).console
+    told = line.split("told ")[1].split(" end")[0].split(" | ")
+    ascending = [rows[i][0] for i in sorted(range(1, 12), key=lambda i: (7 * i) % 13)]
+    assert told[0].split() == [*ascending[::-1], "l0h0"]  # what is not known comes last either way
+    assert told[1].split() == [*ascending, "l0h0"]
+    assert told[2].split() == [row[0] for row in rows]
+    assert told[3] == "l2h1"

@@ -39,15 +39,16 @@ def build() -> typer.Typer:
     ) -> None:
         """Validate, inspect and analyse stores of SGLD runs (local learning coefficient, BIF, susceptibilities)."""
 
-    app.command()(validate.validate)
-    app.command()(info.info)
-    app.command()(analyse.llc)
-    app.command()(analyse.bif)
-    app.command()(analyse.susceptibilities)
-    app.add_typer(schema.build(), name="schema")
-    app.command()(report.report)
-    app.command()(repair.repair)
-    app.command()(demo.demo)
+    # Short enough for one line each at 80 columns.
+    app.command(short_help="Check stores, and report every finding.")(validate.validate)
+    app.command(short_help="Show what a store is, or follow a run.")(info.info)
+    app.command(short_help="Compute the local learning coefficient.")(analyse.llc)
+    app.command(short_help="Compute the Bayesian influence function.")(analyse.bif)
+    app.command(short_help="Compute susceptibilities of a study.")(analyse.susceptibilities)
+    app.command(short_help="Write all of it into one HTML page.")(report.report)
+    app.command(short_help="Mark what a store lost, or take it back.")(repair.repair)
+    app.add_typer(schema.build(), name="schema", short_help="Show, export and check schemas.")
+    app.command(short_help="Train, sample and look, in a few minutes.")(demo.demo)
     return app
 
 

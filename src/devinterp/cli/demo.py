@@ -13,7 +13,9 @@ __all__ = ["demo"]
 
 
 def demo(
-    out: Annotated[Path, typer.Option(metavar="DIR", help="Where stores, figures and the page go.")] = Path("demo-out"),
+    out: Annotated[
+        Path, typer.Option(metavar="DIR", file_okay=False, help="Where stores, figures and the page go.")
+    ] = Path("demo-out"),
     quick: Annotated[bool, typer.Option("--quick", help="The same way in seconds, too short to see anything.")] = False,
 ) -> None:
     """Train a small transformer on real text, sample around it, and find its induction circuit (a few minutes).

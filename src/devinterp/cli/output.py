@@ -19,7 +19,7 @@ from devinterp.errors import SettingError, StoreExistsError
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["Format", "document", "emit", "open_input", "plain", "target_kind"]
+__all__ = ["Format", "document", "emit", "need_folder", "open_input", "plain", "target_kind"]
 
 
 class Format(StrEnum):
@@ -58,7 +58,7 @@ def target_kind(output: str | None) -> str | None:
     Raises
     ------
     SettingError
-        It is none of these.
+        It is none of these, or its folder does not exist.
     StoreExistsError
         Something lies there already: nothing is overwritten.
     """
@@ -70,10 +70,24 @@ def target_kind(output: str | None) -> str | None:
                 raise StoreExistsError(
                     f"Something lies at {output}; it was left untouched.", remedy="Choose another name, or remove it."
                 )
+            need_folder(output)
             return kind
     raise SettingError(
         f"It is not clear what to write to {output!r}.", expected="a name that ends in .zarr, .csv or .json"
     )
+
+
+def need_folder(output: str | Path) -> None:
+    """Refuse, before any work, a file whose folder does not exist.
+
+    Raises
+    ------
+    SettingError
+        It does not.
+    """
+    folder = Path(output).parent
+    if "://" not in str(output) and not folder.is_dir():
+        raise SettingError(f"There is no folder {folder} to write {Path(output).name} to.", remedy=f"mkdir -p {folder}")
 
 
 def emit(

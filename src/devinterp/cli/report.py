@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from devinterp.errors import MissingDependencyError, SettingError, StoreError
+from devinterp.schema.suggest import closest
 
 __all__ = ["load_tokenizer", "report"]
 
@@ -36,13 +37,15 @@ def report(
       devinterp report study.zarr --tokenizer gpt2 -o study.html
     """
     from devinterp.cli.console import err
-    from devinterp.cli.output import choose_profile
+    from devinterp.cli.output import choose_profile, need_folder
     from devinterp.report import write_report
 
     if output.is_dir():
         raise StoreError(f"{output} is a folder.", expected="the name of a file, as in -o report.html")
-    read = load_tokenizer(tokenizer)
+    need_folder(output)
     console = err()
+    with console.status("loading the tokenizer"):
+        read = load_tokenizer(tokenizer)
     with console.status("building the report"):
         size = write_report(
             store, output, tokenizer=read, title=title, profile=choose_profile(store, profile), level=level
@@ -62,6 +65,8 @@ def load_tokenizer(which: str | None) -> Any:
     """
     if which is None or which == "bytes":
         return which
+    if closest(which, ["bytes"]) is not None and not Path(which).exists():
+        raise SettingError(f"There is no tokenizer {which!r}.", remedy="Did you mean 'bytes'?")
     try:
         if which.endswith(".json"):
             from tokenizers import Tokenizer

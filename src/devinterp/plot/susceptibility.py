@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from matplotlib.collections import PathCollection
     from matplotlib.image import AxesImage
 
-__all__ = ["susceptibility_classes", "susceptibility_pca", "susceptibility_text", "token_classes"]
+__all__ = ["class_means", "susceptibility_classes", "susceptibility_pca", "susceptibility_text", "token_classes"]
 
 Standardize = bool | Literal["columns"]
 Classes = Literal["observable", "kind"] | Sequence[str] | Callable[[str], str]
@@ -88,27 +88,16 @@ def susceptibility_classes(
         (the standard error over the class's tokens).
     """
     tree = as_susceptibilities(obj, **options)
-    sus, values = tree["susceptibilities"].to_dataset(), _values(tree, standardize)
-    labels = token_classes(tree, classes, tokenizer)
-    names = _class_order(labels)
-    members = [np.flatnonzero(labels == name) for name in names]
-    means = np.stack([values[m].mean(axis=0) for m in members], axis=1)
-    errors = np.stack(
-        [
-            values[m].std(axis=0, ddof=1) / np.sqrt(m.size) if m.size > 1 else np.full(values.shape[1], np.nan)
-            for m in members
-        ],
-        axis=1,
-    )
-    restrictions = [str(v) for v in sus["wr"].values]
+    names, sizes, means, errors = class_means(tree, classes, tokenizer, standardize)
+    restrictions = [str(v) for v in tree["susceptibilities"].to_dataset()["wr"].values]
     # A class of few tokens is mostly noise, which would set the scale for all.
-    large = [k for k, m in enumerate(members) if m.size >= FEWEST_TOKENS] or list(range(len(members)))
+    large = [k for k, size in enumerate(sizes) if size >= FEWEST_TOKENS] or list(range(len(sizes)))
     limit, _ = symmetric_limit(means[:, large], limit=vmax, quantile=1.0)
     beyond = bool(np.abs(means[np.isfinite(means)]).max(initial=0.0) > limit * (1 + 1e-6))
     ax = new_axes(ax, (2.2 + 0.62 * max(len(names), 3), 1.7 + 0.21 * max(len(restrictions), 4)))
     image = ax.imshow(means, cmap=DIVERGING, vmin=-limit, vmax=limit, aspect="auto", interpolation="nearest")
     _restriction_axis(ax, restrictions)
-    counted = [f"{text} ({m.size})" for text, m in zip(drawable(names, longest=20, names=True), members, strict=True)]
+    counted = [f"{text} ({size})" for text, size in zip(drawable(names, longest=20, names=True), sizes, strict=True)]
     ax.set_xticks(
         range(len(names)), counted, rotation=35, ha="right", rotation_mode="anchor", fontsize=8, parse_math=False
     )
@@ -276,6 +265,41 @@ def susceptibility_pca(
         for handle in legend(ax).legend_handles:
             handle.set(sizes=[28], alpha=1)  # dots large enough to see their colour
     return drawn
+
+
+def class_means(
+    tree: xr.DataTree, classes: Classes | None, tokenizer: Any, standardize: Standardize
+) -> tuple[list[str], list[int], npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Return the classes, their sizes, and the mean of each restriction over each with its standard error.
+
+    Parameters
+    ----------
+    tree : DataTree
+        A result of ``compute_susceptibilities``.
+    classes, tokenizer, standardize
+        As in `susceptibility_classes`.
+
+    Returns
+    -------
+    names : list of str
+    sizes : list of int
+        Tokens of each class.
+    means, errors : array of float64, shape (wr, class)
+        The standard error takes the tokens of a class as independent; NaN for a single token.
+    """
+    values = _values(tree, standardize)
+    labels = token_classes(tree, classes, tokenizer)
+    names = _class_order(labels)
+    members = [np.flatnonzero(labels == name) for name in names]
+    means = np.stack([values[m].mean(axis=0) for m in members], axis=1)
+    errors = np.stack(
+        [
+            values[m].std(axis=0, ddof=1) / np.sqrt(m.size) if m.size > 1 else np.full(values.shape[1], np.nan)
+            for m in members
+        ],
+        axis=1,
+    )
+    return names, [m.size for m in members], means, errors
 
 
 def token_classes(tree: xr.DataTree, classes: Classes | None, tokenizer: Any) -> npt.NDArray[np.str_]:

@@ -12,14 +12,16 @@ from devinterp.plot._inputs import best_average
 from devinterp.plot.coloured import TextRow, TokenText
 from devinterp.plot.html import Content, Markup, join, tag
 from devinterp.plot.influence import influence_matrix
-from devinterp.plot.llc import llc_over_checkpoints, llc_over_restrictions, llc_per_chain
+from devinterp.plot.llc import llc_over_checkpoints, llc_per_chain
 from devinterp.plot.metrics import QUANTITIES, TITLES, sgld_metrics
+from devinterp.plot.numbers import with_error
 from devinterp.plot.style import legend
 from devinterp.plot.susceptibility import susceptibility_classes, susceptibility_pca, token_classes
 from devinterp.plot.token_text import token_strings
 from devinterp.plot.tokens import tokens
 from devinterp.plot.traces import loss_traces
 from devinterp.report.elements import listing, note, number, section
+from devinterp.report.restrictions import MOST_RESTRICTIONS, class_table, llc_pictures, llc_table
 from devinterp.report.subject import Subject
 from devinterp.report.svg import picture
 from devinterp.slt.diagnostics import Diagnosis, SeriesDiagnosis, StudyDiagnosis, diagnose
@@ -27,7 +29,6 @@ from devinterp.slt.llc import compute_llc
 
 __all__ = ["diagnosis", "influence", "llc", "metrics", "run_diagnosis", "susceptibilities", "texts", "traces"]
 
-MOST_RESTRICTIONS = 40
 MOST_SEQUENCES = 1500
 PRODUCTS = 2e10  # multiplications that the strongest pairs may cost: a few seconds
 PAIRS = 6
@@ -55,9 +56,10 @@ def diagnosis(subject: Subject, found: dict[str, Diagnosis]) -> Markup:
         "drift (nat)",
         "evidence, what to try",
     ]
-    order = sorted(found.items(), key=lambda item: item[1].good)
-    rows = [_diagnosis_row(name, d) for name, d in order[:MOST_RESTRICTIONS]]
     wrong = sum(not d.good for d in found.values())
+    order = sorted(found.items(), key=lambda item: item[1].good)
+    shown = order if len(found) <= MOST_RESTRICTIONS else order[: min(max(wrong, 1), MOST_RESTRICTIONS)]
+    rows = [_diagnosis_row(name, d) for name, d in shown]
     first = next(iter(found.values()))
     summary = f"{wrong} of {len(found)} runs have something wrong. " if len(found) > 1 else ""
     blind = "" if first.rows == "fixed" else " These are minibatches: they are blind to chains that disagree."
@@ -65,8 +67,11 @@ def diagnosis(subject: Subject, found: dict[str, Diagnosis]) -> Markup:
         note(f"{summary}Judged on {first.source}.{blind}"),
         listing(heads, rows, numbers=heads[2:7], wide=heads[7:]),
     ]
-    if len(order) > MOST_RESTRICTIONS:
-        parts.append(note(f"{len(order) - MOST_RESTRICTIONS} more runs are not listed."))
+    rest = order[len(shown) :]
+    if rest:
+        folded = listing(heads[:-1], [_diagnosis_row(name, d)[:-1] for name, d in rest], numbers=heads[2:7])
+        what = "good runs" if wrong <= len(shown) else f"more runs, {wrong - len(shown)} of them with something wrong,"
+        parts.append(tag("details", tag("summary", f"{len(rest)} {what} in numbers"), folded))
     return section("diagnosis", "Can it be trusted?", *parts)
 
 
@@ -82,8 +87,8 @@ def _diagnosis_row(name: str, d: Diagnosis) -> list[Content]:
         f"{complete}/{len(d.chains)}",
         number(d.rhat, ".2f"),
         number(d.ess_bulk, ".0f"),
-        f"{number(d.rise, '.3g')} ± {number(d.rise_se, '.1g')}",
-        f"{number(d.drift, '.2g')} ± {number(d.drift_se, '.1g')}",
+        with_error(d.rise, d.rise_se),
+        with_error(d.drift, d.drift_se),
         join(*evidence),
     ]
 
@@ -119,44 +124,26 @@ def llc(subject: Subject) -> tuple[Markup, xr.Dataset]:
         result = compute_llc(subject.tree, over=over, allow_mixed=True, **options)
         found = diagnose(subject.tree)
         verdicts = found if isinstance(found, SeriesDiagnosis) else None
-        drawn = picture(
-            "llc", "LLC over training", (7, 3.4), lambda ax: llc_over_checkpoints(result, ax=ax, verdicts=verdicts)
-        )
+        drawn = [
+            picture(
+                "llc", "LLC over training", (7, 3.4), lambda ax: llc_over_checkpoints(result, ax=ax, verdicts=verdicts)
+            )
+        ]
         table: Content = None
     else:
         result = compute_llc(subject.main, over=best_average(subject.main), **options)
         if "wr" in result.dims:
-            height = 0.9 + 0.2 * min(result.sizes["wr"], MOST_RESTRICTIONS)
-            drawn = picture(
-                "llc",
-                "LLC of every weight restriction",
-                (5.6, height),
-                lambda ax: llc_over_restrictions(result, ax=ax, sort=True, limit=MOST_RESTRICTIONS),
-            )
+            drawn = llc_pictures(result)
         else:
-            drawn = picture("llc", "LLC of every chain", (4.8, 3), lambda ax: llc_per_chain(result, ax=ax))
-        table = _llc_table(result)
+            drawn = [picture("llc", "LLC of every chain", (4.8, 3), lambda ax: llc_per_chain(result, ax=ax))]
+        table = llc_table(result)
     explained = note(
         "The local learning coefficient, n_beta times the rise of the mean loss over the loss at the start; "
         "dimensionless. Intervals account for autocorrelation and for the noise of the loss at the start."
     )
-    return section("llc", "Local learning coefficient", explained, tag("div", drawn, table, class_="columns")), result
-
-
-def _llc_table(result: xr.Dataset) -> Markup:
-    heads = ["LLC", "90 % from", "to", "std over chains", "loss at the start (nat)"]
-    names = ("llc_mean", "llc_std", "init_loss")
-    leading = [str(v) for v in result["wr"].values] if "wr" in result.dims else [""]
-    rows: list[list[Content]] = []
-    for index, name in enumerate(leading):
-        one = result.isel(wr=index) if "wr" in result.dims else result
-        mean, spread, start = (float(one[n]) for n in names)
-        low, high = (float(v) for v in one["llc_ci"].values)
-        rows.append([name, *(number(v) for v in (mean, low, high, spread, start))])
-    if "wr" not in result.dims:
-        return listing(heads, [row[1:] for row in rows], numbers=heads, stack=True)
-    full = listing(["restriction", *heads], rows, numbers=heads)
-    return tag("details", tag("summary", f"all {len(rows)} in numbers"), full, open=len(rows) <= MOST_RESTRICTIONS)
+    several = "wr" in result.dims and result.sizes["wr"] > MOST_RESTRICTIONS
+    inside = [tag("div", drawn, class_="columns"), table] if several else [tag("div", drawn, table, class_="columns")]
+    return section("llc", "Local learning coefficient", explained, *inside), result
 
 
 def metrics(subject: Subject) -> Markup | None:
@@ -322,8 +309,9 @@ def susceptibilities(subject: Subject) -> Markup | None:
     )
     more = f" The {count} restrictions whose classes differ most, of {count + left}." if left else ""
     coloured = tokens(kept, subject.tokenizer, wr=first, most=2).to_html()
+    table = class_table(result, subject.tokenizer) if left else None
     return section(
-        "susceptibilities", "Susceptibilities", note(told + more), tag("div", drawn, class_="columns"), coloured
+        "susceptibilities", "Susceptibilities", note(told + more), tag("div", drawn, class_="columns"), table, coloured
     )
 
 

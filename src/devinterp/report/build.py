@@ -12,15 +12,17 @@ from devinterp.errors import DevinterpError, DevinterpWarning
 from devinterp.plot.html import Content, Markup, join, tag
 from devinterp.report import analyses
 from devinterp.report.elements import badge, facts, listing, nested, note, section
+from devinterp.report.script import SCRIPT, SOURCE_HASH
 from devinterp.report.style import SHEET
 from devinterp.report.subject import Subject, open_subject
+from devinterp.slt._blocks import remembered_means
 from devinterp.slt._samples import dig
 from devinterp.store.location import StoreLike
 
 __all__ = ["build_report", "write_report"]
 
-# The page can ask nobody for anything, whatever a store's names and texts try.
-POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
+# The page can ask nobody for anything, and runs no script but its own, whatever a store's names and texts try.
+POLICY = f"default-src 'none'; style-src 'unsafe-inline'; img-src data:; script-src '{SOURCE_HASH}'"
 MOST_FINDINGS = 100
 
 
@@ -60,10 +62,12 @@ def build_report(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DevinterpWarning)  # what they say stands in the report
         subject = open_subject(store, tokenizer=tokenizer, profile=profile, level=level)
-        parts = _sections(subject)
+        with remembered_means():
+            parts = _sections(subject)
     heading = title or os.path.basename(subject.name.rstrip("/")) or subject.name
     links = [tag("a", name, href=f"#{anchor}") for anchor, name, _ in parts]
-    body = tag("body", tag("header", tag("h1", heading), _badges(subject), tag("nav", links)), *(p for *_, p in parts))
+    header = tag("header", tag("h1", heading), _badges(subject), tag("nav", links))
+    body = tag("body", header, *(part for *_, part in parts), tag("script", Markup(SCRIPT)))
     head = tag(
         "head",
         tag("meta", charset="utf-8"),

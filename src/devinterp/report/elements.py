@@ -10,6 +10,8 @@ from devinterp.plot.html import Content, Markup, join, tag
 
 __all__ = ["badge", "facts", "listing", "note", "number", "section"]
 
+LONG = 12  # rows that are no longer taken in at a glance: such a table can be searched and sorted
+
 
 def section(name: str, heading: str, *children: Content) -> Markup:
     """Return a part of the page that can be linked to."""
@@ -51,7 +53,9 @@ def listing(
         tag("tr", [tag("td", c, class_=k, data_label=h) for c, k, h in zip(row, kinds, heads, strict=True)])
         for row in rows
     ]
-    table = tag("table", tag("thead", head), tag("tbody", body), class_="stack" if wide or stack else None)
+    classes = ["stack"] if wide or stack else []
+    classes += ["long"] if len(body) >= LONG else []
+    table = tag("table", tag("thead", head), tag("tbody", body), class_=" ".join(classes) or None)
     return tag("div", table, class_="scroll")
 
 

@@ -30,7 +30,12 @@ table { border-collapse: collapse; font-size: .875rem; font-variant-numeric: tab
 th, td { padding: .2rem .8rem .2rem 0; text-align: left; vertical-align: top; border-bottom: 1px solid var(--line);
   overflow-wrap: normal; } td.number, th.number { text-align: right; white-space: nowrap; }
 td.wide { min-width: 16rem; overflow-wrap: anywhere; }
-th { font-weight: 600; color: var(--dim); } details { margin: .5rem 0; } summary { cursor: pointer; }
+th { font-weight: 600; color: var(--dim); } tr[hidden] { display: none !important; }
+th button { all: unset; cursor: pointer; } th button:focus-visible { outline: 2px solid var(--good); }
+th[aria-sort]::after { content: " ↑"; } th[aria-sort="descending"]::after { content: " ↓"; }
+input[type="search"] { font: inherit; font-size: .875rem; padding: .15rem .5rem; margin: .3rem 0; color: inherit;
+  background: var(--card); border: 1px solid var(--line); border-radius: .3rem; width: min(20rem, 100%); }
+details { margin: .5rem 0; } summary { cursor: pointer; }
 pre { background: var(--card); padding: .7rem; overflow-x: auto; font-size: .8125rem; white-space: pre-wrap; }
 .devinterp-tokens { background: var(--card); padding: .5rem .8rem; border-radius: .4rem; }
 @media (max-width: 40rem) {

@@ -15,6 +15,7 @@ import yaml
 from devinterp.errors import DevinterpWarning, SchemaError
 from devinterp.schema.extend import merge_documents
 from devinterp.schema.freeze import freeze_schema
+from devinterp.schema.suggest import closest
 
 __all__ = ["available", "find_schema", "load", "load_document", "schemas_folder"]
 
@@ -187,10 +188,13 @@ def _locate(source: str | Path) -> Path:
     matches = [i for i in known if i == text or i.rsplit("@", 1)[0] == text]
     if matches:
         return known[max(matches, key=lambda i: int(i.rsplit("@", 1)[1]))]
+    near = closest(text, [*_names(), *known])
     raise SchemaError(
         f"There is no schema {text!r}.",
         expected=f"one of {sorted(known)}",
-        remedy="Give the path of a YAML document, or install the package that registers it under "
+        remedy=f"Did you mean {near!r}?"
+        if near is not None
+        else "Give the path of a YAML document, or install the package that registers it under "
         f"the entry-point group {ENTRY_POINT_GROUP!r}.",
     )
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from devinterp.errors import StoreError
-from devinterp.schema.access import Access, EscapeError, TooLargeError, UnlistableError, safe_key
+from devinterp.schema.access import Access, EscapeError, LocalAccess, TooLargeError, UnlistableError, safe_key
 from devinterp.schema.array_document import ArrayDocuments
 from devinterp.schema.codes import RuleCode
 from devinterp.schema.documents import parse_document
@@ -105,7 +105,11 @@ def _no_root(access: Access, older: list[str], findings: Collector) -> None:
     if older:
         findings.add(RuleCode.ZARR_V2, "/", "This is a Zarr v2 store.", expected="Zarr v3", found=", ".join(older))
     else:
-        findings.add(RuleCode.NO_STORE, "/", "There is no Zarr group.", expected="a zarr.json", found="none")
+        inside = (
+            [e.name for e in access.entries("") if e.name.endswith(".zarr")] if isinstance(access, LocalAccess) else []
+        )
+        found = f"none, but in this folder: {', '.join(inside[:5])}" if inside else "none"
+        findings.add(RuleCode.NO_STORE, "/", "There is no Zarr group.", expected="a zarr.json", found=found)
 
 
 def _group(document: Mapping[str, Any], path: str, findings: Collector) -> GroupNode:

@@ -5,17 +5,24 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
-__all__ = ["Block", "block_slices", "in_memory", "is_dask", "read_blocks", "row_means"]
+__all__ = ["Block", "block_slices", "in_memory", "is_dask", "read_blocks", "remembered_means", "row_means"]
 
 READ_AHEAD_BYTES = 48 * 2**20
 BLOCK_BYTES = 8 * 2**20  # stays within the cache of the last level
 READERS = 4
+REMEMBERED_BYTES = 256 * 2**20
+
+# Means that were computed within `remembered_means`, by the identity of the variable, which is kept so that no other
+# can take its place.
+_means: ContextVar[dict[int, tuple[xr.Variable, npt.NDArray[np.float64]]] | None] = ContextVar("means", default=None)
 
 
 class Block(NamedTuple):
@@ -40,8 +47,8 @@ def in_memory(array: xr.DataArray) -> bool:
 def block_slices(array: xr.DataArray) -> list[tuple[slice, slice]]:
     """Cut the first two dimensions along the store's chunks, chain by chain.
 
-    Small chunks of one chain are taken together, since every read has a cost of its own; an array in memory is cut
-    into views of the same size.
+    Small chunks of one chain are taken together, and then small chains, since every read has a cost of its own; an
+    array in memory is cut into views of the same size.
     """
     num_chains, num_draws = array.shape[:2]
     per_draw = max(1, int(np.prod(array.shape[2:], dtype=np.int64)) * array.dtype.itemsize)
@@ -52,6 +59,8 @@ def block_slices(array: xr.DataArray) -> list[tuple[slice, slice]]:
         chain_step = int(chunks.get(array.dims[0], 1))
         draw_step = int(chunks.get(array.dims[1], num_draws))
         draw_step *= max(1, BLOCK_BYTES // (per_draw * draw_step * chain_step))
+        if draw_step >= num_draws:
+            chain_step *= max(1, BLOCK_BYTES // (per_draw * num_draws * chain_step))
     return [
         (slice(c, min(c + chain_step, num_chains)), slice(d, min(d + draw_step, num_draws)))
         for c in range(0, num_chains, chain_step)
@@ -116,9 +125,30 @@ def row_means(array: xr.DataArray) -> npt.NDArray[np.float64]:
     """
     if is_dask(array):
         return np.asarray(array.mean([array.dims[-1]], dtype=np.float64, skipna=False).values)
+    known = _means.get()
+    found = known.get(id(array.variable)) if known is not None else None
+    if found is not None:
+        return found[1]
     means = np.empty(array.shape[:3], dtype=np.float64)
     requests = (("", array, chains, draws) for chains, draws in block_slices(array))
     with np.errstate(invalid="ignore", over="ignore"):
         for block in read_blocks(requests):
             np.mean(block.values, axis=-1, dtype=np.float64, out=means[block.chains, block.draws])
+    if known is not None and sum(m.nbytes for _, m in known.values()) + means.nbytes <= REMEMBERED_BYTES:
+        means.flags.writeable = False
+        known[id(array.variable)] = (array.variable, means)
     return means
+
+
+@contextmanager
+def remembered_means() -> Iterator[None]:
+    """While the context lasts, `row_means` reads every stored array once.
+
+    For callers that make several analyses of one and the same store, as a report does: what a diagnosis has averaged, a
+    coefficient and a picture need again.
+    """
+    token = _means.set({})
+    try:
+        yield
+    finally:
+        _means.reset(token)

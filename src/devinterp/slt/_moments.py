@@ -226,6 +226,8 @@ def gather_blocks(job: Job) -> Gathered:
     with np.errstate(invalid="ignore", over="ignore"):
         for key, chains, draws, values in read_blocks(requests()):
             for c, block in zip(range(chains.start, chains.stop), values, strict=True):
+                if c not in read:  # beside others in a block
+                    continue
                 flat = block.reshape(block.shape[0], -1)
                 if key == job.task:
                     trace[c, draws] = flat.mean(axis=1, dtype=np.float64)

@@ -312,7 +312,8 @@ def _finish(result: xr.Dataset, _selection: ChainSelection) -> xr.Dataset:
 
 def _stack(names: list[str], results: list[xr.Dataset], selections: list[ChainSelection]) -> xr.Dataset:
     """Put the runs of a study side by side; where they have other numbers of chains or draws, NaN fills up."""
-    sizes = {dim: max(r.sizes[dim] for r in results if dim in r.sizes) for r in results for dim in r.sizes}
+    dims = dict.fromkeys(dim for r in results for dim in r.sizes)
+    sizes = {dim: max(r.sizes[dim] for r in results if dim in r.sizes) for dim in dims}
     padded = [
         r.pad({dim: (0, n - r.sizes[dim]) for dim, n in sizes.items() if r.sizes[dim] < n}, constant_values=np.nan)
         for r in results

@@ -84,13 +84,22 @@ def root_document(location: Location) -> Mapping[str, Any]:
     if document is None:
         if location.folder is not None and not Path(location.folder).exists():
             raise StoreNotFoundError(f"There is no store at {location.name}.")
+        if location.folder is not None and not Path(location.folder).is_dir():
+            raise StoreNotFoundError(
+                f"{location.name} is a file.", expected="the folder of a store, or its ZIP archive (.zip)"
+            )
         if location.exists(".zgroup") or location.exists(".zmetadata"):
             raise StoreError(
                 f"{location.name} is a Zarr v2 store.",
                 expected="Zarr v3",
                 remedy="Rewrite it: xr.open_datatree(path, engine='zarr').to_zarr(new_path, zarr_format=3).",
             )
-        raise StoreNotFoundError(f"There is no Zarr group at {location.name}.", expected="a zarr.json")
+        inside = sorted(p.name for p in Path(location.folder).glob("*.zarr")) if location.folder is not None else []
+        raise StoreNotFoundError(
+            f"There is no Zarr group at {location.name}.",
+            expected="a zarr.json",
+            remedy=f"Name a store in this folder: {', '.join(inside[:5])}." if inside else None,
+        )
     return document
 
 

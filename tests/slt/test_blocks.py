@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import xarray as xr
+from made_runs import fail_chain, make_study, to_store
+
+from devinterp.slt import _blocks
+from devinterp.slt._blocks import block_slices, read_blocks, remembered_means, row_means
+from devinterp.slt.diagnostics import diagnose
+from devinterp.slt.llc import compute_llc
+from devinterp.slt.susceptibilities import compute_susceptibilities
+
+
+@pytest.fixture
+def stored(tmp_path):
+    return to_store(make_study(), tmp_path / "study.zarr")
+
+
+def covered(array, slices):
+    seen = np.zeros(array.shape[:2], dtype=int)
+    for chains, draws in slices:
+        seen[chains, draws] += 1
+    return seen
+
+
+@pytest.mark.parametrize("room", [1, 3000, 50_000, 10**9])
+def test_blocks_cover_every_draw_of_every_chain_once(stored, monkeypatch, room):
+    array = stored["full/loss_train"]
+    monkeypatch.setattr(_blocks, "BLOCK_BYTES", room)
+    slices = block_slices(array)
+    assert (covered(array, slices) == 1).all()
+    if room == 10**9:  # small chains are read together
+        assert len(slices) == 1
+    blocks = read_blocks(("x", array, *s) for s in slices)
+    whole = np.full(array.shape, np.nan, dtype=np.float32)
+    for block in blocks:
+        whole[block.chains, block.draws] = block.values
+    np.testing.assert_array_equal(whole, array.values)
+
+
+@pytest.mark.filterwarnings("ignore::devinterp.errors.ChainFailedWarning")
+def test_a_failed_chain_beside_others_in_a_block_changes_no_number(tmp_path, monkeypatch):
+    study = make_study()
+    study["l0h0"] = fail_chain(study["l0h0"], 0, 9)
+    tree = to_store(study, tmp_path / "study.zarr")
+    together = compute_susceptibilities(tree)["susceptibilities"].to_dataset()
+    monkeypatch.setattr(_blocks, "BLOCK_BYTES", 1)  # chain by chain
+    apart = compute_susceptibilities(tree)["susceptibilities"].to_dataset()
+    xr.testing.assert_identical(together, apart)
+
+
+def test_means_are_remembered_while_the_context_lasts_and_no_longer(stored, monkeypatch):
+    reads = []
+    real = _blocks._read
+    monkeypatch.setattr(_blocks, "_read", lambda *a: (reads.append(1), real(*a))[1])
+    plain = compute_llc(stored, over="observable", ci=0.9)
+    once = len(reads)
+    reads.clear()
+    with remembered_means():
+        diagnose(stored)
+        first = len(reads)
+        again = compute_llc(stored, over="observable", ci=0.9)
+        assert len(reads) == first <= once
+    xr.testing.assert_identical(plain, again)
+    row_means(stored["full/loss_train"])
+    assert len(reads) > first
+    with remembered_means():
+        kept = row_means(stored["full/loss_train"])
+        assert row_means(stored["full/loss_train"]) is kept
+        with pytest.raises(ValueError, match="read-only"):
+            kept[...] = 0
+        shifted = stored["full/loss_train"] + 1
+        np.testing.assert_allclose(row_means(shifted), kept + 1)
