@@ -33,6 +33,7 @@ class Bar:
 def bars(monkeypatch):
     Bar.made = []
     monkeypatch.setattr("tqdm.auto.tqdm", Bar)
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
     monkeypatch.setattr("devinterp.slt.sampling.progress._MIN_SECONDS", 0.0)
     return Bar.made
 
@@ -75,6 +76,28 @@ def test_a_burst_of_steps_is_shown_once_and_the_last_always(bars, monkeypatch):
     for step in range(1, 11):
         progress.show(ProgressEvent(None, 0, step, 10))
     assert updates == [1, 9]
+
+
+def test_in_a_log_there_is_a_line_now_and_then_without_control_characters(monkeypatch, capsys):
+    clock = [0.0]
+    monkeypatch.setattr("time.monotonic", lambda: clock[0])
+    with make_progress(True, events(2, step=2), CPU) as progress:
+        for step in range(3, 11):
+            for chain in (0, 1):
+                clock[0] += 3.0
+                progress.show(ProgressEvent(None, chain, step, 10, loss=None if step < 8 else 2.5))
+        progress.show(ProgressEvent(None, 1, 10, 10))
+    assert capsys.readouterr().err.splitlines() == [
+        "sampling: 14 of 20 steps (70 %), 18 s left",
+        "sampling: 20 of 20 steps (100 %), loss 2.5 nat",
+    ]
+
+
+def test_in_a_log_tqdm_disable_silences_it(monkeypatch, capsys):
+    monkeypatch.setenv("TQDM_DISABLE", "1")
+    with make_progress(True, events(1), CPU) as progress:
+        progress.show(ProgressEvent(None, 0, 10, 10))
+    assert capsys.readouterr().err == ""
 
 
 def test_false_shows_nothing_and_a_callable_gets_every_event(bars, capsys):

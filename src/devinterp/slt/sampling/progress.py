@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,6 +19,7 @@ __all__ = ["Progress", "ProgressEvent", "check_progress", "make_progress"]
 
 _MOST_BARS = 8
 _MIN_SECONDS = 0.1
+_LINE_SECONDS = 30.0
 
 
 @dataclass(frozen=True)
@@ -107,6 +110,35 @@ class _Bars(Progress):
             bar.close()
 
 
+class _Lines(Progress):
+    """A line on standard error now and then, for logs: bars would leave their control characters there."""
+
+    def __init__(self, chains: Sequence[ProgressEvent]) -> None:
+        self._steps = {(event.restriction, event.chain): event.step for event in chains}
+        self._total = sum(event.num_steps for event in chains)
+        self._done = self._first = sum(self._steps.values())
+        self._began = self._last = time.monotonic()
+        self._loss: float | None = None
+
+    def show(self, event: ProgressEvent) -> None:
+        key = (event.restriction, event.chain)
+        self._done += event.step - self._steps[key]
+        gained, self._steps[key] = event.step > self._steps[key], event.step
+        self._loss = event.loss if event.loss is not None else self._loss
+        now = time.monotonic()
+        ended = gained and self._done == self._total
+        if not ended and now - self._last < _LINE_SECONDS:
+            return
+        self._last = now
+        told = f"sampling: {self._done} of {self._total} steps ({100 * self._done / self._total:.0f} %)"
+        if self._loss is not None:
+            told += f", loss {self._loss:.4g} nat"
+        if not ended and self._done > self._first:
+            left = (now - self._began) / (self._done - self._first) * (self._total - self._done)
+            told += f", {left / 60:.0f} min left" if left >= 90 else f", {left:.0f} s left"
+        print(told, file=sys.stderr, flush=True)
+
+
 def make_progress(
     progress: bool | Callable[[ProgressEvent], object], chains: Sequence[ProgressEvent], device: torch.device
 ) -> Progress:
@@ -115,8 +147,9 @@ def make_progress(
     Parameters
     ----------
     progress : bool or callable
-        True shows bars on standard error (in a notebook, widgets) where tqdm is installed; a callable is called with
-        every `ProgressEvent`, in the main process.
+        True shows bars at a terminal and in a notebook where tqdm is installed, and in a log a line every half minute
+        (nothing with the environment variable ``TQDM_DISABLE``); a callable is called with every `ProgressEvent`, in
+        the main process.
     chains : sequence of ProgressEvent
     device : torch.device
         Where the chains run; random numbers that a callable draws there or on the CPU change none of theirs.
@@ -135,7 +168,11 @@ def make_progress(
         from tqdm.auto import tqdm
     except ImportError:
         return Progress()
-    return _Bars(chains, tqdm)
+    notebook = any(base.__module__ == "tqdm.notebook" for base in tqdm.__mro__)
+    if notebook or (sys.stderr is not None and sys.stderr.isatty()):
+        return _Bars(chains, tqdm)
+    silent = sys.stderr is None or os.environ.get("TQDM_DISABLE", "") not in ("", "0")
+    return Progress() if silent else _Lines(chains)
 
 
 def check_progress(progress: object) -> None:
