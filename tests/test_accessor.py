@@ -11,7 +11,7 @@ from made_runs import fail_chain, make_run, make_study
 
 import devinterp
 from devinterp.accessor import DevinterpAccessor
-from devinterp.errors import ValidationError
+from devinterp.errors import MissingVariableError, ValidationError
 from devinterp.slt.arviz import to_arviz
 from devinterp.slt.bif import compute_bif
 from devinterp.slt.diagnostics import diagnose
@@ -131,6 +131,21 @@ def test_the_overview_tells_what_is_wrong():
     assert "l0h0: chain 0 failed" in repr(study.devinterp)
     for obj in (failed, study, compute_llc(make_run()), compute_susceptibilities(make_study()), xr.Dataset()):
         assert obj.devinterp._repr_html_().startswith("<table>")
+
+
+def test_the_overview_of_a_result_tells_the_number_and_how_it_was_made():
+    text = repr(compute_llc(make_run(), over="observable", observable="train", ci=0.9).devinterp)
+    assert "90 % interval" in text
+    assert "over observable, observable train" in text
+    assert "3 used, 0 excluded" in text
+    parts = compute_susceptibilities(make_study()).devinterp.unflatten()
+    assert "flatten()" in repr(parts.devinterp)
+    assert "no devinterp data" not in repr(parts.devinterp)
+
+
+def test_a_result_is_not_taken_for_a_run():
+    with pytest.raises(MissingVariableError, match="no losses"):
+        compute_llc(make_run()).devinterp.llc()
 
 
 def test_the_overview_escapes_names():

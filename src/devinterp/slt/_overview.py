@@ -21,24 +21,26 @@ TITLES = {
     "bif": "Bayesian influence function",
     "bif_topk": "strongest influences",
     "susceptibilities": "susceptibilities",
+    "unflattened": "susceptibilities, an array for each observable",
     "unknown": "no devinterp data that is known",
 }
 RUN = "validate() report() diagnose() llc() bif() to_arviz() tokens() plot"
 CALLS = {
     "samples": RUN,
-    "study": "validate() report() diagnose() llc() susceptibilities() split_half() plot",
+    "study": "validate() report() diagnose() llc() susceptibilities() split_half() tokens() plot",
     "series": "validate() report() diagnose() llc() susceptibilities() split_half() plot",
     "llc": "validate() report() plot",
     "bif": "validate() report() tokens() plot",
     "bif_topk": "validate() report() tokens()",
     "susceptibilities": "validate() report() unflatten() matrix() pca() tokens() plot",
+    "unflattened": "flatten()",
     "unknown": "validate() report()",
 }
 
 
 def observables(obj: Tree) -> tuple[str, ...]:
     """Ids of the observables of a run, of the run ``full`` of a study or series, or of a result, in order."""
-    if is_samples(obj) and "llc_mean" not in obj.data_vars:
+    if is_samples(obj):
         return Samples.of(obj, allow_partial=True).observables
     steps = series_members(obj)
     members = study_members(next(iter(steps.values())) if steps else obj)
@@ -56,6 +58,8 @@ def observables(obj: Tree) -> tuple[str, ...]:
 def overview(obj: Tree) -> list[tuple[str, str]]:
     """Return (what, text) pairs."""
     kind = kind_of(obj)
+    if kind == "unknown" and isinstance(obj, xr.DataTree) and any("sus" in c.data_vars for c in obj.children.values()):
+        kind = "unflattened"
     rows = [("kind", TITLES.get(kind, kind))]
     if kind in ("study", "series"):
         steps = series_members(obj) or {}
@@ -78,12 +82,32 @@ def overview(obj: Tree) -> list[tuple[str, str]]:
         sampler = dig(metadata_of(obj), "config.sampler") or {}
         shown = [f"{k} {sampler[k]:g}" for k in ("lr", "n_beta", "localization") if k in sampler]
         rows += [("settings", ", ".join(shown))] if shown else []
-    elif isinstance(obj.attrs.get("n_chains_used"), int):
-        excluded = obj.attrs.get("chains_excluded") or []
-        rows.append(("chains", f"{obj.attrs['n_chains_used']} used, {len(excluded)} excluded"))
+    else:
+        rows += _result_rows(obj)
+    if kind in ("samples", "study", "series"):
+        rows.append(("health", "diagnose() reads the losses and judges"))
     names_found = observables(obj)
     rows += [("observables", ", ".join(names_found))] if names_found else []
     rows.append(("can be called", CALLS.get(kind, CALLS["unknown"])))
+    return rows
+
+
+def _result_rows(obj: Tree) -> list[tuple[str, str]]:
+    """How a result was made, and of one LLC the number itself."""
+    rows: list[tuple[str, str]] = []
+    dims = [d for d in ("checkpoint", "wr", "batch_1", "batch_2", "target_position") if d in obj.sizes]
+    rows += [("size", ", ".join(f"{obj.sizes[d]} {d}" for d in dims))] if dims else []
+    if "llc_mean" in obj.data_vars and not obj["llc_mean"].dims:
+        ends = [f"{float(v):.4g}" for v in obj["llc_ci"].values] if "llc_ci" in obj.data_vars else []
+        level = f", {100 * float(obj.attrs.get('ci', 0)):g} % interval {' to '.join(ends)}" if ends else ""
+        rows.append(("LLC", f"{float(obj['llc_mean']):.4g}{level}"))
+    made = [
+        f"{k} {obj.attrs[k]}" for k in ("over", "observable", "method", "sampling_task", "baseline") if k in obj.attrs
+    ]
+    rows += [("settings", ", ".join(made))] if made else []
+    if isinstance(obj.attrs.get("n_chains_used"), int):
+        excluded = obj.attrs.get("chains_excluded") or []
+        rows.append(("chains", f"{obj.attrs['n_chains_used']} used, {len(excluded)} excluded"))
     return rows
 
 
@@ -116,4 +140,5 @@ def overview_html(obj: Tree) -> str:
         f"<tr><th style='text-align:left'>{escape(name)}</th><td style='text-align:left'>{escape(text)}</td></tr>"
         for name, text in overview(obj)
     )
-    return f"<table><caption>devinterp</caption>{cells}</table>"
+    caption = "<caption style='text-align:left;font-weight:bold'>devinterp</caption>"
+    return f"<table>{caption}{cells}</table>"

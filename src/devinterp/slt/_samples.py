@@ -36,6 +36,8 @@ def dig(mapping: Mapping[str, Any], path: str) -> Any:
 def is_samples(node: Tree) -> bool:
     """Whether the arrays of a run lie on this very node."""
     names = {str(name) for name in node.data_vars}
+    if "llc_mean" in names:  # a result, which has a loss trace and a loss at the start too
+        return False
     return bool(names & {"sampling_loss", "sampling_loss_micro", "step_loss", "init_loss"}) or any(
         name.startswith("loss_") for name in names
     )

@@ -155,7 +155,8 @@ def sample(
     checkpoint_every : int, optional
         Draws between checkpoints.
     progress : bool or callable
-        Bars on standard error, nothing, or a callable that gets every `ProgressEvent`.
+        Bars on standard error (in a log, a line every half minute), nothing, or a callable that gets every
+        `ProgressEvent`.
 
     Returns
     -------
