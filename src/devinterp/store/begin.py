@@ -112,11 +112,10 @@ def _create(
     try:
         create_groups(location, run.all_layouts(), run.all_attributes(completed=False), run.schema.storage)
         run.write_coordinates()
-    except OSError as error:
+    except BaseException as error:
         run.discard()
-        raise StoreError(f"The store {location.name} could not be created: {error}.") from error
-    except BaseException:
-        run.discard()
+        if isinstance(error, OSError) and not isinstance(error, StoreError):
+            raise StoreError(f"The store {location.name} could not be created: {error}.") from error
         raise
     return run
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import json
+import re
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["PathState", "compare_requests", "differences", "inspect_path", "read_group"]
 
+_HALF_ROOT = re.compile(r"zarr(\.json)?\.[0-9a-f]{32}\.partial")  # what LocalStore and `Location.set_many` rename
 # Facts of the run, not of the request: they may differ between two calls for the same numbers.
 _VOLATILE = frozenset({"metadata.run", "metadata.provenance.versions"})
 
@@ -50,9 +52,8 @@ def inspect_path(location: Location) -> PathState:
         return PathState.FOREIGN
     document = read_group(location)
     if document is None:
-        # A creation that was killed leaves our state folder and perhaps part of the hierarchy, the root last.
-        names: set[str] = set(location.list_dir())
-        if not names - {STATE_FOLDER}:
+        # A creation that was killed leaves our state folder, and perhaps the root's document half written.
+        if all(name == STATE_FOLDER or _HALF_ROOT.fullmatch(name) for name in location.list_dir()):
             return PathState.ABSENT
         return PathState.FOREIGN
     attributes = document.get("attributes")

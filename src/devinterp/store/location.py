@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import uuid
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,10 @@ from urllib.parse import urlsplit
 from zarr.abc.store import Store
 from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import sync
+from zarr.storage import FsspecStore, LocalStore, MemoryStore, ZipStore
 
 from devinterp.errors import MissingDependencyError, StoreError
+from devinterp.store.filesystem import sync_files
 
 __all__ = ["Location", "StoreLike", "locate"]
 
@@ -62,16 +64,24 @@ class Location:
             _write_file(self.folder / key, parts)
 
     def set_many(self, items: Mapping[str, bytes]) -> None:
-        """Write many small documents, each whole or not at all.
+        """Write many small documents, each whole or not at all; the root's comes first.
 
-        On a local disk the files are written directly: a study has ten thousand of them, and one hop through an event
-        loop and a thread pool for each costs six times the write itself.
+        Whatever a killed creation leaves is known for ours by it. On a local disk the files are written directly: a
+        study has ten thousand of them, and one hop through an event loop and a thread pool for each costs six times
+        the write itself.
         """
         if self.folder is None:
-            sync(_set_all(self.store, items))
+            if "zarr.json" in items:
+                self.set("zarr.json", items["zarr.json"])
+            sync(_set_all(self.store, {key: value for key, value in items.items() if key != "zarr.json"}))
             return
         for key, value in items.items():
             _write_file(self.folder / key, (value,))
+
+    def settle(self, keys: Iterable[str]) -> None:
+        """Wait until what was written at ``keys`` survives a power cut; an object store has seen to that already."""
+        if self.folder is not None:
+            sync_files(self.folder / key for key in keys)
 
     def delete(self, key: str) -> None:
         """Remove ``key`` where it is there."""
@@ -92,6 +102,11 @@ class Location:
     def delete_below(self, prefix: str) -> None:
         """Remove everything below ``prefix``."""
         sync(self.store.delete_dir(prefix))
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether it is this process's own memory, so that no other process can reach it."""
+        return isinstance(self.store, MemoryStore) or "memory" in _protocols(self.store)
 
     def read_only(self) -> Location:
         """Return the same location, opened for reading."""
@@ -132,24 +147,28 @@ def locate(target: StoreLike, *, mode: str = "r", storage_options: dict[str, Any
     Raises
     ------
     StoreError
-        A scheme that fsspec does not know, or a store that is read-only though ``mode`` is ``"w"``.
+        A scheme that fsspec does not know, or a store that cannot be rewritten though ``mode`` is ``"w"``.
     """
-    from zarr.storage import FsspecStore, LocalStore, ZipStore
-
     read_only = mode == "r"
     if isinstance(target, Store):
         if not read_only and target.read_only:
             raise StoreError(f"The store {target} is read-only.", remedy="Open it for writing.")
+        if not read_only and not (target.supports_writes and target.supports_deletes):
+            raise _not_rewritable(str(target))
+        if isinstance(target, FsspecStore) and {"file", "local"} & _protocols(target):
+            target = LocalStore(target.path, read_only=read_only)  # fsspec's own way to a disk tears files when killed
         folder = Path(target.root) if isinstance(target, LocalStore) else None
         return Location(target, str(target), folder, str(folder) if folder is not None else None)
     text = os.fspath(target)
     if not isinstance(text, str):
         raise StoreError("A store's path must be text.", expected="str, os.PathLike or zarr Store", found=type(target))
     scheme = urlsplit(text).scheme if "://" in text else ""
-    if scheme in ("", "file"):
+    if scheme in ("", "file", "local"):
         path = Path(urlsplit(text).path if scheme else text).expanduser().absolute()
         if path.is_file() and path.suffix == ".zip":
-            archive = sync(ZipStore.open(path, mode="r" if read_only else "a"))  # a closed one cannot be read
+            if not read_only:
+                raise _not_rewritable(str(path))
+            archive = sync(ZipStore.open(path, mode="r"))  # a closed one cannot be read
             return Location(archive, str(path), None, str(path))
         return Location(LocalStore(path, read_only=read_only), str(path), path, str(path))
     try:
@@ -162,3 +181,17 @@ def locate(target: StoreLike, *, mode: str = "r", storage_options: dict[str, Any
     except ValueError as error:
         raise StoreError(f"The URL {text!r} cannot be opened: {error}.") from error
     return Location(store, text, None, text)
+
+
+def _protocols(store: Store) -> set[str]:
+    """Return the names of the fsspec implementation behind a store, none where there is none."""
+    filesystem = getattr(store, "fs", None)
+    names = getattr(getattr(filesystem, "sync_fs", filesystem), "protocol", ())  # zarr wraps what is not asynchronous
+    return {names} if isinstance(names, str) else set(names)
+
+
+def _not_rewritable(name: str) -> StoreError:
+    return StoreError(
+        f"{name} cannot be written to: nothing in it can be replaced or removed, as in every zip archive.",
+        remedy="Write to a folder or URL, and pack that when the run is complete.",
+    )

@@ -1,125 +1,104 @@
 """One live writer per store (and per chain of it).
 
 On a local disk this is ``flock``: the kernel frees the lock when its holder dies, so the pid in the file is only for
-the message. Elsewhere an object with a heartbeat stands in, free once the heartbeat is older than a minute.
+the message. On network file systems and in object stores an object with a heartbeat stands in, free once its holder is
+known to be dead, or once nothing has been heard of it for a minute.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
+import functools
 import json
 import os
 import socket
 import threading
 import time
 import uuid
+import weakref
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from devinterp.errors import StoreLockedError
+from devinterp.errors import StoreError, StoreLockedError
+from devinterp.store.filesystem import is_network_folder
 from devinterp.store.location import Location
 
-__all__ = ["WriterLock"]
+__all__ = ["STALE_SECONDS", "HolderWatch", "WriterLock", "process_is_dead"]
 
+STALE_SECONDS = 60.0
 _BEAT_SECONDS = 10.0
-_STALE_SECONDS = 60.0
+# Longer than the way from a look at the object to its being written: of two that start together, one sees the other.
+_SETTLE_SECONDS = 1.0
+_WATCH_SECONDS = 15.0
+_LOOK_SECONDS = 0.25
+_NO_FLOCK = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP}
+_IN_PROCESS = threading.Lock()  # threads of one process take objects in turn
 
 
 class WriterLock:
     """Hold ``key`` in ``location`` until `release`.
 
+    Parameters
+    ----------
+    location : Location
+    key : str
+    what : str, optional
+        What is locked, for messages; by default the store.
+    patience : float
+        Seconds to wait for another holder.
+    settle : bool
+        Whether others may reach for a heartbeat lock at the same time, so that a second must show who was last.
+
     Raises
     ------
     StoreLockedError
         Another live process holds it; the message names that process.
+    StoreError
+        The place cannot be written to.
     """
 
-    def __init__(self, location: Location, key: str) -> None:
-        self._location, self._key = location, key
-        self._token = uuid.uuid4().hex
-        self._descriptor: int | None = None
-        self._stop = threading.Event()
-        self._beat: threading.Thread | None = None
-        if location.folder is not None:
-            self._lock_file(location.folder / key)
-        else:
-            self._lock_object()
-
-    def _identity(self) -> dict[str, Any]:
-        return {"pid": os.getpid(), "host": socket.gethostname(), "since": time.time(), "token": self._token}
-
-    def _lock_file(self, path: Path) -> None:
-        try:
-            import fcntl
-        except ImportError:  # no flock on this system: the heartbeat serves
-            self._lock_object()
-            return
-        path.parent.mkdir(parents=True, exist_ok=True)
+    def __init__(
+        self, location: Location, key: str, *, what: str | None = None, patience: float = 0.0, settle: bool = True
+    ) -> None:
+        self.token = uuid.uuid4().hex
+        self._what = what or location.name
+        identity = {"pid": os.getpid(), "host": socket.gethostname(), "where": _where(), "since": time.time()}
+        identity["token"] = self.token
+        deadline = time.monotonic() + patience
         while True:
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
             try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                holder = os.pread(descriptor, 4096, 0)
-                os.close(descriptor)
-                raise self._locked(holder) from None
-            # Another process may have removed the file between our open and our lock.
-            if _same_file(path, descriptor):
-                break
-            os.close(descriptor)
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, json.dumps(self._identity()).encode(), 0)
-        self._descriptor = descriptor
+                self._hold: _FileLock | _Heartbeat | None = _take(location, key, identity, self._what, settle)
+                return
+            except StoreLockedError:
+                if time.monotonic() >= deadline:
+                    raise
+            except OSError as error:
+                if isinstance(error, StoreError):
+                    raise
+                raise StoreError(
+                    f"{self._what} cannot be locked: {error}.", remedy="Mend the cause, then call again."
+                ) from error
+            time.sleep(_LOOK_SECONDS)
 
-    def _lock_object(self) -> None:
-        held = self._location.get(self._key)
-        if held is not None:
-            try:
-                age = time.time() - float(json.loads(held).get("beat", 0.0))
-            except (ValueError, TypeError, AttributeError):
-                age = _STALE_SECONDS + 1
-            if age <= _STALE_SECONDS:
-                raise self._locked(held)
-        self._write_beat()
-        if json.loads(self._location.get(self._key) or b"{}").get("token") != self._token:
-            raise self._locked(self._location.get(self._key) or b"")
-        self._beat = threading.Thread(target=self._keep_beating, daemon=True, name="devinterp-lock")
-        self._beat.start()
+    def confirm(self) -> None:
+        """See that the lock is still held; call it before a write that another writer would suffer from.
 
-    def _write_beat(self) -> None:
-        self._location.set(self._key, json.dumps({**self._identity(), "beat": time.time()}).encode())
-
-    def _keep_beating(self) -> None:
-        while not self._stop.wait(_BEAT_SECONDS):
-            self._write_beat()
-
-    def _locked(self, holder: bytes) -> StoreLockedError:
-        try:
-            who = json.loads(holder)
-            found = f"process {who['pid']} on {who['host']}"
-        except (ValueError, KeyError, TypeError):
-            found = "a process that has not said who it is"
-        return StoreLockedError(
-            f"Another process is writing to {self._location.name}.",
-            found=found,
-            remedy="Wait for it, or stop it: what it has written stays, and the same call then resumes.",
-        )
+        Raises
+        ------
+        StoreError
+            The store was removed underneath, or another process has taken the lock over.
+        """
+        if self._hold is None:
+            raise StoreError(f"The lock of {self._what} was given back.")
+        self._hold.confirm()
 
     def release(self) -> None:
-        """Give the lock up; the file goes too."""
-        if self._descriptor is not None:
-            if self._location.folder is not None:
-                # Where the file may no longer be removed it stays: without its holder it locks nothing.
-                with contextlib.suppress(OSError):
-                    (self._location.folder / self._key).unlink()
-            os.close(self._descriptor)
-            self._descriptor = None
-        elif self._beat is not None:
-            self._stop.set()
-            self._beat.join()
-            self._beat = None
-            self._location.delete(self._key)
+        """Give the lock up; its file or object goes too."""
+        if self._hold is not None:
+            self._hold.release()
+            self._hold = None
 
     def __enter__(self) -> WriterLock:
         return self
@@ -130,9 +109,271 @@ class WriterLock:
         self.release()
 
 
+def _take(location: Location, key: str, identity: dict[str, Any], what: str, settle: bool) -> _FileLock | _Heartbeat:
+    if _has_flock(location):
+        assert location.folder is not None
+        with contextlib.suppress(_NoFlockError):
+            return _FileLock(location.folder / key, identity, what)
+    return _Heartbeat(location, key, identity, what, settle=settle)
+
+
+def _has_flock(location: Location) -> bool:
+    try:
+        import fcntl  # noqa: F401
+    except ImportError:
+        return False
+    return location.folder is not None and not is_network_folder(location.folder)
+
+
+class _NoFlockError(Exception):
+    """The file system knows no ``flock``."""
+
+
+class _FileLock:
+    def __init__(self, path: Path, identity: dict[str, Any], what: str) -> None:
+        self._path, self._what = path, what
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._descriptor: int | None = self._open()
+        try:
+            os.ftruncate(self._descriptor, 0)
+            os.pwrite(self._descriptor, json.dumps(identity).encode(), 0)
+        except BaseException:
+            self.release()
+            raise
+        _HELD.add(self)
+
+    def _open(self) -> int:
+        import fcntl
+
+        tries = 0
+        while True:
+            descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                holder = os.pread(descriptor, 4096, 0)
+                os.close(descriptor)
+                tries += 1
+                if tries == 3:
+                    raise _locked(holder, self._what) from None
+                time.sleep(0.02)  # a worker that asks whether its coordinator lives holds it for a moment
+                continue
+            except OSError as error:
+                os.close(descriptor)
+                if error.errno in _NO_FLOCK:
+                    raise _NoFlockError from error
+                raise
+            # Another process may have removed the file between our open and our lock.
+            if _same_file(self._path, descriptor):
+                return descriptor
+            os.close(descriptor)
+
+    def confirm(self) -> None:
+        if self._descriptor is None or not _same_file(self._path, self._descriptor):
+            raise _removed(self._what)
+
+    def release(self) -> None:
+        if self._descriptor is None:
+            return
+        # Where the file may no longer be removed it stays: without its holder it locks nothing.
+        with contextlib.suppress(OSError):
+            if _same_file(self._path, self._descriptor):  # else another writer's, in a store that was made anew
+                self._path.unlink()
+        os.close(self._descriptor)
+        self._descriptor = None
+
+    def forget(self) -> None:
+        """Close a copy that a forked child got: it would keep the lock beyond its holder's death."""
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+
+_HELD: weakref.WeakSet[_FileLock] = weakref.WeakSet()
+
+
+def _forget_all() -> None:
+    for lock in list(_HELD):
+        lock.forget()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_all)
+
+
+class _Heartbeat:
+    def __init__(self, location: Location, key: str, identity: dict[str, Any], what: str, *, settle: bool) -> None:
+        self._location, self._key, self._identity, self._what = location, key, identity, what
+        self._pid = os.getpid()
+        self._mutex = threading.Lock()
+        self._stop = threading.Event()
+        self._lost: StoreError | None = None
+        with _IN_PROCESS:
+            held = location.get(key)
+            if held is not None and _lives(location, key, held):
+                raise _locked(held, what)
+            self._write()
+            if settle and not location.in_memory:
+                time.sleep(_SETTLE_SECONDS)
+            last = location.get(key)
+            if _read(last).get("token") != identity["token"]:
+                raise _locked(last or b"", what)
+        self._thread = threading.Thread(target=self._keep_beating, daemon=True, name="devinterp-lock")
+        self._thread.start()
+
+    def _write(self) -> None:
+        self._location.set(self._key, json.dumps({**self._identity, "beat": time.time()}).encode())
+        self._beaten = time.monotonic()
+
+    def _beat(self) -> None:
+        with self._mutex:
+            if self._lost is not None:
+                return
+            held = self._location.get(self._key)
+            if held is None:
+                self._lost = _removed(self._what)
+            elif _read(held).get("token") != self._identity["token"]:
+                self._lost = _locked(held, self._what)
+            else:
+                self._write()
+
+    def _keep_beating(self) -> None:
+        while not self._stop.wait(_BEAT_SECONDS):
+            # A network that fails for a moment is no reason to give up; `confirm` raises what lasts.
+            with contextlib.suppress(Exception):
+                self._beat()
+
+    def confirm(self) -> None:
+        if self._lost is None and time.monotonic() - self._beaten > STALE_SECONDS / 2:  # e.g. the machine slept
+            self._beat()
+        if self._lost is not None:
+            raise self._lost
+
+    def release(self) -> None:
+        self._stop.set()
+        if self._pid != os.getpid():  # a forked child's copy
+            return
+        self._thread.join()
+        # An object that can no longer be removed is stale in a minute; one that is not ours stays.
+        with contextlib.suppress(OSError):
+            if _read(self._location.get(self._key)).get("token") == self._identity["token"]:
+                self._location.delete(self._key)
+
+
+class HolderWatch:
+    """Whether the process that took a lock still holds it, for those who must end when it does.
+
+    Parameters
+    ----------
+    location : Location
+    key, token : str
+        Of the lock.
+    """
+
+    def __init__(self, location: Location, key: str, token: str) -> None:
+        self._location, self._key, self._token = location, key, token
+        self._last, self._changed = b"", time.monotonic()
+
+    def holds(self) -> bool:
+        """Look once."""
+        held = self._location.get(self._key)
+        who = _read(held)
+        if held is None or who.get("token") != self._token:
+            return False
+        if "beat" not in who:
+            return self._location.folder is None or not _is_free(self._location.folder / self._key)
+        if held != self._last:
+            self._last, self._changed = held, time.monotonic()
+        return not process_is_dead(who) and time.monotonic() - self._changed <= STALE_SECONDS
+
+
+def _is_free(path: Path) -> bool:
+    try:
+        import fcntl
+
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except (ImportError, OSError):
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    finally:
+        os.close(descriptor)
+    return True
+
+
+def _lives(location: Location, key: str, held: bytes) -> bool:
+    who = _read(held)
+    if "beat" not in who or process_is_dead(who):
+        return False
+    if abs(time.time() - float(who["beat"])) <= STALE_SECONDS:
+        return True
+    # The clocks of two machines may differ by more than that; what still changes is alive.
+    deadline = time.monotonic() + _WATCH_SECONDS
+    while time.monotonic() < deadline:
+        time.sleep(_LOOK_SECONDS)
+        if location.get(key) != held:
+            return True
+    return False
+
+
+def process_is_dead(who: dict[str, Any]) -> bool:
+    """Whether the process that a lock names is known to be dead: it was one of this machine, and is no more."""
+    where = _where()
+    if where is None or who.get("where") != where or not isinstance(who.get("pid"), int):
+        return False
+    try:
+        os.kill(who["pid"], 0)
+    except ProcessLookupError:
+        return True
+    except (PermissionError, OverflowError):
+        return False
+    return False
+
+
+@functools.cache
+def _where() -> str | None:
+    """Name the space in which pids of this process mean something: this boot of this kernel, this namespace."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
+    except OSError:  # no Linux
+        return None
+
+
+def _read(held: bytes | None) -> dict[str, Any]:
+    try:
+        who = json.loads(held or b"{}")
+        float(who.get("beat", 0.0))
+    except (ValueError, TypeError, AttributeError):
+        return {}
+    return dict(who)
+
+
+def _locked(holder: bytes, what: str) -> StoreLockedError:
+    who = _read(holder)
+    if "pid" in who and "host" in who:
+        found = f"process {who['pid']} on {who['host']}"
+    else:
+        found = "a process that has not said who it is"
+    return StoreLockedError(
+        f"Another process is writing to {what}.",
+        found=found,
+        remedy="Wait for it, or stop it: what it has written stays, and the same call then resumes.",
+    )
+
+
+def _removed(what: str) -> StoreError:
+    return StoreError(
+        f"{what} was removed or replaced while it was being written.",
+        remedy="Call again with the same arguments: the run begins anew, or goes on where the store is back.",
+    )
+
+
 def _same_file(path: Path, descriptor: int) -> bool:
     try:
         ours, there = os.fstat(descriptor), path.stat()
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return False
     return (ours.st_dev, ours.st_ino) == (there.st_dev, there.st_ino)

@@ -8,7 +8,7 @@ from typing import Any
 
 from devinterp.schema import load
 from devinterp.schema.spec import GroupLayout, Schema
-from devinterp.store.checkpoint import STATE_FOLDER, ChainProgress, read_checkpoint
+from devinterp.store.checkpoint import ChainProgress, read_checkpoint, state_key
 from devinterp.store.location import Location, locate
 from devinterp.store.lock import WriterLock
 from devinterp.store.writer import ChainWriter, StepLayout
@@ -111,20 +111,40 @@ class WriterAddress:
     keep_state: bool
     chunks: Mapping[str, tuple[int, ...]]
 
-    def open(self) -> tuple[ChainWriter, bytes | None, WriterLock]:
-        """Return the writer, the state to go on from (None at the start), and the chain's lock."""
-        location = locate(self.target, mode="w")
-        parts = (STATE_FOLDER, self.group.strip("/"), f"chain-{self.chain:04d}.lock")
-        lock = WriterLock(location, "/".join(part for part in parts if part))
+    def open(self, *, patience: float = 0.0) -> tuple[ChainWriter, bytes | None]:
+        """Return the writer and the state to go on from (None at the start); see `open_in`."""
+        return self.open_in(locate(self.target, mode="w"), patience=patience)
+
+    def open_in(self, location: Location, *, patience: float = 0.0) -> tuple[ChainWriter, bytes | None]:
+        """Return the writer in an open location, placed behind the last checkpoint, and that checkpoint's state.
+
+        The writer holds the chain's lock.
+
+        Parameters
+        ----------
+        location : Location
+        patience : float
+            Seconds to wait for a worker of a dead coordinator, which ends after its present draw.
+
+        Raises
+        ------
+        StoreLockedError
+            Another process is still writing to the chain.
+        StoreError
+            The checkpoint is damaged.
+        """
+        key = state_key(self.group, self.chain, "lock")
+        inner = self.group.strip("/")
+        what = f"chain {self.chain} of {f'{inner} in ' if inner else ''}{location.name}"
+        # The run's own lock keeps other coordinators away, so that nobody reaches for this one at the same time.
+        lock = WriterLock(location, key, what=what, patience=patience, settle=False)
         try:
-            writer, state = self.open_in(location)
+            return self._writer(location, lock)
         except BaseException:
             lock.release()
             raise
-        return writer, state, lock
 
-    def open_in(self, location: Location) -> tuple[ChainWriter, bytes | None]:
-        """Return the writer in an open location, placed behind the last checkpoint, and that checkpoint's state."""
+    def _writer(self, location: Location, lock: WriterLock) -> tuple[ChainWriter, bytes | None]:
         schema = load("samples")
         resolved = self.request.layout(schema)
         arrays = {n: replace(a, chunks=self.chunks.get(n, a.chunks)) for n, a in resolved.arrays.items()}
@@ -140,5 +160,6 @@ class WriterAddress:
             start=ChainProgress(draws=start.draws, steps=start.steps, step=start.step, loss=start.loss),
             checkpoint_every=self.checkpoint_every,
             keep_state=self.keep_state,
+            lock=lock,
         )
         return writer, state

@@ -6,7 +6,8 @@ A `Run` comes from `devinterp.store.begin.open_run`. It knows which chains remai
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from copy import copy
 from pathlib import Path
 from types import TracebackType
@@ -15,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from devinterp.errors import StoreError
+from devinterp.errors import DevinterpError, StoreError
 from devinterp.schema import load
 from devinterp.schema.spec import GroupLayout
 from devinterp.store.checkpoint import STATE_FOLDER, ChainProgress, read_progress
@@ -71,6 +72,7 @@ class Run:
         self._layouts: dict[str, GroupLayout] = {}  # by group; a grown store keeps the chunks it was created with
         self._progress: dict[tuple[str, int], ChainProgress] = {}
         self._facts: dict[str, dict[str, Any]] = {}
+        self._published: dict[str, list[int]] = {}
         if not finished:
             self.refresh()
 
@@ -101,7 +103,38 @@ class Run:
         block = np.asarray(values, dtype=layout.dtype)
         if block.shape != layout.shape:
             raise StoreError(f"{name!r} does not fit the store.", expected=layout.shape, found=block.shape)
-        open_array(self.location, f"{group}/{name}", layout, self.schema.storage)[...] = block
+        with self._writing():
+            open_array(self.location, f"{group}/{name}", layout, self.schema.storage)[...] = block
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Write only into a store that is still ours, and name it where it cannot be written."""
+        try:
+            self.confirm()
+            yield
+        except DevinterpError:
+            raise
+        except Exception as error:  # whatever a store raises
+            raise StoreError(
+                f"{self.location.name} could not be written: {error}",
+                remedy="What was written stays; mend the cause and call again with the same arguments to resume.",
+            ) from error
+
+    def confirm(self) -> None:
+        """See that the store is still there, and still this run's.
+
+        Raises
+        ------
+        StoreError
+            It was removed underneath, or another process has taken it over.
+        """
+        if self._lock is not None:
+            self._lock.confirm()
+
+    @property
+    def token(self) -> str | None:
+        """What names this run in its lock, for workers that must end when it does."""
+        return None if self._lock is None else self._lock.token
 
     def read_array(self, group: str, name: str) -> NDArray[Any]:
         """Return one whole array of an earlier attempt (a resumed run need not compute it again)."""
@@ -114,9 +147,9 @@ class Run:
         key = "/".join([f"{group}/{name}".strip("/"), "c", *("0" for _ in layout.shape)])
         return self.location.exists(key)
 
-    def writer(self, group: str, chain: int) -> tuple[ChainWriter, bytes | None]:
-        """Return a chain's writer and the state to go on from (None at the start)."""
-        return self._address(group, chain, self.location.url or "").open_in(self.location)
+    def writer(self, group: str, chain: int, *, patience: float = 0.0) -> tuple[ChainWriter, bytes | None]:
+        """Return a chain's writer and the state to go on from (None at the start); see `WriterAddress.open_in`."""
+        return self._address(group, chain, self.location.url or "").open_in(self.location, patience=patience)
 
     def address(self, group: str, chain: int) -> WriterAddress:
         """Return what a worker process needs to open the writer itself.
@@ -142,14 +175,13 @@ class Run:
         self._progress[group, chain] = progress
 
     def part(self, groups: Iterable[str]) -> Run:
-        """Return a view of this run that knows only some of its groups; progress and facts are shared.
+        """Return a view of this run that knows only some of its groups; progress, facts and lock are shared.
 
-        The view neither completes the store nor holds its lock: that stays with the whole run.
+        The view neither completes the store nor is it closed: that stays with the whole run.
         """
         part = copy(self)
         part.requests = {group: self.requests[group] for group in groups}
         part.containers = {}
-        part._lock = None
         return part
 
     def refresh(self) -> dict[tuple[str, int], ChainProgress]:
@@ -173,11 +205,19 @@ class Run:
     def publish(self, *, completed: bool = False, groups: list[str] | None = None) -> None:
         """Write ``draws_written`` and the attributes, as far as the chains have come."""
         for group in groups if groups is not None else list(self.requests):
-            count = int(self.requests[group].parameters["num_chains"])
-            states = [self.progress(group, c) for c in range(count)]
-            self.write_array(group, "draws_written", np.array([s.draws for s in states]))
+            self._published.pop(group, None)
+            self.publish_draws(group)
             key = f"{group.strip('/')}/zarr.json".lstrip("/")
-            self.location.set(key, group_document(self.attributes(group, completed=completed)))
+            with self._writing():
+                self.location.set(key, group_document(self.attributes(group, completed=completed)))
+
+    def publish_draws(self, group: str) -> None:
+        """Write ``draws_written`` where it has changed: what whoever reads the store meanwhile may rely on."""
+        count = int(self.requests[group].parameters["num_chains"])
+        draws = [self.progress(group, c).draws for c in range(count)]
+        if self._published.get(group) != draws:
+            self.write_array(group, "draws_written", np.array(draws))
+            self._published[group] = draws
 
     def attributes(self, group: str, *, completed: bool) -> dict[str, Any]:
         """Return the attributes of a samples group as they should stand now."""
@@ -223,9 +263,11 @@ class Run:
         validate : callable, optional
             Called with the location before ``completed`` is set; it raises where the store breaks its schema.
         """
-        complete_store(self, validate)
-        if not self._keep_state:
-            self._remove_state()
+        with self._writing():
+            complete_store(self, validate)
+            self.location.settle(["zarr.json"])
+            if not self._keep_state:
+                self._remove_state()
         self.finished = True
 
     def _remove_state(self) -> None:
@@ -243,14 +285,18 @@ class Run:
             remove_empty(folder / STATE_FOLDER)
 
     def discard(self) -> None:
-        """Remove a store that holds nothing yet (bad input found late)."""
+        """Remove a store that holds nothing yet (it could not be created), and give the lock back."""
         if self.resumed or self.finished:
             return
-        self.location.delete_below("")
-        if self.location.folder is not None and self.location.folder.is_dir():
-            import shutil
-
-            shutil.rmtree(self.location.folder, ignore_errors=True)
+        # The lock stays until the rest is gone: whoever gets it next must not lose what it creates.
+        for key in list(self.location.list_keys()):
+            if key != LOCK_KEY:
+                self.location.delete(key)
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None
+        if self.location.folder is not None:
+            remove_empty(self.location.folder)
 
     def __enter__(self) -> Run:
         return self

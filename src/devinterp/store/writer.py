@@ -6,7 +6,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 
 from devinterp.errors import StoreError
 from devinterp.schema.spec import ArrayLayout, GroupLayout, StorageSpec
-from devinterp.store.checkpoint import ChainProgress, write_checkpoint, write_progress
+from devinterp.store.checkpoint import ChainProgress, state_key, write_checkpoint, write_progress
 from devinterp.store.layout import open_array
 from devinterp.store.location import Location
+from devinterp.store.lock import WriterLock
 
 __all__ = ["ChainWriter", "StepLayout"]
 
@@ -38,6 +39,14 @@ class StepLayout:
         return self.burnin + draws * self.between
 
 
+@dataclass(frozen=True)
+class _Write:
+    """One chunk, and what puts it there."""
+
+    key: str
+    run: Callable[[], None]
+
+
 class _Region:
     """The rows of one array along ``chain``, gathered one chunk at a time."""
 
@@ -46,6 +55,7 @@ class _Region:
         self.rows = layout.shape[1]
         self.per_chunk = layout.chunks[1]
         self._chain = chain
+        self._key = f"{group.strip('/')}/{layout.name}/c/{chain}".lstrip("/")
         self._array = open_array(location, f"{group}/{layout.name}", layout, storage)
         self._start = 0
         self._buffer = self._blank(0)
@@ -54,7 +64,7 @@ class _Region:
         count = min(self.per_chunk, self.rows - start)
         return np.full((count, *self.layout.shape[2:]), self.layout.fill, self.layout.dtype)
 
-    def put(self, row: int, values: NDArray[Any]) -> list[Callable[[], None]]:
+    def put(self, row: int, values: NDArray[Any]) -> list[_Write]:
         """Copy consecutive rows in; return the writes of the chunks that this filled."""
         writes = []
         done = 0
@@ -69,11 +79,11 @@ class _Region:
                 self._buffer = self._blank(self._start) if self._start < self.rows else self._buffer[:0]
         return writes
 
-    def flush(self) -> list[Callable[[], None]]:
+    def flush(self) -> list[_Write]:
         """Return the write of the chunk that is being filled, as it stands."""
         return [self._write(self._start, self._buffer.copy())] if len(self._buffer) else []
 
-    def truncate(self, row: int) -> list[Callable[[], None]]:
+    def truncate(self, row: int) -> list[_Write]:
         """Make every row from ``row`` on fill, on disk too, and return the writes (all chunks that are left)."""
         writes = []
         if row < self._start:  # rows beyond the prefix lie in a chunk that was written already
@@ -98,11 +108,12 @@ class _Region:
         if row > self._start:
             self._buffer[: row - self._start] = np.asarray(self._array[self._chain, self._start : row])
 
-    def _write(self, start: int, block: NDArray[Any]) -> Callable[[], None]:
+    def _write(self, start: int, block: NDArray[Any]) -> _Write:
         def write() -> None:
             self._array[self._chain, start : start + len(block)] = block
 
-        return write
+        rest = "/0" * (len(self.layout.shape) - 2)  # every other dimension is whole in a chunk
+        return _Write(f"{self._key}/{start // self.per_chunk}{rest}", write)
 
 
 class ChainWriter:
@@ -123,6 +134,13 @@ class ChainWriter:
         Draws between checkpoints; by default a chunk of draws, and also whenever a minute has passed.
     keep_state : bool
         Ask for the state behind the last draw too, from which the chain can be given more.
+    lock : WriterLock, optional
+        The chain's; confirmed before every write, and given back by `finish` and `abort`.
+
+    Notes
+    -----
+    The order on disk is arrays, checkpoint, progress, also across a power cut: each waits until what it speaks of has
+    reached the disk. Behind a write that failed nothing more is written, so that no checkpoint stands past a gap.
     """
 
     def __init__(
@@ -137,8 +155,10 @@ class ChainWriter:
         start: ChainProgress | None = None,
         checkpoint_every: int | None = None,
         keep_state: bool = False,
+        lock: WriterLock | None = None,
     ) -> None:
         self.group, self.chain = group, chain
+        self._lock = lock
         self._location, self._steps = location, steps
         regions = {
             a.name: _Region(location, group, a, storage, chain)
@@ -147,7 +167,7 @@ class ChainWriter:
         }
         self._by_draw = {n: r for n, r in regions.items() if r.layout.spec.prefix == "draw"}
         self._by_step = {n: r for n, r in regions.items() if r.layout.spec.prefix == "step"}
-        self._progress = start or ChainProgress()
+        self._progress = self._durable = start or ChainProgress()
         for region in self._by_draw.values():
             region.restore(self._progress.draws)
         for region in self._by_step.values():
@@ -158,11 +178,18 @@ class ChainWriter:
         self._last_checkpoint = time.monotonic()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"devinterp-writer-{chain}")
         self._pending: deque[Future[None]] = deque()
+        self._unsynced: set[str] = set()  # of the thread's own: chunks that may not have reached the disk
+        self._error: Exception | None = None
 
     @property
     def progress(self) -> ChainProgress:
-        """How far the chain has come, in what was handed over."""
-        return self._progress
+        """How far the chain has come, in what was handed over; after a failed write, in what is on disk."""
+        return self._progress if self._error is None else self.durable
+
+    @property
+    def durable(self) -> ChainProgress:
+        """How far the chain has come on disk: its last checkpoint, or its end."""
+        return self._durable
 
     def steps(self, first_step: int, rows: Mapping[str, NDArray[Any]]) -> None:
         """Take the diagnostics of consecutive steps: name to (n, ...)."""
@@ -188,19 +215,39 @@ class ChainWriter:
         progress = replace(self._progress, draws=draws, steps=step, step=step)
         for region in (*self._by_draw.values(), *self._by_step.values()):
             self._submit_all(region.flush())
-        self._submit(lambda: write_checkpoint(self._location, self.group, self.chain, progress, state))
-        self._submit(lambda: write_progress(self._location, self.group, self.chain, progress))
+        self._submit(lambda: self._save(progress, state))
+        self._submit(lambda: self._tell(progress))
         if len(state) > _WAITING_BYTES:
             self._drain(0)
+
+    def _save(self, progress: ChainProgress, state: bytes) -> None:
+        self._settle()
+        write_checkpoint(self._location, self.group, self.chain, progress, state)
+        self._unsynced.add(state_key(self.group, self.chain, "state"))
+
+    def _tell(self, progress: ChainProgress) -> None:
+        self._settle()
+        write_progress(self._location, self.group, self.chain, progress)
+        self._durable = progress
+
+    def _settle(self) -> None:
+        self._location.settle(self._unsynced)
+        self._unsynced.clear()
 
     def finish(self, status: str, reason: str | None, step: int) -> ChainProgress:
         """Write what is left, wait for the disk, and return the final progress.
 
         A chain that is ``complete`` or ``failed`` gets all its chunks, fill behind its prefix; one that was
         ``interrupted`` stops where its last rows are, to be resumed.
+
+        Raises
+        ------
+        StoreError
+            Something could not be written, now or before.
         """
         draws = self._progress.draws
         try:
+            self._drain(0)
             if status == "interrupted":
                 for region in (*self._by_draw.values(), *self._by_step.values()):
                     self._submit_all(region.flush())
@@ -212,15 +259,18 @@ class ChainWriter:
                     self._submit_all(region.truncate(min(limit, self._progress.steps)))
             self._progress = replace(self._progress, status=status, reason=reason, step=step)
             final = self._progress
-            self._submit(lambda: write_progress(self._location, self.group, self.chain, final))
+            self._submit(lambda: self._tell(final))
             self._drain(0)
         finally:
-            self._thread.shutdown(wait=True)
+            self.abort()
         return self._progress
 
     def abort(self) -> None:
         """Let the writes that were handed over end, and stop: the last checkpoint stands."""
         self._thread.shutdown(wait=True)
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None
 
     def _take(
         self,
@@ -255,26 +305,37 @@ class ChainWriter:
         for name, values in rows.items():
             self._submit_all(regions[name].put(first, values))
 
-    def _submit_all(self, writes: list[Callable[[], None]]) -> None:
+    def _submit_all(self, writes: list[_Write]) -> None:
         for write in writes:
-            self._submit(write)
+
+            def put(write: _Write = write) -> None:
+                write.run()
+                self._unsynced.add(write.key)
+
+            self._submit(put)
 
     def _submit(self, write: Callable[[], None]) -> None:
-        self._pending.append(self._thread.submit(write))
+        self._pending.append(self._thread.submit(self._carry_out, write))
         per_flush = len(self._by_draw) + len(self._by_step) + 2
         self._drain(_MAX_PENDING * per_flush)
 
+    def _carry_out(self, write: Callable[[], None]) -> None:
+        """Write, on the thread; nothing any more once something has failed."""
+        if self._error is not None:
+            return
+        try:
+            if self._lock is not None:
+                self._lock.confirm()
+            write()
+        except Exception as error:  # whatever a store raises: `_drain` raises it where it is heard
+            self._error = error
+
     def _drain(self, allowed: int) -> None:
         while len(self._pending) > allowed or (self._pending and self._pending[0].done()):
-            future = self._pending.popleft()
-            try:
-                future.result()
-            except Exception as error:
-                for other in self._pending:
-                    other.cancel()
-                self._pending.clear()
-                raise StoreError(
-                    f"Chain {self.chain} could not be written to {self._location.name}: {error}.",
-                    remedy="All complete draws up to the last checkpoint are readable; mend the cause and call again "
-                    "with the same arguments to resume.",
-                ) from error
+            self._pending.popleft().result()
+        if self._error is not None:
+            raise StoreError(
+                f"Chain {self.chain} could not be written to {self._location.name}: {self._error}",
+                remedy="All complete draws up to the last checkpoint are readable; mend the cause and call again with "
+                "the same arguments to resume.",
+            ) from self._error
