@@ -6,6 +6,7 @@ A `Run` comes from `devinterp.store.begin.open_run`. It knows which chains remai
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from copy import copy
@@ -21,6 +22,7 @@ from devinterp.schema import load
 from devinterp.schema.spec import GroupLayout
 from devinterp.store.checkpoint import STATE_FOLDER, ChainProgress, read_progress
 from devinterp.store.complete import complete_store
+from devinterp.store.inspect import read_group
 from devinterp.store.layout import group_document, open_array
 from devinterp.store.location import Location
 from devinterp.store.lock import WriterLock
@@ -30,6 +32,7 @@ from devinterp.store.writer import ChainWriter
 __all__ = ["LOCK_KEY", "Run"]
 
 LOCK_KEY = f"{STATE_FOLDER}/lock"
+_ENVIRONMENTS_KEY = f"{STATE_FOLDER}/environments"
 
 
 class Run:
@@ -73,7 +76,9 @@ class Run:
         self._progress: dict[tuple[str, int], ChainProgress] = {}
         self._facts: dict[str, dict[str, Any]] = {}
         self._published: dict[str, list[int]] = {}
+        self.environments: list[dict[str, Any]] = []
         if not finished:
+            self.environments = self._read_environments() if resumed else []
             self.refresh()
 
     def layout(self, group: str = "/") -> GroupLayout:
@@ -194,6 +199,34 @@ class Run:
                 self._progress[group, chain] = found
         return dict(self._progress)
 
+    @property
+    def untouched(self) -> bool:
+        """Whether no chain of the store has anything yet that would have to be computed again."""
+        return not any(p.steps or p.status in ("complete", "failed") for p in self._progress.values())
+
+    def enter(self, environment: Mapping[str, Any]) -> None:
+        """Record where the chains are sampled from here on: on disk at once, and in ``metadata.run.environments``."""
+        if self.untouched:
+            self.environments.clear()
+        self.environments.append(dict(environment))
+        self.write_state(_ENVIRONMENTS_KEY, json.dumps(self.environments).encode())
+
+    def _read_environments(self) -> list[dict[str, Any]]:
+        raw = self.location.get(_ENVIRONMENTS_KEY)
+        if raw is not None:
+            return list(json.loads(raw))
+        for group in self.requests:
+            attributes = (read_group(self.location, group) or {}).get("attributes", {})
+            found = attributes.get("metadata", {}).get("run", {}).get("environments")
+            if found:
+                return list(found)
+        return []
+
+    def write_state(self, key: str, value: bytes) -> None:
+        """Write a file of the run's own, below the state folder."""
+        with self._writing():
+            self.location.set(key, value)
+
     def adopt(self, group: str, layout: GroupLayout) -> None:
         """Use ``layout`` for a group: shared between restrictions, or with the chunks that lie on disk."""
         self._layouts[group] = layout
@@ -225,6 +258,7 @@ class Run:
         metadata = self.requests[group].metadata()
         metadata["run"] = {
             **self._facts.get(group, {}),
+            **({"environments": [dict(e) for e in self.environments]} if self.environments else {}),
             "chains": [_state(self.progress(group, c)) for c in range(count)],
         }
         return {"devinterp_schema": self.schema.id, "completed": int(completed), "metadata": metadata}

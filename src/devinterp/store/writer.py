@@ -191,6 +191,11 @@ class ChainWriter:
         """How far the chain has come on disk: its last checkpoint, or its end."""
         return self._durable
 
+    def confirm(self) -> None:
+        """See that the chain is still this writer's; see `WriterLock.confirm`."""
+        if self._lock is not None:
+            self._lock.confirm()
+
     def steps(self, first_step: int, rows: Mapping[str, NDArray[Any]]) -> None:
         """Take the diagnostics of consecutive steps: name to (n, ...)."""
         self._take(self._by_step, first_step, rows, self._progress.steps, "step")
@@ -324,8 +329,7 @@ class ChainWriter:
         if self._error is not None:
             return
         try:
-            if self._lock is not None:
-                self._lock.confirm()
+            self.confirm()
             write()
         except Exception as error:  # whatever a store raises: `_drain` raises it where it is heard
             self._error = error

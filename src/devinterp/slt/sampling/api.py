@@ -60,7 +60,7 @@ def sample(
     executor: Executor | None = None,
     num_workers: int | None = None,
     threads_per_chain: int | None = None,
-    resume: bool = True,
+    resume: bool | str = True,
     keep_state: bool = False,
     checkpoint_every: int | None = None,
     progress: bool | Callable[[ProgressEvent], object] = True,
@@ -147,9 +147,11 @@ def sample(
     num_workers : int, optional
         Processes to start.
     threads_per_chain : int, optional
-        Torch threads of each chain; by default what torch is set to, and 1 in a process of our own.
-    resume : bool
-        Go on with an interrupted store of the same request; False refuses.
+        Torch threads of each chain; by default what an interrupted run was begun with, else what torch is set to, and
+        1 in a process of our own.
+    resume : bool or "inexact"
+        Go on with an interrupted store of the same request; False refuses. "inexact" goes on also where other
+        hardware, threads or versions of torch cannot give the bytes of an uninterrupted run.
     keep_state : bool
         Keep the chains' last states in the completed store.
     checkpoint_every : int, optional

@@ -6,11 +6,21 @@ import hashlib
 import signal
 import socket
 import sys
+import time
 import warnings
 from collections.abc import Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
+from concurrent.futures import (
+    FIRST_COMPLETED,
+    BrokenExecutor,
+    CancelledError,
+    Executor,
+    Future,
+    ThreadPoolExecutor,
+    wait,
+)
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -19,6 +29,7 @@ import torch
 import xarray as xr
 
 from devinterp.errors import AllChainsFailedError, ChainFailedWarning, SamplingError
+from devinterp.slt.sampling.environment import choose_threads, enter_environment
 from devinterp.slt.sampling.execution import Execution, shared_workers
 from devinterp.slt.sampling.init_loss import initial_losses, observable_initial_losses
 from devinterp.slt.sampling.plan import Plan, check_visited
@@ -26,6 +37,7 @@ from devinterp.slt.sampling.pool import deaf_children
 from devinterp.slt.sampling.progress import Progress, ProgressEvent, make_progress
 from devinterp.slt.sampling.signals import Stop
 from devinterp.slt.sampling.worker import (
+    PATIENCE,
     PLAN_KEY,
     STOP_KEY,
     TURN,
@@ -35,7 +47,7 @@ from devinterp.slt.sampling.worker import (
     pack_plan,
     run_errand,
 )
-from devinterp.store import Location, Run, SamplesRequest, StoreLike, locate, open_run
+from devinterp.store import ChainWriter, Location, Run, SamplesRequest, StoreLike, locate, open_run
 from devinterp.store.open import failed_chains, open_tree
 
 __all__ = ["Execution", "complete_run", "execute", "open_finished", "sample_part"]
@@ -81,7 +93,7 @@ def execute(
         target,
         requests,
         root=root,
-        resume=options.resume,
+        resume=bool(options.resume),
         keep_state=options.keep_state,
         checkpoint_every=options.checkpoint_every,
     )
@@ -127,10 +139,10 @@ class _Coordinator:
 
     def carry_out(self) -> None:
         parallel = self.options.chain_method == "parallel"
-        threads = self.options.threads_per_chain
-        if parallel and threads is None:
-            threads = 1
-        self._note("started", threads or torch.get_num_threads())
+        threads = choose_threads(self.run, self.options)
+        device, inexact = self.plan.device, self.options.resume == "inexact"
+        self.environment = enter_environment(self.run, device, threads, inexact=inexact)
+        self._note("started", threads)
         try:
             with self.stop.listening(), self._bars() as bars:
                 if parallel:
@@ -215,10 +227,16 @@ class _Coordinator:
         for group, chain in self.run.remaining():
             if self.stop:
                 return
-            writer, state = self.run.writer(group, chain)
+            writer, state = self.run.writer(group, chain, patience=PATIENCE)
+            looked = time.monotonic()
 
-            def show(step: int, group: str = group, chain: int = chain, writer: Any = writer) -> None:
-                self.run.record(group, chain, writer.progress)
+            def show(step: int, group: str = group, chain: int = chain, writer: ChainWriter = writer) -> None:
+                nonlocal looked
+                self.run.record(group, chain, replace(writer.durable, loss=writer.progress.loss))
+                self.run.publish_draws(group)
+                if time.monotonic() - looked > _LOOK_SECONDS:
+                    looked = time.monotonic()
+                    self.run.confirm()  # or hours are spent on a store that is no more
                 bars.show(self._event(group, chain, step))
 
             try:
@@ -237,63 +255,85 @@ class _Coordinator:
             finally:
                 self.run.record(group, chain, writer.progress)
 
-    def _parallel(self, bars: Progress, threads: int | None) -> None:
-        location = self.run.location
+    def _parallel(self, bars: Progress, threads: int) -> None:
         packed = pack_plan(self.plan)
-        location.delete(STOP_KEY)
-        location.set(PLAN_KEY, packed)
+        self.run.location.delete(STOP_KEY)
+        self.run.write_state(PLAN_KEY, packed)
+        token = self.run.token
+        assert token is not None, "a run that samples holds its lock"
+        exact = None if self.options.resume == "inexact" or self.run.untouched else self.environment
         errands = [
             Errand(
                 self.run.address(group, chain),
                 hashlib.sha256(packed).hexdigest(),
                 threads,
                 self.options.keep_state,
+                token,
+                exact,
             )
             for group, chain in self.run.remaining()
         ]
-        with shared_workers(self.options, tasks=len(errands)) as shared, ThreadPoolExecutor(1) as starter:
+        options = replace(self.options, threads_per_chain=threads)
+        with shared_workers(options, tasks=len(errands)) as shared, ThreadPoolExecutor(1) as starter:
             executor = shared.executor
             assert executor is not None
+            futures: dict[Future[Any], Errand] = {}
             # A process of our own is there once its server has imported torch, which need not be waited for here.
             own = self.options.executor is None
-            begun = starter.submit(self._send, executor, errands) if own else None
-            futures = {} if begun is not None else self._send(executor, errands)
+            begun = starter.submit(self._send, executor, errands, futures) if own else None
             try:
+                if begun is None:
+                    self._send(executor, errands, futures)
                 with TURN, limited_threads(threads):
                     self._initial_arrays()
                 if begun is not None:
-                    futures = begun.result()
+                    begun.result()
                 self._watch(futures, bars)
             except BaseException as error:
                 if begun is not None:
-                    with suppress(BrokenProcessPool):
-                        futures = begun.result()
+                    wait([begun])
                 self._call_back(futures)
-                if isinstance(error, BrokenProcessPool):
+                if isinstance(error, BrokenExecutor | CancelledError):
                     if self.stop:  # the signal reached the caller's workers too
                         return
+                    died = isinstance(error, BrokenProcessPool)
                     raise SamplingError(
-                        "A worker process died, perhaps for want of memory.",
+                        "A worker process died, perhaps for want of memory."
+                        if died
+                        else f"The executor gave its work up: {type(error).__name__} {error}".strip(),
                         remedy="What was written stays; call sample() again with the same arguments to resume.",
                     ) from error
                 raise
+        with suppress(OSError):  # it holds the model, and a resumed run packs its own
+            self.run.location.delete(PLAN_KEY)
         self.run.refresh()
 
     @staticmethod
-    def _send(executor: Executor, errands: Sequence[Errand]) -> dict[Future[Any], Errand]:
-        with deaf_children():
-            return {executor.submit(run_errand, errand): errand for errand in errands}
+    def _send(executor: Executor, errands: Sequence[Errand], futures: dict[Future[Any], Errand]) -> None:
+        try:
+            with deaf_children():
+                for errand in errands:
+                    futures[executor.submit(run_errand, errand)] = errand
+        except RuntimeError as error:
+            if isinstance(error, BrokenExecutor):
+                raise
+            raise SamplingError(
+                f"The executor takes no work: {error}.",
+                remedy="Call sample() again with one that has not been shut down, to resume.",
+            ) from error
 
     def _watch(self, futures: Mapping[Future[Any], Errand], bars: Progress) -> None:
         pending = set(futures)
         while pending:
             done, pending = wait(pending, timeout=_LOOK_SECONDS, return_when=FIRST_COMPLETED)
             self.run.refresh()
+            for each in {errand.address.group for errand in futures.values()}:
+                self.run.publish_draws(each)
             for future, errand in futures.items():
                 group, chain = errand.address.group, errand.address.chain
                 if future in pending and future.running():
                     bars.show(self._event(group, chain, live_step(self.run.location, group, chain)))
-                elif future in done and not future.cancelled():
+                elif future in done and not (self.stop and future.cancelled()):
                     bars.show(self._event(group, chain, future.result().step))
             if self.stop:
                 self._call_back(futures)
@@ -304,7 +344,7 @@ class _Coordinator:
         for future in futures:
             future.cancel()
         with suppress(OSError):  # the store may be what broke
-            self.run.location.set(STOP_KEY, b"")
+            self.run.write_state(STOP_KEY, b"")
         wait([future for future in futures if not future.cancelled()])
         self.run.refresh()
 

@@ -30,8 +30,12 @@ class Execution:
     num_workers : int or None
         Processes to start; None is one per core and thread.
     threads_per_chain : int or None
-        Torch threads of each chain. None is what torch is set to here, or 1 in a process of our own.
-    resume, keep_state : bool
+        Torch threads of each chain. None is what the run was begun with, else what torch is set to here, or 1 in a
+        process of our own.
+    resume : bool or "inexact"
+        Whether to go on with an interrupted store; "inexact" also where other hardware, threads or versions of torch
+        cannot give the same bytes.
+    keep_state : bool
     checkpoint_every : int or None
         Draws between checkpoints; None leaves it to the store.
     progress : bool or callable
@@ -41,7 +45,7 @@ class Execution:
     executor: Executor | None = None
     num_workers: int | None = None
     threads_per_chain: int | None = None
-    resume: bool = True
+    resume: bool | str = True
     keep_state: bool = False
     checkpoint_every: int | None = None
     progress: bool | Callable[[ProgressEvent], object] = True
@@ -54,6 +58,10 @@ class Execution:
                 f"Unknown chain method {self.chain_method!r}.",
                 expected=" or ".join(map(repr, CHAIN_METHODS)),
                 found=repr(self.chain_method),
+            )
+        if not isinstance(self.resume, bool) and self.resume != "inexact":
+            raise SettingError(
+                "resume has no such value.", expected="True, False or 'inexact'", found=repr(self.resume)
             )
         for name in ("num_workers", "threads_per_chain", "checkpoint_every"):
             value = getattr(self, name)
@@ -73,8 +81,8 @@ class Execution:
                 expected="a concurrent.futures.Executor",
                 found=type(self.executor).__name__,
             )
-        url = None if target is None else locate(target, mode="w").url
-        if target is not None and (url is None or url.startswith("memory://")):
+        place = None if target is None else locate(target, mode="w")
+        if place is not None and (place.url is None or place.in_memory):
             raise SettingError(
                 "Chains in other processes cannot write to a store in this process's memory.",
                 expected="a path or a URL that the workers can reach",

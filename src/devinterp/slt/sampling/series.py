@@ -125,7 +125,7 @@ def sample_checkpoints(
         output_path,
         requests,
         containers=_containers(steps, names, task),
-        resume=options.resume,
+        resume=bool(options.resume),
         keep_state=options.keep_state,
         checkpoint_every=options.checkpoint_every,
     ) as run:

@@ -16,14 +16,18 @@ from typing import Any
 
 import torch
 
-from devinterp.errors import SamplingError
+from devinterp.errors import SamplingError, StoreConflictError
 from devinterp.slt.sampling.chain import ChainResult
+from devinterp.slt.sampling.environment import describe_environment, differences
 from devinterp.slt.sampling.plan import Plan
 from devinterp.slt.sampling.pool import orphaned
-from devinterp.store import Location, WriterAddress, locate
+from devinterp.store import ChainWriter, Location, WriterAddress, locate
 from devinterp.store.checkpoint import STATE_FOLDER, state_key
+from devinterp.store.lock import HolderWatch
+from devinterp.store.run import LOCK_KEY
 
 __all__ = [
+    "PATIENCE",
     "PLAN_KEY",
     "STOP_KEY",
     "TURN",
@@ -37,7 +41,11 @@ __all__ = [
 PLAN_KEY = f"{STATE_FOLDER}/plan"
 STOP_KEY = f"{STATE_FOLDER}/stop"
 
+PATIENCE = 60.0
+"""Seconds that a chain waits for the worker of a coordinator that died, which ends after its present draw."""
+
 _LOOK_SECONDS = 0.5
+_PARENT_SECONDS = 2.0
 # Chains share a process's global generators and its copy of the model, so threads of one process take turns;
 # so does a coordinator that computes initial losses beside an executor of threads.
 TURN = threading.Lock()
@@ -57,12 +65,18 @@ class Errand:
     threads : int or None
         Torch threads of the chain; None leaves the worker's own number.
     keep_state : bool
+    token : str
+        Of the run's lock: any worker ends once the coordinator no longer holds it.
+    environment : dict or None
+        What the chain must be sampled in to go on to the same bytes; None where that does not matter.
     """
 
     address: WriterAddress
     digest: str
     threads: int | None
     keep_state: bool
+    token: str
+    environment: dict[str, Any] | None
 
 
 def pack_plan(plan: Plan) -> bytes:
@@ -90,22 +104,35 @@ def run_errand(errand: Errand) -> ChainResult:
 
 def _run(errand: Errand) -> ChainResult:
     address = errand.address
-    writer, state, lock = address.open()
-    with lock, _terminable() as terminated, limited_threads(errand.threads):
-        location = locate(address.target, mode="w")
-        try:
-            return _load(location, errand.digest).run(
+    writer, state = address.open(patience=PATIENCE)
+    try:
+        with _terminable() as terminated, limited_threads(errand.threads):
+            location = locate(address.target, mode="w")
+            plan = _load(location, errand.digest)
+            if errand.environment is not None:
+                _check(errand.environment, plan.device, address.chain)
+            return plan.run(
                 address.group,
                 address.chain,
                 writer,
                 state,
                 keep_state=errand.keep_state,
-                should_stop=_StopSign(location, terminated),
-                on_step=_Pulse(location, address.group, address.chain),
+                should_stop=_StopSign(location, errand, terminated),
+                on_step=_Pulse(location, writer),
             )
-        except BaseException:
-            writer.abort()
-            raise
+    except BaseException:
+        writer.abort()
+        raise
+
+
+def _check(expected: dict[str, Any], device: str, chain: int) -> None:
+    changed = differences(expected, describe_environment(device, torch.get_num_threads()))
+    if changed:
+        raise StoreConflictError(
+            f"The worker that should go on with chain {chain} runs in another environment, and would not give the "
+            "bytes of an uninterrupted run:\n  " + "\n  ".join(changed) + "\n",
+            remedy="Use workers like those that the run was begun with, or pass resume='inexact'.",
+        )
 
 
 def _load(location: Location, digest: str) -> Plan:
@@ -123,9 +150,10 @@ def _load(location: Location, digest: str) -> Plan:
 class _StopSign:
     """Whether a chain should end after its present draw: told so, or orphaned. Looks at the store now and then."""
 
-    def __init__(self, location: Location, terminated: Callable[[], bool]) -> None:
+    def __init__(self, location: Location, errand: Errand, terminated: Callable[[], bool]) -> None:
         self._location, self._terminated = location, terminated
-        self._next, self._found = 0.0, False
+        self._coordinator = HolderWatch(location, LOCK_KEY, errand.token)
+        self._next, self._next_parent, self._found = 0.0, time.monotonic() + _PARENT_SECONDS, False
 
     def __call__(self) -> bool:
         if self._terminated() or orphaned():
@@ -133,17 +161,22 @@ class _StopSign:
         if not self._found and time.monotonic() >= self._next:
             self._found = self._location.exists(STOP_KEY)
             self._next = time.monotonic() + _LOOK_SECONDS
+        if not self._found and time.monotonic() >= self._next_parent:
+            self._found = not self._coordinator.holds()
+            self._next_parent = time.monotonic() + _PARENT_SECONDS
         return self._found
 
 
 class _Pulse:
     """Tells whoever watches the store how far the chain is."""
 
-    def __init__(self, location: Location, group: str, chain: int) -> None:
-        self._location, self._key, self._next = location, state_key(group, chain, "live"), 0.0
+    def __init__(self, location: Location, writer: ChainWriter) -> None:
+        self._location, self._writer, self._next = location, writer, 0.0
+        self._key = state_key(writer.group, writer.chain, "live")
 
     def __call__(self, step: int) -> None:
         if time.monotonic() >= self._next:
+            self._writer.confirm()  # or hours are spent on a store that is no more
             self._location.set(self._key, json.dumps({"step": step}).encode())
             self._next = time.monotonic() + _LOOK_SECONDS
 
