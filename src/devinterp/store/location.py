@@ -87,6 +87,20 @@ class Location:
         """Remove ``key`` where it is there."""
         sync(self.store.delete(key))
 
+    def withdraw(self, key: str) -> None:
+        """Remove what was written at ``key`` into a store that is no more, and the folders that this made."""
+        if self.exists("zarr.json"):  # it is there again, and another's
+            return
+        self.delete(key)
+        if self.folder is not None:
+            for above in (self.folder / key).parents:
+                try:
+                    above.rmdir()
+                except OSError:  # something else is in it, or it is gone
+                    return
+                if above == self.folder:
+                    return
+
     def exists(self, key: str) -> bool:
         """Whether there is something at ``key``."""
         return bool(sync(self.store.exists(key)))

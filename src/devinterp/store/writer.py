@@ -41,7 +41,7 @@ class StepLayout:
 
 @dataclass(frozen=True)
 class _Write:
-    """One chunk, and what puts it there."""
+    """One chunk or state, and what puts it there."""
 
     key: str
     run: Callable[[], None]
@@ -220,20 +220,22 @@ class ChainWriter:
         progress = replace(self._progress, draws=draws, steps=step, step=step)
         for region in (*self._by_draw.values(), *self._by_step.values()):
             self._submit_all(region.flush())
-        self._submit(lambda: self._save(progress, state))
-        self._submit(lambda: self._tell(progress))
+        self._submit(_Write(state_key(self.group, self.chain, "state"), lambda: self._save(progress, state)))
+        self._submit(self._telling(progress))
         if len(state) > _WAITING_BYTES:
             self._drain(0)
 
     def _save(self, progress: ChainProgress, state: bytes) -> None:
         self._settle()
         write_checkpoint(self._location, self.group, self.chain, progress, state)
-        self._unsynced.add(state_key(self.group, self.chain, "state"))
 
-    def _tell(self, progress: ChainProgress) -> None:
-        self._settle()
-        write_progress(self._location, self.group, self.chain, progress)
-        self._durable = progress
+    def _telling(self, progress: ChainProgress) -> _Write:
+        def tell() -> None:
+            self._settle()
+            write_progress(self._location, self.group, self.chain, progress)
+            self._durable = progress
+
+        return _Write(state_key(self.group, self.chain, "progress"), tell)
 
     def _settle(self) -> None:
         self._location.settle(self._unsynced)
@@ -264,7 +266,7 @@ class ChainWriter:
                     self._submit_all(region.truncate(min(limit, self._progress.steps)))
             self._progress = replace(self._progress, status=status, reason=reason, step=step)
             final = self._progress
-            self._submit(lambda: self._tell(final))
+            self._submit(self._telling(final))
             self._drain(0)
         finally:
             self.abort()
@@ -312,25 +314,26 @@ class ChainWriter:
 
     def _submit_all(self, writes: list[_Write]) -> None:
         for write in writes:
+            self._submit(write)
 
-            def put(write: _Write = write) -> None:
-                write.run()
-                self._unsynced.add(write.key)
-
-            self._submit(put)
-
-    def _submit(self, write: Callable[[], None]) -> None:
+    def _submit(self, write: _Write) -> None:
         self._pending.append(self._thread.submit(self._carry_out, write))
         per_flush = len(self._by_draw) + len(self._by_step) + 2
         self._drain(_MAX_PENDING * per_flush)
 
-    def _carry_out(self, write: Callable[[], None]) -> None:
+    def _carry_out(self, write: _Write) -> None:
         """Write, on the thread; nothing any more once something has failed."""
         if self._error is not None:
             return
         try:
             self.confirm()
-            write()
+            write.run()
+            self._unsynced.add(write.key)
+            try:
+                self.confirm()
+            except StoreError:  # it was removed between our look and our write, which has made part of it anew
+                self._location.withdraw(write.key)
+                raise
         except Exception as error:  # whatever a store raises: `_drain` raises it where it is heard
             self._error = error
 
