@@ -12,7 +12,8 @@ from devinterp.errors import StoreError, StoreLockedError
 from devinterp.schema.validation import validate
 from devinterp.store import locate, open_run
 from devinterp.store.lock import WriterLock
-from devinterp.store.repair import apply_repair, plan_repair
+from devinterp.store.lost import plan_repair
+from devinterp.store.repair import apply_repair
 from devinterp.store.run import LOCK_KEY
 
 SMALL = {"chains": 2, "draws": 60, "rows": 2, "observables": ("code",)}

@@ -34,7 +34,8 @@ def repair(
     import sys
 
     from devinterp.cli.console import put
-    from devinterp.store.repair import apply_repair, plan_repair
+    from devinterp.store.lost import plan_repair
+    from devinterp.store.repair import apply_repair
 
     plan = plan_repair(store)
     if plan.nothing:

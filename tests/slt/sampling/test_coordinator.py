@@ -12,16 +12,21 @@ import threading
 import time
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from tiny_lm import build_model, build_tokens, head_masks
 
+import devinterp
 from devinterp.errors import ChainFailedWarning, DevinterpWarning, SamplingError, StoreLockedError
 from devinterp.schema import validate
-from devinterp.slt.sampling import ProgressEvent, coordinator, sample, sample_restrictions
+from devinterp.slt.sampling import ProgressEvent, coordinator, sample, sample_restrictions, worker
 from devinterp.slt.sampling.plan import Plan
+from devinterp.store import locate
+from devinterp.store.lock import WriterLock
+from devinterp.store.run import LOCK_KEY
 
 HELPERS = Path(__file__).parents[2] / "helpers"
 TRAIN, CODE = build_tokens("train"), build_tokens("code")
@@ -350,3 +355,61 @@ def test_threads_of_the_writer_end_with_the_run():
     run()
     left = [t.name for t in set(threading.enumerate()) - before if t.name.startswith("devinterp")]
     assert left == []
+
+
+# Executors and coordinators that end
+
+
+def test_an_executor_that_was_shut_down_is_named(tmp_path):
+    threads = ThreadPoolExecutor(1)
+    threads.shutdown()
+    with pytest.raises(SamplingError, match="takes no work: cannot schedule new futures after shutdown"):
+        run(chain_method="parallel", executor=threads, output_path=tmp_path / "a.zarr")
+    assert_same_store(run(output_path=tmp_path / "a.zarr"), run())
+
+
+def test_an_executor_that_gives_its_work_up_is_named_and_the_run_resumes(tmp_path):
+    path, threads = tmp_path / "a.zarr", ThreadPoolExecutor(1)
+    settings = {"num_chains": 3, "num_draws": 30, "output_path": path}
+
+    def shut_down(event):
+        threads.shutdown(wait=False, cancel_futures=True)
+
+    with pytest.raises(SamplingError, match="gave its work up: CancelledError"):
+        run(chain_method="parallel", executor=threads, progress=shut_down, **settings)
+    assert not (path / ".devinterp" / "plan").exists()
+    assert_same_store(run(**settings), run(**{**settings, "output_path": None}))
+
+
+def test_states_that_are_kept_are_not_kept_with_the_plan(tmp_path):
+    path = tmp_path / "a.zarr"
+    with ThreadPoolExecutor(1) as threads:
+        run(chain_method="parallel", executor=threads, output_path=path, keep_state=True)
+    assert {file.suffix for file in (path / ".devinterp").iterdir() if file.suffix} >= {".state"}
+    assert not (path / ".devinterp" / "plan").exists()
+
+
+def test_a_worker_stops_once_its_coordinator_no_longer_holds_the_store(tmp_path, monkeypatch):
+    """Also one that the coordinator did not start itself, on another machine."""
+    monkeypatch.setattr(worker, "_PARENT_SECONDS", 0.0)
+    place = locate(tmp_path / "a.zarr", mode="w")
+    lock = WriterLock(place, LOCK_KEY)
+    errand = SimpleNamespace(parent=("another host", 1), token=lock.token)
+    sign = worker._StopSign(place, errand, lambda: False)
+    assert not sign()
+    lock.release()
+    assert sign()
+
+
+def test_what_is_counted_as_written_can_be_read_while_the_run_goes_on(tmp_path):
+    path, seen = tmp_path / "a.zarr", []
+
+    def look(event):
+        if (event.chain, event.step) == (1, 4):
+            tree = devinterp.open_store(path, allow_partial=True)
+            seen.append(tree["draws_written"].values[0])
+            assert np.isfinite(tree["sampling_loss"].values[0]).all()
+            assert np.isfinite(tree.devinterp.llc(allow_partial=True)["llc_mean"])
+
+    run(output_path=path, progress=look, checkpoint_every=1)
+    assert seen == [4]

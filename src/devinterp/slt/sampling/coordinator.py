@@ -304,8 +304,9 @@ class _Coordinator:
                         remedy="What was written stays; call sample() again with the same arguments to resume.",
                     ) from error
                 raise
-        with suppress(OSError):  # it holds the model, and a resumed run packs its own
-            self.run.location.delete(PLAN_KEY)
+            finally:
+                with suppress(OSError):  # the store may be what broke
+                    self.run.location.delete(PLAN_KEY)  # it holds the model; a resumed run packs its own
         self.run.refresh()
 
     @staticmethod
@@ -325,7 +326,10 @@ class _Coordinator:
     def _watch(self, futures: Mapping[Future[Any], Errand], bars: Progress) -> None:
         pending = set(futures)
         while pending:
-            done, pending = wait(pending, timeout=_LOOK_SECONDS, return_when=FIRST_COMPLETED)
+            wait(pending, timeout=_LOOK_SECONDS, return_when=FIRST_COMPLETED)
+            # `wait` takes what an executor cancelled in its shutdown for pending.
+            done = {future for future in pending if future.done()}
+            pending -= done
             self.run.refresh()
             for each in {errand.address.group for errand in futures.values()}:
                 self.run.publish_draws(each)
