@@ -137,13 +137,16 @@ def campaign(
     *,
     kills: int,
     seed: int,
-    parallel: bool = False,
+    parallel: bool | None = False,
 ) -> Outcome:
-    """Kill ``kills`` times over as many runs as it takes; compare each finished store with an uninterrupted one."""
+    """Kill ``kills`` times over as many runs as it takes; compare each finished store with an uninterrupted one.
+
+    ``parallel=None`` resumes here sequentially and there in parallel, as it comes.
+    """
     rng = random.Random(seed)
     whole = folder / f"{name}-whole.zarr"
     began = time.monotonic()
-    server.start(whole, settings, parallel=parallel)
+    server.start(whole, settings, parallel=bool(parallel))
     assert server.wait() == 0, "the uninterrupted run failed"
     duration = time.monotonic() - began
     outcome = Outcome(name)
@@ -152,7 +155,8 @@ def campaign(
         path = folder / f"{name}-{run}.zarr"
         while True:
             outcome.attempts += 1
-            child = server.start(path, settings, parallel=parallel)
+            here = rng.random() < 0.5 if parallel is None else parallel
+            child = server.start(path, settings, parallel=here)
             patience = rng.uniform(0, duration) if outcome.kills < kills else None
             if patience is not None:
                 time.sleep(patience)
