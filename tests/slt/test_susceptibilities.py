@@ -190,6 +190,7 @@ def test_results_survive_a_store_identically(tmp_path):
         (("provenance", "mode"), "eval", "provenance.mode"),
         (("provenance", "dataset"), {"rows": "zz", "length": 9}, "provenance.dataset"),
         (("provenance", "observables"), {"code": "zz"}, "provenance.observables.code"),
+        (("provenance", "visited"), {"rows": "zz", "count": 40}, "provenance.visited.rows"),
         (("config", "sampler", "n_beta"), 31.0, "n_beta is? of 'l0h0' is 31.0, of 'full' 30.0|n_beta"),
         (("config", "sampler", "localization"), 11.0, "localization"),
         (("config", "sampler", "noise_level"), 0.5, "noise_level"),
@@ -205,6 +206,7 @@ def test_runs_of_another_origin_are_refused_and_each_difference_named(path, valu
             "mode": "train",
             "dataset": {"rows": "aa", "length": 9},
             "observables": {"code": "c", "math": "m"},
+            "visited": {"rows": "vv", "count": 40},
             "masks": str(id(run)),
         }
         run.attrs["metadata"]["config"]["sampler"] |= {"noise_level": 1.0, "llc_weight_decay": 0.0}
@@ -217,6 +219,21 @@ def test_runs_of_another_origin_are_refused_and_each_difference_named(path, valu
     with pytest.raises(ProvenanceError, match=match) as error:
         compute_susceptibilities(study)
     assert "'l1h2'" in str(error.value)
+
+
+def test_a_run_that_is_longer_visits_more_rows_and_another_seed_other_rows():
+    study = make_study()
+    for run in study.children.values():
+        run.attrs["metadata"]["provenance"] = {"visited": {"rows": "vv", "count": 40}}
+    study["l0h0"].attrs["metadata"]["provenance"]["visited"] = {"rows": "ww", "count": 60}
+    study["l1h2"].attrs["metadata"]["provenance"]["visited"] = {"rows": "zz", "count": 40}
+    study["l1h2"].attrs["metadata"]["config"]["sampler"]["init_seed"] = 7
+    assert "own_settings" not in compute_susceptibilities(study)["susceptibilities"].attrs
+    study["l0h0"].attrs["metadata"]["config"]["sampler"]["lr"] = 2.0
+    own = compute_susceptibilities(study)["susceptibilities"].attrs["own_settings"]
+    assert own.keys() == {"lr"}
+    assert own["lr"]["l0h0"] == 2.0
+    assert own["lr"]["full"] == own["lr"]["l1h2"] != 2.0
 
 
 def test_what_is_not_recorded_is_not_compared():

@@ -8,7 +8,7 @@ from typing import Any
 from devinterp.errors import ProvenanceError
 from devinterp.slt._samples import Samples, Tree, dig, metadata_of, series_members, study_members
 
-__all__ = ["check_same_origin", "shared_provenance"]
+__all__ = ["check_same_origin", "own_settings", "shared_provenance"]
 
 # What the runs of a study must share. Masks differ by design; versions, lr and the numbers of chains and draws may.
 PROVENANCE = ("weights", "dataset", "loss", "mode", "tokenizer")
@@ -20,6 +20,17 @@ SETTINGS = (
     "bounding_box_size",
     "sampling_method",
     "sampling_method_kwargs",
+)
+# What every run may have for itself: the estimates differ in their error, not in what they estimate.
+OWN = ("lr", "num_chains", "num_draws", "num_burnin_steps", "num_steps_bw_draws")
+# Runs that agree in these, and in how many rows they visit, visit the same rows of the same dataset.
+ROUTE = (
+    "config.sampler.init_seed",
+    "config.sampler.shuffle",
+    "config.sampler.batch_size",
+    "config.sampler.gradient_accumulation_steps",
+    "config.sampler.match_sampling_input_ids_across_chains",
+    "provenance.visited.count",
 )
 
 
@@ -69,9 +80,21 @@ def _differences(first: Samples, other: Samples, observables: Sequence[str]) -> 
         ours, theirs = dig(first.metadata, path), dig(other.metadata, path)
         if ours is not None and theirs is not None and ours != theirs:
             yield path, ours, theirs
+    if all(dig(first.metadata, path) == dig(other.metadata, path) for path in ROUTE):
+        # The dataset's own hash looks at some rows of it; what was sampled on may differ in others.
+        path = "provenance.visited.rows"
+        ours, theirs = dig(first.metadata, path), dig(other.metadata, path)
+        if ours is not None and theirs is not None and ours != theirs:
+            yield path, ours, theirs
     unrecorded = dig(first.metadata, "config.sampler.n_beta") is None
     if unrecorded and all("n_beta" in run.dataset for run in (first, other)) and first.n_beta != other.n_beta:
         yield "n_beta", first.n_beta, other.n_beta
+
+
+def own_settings(runs: Mapping[str, Samples]) -> dict[str, dict[str, Any]]:
+    """Return, by setting and run, what the runs legitimately do not share; a setting that they share is left out."""
+    found = {key: {name: run.setting(key) for name, run in runs.items()} for key in OWN}
+    return {key: values for key, values in found.items() if len(set(values.values())) > 1}
 
 
 def _short(value: Any) -> str:

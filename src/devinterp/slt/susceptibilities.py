@@ -22,7 +22,7 @@ import xarray as xr
 from devinterp.errors import DataError, MissingVariableError, ProvenanceError, SettingError
 from devinterp.slt._chains import warn_excluded
 from devinterp.slt._moments import Moments, gather_moments
-from devinterp.slt._provenance import check_same_origin
+from devinterp.slt._provenance import check_same_origin, own_settings
 from devinterp.slt._results import label_result
 from devinterp.slt._samples import Samples, Tree, study_members
 from devinterp.slt._series import check_curve, series_members, stack_checkpoints
@@ -231,6 +231,8 @@ def compute_susceptibilities(
         "baseline": baseline,
         **{key: {name: counts[key] for name, counts in used.items()} for key in next(iter(used.values()))},
     }
+    if own := own_settings({"full": full, **{name: runs[name] for name in names}}):
+        attrs["own_settings"] = own
     if se:
         attrs["se_dof"] = round(float(np.median(columns.pop("dof"))), 1)
     data = {variable: np.stack(values, axis=1).astype(np.float32) for variable, values in columns.items()}
