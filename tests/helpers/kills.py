@@ -27,7 +27,6 @@ for line in sys.stdin:
     task = json.loads(line)
     child = os.fork()
     if child == 0:
-        os.setpgid(0, 0)
         code = 1
         try:
             torch.set_num_threads(1)
