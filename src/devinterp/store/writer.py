@@ -268,6 +268,9 @@ class ChainWriter:
             final = self._progress
             self._submit(self._telling(final))
             self._drain(0)
+            if status != "interrupted" and not self._keep_state:
+                # A study has many chains, and each of their states is as large as the model.
+                self._location.delete(state_key(self.group, self.chain, "state"))
         finally:
             self.abort()
         return self._progress
