@@ -11,7 +11,7 @@ from stores import Numbers, request, run_chain, write_fixed
 from zarr.storage import LocalStore
 
 from devinterp.errors import StoreError, StoreLockedError
-from devinterp.store import filesystem, open_run
+from devinterp.store import filesystem, location, open_run
 from devinterp.store.checkpoint import read_checkpoint, read_progress
 
 
@@ -82,11 +82,15 @@ def test_nothing_is_written_behind_a_write_that_failed(tmp_path, fail_once, lost
 
 def test_chunks_are_on_the_disk_before_the_checkpoint_that_counts_them(tmp_path, monkeypatch):
     events = []
-    real_set, real_sync = LocalStore.set, filesystem._sync
+    real_set, real_file, real_sync = LocalStore.set, location._write_file, filesystem._sync
 
     async def note_set(self, key, value, *args, **kwargs):
         await real_set(self, key, value, *args, **kwargs)
         events.append(("set", key))
+
+    def note_file(path, parts):
+        real_file(path, parts)
+        events.append(("set", path.relative_to(tmp_path / "a.zarr").as_posix()))
 
     def note_sync(path):
         real_sync(path)
@@ -96,6 +100,7 @@ def test_chunks_are_on_the_disk_before_the_checkpoint_that_counts_them(tmp_path,
         write_fixed(run)
         writer, _ = run.writer("/", 0)
         monkeypatch.setattr(LocalStore, "set", note_set)
+        monkeypatch.setattr(location, "_write_file", note_file)
         monkeypatch.setattr(filesystem, "_sync", note_sync)
         advance(run, writer, Numbers(run), 2)
         writer.abort()
