@@ -146,11 +146,11 @@ def test_one_pool_of_any_kind_serves_all_checkpoints(tmp_path, monkeypatch, ours
     made = []
 
     class Pool(ThreadPoolExecutor):
-        def __init__(self, workers, **_options):
+        def __init__(self, workers):
             made.append(workers)
             super().__init__(workers)
 
-    monkeypatch.setattr(execution, "ProcessPoolExecutor", Pool)
+    monkeypatch.setattr(execution, "worker_pool", Pool)
     with Pool(2) as theirs:
         options = {"num_workers": 2} if ours else {"executor": theirs}
         tree = series(tmp_path / "s.zarr", [0, 7], chain_method="parallel", threads_per_chain=1, **options)

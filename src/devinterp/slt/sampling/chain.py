@@ -163,7 +163,8 @@ class _Chain:
                 losses.append(detached.float())
                 ids.append(input_ids)
             per_token = per_token.float()
-            (per_token.mean() / parts).backward()  # type: ignore[no-untyped-call]
+            mean = per_token.mean()
+            (mean if parts == 1 else mean / parts).backward()  # type: ignore[no-untyped-call]
             share = detached.float() if parts == 1 else detached.float() / parts
             total = share + 0.0 if total is None else total + share  # + 0.0: the sum has no negative zero
         assert total is not None
