@@ -11,10 +11,11 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -110,10 +111,25 @@ def chosen(only: str) -> list[Case]:
     return [case for case in full_table() if only in f"{case.group} {case.name}"]
 
 
+def measured(only: str) -> Iterator[tuple[Case, Sequence[Row], Any]]:
+    """Run every case; yield it with its rows and what they are read from."""
+    for case in chosen(only):
+        yield case, case.rows, sample_case(case)
+    if only in "susceptibilities x alone":
+        full, part, ((label, target, _),) = gaussian_susceptibilities("x alone")
+        pair = sample_case(full), sample_case(part)
+        row = Row(f"susceptibility of the {label}", target, lambda trees: susceptibility_replicates(*trees))
+        yield part, [row], pair
+
+
 def peer_means(python: str, only: str) -> dict[str, dict[str, float]]:
     """Run the same cases under another Python; return its estimates by case and row."""
     command = [python, str(Path(__file__).resolve()), "--as-peer", "--only", only]
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=False)
+    # A path to our own source would hide the devinterp that is installed there.
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run(
+        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=False, env=environment
+    )
     found = {}
     for line in done.stdout.splitlines():
         if line.startswith("{"):
@@ -125,32 +141,24 @@ def peer_means(python: str, only: str) -> dict[str, dict[str, float]]:
 
 
 def as_peer(only: str) -> None:
-    """Print the estimates of every case, a line of JSON each."""
+    """Print the estimates of every case, a line of JSON each, by the sampler and the analyses installed here."""
     torch.set_num_threads(1)
-    for case in chosen(only):
-        if case.group != "BIF":  # its rows are read by our analysis
-            tree = sample_case(case)
-            estimates = {row.label: float(np.mean(row.measure(tree))) for row in case.rows}
-            print(json.dumps({"case": case.name, "estimates": estimates}), flush=True)
+    for case, rows, tree in measured(only):
+        estimates = {row.label: float(np.mean(row.measure(tree))) for row in rows}
+        print(json.dumps({"case": case.name, "estimates": estimates}), flush=True)
 
 
 def results(peer: str | None, only: str) -> Iterator[Result]:
     """Run every case."""
     theirs = peer_means(peer, only) if peer else {}
-    for case in chosen(only):
-        begun = time.perf_counter()
-        tree = sample_case(case)
-        ess = effective_size(readout(tree, case.functions[0]))
-        for row in case.rows:
+    begun = time.perf_counter()
+    for case, rows, tree in measured(only):
+        ess = effective_size(readout(tree[-1] if isinstance(tree, tuple) else tree, case.functions[0]))
+        for row in rows:
             their = theirs.get(case.name, {}).get(row.label)
             yield Result(case.group, case.name, row, *interval(row.measure(tree)), ess, their)
         print(f"{case.group}: {case.name}: {time.perf_counter() - begun:.0f} s", file=sys.stderr, flush=True)
-    if only in "susceptibilities x alone":
-        full, part, ((label, target, _),) = gaussian_susceptibilities("x alone")
-        trees = [sample_case(c) for c in (full, part)]
-        values = susceptibility_replicates(*trees)
-        row = Row(f"susceptibility of the {label}", target, lambda tree: values)
-        yield Result(part.group, part.name, row, *interval(values), effective_size(readout(trees[1], "task")), None)
+        begun = time.perf_counter()
 
 
 def main() -> int:
