@@ -6,13 +6,14 @@ STAMP := $(VENV)/.installed
 OUT ?= demo-out
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types check docs ground-truth lane-core clean
+.PHONY: help demo test lint types check docs ground-truth mutants breaks lane-core lane-lowest clean
 
 help:
 	@echo "make demo   train a small transformer on real text, sample around it, print and draw what was found (4 minutes)"
 	@echo "make test   the whole test suite"
 	@echo "make check  lint and types"
 	@echo "make docs   the documentation, warnings as errors, into docs/_build/html"
+	@echo "also: ground-truth, breaks, mutants, lane-core, lane-lowest (see CONTRIBUTING.md)"
 
 # Rebuilt when the interpreter, the requirements or the pins change.
 $(STAMP): pyproject.toml constraints.txt
@@ -48,7 +49,20 @@ docs: $(STAMP)
 lane-core: constraints.txt
 	$(PYTHON) -m venv --clear .venv-core
 	.venv-core/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[testing]' pytest-randomly scipy
-	.venv-core/bin/python -m pytest
+	.venv-core/bin/python -m pytest --core
+
+# The lowest version that pyproject.toml declares of every requirement, extras included.
+lane-lowest: constraints-lowest.txt
+	$(PYTHON) -m venv --clear .venv-lowest
+	.venv-lowest/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-lowest.txt -e '.[sampling,plot,dask,remote,testing]' pytest-randomly transformers datasets
+	.venv-lowest/bin/python -m pytest --ignore=tests/docs
+
+# Small faults in our own code, and large ones in what the properties hold: which do the tests see?
+mutants: $(STAMP)
+	CI=1 $(BIN)/python tests/benchmarks/mutants/run.py all --per-module 25
+
+breaks: $(STAMP)
+	CI=1 $(BIN)/python tests/benchmarks/breaks/run.py
 
 clean:
-	rm -rf $(VENV) .venv-core .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist docs/_build
+	rm -rf $(VENV) .venv-core .venv-lowest .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist docs/_build

@@ -1,7 +1,8 @@
-"""Shared by every test: the helpers folder on the path, one thread, hypothesis profiles."""
+"""Shared by every test: the helpers folder on the path, hypothesis profiles, and the lane without the extras."""
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import sys
 from pathlib import Path
@@ -11,12 +12,45 @@ from hypothesis import HealthCheck, settings
 
 sys.path.insert(0, str(Path(__file__).parent / "helpers"))
 
+HERE = Path(__file__).parent
+EXTRAS = ("torch", "tqdm", "cloudpickle", "matplotlib", "dask", "fsspec", "transformers", "datasets")
+# What is about sampling, plots or documentation as a whole; single tests are marked with what they need.
+NEEDS_EXTRAS = (
+    "demo", "docs", "faults", "plot", "report", "slt/_restrictions", "slt/sampling", "slt/test_weight_restrictions.py",
+    "ground_truth/test_known_answers.py", "properties/test_sampling_leaves_no_trace.py",
+)  # fmt: skip
+
 REFERENCE = Path(__file__).parent / "data" / "devinterp-2.0.1"
 
 settings.register_profile(
     "ci", deadline=None, derandomize=bool(os.environ.get("CI")), suppress_health_check=[HealthCheck.too_slow]
 )
 settings.load_profile("ci")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--core", action="store_true", help="the lane without extras: analysis and validation alone")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """A lane that has torch after all would prove nothing."""
+    there = [name for name in EXTRAS if importlib.util.find_spec(name)]
+    if config.getoption("--core") and there:
+        raise pytest.UsageError(f"--core is for an environment without {', '.join(there)}")
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """In the core lane, leave out what is about the extras."""
+    left_out = config.getoption("--core") and collection_path in [HERE / name for name in NEEDS_EXTRAS]
+    return True if left_out else None
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """In the core lane, leave out single tests marked with the extras they need."""
+    if config.getoption("--core"):
+        left_out = [item for item in items if item.get_closest_marker("needs")]
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in left_out]
 
 
 @pytest.fixture(scope="session")

@@ -9,6 +9,7 @@ from made_runs import fail_chain, make_run, to_store
 
 from devinterp.errors import ChainFailedWarning, MissingVariableError, SettingError
 from devinterp.schema import validate
+from devinterp.slt import _kernels
 from devinterp.slt._bif_plan import check_memory
 from devinterp.slt._kernels import TILE_COLUMNS, matrix_product, product_se, standardize
 from devinterp.slt.bif import compute_bif
@@ -252,6 +253,25 @@ def test_tiles_cover_the_product(rows, columns, observations, symmetric, seed):
         standardize(second)
     expected = first.astype(np.float64).T @ second.astype(np.float64)
     np.testing.assert_allclose(matrix_product(first, second, bound=1.0), np.clip(expected, -1, 1), atol=1e-6)
+
+
+@pytest.mark.needs("torch")
+@pytest.mark.parametrize("bound", [None, 0.5])
+def test_a_torch_device_gives_the_product_of_numpy_and_gets_its_precision_back(bound, monkeypatch):
+    torch = pytest.importorskip("torch")
+    monkeypatch.setattr(_kernels, "TILE_COLUMNS", 1)  # eight rows of the product at a time
+    rng = np.random.default_rng(7)
+    first, second = (rng.normal(size=(5, n)).astype(np.float32) for n in (19, 11))
+    expected = matrix_product(first, second, bound=bound)
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high")
+    try:
+        found = matrix_product(first, second, bound=bound, device="cpu:0")
+        assert torch.get_float32_matmul_precision() == "high"
+    finally:
+        torch.set_float32_matmul_precision(before)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    assert found.dtype == np.float32
 
 
 def test_standardize_says_which_columns_are_constant():
