@@ -1,0 +1,302 @@
+"""Mutation testing: how many small faults in our own code the tests see.
+
+    CI=1 python tests/benchmarks/mutants/run.py GROUP [--per-module N] [--seed S] [--module TEXT] [--seconds T]
+
+Prints the score of every module of the group and the survivors that `survivors.yaml` gives no reason for. Exits with 1
+where a module stays below 90 %.
+
+The tests of the group are collected once; then every mutant is tried in a fork of that process, which swaps the code
+of the mutated function in place and runs the tests that reach its line, the quickest first, up to `PATIENCE` seconds.
+That costs a fraction of a second where cosmic-ray starts an interpreter, imports torch and collects; and it reaches
+methods behind decorators, properties and caches, which mutmut's trampolines leave out. What runs while a module is
+imported (tables, defaults of arguments) is not mutated: it has been run before the fork.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import importlib
+import json
+import os
+import random
+import resource
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import types
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[3]
+SRC = ROOT / "src" / "devinterp"
+sys.path.insert(0, str(Path(__file__).parent))
+
+import coverage  # noqa: E402
+import pytest  # noqa: E402
+import yaml  # noqa: E402
+from operators import Mutant, mutants_of  # noqa: E402
+
+PATIENCE = 8.0  # seconds of tests that a mutant may survive; what takes longer than four times that has hung
+BAR = 0.9
+
+GROUPS: dict[str, tuple[list[str], list[str]]] = {
+    "bif": (
+        ["slt/_kernels.py", "slt/_bif_tiles.py", "slt/_bif_plan.py", "slt/_losses.py", "slt/bif.py"],
+        ["tests/slt/test_bif.py", "tests/slt/test_bif_topk.py", "tests/properties/test_bif_invariants.py"],
+    ),
+    "llc": (
+        ["slt/llc.py", "slt/_chains.py"],
+        ["tests/slt/test_llc.py", "tests/properties/test_llc_identities.py"],
+    ),
+    "susceptibilities": (
+        ["slt/_moments.py", "slt/susceptibilities.py", "slt/_sus_tree.py"],
+        ["tests/slt/test_susceptibilities.py", "tests/properties/test_susceptibility_invariants.py"],
+    ),
+    "uncertainty": (
+        ["slt/uncertainty.py", "slt/diagnostics.py"],
+        ["tests/slt/test_uncertainty.py", "tests/slt/test_diagnostics.py"],
+    ),
+    "update": (
+        ["slt/sampling/update.py"],
+        [
+            "tests/slt/sampling/test_update.py",
+            "tests/slt/sampling/test_chain.py",
+            "tests/ground_truth/test_known_answers.py",
+        ],
+    ),
+    "schema": (
+        # The tables of codes and their words are left out: a mutant of a text is a text.
+        [f"schema/{p.name}" for p in sorted((SRC / "schema").glob("*.py"))
+         if p.name not in {"__init__.py", "codes.py", "code_texts.py"}],
+        ["tests/schema", "tests/testing/test_mutations.py", "tests/testing/test_strategies.py"],
+    ),
+}  # fmt: skip
+
+
+def function_of(path: Path, mutant: Mutant, source: str) -> list[tuple[tuple[str, int], types.CodeType]]:
+    """Every code object of the mutated module by name and first line."""
+    found = []
+
+    def walk(code: types.CodeType) -> None:
+        found.append(((code.co_qualname, code.co_firstlineno), code))
+        for constant in code.co_consts:
+            if isinstance(constant, types.CodeType):
+                walk(constant)
+
+    walk(compile(mutant.apply(source), str(path), "exec"))
+    return found
+
+
+def swap(path: Path, mutant: Mutant, source: str) -> bool:
+    """Put the mutated code into the live functions; return whether one has changed."""
+    mutated = dict(function_of(path, mutant, source))
+    changed = False
+    for thing in gc.get_objects():
+        if isinstance(thing, types.FunctionType) and thing.__code__.co_filename == str(path):
+            code = mutated.get((thing.__code__.co_qualname, thing.__code__.co_firstlineno))
+            if code is not None and code != thing.__code__ and code.co_freevars == thing.__code__.co_freevars:
+                thing.__code__ = code
+                changed = True
+    for thing in gc.get_objects():  # what was computed by the code as it was
+        if type(thing).__name__ == "_lru_cache_wrapper" and str(thing.__module__).startswith("devinterp"):
+            thing.cache_clear()
+    return changed
+
+
+class Reach:
+    """A plugin that learns which test reaches which line, how long each takes, and which fails as it is."""
+
+    def __init__(self, files: Sequence[Path]) -> None:
+        self.coverage = coverage.Coverage(
+            data_file=None, config_file=False, include=[str(f) for f in files], messages=False
+        )
+        self.seconds: dict[str, float] = {}
+        self.failed: set[str] = set()
+
+    def learn(self, session: pytest.Session) -> dict[str, Any]:
+        """Run every test once."""
+        self.coverage.start()
+        for item in session.items:
+            self.coverage.switch_context(item.nodeid)
+            begun = time.process_time()
+            if not passes(item, session):
+                self.failed.add(item.nodeid)
+            self.seconds[item.nodeid] = time.process_time() - begun
+        self.coverage.stop()
+        data = self.coverage.get_data()
+        lines = {
+            name: {str(n): [c for c in contexts if c] for n, contexts in data.contexts_by_lineno(name).items()}
+            for name in data.measured_files()
+        }
+        return {"lines": lines, "seconds": self.seconds, "failed": sorted(self.failed)}
+
+
+def passes(item: pytest.Item, session: pytest.Session) -> bool:
+    """Run one test, fixtures and all; neighbours share the module's and the session's."""
+    before = session.testsfailed
+    following = session.items[session.items.index(item) + 1 :][:1]
+    item.config.hook.pytest_runtest_protocol(item=item, nextitem=following[0] if following else None)
+    return session.testsfailed == before
+
+
+def in_fork(work: Any, limit: float, scratch: Path) -> tuple[int | None, bytes]:
+    """Run ``work`` in a fork of this process; return its exit status (None: out of time) and what it wrote.
+
+    ``limit`` is in seconds of processor time, so that a busy machine makes no mutant look hung; one that waits for ever
+    is given up after twenty times as long.
+    """
+    answer = scratch / "answer"
+    answer.write_bytes(b"")
+    sys.stdout.flush()
+    child = os.fork()
+    if child == 0:
+        status = 99
+        try:
+            with open(scratch / "output", "wb") as sink:
+                os.dup2(sink.fileno(), 1)
+                os.dup2(sink.fileno(), 2)
+            used = int(time.process_time())
+            resource.setrlimit(resource.RLIMIT_CPU, (used + int(limit) + 1, resource.RLIM_INFINITY))
+            status = work(answer)
+        finally:
+            os._exit(status)
+    given_up = time.monotonic() + 20 * limit
+    while True:
+        done, status = os.waitpid(child, os.WNOHANG)
+        if done:
+            code = os.waitstatus_to_exitcode(status)
+            return None if code == -signal.SIGXCPU else code, answer.read_bytes()
+        if time.monotonic() > given_up:
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+            return None, b""
+        time.sleep(0.005)
+
+
+class Trial:
+    """The plugin that replaces pytest's loop over tests by one over mutants."""
+
+    def __init__(self, arguments: argparse.Namespace, modules: Sequence[str]) -> None:
+        self.arguments, self.modules = arguments, modules
+        self.outcomes: dict[str, list[tuple[str, str]]] = defaultdict(list)
+        self.totals: dict[str, int] = {}
+        self.scratch = Path(tempfile.mkdtemp(prefix="mutants-"))
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtestloop(self, session: pytest.Session) -> bool:
+        """Learn what reaches what, then try the mutants."""
+        for module in self.modules:
+            importlib.import_module("devinterp." + module.removesuffix(".py").replace("/", "."))
+        files = [SRC / module for module in self.modules]
+
+        def learn(answer: Path) -> int:
+            answer.write_text(json.dumps(Reach(files).learn(session)))
+            return 0
+
+        begun = time.perf_counter()
+        status, found = in_fork(learn, 1800, self.scratch)
+        if status != 0:
+            print((self.scratch / "output").read_text()[-4000:], file=sys.stderr)
+            raise pytest.UsageError(f"the tests as they are ended with {status}")
+        reach = json.loads(found)
+        print(f"{len(session.items)} tests in {time.perf_counter() - begun:.0f} s; left out, since they fail in a "
+              f"fork as they are: {reach['failed']}", flush=True)  # fmt: skip
+        started = time.monotonic()
+        for module in self.modules:
+            self.try_module(session, module, reach)
+            if time.monotonic() - started > self.arguments.seconds:
+                print(f"out of time after {module}", flush=True)
+                break
+        return True
+
+    def try_module(self, session: pytest.Session, module: str, reach: dict[str, Any]) -> None:
+        """Try the mutants of one module, or a sample of them."""
+        path = SRC / module
+        source = path.read_text(encoding="utf-8")
+        inner = [m for m in mutants_of(source) if m.where]
+        self.totals[module] = len(inner)
+        chosen = inner
+        if self.arguments.per_module and len(inner) > self.arguments.per_module:
+            picked = random.Random(self.arguments.seed).sample(range(len(inner)), self.arguments.per_module)
+            chosen = [inner[i] for i in sorted(picked)]
+        for mutant in chosen:
+            outcome = self.try_one(session, path, source, mutant, reach)
+            self.outcomes[module].append((str(mutant), outcome))
+            if outcome not in {"killed", "hung"}:
+                print(f"{module}:{mutant.line}: {mutant}: {outcome}", flush=True)
+
+    def try_one(self, session: pytest.Session, path: Path, source: str, mutant: Mutant, reach: dict[str, Any]) -> str:
+        """Return what became of a mutant: killed, hung, survived, or not reached."""
+        span = range(mutant.line, mutant.line + mutant.old.count("\n") + 1)
+        lines = reach["lines"].get(str(path), {})
+        seconds = {t: reach["seconds"][t] for n in span for t in lines.get(str(n), []) if t not in reach["failed"]}
+        order, spent = [], 0.0
+        for test in sorted(seconds, key=lambda t: seconds[t]):
+            spent += seconds[test]
+            if spent > PATIENCE and order:
+                break
+            order.append(test)
+        if not order:
+            return "not reached"
+        items = {item.nodeid: item for item in session.items}
+
+        def work(answer: Path) -> int:
+            if not swap(path, mutant, source):
+                return 3
+            session.items = [items[test] for test in order]
+            return int(not all(passes(item, session) for item in session.items))
+
+        status, _ = in_fork(work, 5.0 + 4 * min(spent, PATIENCE), self.scratch)
+        return {None: "hung", 0: "survived", 3: "not swapped"}.get(status, "killed")
+
+
+def report(trial: Trial, reasons: dict[str, dict[str, str]]) -> int:
+    """Print the table; return the exit status."""
+    print("\n| module | mutants | tried | killed | survived with a reason | survived | score |")
+    print("|---|---|---|---|---|---|---|")
+    low = 0
+    for module, outcomes in trial.outcomes.items():
+        tried = [o for o in outcomes if o[1] != "not swapped"]
+        dead = sum(o in {"killed", "hung"} for _, o in tried)
+        alive = [m for m, o in tried if o not in {"killed", "hung"}]
+        excused = sum(m in reasons.get(module, {}) for m in alive)
+        score = dead / len(tried) if tried else 1.0
+        low += score < BAR
+        print(f"| {module} | {trial.totals[module]} | {len(tried)} | {dead} | {excused} | {len(alive) - excused} | "
+              f"{score:.0%} |")  # fmt: skip
+    every = [o for outcomes in trial.outcomes.values() for o in outcomes if o[1] != "not swapped"]
+    print(f"\n{sum(o in {'killed', 'hung'} for _, o in every)} of {len(every)} killed")
+    return int(low > 0)
+
+
+def main() -> int:
+    """Run one group."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("group", choices=[*GROUPS, "all"], help="all: every group in a process of its own")
+    parser.add_argument("--per-module", type=int, default=0, help="a sample of so many; 0 is all")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--module", default="", help="only modules whose path contains this")
+    parser.add_argument("--seconds", type=float, default=float("inf"), help="start no module after so many seconds")
+    arguments = parser.parse_args()
+    if arguments.group == "all":
+        rest = sys.argv[sys.argv.index("all") + 1 :]
+        return max(subprocess.run([sys.executable, __file__, group, *rest], check=False).returncode for group in GROUPS)
+    modules, tests = GROUPS[arguments.group]
+    trial = Trial(arguments, [m for m in modules if arguments.module in m])
+    os.chdir(ROOT)
+    options = ["-q", "-s", "-p", "no:cacheprovider", "-p", "no:randomly", "-p", "no:xdist", "--no-header"]
+    status = pytest.main([*options, "--basetemp", str(trial.scratch / "tmp"), *tests], plugins=[trial])
+    if status not in {pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED}:
+        return int(status)
+    file = Path(__file__).with_name("survivors.yaml")
+    reasons = yaml.safe_load(file.read_text(encoding="utf-8")) if file.exists() else {}
+    return report(trial, reasons or {})
+
+
+if __name__ == "__main__":
+    sys.exit(main())
