@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
+import stat
 from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -17,10 +19,12 @@ from devinterp.errors import MissingDependencyError, SettingError, StoreError
 if TYPE_CHECKING:
     from zarr.abc.store import Store
 
-__all__ = ["Access", "Entry", "EscapeError", "TooLargeError", "UnlistableError", "open_access"]
+__all__ = ["Access", "Entry", "EscapeError", "TooLargeError", "UnlistableError", "open_access", "read_many"]
 
 # Requests in flight at a remote store.
 CONCURRENCY = 32
+# Documents are asked for this many at once, in the expectation that they are no larger than this: an answer of bytes.
+BATCH, USUAL = 64, 2**20
 
 
 class EscapeError(StoreError):
@@ -36,12 +40,12 @@ class UnlistableError(StoreError):
 
 
 class Entry:
-    """A name in a store: whether it may hold further keys, and whether it is a link that leads out of the store."""
+    """A name in a store: whether it may hold further keys, is a link, and one that leads out of the store."""
 
-    __slots__ = ("escapes", "folder", "name")
+    __slots__ = ("escapes", "folder", "linked", "name")
 
-    def __init__(self, name: str, *, folder: bool, escapes: bool = False) -> None:
-        self.name, self.folder, self.escapes = name, folder, escapes
+    def __init__(self, name: str, *, folder: bool, escapes: bool = False, linked: bool = False) -> None:
+        self.name, self.folder, self.escapes, self.linked = name, folder, escapes, linked
 
 
 class Access(Protocol):
@@ -73,15 +77,14 @@ class LocalAccess:
     def get(self, key: str, limit: int) -> bytes | None:
         path = self._resolve(key)
         try:
-            with open(path, "rb", buffering=0) as file:
-                # Asking for one byte more than the limit tells a large file from one that just fits.
-                size = os.fstat(file.fileno()).st_size
-                if size > limit:
-                    raise TooLargeError(f"{key} has {size} bytes.", expected=f"at most {limit}")
+            with open(path, "rb", buffering=0, opener=_open_at_once) as file:
+                status = os.fstat(file.fileno())
+                if not stat.S_ISREG(status.st_mode):
+                    raise StoreError(f"{key} is no regular file.")
+                if status.st_size > limit:
+                    raise TooLargeError(f"{key} has {status.st_size} bytes.", expected=f"at most {limit}")
                 return file.read(limit + 1)
-        except (FileNotFoundError, NotADirectoryError):
-            return None
-        except IsADirectoryError:
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
             return None
         except StoreError:
             raise
@@ -97,8 +100,10 @@ class LocalAccess:
         try:
             with os.scandir(folder) as found:
                 for entry in found:
-                    escapes = entry.is_symlink() and not self._is_inside(entry.path)
-                    out.append(Entry(entry.name, folder=not escapes and entry.is_dir(), escapes=escapes))
+                    linked = entry.is_symlink()
+                    escapes = linked and not self._is_inside(entry.path)
+                    folder = not escapes and entry.is_dir()
+                    out.append(Entry(entry.name, folder=folder, escapes=escapes, linked=linked))
         except (FileNotFoundError, NotADirectoryError):
             return []
         except OSError as error:
@@ -106,15 +111,26 @@ class LocalAccess:
         return sorted(out, key=lambda e: e.name)
 
     def keys(self, prefix: str) -> Iterator[Entry]:
-        pending = [""]
+        pending, linked = [""], set()
         while pending:
             inner = pending.pop()
             for entry in self.entries("/".join(p for p in (prefix, inner) if p)):
                 path = f"{inner}/{entry.name}" if inner else entry.name
+                if entry.linked and entry.folder:
+                    # Links between folders can make endlessly many names of one file: each folder is looked into once.
+                    target = os.path.realpath(os.path.join(self._root, prefix, path))
+                    if target in linked or self._is_above(target, prefix, inner):
+                        yield Entry(path, folder=False)
+                        continue
+                    linked.add(target)
                 if entry.folder and path.count("/") < 64:
                     pending.append(path)
                 else:
                     yield Entry(path, folder=False, escapes=entry.escapes)
+
+    def _is_above(self, target: str, prefix: str, inner: str) -> bool:
+        here = os.path.realpath(os.path.join(self._root, prefix, inner))
+        return here == target or here.startswith(target.rstrip("/") + "/")
 
     def _resolve(self, key: str) -> str:
         if not safe_key(key):
@@ -216,6 +232,11 @@ class ZarrAccess:
         return "/".join(p for p in (self._prefix, key.strip("/")) if p)
 
 
+def _open_at_once(path: str, flags: int) -> int:
+    """Open for reading; a named pipe without a writer would otherwise be waited for endlessly."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+
+
 def _attempt(access: Access, key: str, limit: int) -> bytes | StoreError | None:
     try:
         return access.get(key, limit)
@@ -223,9 +244,21 @@ def _attempt(access: Access, key: str, limit: int) -> bytes | StoreError | None:
         return error
 
 
+def read_many(access: Access, keys: Sequence[str], limit: int) -> Iterator[bytes | StoreError | None]:
+    """Yield what lies at each key, no more of it at once than a few dozen documents of the usual size."""
+    for start in range(0, len(keys), BATCH):
+        batch = keys[start : start + BATCH]
+        for key, found in zip(batch, access.get_many(batch, min(limit, USUAL)), strict=True):
+            yield access.get_many([key], limit)[0] if isinstance(found, TooLargeError) else found
+
+
 def safe_key(key: str) -> bool:
     """Whether a key stays inside the store on every file system."""
     parts = key.split("/")
+    try:
+        key.encode()  # half a surrogate pair, which JSON can spell, names no file
+    except UnicodeEncodeError:
+        return False
     return (
         not any(p in ("", ".", "..") for p in parts)
         and "\0" not in key
@@ -234,8 +267,13 @@ def safe_key(key: str) -> bool:
     )
 
 
-def open_access(target: Any, storage_options: dict[str, Any] | None = None) -> Access:
+def open_access(target: Any, storage_options: dict[str, Any] | None = None, memory: int = 2**28) -> Access:
     """Turn a path, URL, Zarr store or Zarr group into an `Access`.
+
+    Parameters
+    ----------
+    memory : int
+        Bytes that a validation may use: an archive's list of contents must fit well inside.
 
     Raises
     ------
@@ -264,7 +302,7 @@ def open_access(target: Any, storage_options: dict[str, Any] | None = None) -> A
         raise SettingError("A store's path must be text.", expected="str or os.PathLike", found=type(target).__name__)
     scheme = urlsplit(text).scheme if "://" in text else ""
     if scheme in ("", "file"):
-        return _open_path(Path(urlsplit(text).path if scheme else text).expanduser())
+        return _open_path(Path(urlsplit(text).path if scheme else text).expanduser(), memory)
     from zarr.storage import FsspecStore
 
     try:
@@ -279,16 +317,41 @@ def open_access(target: Any, storage_options: dict[str, Any] | None = None) -> A
     return ZarrAccess(store, text)
 
 
-def _open_path(path: Path) -> Access:
+def _open_path(path: Path, memory: int) -> Access:
     import zipfile
 
     if path.is_file():
         if not zipfile.is_zipfile(path):
             raise StoreError(f"{path} is a file, and no ZIP archive.", expected="the folder of a store, or an archive")
+        entries, most = zip_entries(path), memory // 1024
+        if entries > most:
+            raise StoreError(
+                f"{path} says that it holds {entries} objects.", expected=f"at most {most} within the memory limit"
+            )
         from zarr.storage import ZipStore
 
         return ZarrAccess(ZipStore(path, mode="r"), str(path))
     return LocalAccess(path)
+
+
+def zip_entries(path: Path) -> int:
+    """Return how many objects a ZIP archive has room to list: reading the list takes half a kilobyte for each.
+
+    Taken from the size of the list (its end stands at the archive's end), since the stated number need not be true.
+    """
+    size = path.stat().st_size
+    with open(path, "rb") as file:
+        file.seek(max(0, size - 66_000))
+        tail = file.read()
+    # Where the size stands behind the marks of an ordinary archive's end and of a ZIP64 one. Readers differ about which
+    # mark counts where there are several: the largest size is the one to be ready for.
+    sizes = [0]
+    for mark, offset, width in ((b"PK\x05\x06", 12, 4), (b"PK\x06\x06", 40, 8)):
+        for found in re.finditer(re.escape(mark), tail):
+            place = found.start() + offset
+            sizes.append(int.from_bytes(tail[place : place + width], "little"))
+    listed = max(n for n in sizes if n != 0xFFFFFFFF)
+    return min(listed, size) // 47 + 1  # 46 bytes and a name
 
 
 def open_store_object(store: Store, path: str) -> Access:

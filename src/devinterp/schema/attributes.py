@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterator
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from devinterp.schema.codes import RuleCode
-from devinterp.schema.report import Collector, clip
+from devinterp.schema.report import Collector, clip, shown
 from devinterp.schema.suggest import suggestion
 
 if TYPE_CHECKING:
@@ -28,9 +31,7 @@ class AttributeRules:
             return
         key = id(bound.node)
         if key not in self._validators:
-            import jsonschema
-
-            self._validators[key] = jsonschema.Draft202012Validator(plain(bound.node.attributes))
+            self._validators[key] = _validator_class()(plain(bound.node.attributes))
         for number, error in enumerate(self._validators[key].iter_errors(bound.group.attrs)):
             if number >= _MAX_PER_GROUP:
                 break
@@ -43,8 +44,32 @@ class AttributeRules:
                 bound.path,
                 f"The attribute {clip(where, 120)!r} is wrong.",
                 expected=_expected(error),
-                found=clip(repr(error.instance), 120),
+                found=clip(shown(error.instance), 120),
             )
+
+
+@lru_cache(maxsize=1)
+def _validator_class() -> Any:
+    """JSON Schema as jsonschema has it, but for what takes it the square of a list's length."""
+    import jsonschema
+
+    base = jsonschema.Draft202012Validator
+    return jsonschema.validators.extend(base, {"uniqueItems": _unique_items})
+
+
+def _unique_items(validator: Any, wanted: bool, instance: Any, schema: Any) -> Iterator[Any]:
+    import jsonschema
+
+    if not wanted or not isinstance(instance, list):
+        return
+    seen: set[str] = set()
+    for item in instance:
+        # As JSON Schema has it, 1 and 1.0 are the same and 1 and true are not.
+        text = json.dumps(int(item) if isinstance(item, float) and item.is_integer() else item, sort_keys=True)
+        if text in seen:
+            yield jsonschema.ValidationError(f"{clip(text, 120)} is there twice", instance=item)
+            return
+        seen.add(text)
 
 
 def _report_required(bound: Bound, error: Any, where: str, findings: Collector) -> None:

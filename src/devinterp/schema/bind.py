@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import islice
 from typing import Any
 
 from devinterp.errors import SchemaError
 from devinterp.names import sanitize_observable_name
 from devinterp.schema.codes import RuleCode
+from devinterp.schema.limits import Limits
 from devinterp.schema.report import Collector
 from devinterp.schema.resolve import bindings
 from devinterp.schema.spec import NodeSpec, Schema, VariableSpec
@@ -41,6 +43,7 @@ class Bound:
     root: GroupNode
     top: GroupNode
     placeholders: Mapping[str, str] = field(default_factory=dict)
+    limits: Limits = field(default_factory=Limits)
 
     @property
     def path(self) -> str:
@@ -55,7 +58,8 @@ class Bound:
     @cached_property
     def members(self) -> dict[str, dict[str, dict[str, Any]]]:
         """Members of every family: those that the attributes list, else those that the names speak of."""
-        return members_of(self.schema, self.node, self.root.attrs, self.group.arrays)
+        found = members_of(self.schema, self.node, self.root.attrs, self.group.arrays)
+        return {family: dict(islice(own.items(), self.limits.members)) for family, own in found.items()}
 
     @cached_property
     def variables(self) -> dict[str, tuple[VariableSpec, dict[str, str]]]:
@@ -93,6 +97,8 @@ def parameters_of(schema: Schema, attrs: Mapping[str, Any]) -> dict[str, Any]:
         if value is None:
             value = spec.default
         numeric = spec.type in ("integer", "number")
+        if spec.type == "integer" and isinstance(value, float) and value.is_integer():
+            value = int(value)  # JSON knows one sort of number: some writers say 2.0
         if isinstance(value, types[spec.type]) and not (numeric and isinstance(value, bool)):
             out[name] = value
     return out
@@ -131,9 +137,25 @@ def _spoken_of(node: NodeSpec, family: str, names: Mapping[str, Any]) -> list[st
     return list(out)
 
 
-def bind_tree(root: GroupNode, schema: Schema, findings: Collector) -> Iterator[Bound]:
+def bind_tree(root: GroupNode, schema: Schema, findings: Collector, limits: Limits) -> Iterator[Bound]:
     """Yield every group that the schema has a node for; the others become findings."""
-    yield from _bind(root, schema, "/", root, root, findings, {})
+    for bound in _bind(root, schema, "/", root, root, findings, {}):
+        bound = replace(bound, limits=limits)
+        _count_members(bound, findings)
+        yield bound
+
+
+def _count_members(bound: Bound, findings: Collector) -> None:
+    """Say where there are more members of a family than variables are looked for."""
+    for family, own in members_of(bound.schema, bound.node, bound.root.attrs, bound.group.arrays).items():
+        if len(own) > bound.limits.members:
+            findings.add(
+                RuleCode.OVERSIZED_METADATA,
+                bound.path,
+                f"There are too many members of the family {family!r}.",
+                expected=f"at most {bound.limits.members}",
+                found=len(own),
+            )
 
 
 def _bind(

@@ -18,7 +18,15 @@ from devinterp.errors import StoreError
 from devinterp.schema.storage_rules import fill_number, inner_codecs
 from devinterp.schema.tree import ArrayNode, CodecNode
 
-__all__ = ["BombError", "CorruptChunkError", "chunk_bytes", "decode_chunk", "encoded_bound", "numpy_dtype"]
+__all__ = [
+    "BombError",
+    "CorruptChunkError",
+    "chunk_bytes",
+    "decode_chunk",
+    "encoded_bound",
+    "numpy_dtype",
+    "object_bound",
+]
 
 _MISSING = 2**64 - 1
 _BYTES_CODECS = frozenset({"zstd", "gzip", "blosc", "crc32c"})
@@ -42,16 +50,35 @@ def numpy_dtype(array: ArrayNode) -> np.dtype[Any]:
 
 
 def chunk_bytes(array: ArrayNode, text_limit: int) -> int:
-    """Return how many bytes a decoded chunk takes (for strings, which say nothing beforehand, ``text_limit``)."""
+    """Return how many bytes a decoded chunk takes at most.
+
+    Strings say nothing beforehand: ``text_limit`` bounds their bytes, which as Python's strings take up to twelve times
+    as much ("ab" is 51 bytes and a pointer to them, and takes 6 in a chunk).
+    """
     assert array.storage is not None
+    count = math.prod(array.storage.chunks)
     if array.dtype == "string":
-        return text_limit
-    return math.prod(array.storage.chunks) * numpy_dtype(array).itemsize
+        return 12 * text_limit + 8 * count
+    return count * numpy_dtype(array).itemsize
 
 
 def encoded_bound(size: int) -> int:
     """Return how many bytes an encoded chunk may have: compression of noise grows it a little."""
     return size + size // 64 + 65536
+
+
+def object_bound(array: ArrayNode, text_limit: int) -> int:
+    """Return how many bytes the object of a chunk (or shard) may have."""
+    assert array.storage is not None
+    size = text_limit if array.dtype == "string" else chunk_bytes(array, text_limit)
+    for codec in array.storage.codecs:
+        if codec.name == "sharding_indexed":
+            # Each inner chunk is packed for itself, and has its place in the index.
+            inner = codec.configuration.get("chunk_shape")
+            fits = isinstance(inner, list) and all(type(n) is int and n > 0 for n in inner)
+            count = -(-math.prod(array.storage.chunks) // math.prod(inner)) if fits else 1
+            return encoded_bound(size) + 256 * count
+    return encoded_bound(size)
 
 
 def decode_chunk(raw: bytes, array: ArrayNode, text_limit: int) -> NDArray[Any]:
@@ -174,7 +201,8 @@ def _order(configuration: Mapping[str, Any], ndim: int) -> list[int]:
 def _strings(data: Any, shape: tuple[int, ...]) -> NDArray[Any]:
     count = math.prod(shape)
     view = memoryview(data).cast("B")
-    if len(view) < 4 or int.from_bytes(view[:4], "little") != count:
+    # Each string has its length in front, so that a number of them that the data have no room for costs no memory.
+    if len(view) < 4 + 4 * count or int.from_bytes(view[:4], "little") != count:
         raise CorruptChunkError(f"it does not hold {count} strings")
     out = np.empty(count, dtype=object)
     position = 4

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from devinterp.errors import StoreError
-from devinterp.schema.access import UnlistableError
+from devinterp.schema.access import UnlistableError, read_many
 from devinterp.schema.array_document import chunk_grid
 from devinterp.schema.chunk_codecs import numpy_dtype
 from devinterp.schema.codes import RuleCode
@@ -36,6 +36,9 @@ if TYPE_CHECKING:
 
 __all__ = ["check_completeness"]
 
+# Up to so many absent chunks of an array that has none are looked at each for itself.
+_ONE_BY_ONE = 10_000
+
 
 def check_completeness(
     access: Access, tree: StoreTree, checked: Checked, values: StoreValues, limits: Limits, findings: Collector
@@ -47,7 +50,7 @@ def check_completeness(
         for group in tree.root.subtree():
             _check_group(access, group, tree, findings)
         for bound in checked.bounds.values():
-            _Chunks(access, bound, checked, values, findings).check()
+            _Chunks(access, bound, checked, values, limits, findings).check()
     except UnlistableError as error:
         findings.skip("/", "missing and stray chunks", error.problem)
     except StoreError as error:
@@ -56,15 +59,15 @@ def check_completeness(
 
 def _compare_consolidated(access: Access, gathered: Mapping[str, Any], limits: Limits, findings: Collector) -> None:
     keys = list(gathered)
-    for start in range(0, len(keys), 1000):
-        part = keys[start : start + 1000]
-        for key, raw in zip(part, access.get_many([f"{k}/zarr.json" for k in part], limits.document), strict=True):
-            if raw is None:
-                findings.add(RuleCode.STALE_CONSOLIDATED, f"/{key}", "The node's own document is missing.")
-            elif isinstance(raw, StoreError):
-                findings.add(RuleCode.STALE_CONSOLIDATED, f"/{key}", "The node's own document cannot be read.")
-            elif _plain(_parsed(raw, limits)) != _plain(gathered[key]):
-                findings.add(RuleCode.STALE_CONSOLIDATED, f"/{key}", "The node's own document says otherwise.")
+    # The gathered documents stay in memory meanwhile; one of a node is a small part of them.
+    documents = read_many(access, [f"{k}/zarr.json" for k in keys], limits.document // 8)
+    for key, raw in zip(keys, documents, strict=True):
+        if raw is None:
+            findings.add(RuleCode.STALE_CONSOLIDATED, f"/{key}", "The node's own document is missing.")
+        elif isinstance(raw, StoreError):
+            findings.add(RuleCode.STALE_CONSOLIDATED, f"/{key}", "The node's own document cannot be read.")
+        elif _plain(_parsed(raw, limits)) != _plain(gathered[key]):
+            findings.add(RuleCode.STALE_CONSOLIDATED, f"/{key}", "The node's own document says otherwise.")
 
 
 def _parsed(raw: bytes, limits: Limits) -> Any:
@@ -112,9 +115,10 @@ class _Chunks:
     """The chunks of one group's arrays."""
 
     def __init__(
-        self, access: Access, bound: Bound, checked: Checked, values: StoreValues, findings: Collector
+        self, access: Access, bound: Bound, checked: Checked, values: StoreValues, limits: Limits, findings: Collector
     ) -> None:
         self.access, self.bound, self.values, self.findings = access, bound, values, findings
+        self.limits = limits
         self.context = Context(bound, values, checked.bounds)
         self.omitted = bound.schema.storage.empty_chunks == "omitted"
         states = dig(bound.group.attrs, "metadata.run.chains")
@@ -135,6 +139,16 @@ class _Chunks:
         assert array.storage is not None
         grid = chunk_grid(array.shape, array.storage.chunks)
         total = math.prod(grid)
+        if self.findings.checked["chunks"] + total > self.limits.all_chunks:
+            self.values.left_out[array.path] = "the store has too many chunks"
+            self.findings.add(
+                RuleCode.TOO_MANY_CHUNKS,
+                array.path,
+                "The arrays have too many chunks together; this one was left out.",
+                expected=self.limits.all_chunks,
+                level="completeness",
+            )
+            return
         present = bytearray(total)
         wanted = _ChunkKeys(array, grid)
         for entry in self.access.keys(array.path.strip("/")):
@@ -153,20 +167,27 @@ class _Chunks:
         self.findings.checked["chunks"] += total
         if self.omitted and total and self._fill_is_legal(array, spec, (0,) * len(grid)):
             self.values.omittable.add(array.path)
-        if sum(present) < total:
+        missing = present.count(0)
+        if total and missing == total:
+            self.values.left_out[array.path] = "no chunk of the variable is there"
+        if missing == total and total > _ONE_BY_ONE:
+            # An empty array of a million chunks is one finding, and not a million looks at where each chunk lies.
+            self._report_missing(array, spec, (0,) * len(grid), missing)
+        elif missing:
             for number in _zeros(present):
                 self._report_missing(array, spec, tuple(int(i) for i in np.unravel_index(number, grid)) if grid else ())
 
-    def _report_missing(self, array: ArrayNode, spec: VariableSpec, index: tuple[int, ...]) -> None:
+    def _report_missing(self, array: ArrayNode, spec: VariableSpec, index: tuple[int, ...], times: int = 1) -> None:
         path = f"{array.path}/{chunk_key(array, index)}"
-        if self._behind_prefix(array, spec, index):
+        if times == 1 and self._behind_prefix(array, spec, index):
             return
+        reads = f"reads as {spec.fill}"
         if self.omitted and self._fill_is_legal(array, spec, index):
             self.findings.add(
-                RuleCode.OMITTED_CHUNK, path, "A chunk is absent that may be all fill.", found=f"reads as {spec.fill}"
+                RuleCode.OMITTED_CHUNK, path, "A chunk is absent that may be all fill.", found=reads, times=times
             )
         else:
-            self.findings.add(RuleCode.MISSING_CHUNK, path, "A chunk is missing.", found=f"reads as {spec.fill}")
+            self.findings.add(RuleCode.MISSING_CHUNK, path, "A chunk is missing.", found=reads, times=times)
 
     def _behind_prefix(self, array: ArrayNode, spec: VariableSpec, index: tuple[int, ...]) -> bool:
         """Whether the chunk holds only rows that its chain never wrote, and its writer need not have filled them."""

@@ -9,7 +9,7 @@ from devinterp.schema.codes import RuleCode
 from devinterp.schema.limits import Limits
 from devinterp.schema.report import Collector, clip
 
-__all__ = ["nesting_depth", "parse_document"]
+__all__ = ["nesting_depth", "parse_document", "parsed_size"]
 
 # Bytes that CPython needs for an object, an array, a member and a value, at most for what occurs in practice.
 _PER_OBJECT, _PER_LIST, _PER_KEY, _PER_ITEM = 184, 64, 96, 64
@@ -19,7 +19,7 @@ _WORST = 24
 
 def parse_document(raw: bytes, path: str, limits: Limits, findings: Collector) -> dict[str, Any] | None:
     """Return the JSON object in ``raw``, or None after a finding that says why it cannot be used."""
-    if len(raw) > limits.document or (_WORST * len(raw) > limits.parsed and _parsed_size(raw) > limits.parsed):
+    if len(raw) > limits.document or (_WORST * len(raw) > limits.parsed and parsed_size(raw) > limits.parsed):
         findings.add(
             RuleCode.OVERSIZED_METADATA,
             path,
@@ -55,8 +55,8 @@ def parse_document(raw: bytes, path: str, limits: Limits, findings: Collector) -
     return document
 
 
-def _parsed_size(raw: bytes) -> int:
-    """What the document takes once parsed: every character that may open or separate something counts."""
+def parsed_size(raw: bytes) -> int:
+    """Return what a document takes once parsed: every character that may open or separate something counts."""
     return (
         len(raw)
         + _PER_OBJECT * raw.count(b"{")

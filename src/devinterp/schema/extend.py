@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from copy import deepcopy
 from typing import Any
 
 from devinterp.errors import SchemaError
+from devinterp.schema.spec import match_pattern
 
 __all__ = ["merge_documents"]
 
@@ -34,13 +36,15 @@ def merge_documents(base: Document, derived: Document) -> Document:
         if path in nodes:
             _merge_node(path, nodes[path], node, problems)
         else:
+            problems += [f"{path} would also be {p}, which the base declares" for p in nodes if _captures(path, p, "/")]
             nodes[path] = deepcopy(node)
     for name, profile in derived.get("profiles", {}).items():
         profiles = merged.setdefault("profiles", {})
         if name in profiles:
-            profiles[name] = _merge_profile(name, profiles[name], profile, problems)
+            profiles[name] = _merge_profile(name, profiles[name], profile, base, problems)
         else:
             profiles[name] = deepcopy(profile)
+    _keep_attributes(merged, derived)
     if "storage" in derived and derived["storage"] != base.get("storage"):
         _tighten_storage(merged, derived["storage"], problems)
     if problems:
@@ -88,6 +92,9 @@ def _merge_dimension(where: str, known: Document, name: str, new: Document, prob
 def _merge_variable(where: str, known: Document, name: str, new: Document, problems: list[str]) -> None:
     old = known.get(name)
     if old is None:
+        problems += [
+            f"{where} would also be {other}, which the base declares" for other in known if _captures(name, other)
+        ]
         known[name] = deepcopy(new)
         return
     for fixed in ("dims", "dtype", "fill", "unit", "role", "leading", "chunks", "prefix"):
@@ -96,6 +103,9 @@ def _merge_variable(where: str, known: Document, name: str, new: Document, probl
     extra = [d for d in new.get("alternatives", []) if d not in old.get("alternatives", [])]
     if extra:
         problems.append(f"{where}/alternatives adds {extra}")
+    units = [u for u in new.get("alternative_units", []) if u not in old.get("alternative_units", [])]
+    if units:
+        problems.append(f"{where}/alternative_units adds {units}")
     before, after = old.get("presence", "required"), new.get("presence", old.get("presence", "required"))
     if after != before and not (before == "optional" and after in ("required", "forbidden")):
         problems.append(f"{where}/presence is {after!r}, the base says {before!r}")
@@ -104,19 +114,55 @@ def _merge_variable(where: str, known: Document, name: str, new: Document, probl
     known[name] = merged
 
 
-def _merge_profile(name: str, old: Document, new: Document, problems: list[str]) -> Document:
-    for key in ("undeclared", "without_rules", "variables", "storage"):
+def _captures(new: str, known: str, separator: str | None = None) -> bool:
+    """Whether a new name with a placeholder stands for what a known one declares already, or the other way round."""
+    return any(
+        "{" in pattern and match_pattern(pattern, re.sub(r"\{\w+\}", "x", name), separator) is not None
+        for pattern, name in ((new, known), (known, new))
+    )
+
+
+def _merge_profile(name: str, old: Document, new: Document, base: Document, problems: list[str]) -> Document:
+    """A profile of the base may say something of what the extension adds, and nothing else."""
+    for key in ("undeclared", "without_rules", "attributes", "storage"):
         if key in new and new[key] != old.get(key):
             problems.append(f"profiles/{name}/{key} differs from the base's")
-    return {**old, **deepcopy(new)}
+    declared = {v for node in base.get("nodes", {}).values() for v in node.get("variables", {})}
+    for variable, override in new.get("variables", {}).items():
+        if variable in declared and override != old.get("variables", {}).get(variable):
+            problems.append(f"profiles/{name}/variables/{variable} differs from the base's")
+    variables = {**old.get("variables", {}), **deepcopy(new.get("variables", {}))}
+    return {**old, **deepcopy(new), **({"variables": variables} if variables else {})}
+
+
+def _keep_attributes(merged: Document, derived: Document) -> None:
+    """What an extension demands of attributes holds under every profile, also one of the base that has its own."""
+    for path, node in derived.get("nodes", {}).items():
+        for name, profile in merged.get("profiles", {}).items():
+            own = profile.get("attributes", {})
+            if "attributes" in node and path in own and path not in _attributes_of(derived, name):
+                profile["attributes"] = {**own, path: {"allOf": [own[path], deepcopy(node["attributes"])]}}
+
+
+def _attributes_of(document: Document, profile: str) -> Document:
+    found: Document = document.get("profiles", {}).get(profile, {}).get("attributes", {})
+    return found
+
+
+# The value that demands more of a store, and the one that demands less.
+_STRICTER = {
+    "checksums": ("required", "optional"),
+    "chunks": ("declared", "any"),
+    "empty_chunks": ("written", "omitted"),
+    "shards": ("forbidden", "allowed"),
+}
 
 
 def _tighten_storage(merged: Document, new: Document, problems: list[str]) -> None:
     old = merged.setdefault("storage", {})
-    strict = {"checksums": "required", "chunks": "declared"}
     for key, value in new.items():
-        if key in strict and old.get(key, strict[key]) != value and value != strict[key]:
-            problems.append(f"storage/{key} is {value!r}, the base says {old.get(key, strict[key])!r}")
+        if key in _STRICTER and old.get(key, _STRICTER[key][0]) != value and value != _STRICTER[key][0]:
+            problems.append(f"storage/{key} is {value!r}, the base says {old.get(key, _STRICTER[key][0])!r}")
         elif key == "codecs" and value != old.get("codecs"):
             problems.append("storage/codecs differ from the base's")
     old.update(new)

@@ -27,8 +27,10 @@ class Limits:
         Elements along one dimension.
     elements : int
         Elements of one array.
-    chunks : int
-        Chunks of one array.
+    chunks, all_chunks : int
+        Chunks of one array, and of all declared arrays together.
+    members : int
+        Members of a family that variables are named after (observables).
     """
 
     memory: int = 256 * MIB
@@ -39,6 +41,8 @@ class Limits:
     size: int = 2**40
     elements: int = 2**50
     chunks: int = 1_000_000
+    all_chunks: int = 4_000_000
+    members: int = 2_000
 
     @property
     def parsed(self) -> int:

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from devinterp.errors import StoreError
-from devinterp.schema.access import Access, EscapeError, LocalAccess, TooLargeError, UnlistableError, safe_key
+from devinterp.schema.access import Access, EscapeError, TooLargeError, UnlistableError, read_many, safe_key
 from devinterp.schema.array_document import ArrayDocuments
 from devinterp.schema.codes import RuleCode
-from devinterp.schema.documents import parse_document
+from devinterp.schema.documents import parse_document, parsed_size
 from devinterp.schema.limits import Limits
 from devinterp.schema.report import Collector
 from devinterp.schema.tree import GroupNode, join
@@ -104,12 +104,25 @@ def _root_document(access: Access, limits: Limits, findings: Collector) -> dict[
 def _no_root(access: Access, older: list[str], findings: Collector) -> None:
     if older:
         findings.add(RuleCode.ZARR_V2, "/", "This is a Zarr v2 store.", expected="Zarr v3", found=", ".join(older))
-    else:
-        inside = (
-            [e.name for e in access.entries("") if e.name.endswith(".zarr")] if isinstance(access, LocalAccess) else []
-        )
-        found = f"none, but in this folder: {', '.join(inside[:5])}" if inside else "none"
-        findings.add(RuleCode.NO_STORE, "/", "There is no Zarr group.", expected="a zarr.json", found=found)
+        return
+    below = _stores_below(access)
+    findings.add(
+        RuleCode.NO_STORE,
+        "/",
+        "There is no Zarr group.",
+        expected="a zarr.json",
+        found=f"none, but in this folder: {', '.join(below)}" if below else "none",
+    )
+
+
+def _stores_below(access: Access) -> list[str]:
+    """Names of the first few stores in a folder (or archive) of stores, which is easily given for a store."""
+    try:
+        names = [e.name for e in access.entries("") if e.folder and not e.escapes][:20]
+        found = access.get_many([f"{n}/zarr.json" for n in names], 2**20)
+    except StoreError:
+        return []
+    return [n for n, raw in zip(names, found, strict=True) if isinstance(raw, bytes)]
 
 
 def _group(document: Mapping[str, Any], path: str, findings: Collector) -> GroupNode:
@@ -129,6 +142,8 @@ class _Reader:
         self.access, self.limits, self.findings = access, limits, findings
         self._arrays = ArrayDocuments(limits, findings)
         self._nodes = 0
+        self._kept = 0
+        self._seen: set[int] = set()
 
     def from_consolidated(self, root: GroupNode, metadata: Mapping[str, Any]) -> None:
         """Build the tree from what the root's document gathers."""
@@ -157,17 +172,15 @@ class _Reader:
                 wanted += [(group, name) for name in self._names(group)]
             keys = [join(group.path, name).strip("/") + "/zarr.json" for group, name in wanted]
             level = []
-            for start in range(0, len(keys), 1000):
-                found = self.access.get_many(keys[start : start + 1000], self.limits.document)
-                for (group, name), raw in zip(wanted[start:], found, strict=False):
-                    path = join(group.path, name)
-                    if raw is None:
-                        continue
-                    if not self._room(path):
-                        return
-                    child = self._read(group, name, path, raw)
-                    if child is not None:
-                        level.append(child)
+            for (group, name), raw in zip(wanted, read_many(self.access, keys, self.limits.document), strict=True):
+                path = join(group.path, name)
+                if raw is None:
+                    continue
+                if not self._room(path):
+                    return
+                child = self._read(group, name, path, raw)
+                if child is not None:
+                    level.append(child)
 
     def _names(self, group: GroupNode) -> list[str]:
         names = []
@@ -185,6 +198,10 @@ class _Reader:
             self._refuse(parent, name, RuleCode.OVERSIZED_METADATA, "The metadata document is too large.")
         elif isinstance(raw, StoreError):
             self._refuse(parent, name, RuleCode.UNREADABLE, f"The metadata document cannot be read: {raw.problem}")
+        elif not self._fits(raw):
+            self._refuse(
+                parent, name, RuleCode.OVERSIZED_METADATA, "The metadata documents are too large together to be kept."
+            )
         else:
             document = parse_document(raw, path, self.limits, self.findings)
             if document is None:
@@ -192,6 +209,15 @@ class _Reader:
             else:
                 return self._attach(parent, path, document)
         return None
+
+    def _fits(self, raw: bytes) -> bool:
+        """Whether there is room for one more document; those that are equal are kept once."""
+        digest = hash(raw)
+        if digest in self._seen:
+            return True
+        self._seen.add(digest)
+        self._kept += parsed_size(raw)
+        return self._kept <= self.limits.parsed
 
     def _attach(self, parent: GroupNode, path: str, document: Any) -> GroupNode | None:
         """Hang a node into its group; return it if it is a group."""

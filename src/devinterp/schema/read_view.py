@@ -7,12 +7,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from devinterp.schema.report import shown
 from devinterp.schema.tree import ArrayNode, GroupNode, join
 
 if TYPE_CHECKING:
     import xarray as xr
 
 __all__ = ["read_view"]
+
+# Attributes in memory may contain themselves.
+_DEPTH = 64
 
 
 def read_view(target: xr.DataTree | xr.Dataset) -> GroupNode:
@@ -60,16 +64,20 @@ def _dtype(variable: xr.Variable) -> str:
     return str(dtype.name)
 
 
-def jsonable(value: Any) -> Any:
-    """Return attributes as JSON types; what has none becomes its text."""
+def jsonable(value: Any, depth: int = 0) -> Any:
+    """Return attributes as JSON types; what has none, or lies too deep, becomes its text."""
+    if isinstance(value, int) and not isinstance(value, bool) and value.bit_length() > 2**13:
+        return f"an integer of {value.bit_length()} bits"  # CPython refuses to print it
     if value is None or isinstance(value, str | bool | int | float):
         return value
     if isinstance(value, np.generic):
-        return jsonable(value.item())
+        return jsonable(value.item()) if value.dtype.kind in "biufU" else str(value)
+    if depth > _DEPTH:
+        return shown(value)
     if isinstance(value, np.ndarray):
-        return jsonable(value.tolist())
+        return jsonable(value.tolist(), depth)
     if isinstance(value, Mapping):
-        return {str(k): jsonable(v) for k, v in value.items()}
+        return {str(k): jsonable(v, depth + 1) for k, v in value.items()}
     if isinstance(value, list | tuple | set | frozenset):
-        return [jsonable(v) for v in value]
+        return [jsonable(v, depth + 1) for v in value]
     return str(value)

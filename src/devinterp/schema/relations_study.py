@@ -33,11 +33,12 @@ def study_restrictions_listed(context: Context) -> Iterator[Problem]:
     listed = context.setting("metadata.config.restrictions")
     if not isinstance(listed, list):
         return
-    for name in listed:
-        if isinstance(name, str) and name not in context.group.groups and name not in context.group.broken:
-            yield Problem("A listed restriction has no group.", repr(name), ", ".join(sorted(groups)[:20]))
+    named = {name for name in listed if isinstance(name, str)}
+    there = ", ".join(sorted(groups)[:20])
+    for name in sorted(named - set(context.group.groups) - context.group.broken):
+        yield Problem("A listed restriction has no group.", repr(name), there)
     for name in groups:
-        if name not in listed:
+        if name not in named:
             yield Problem("A group is not among the listed restrictions.", "a name of the list", repr(name), name)
 
 
@@ -82,6 +83,6 @@ def sampling_task_observed(context: Context) -> Iterator[Problem]:
     for name, member in context.children():
         observables = member.bound.members.get("obs", {})
         listed = member.setting("metadata.config.observables")
-        names = {e.get("name") for e in listed if isinstance(e, dict)} if isinstance(listed, list) else set()
+        names = [e.get("name") for e in listed if isinstance(e, dict)] if isinstance(listed, list) else []
         if task not in observables and task not in names:
             yield Problem("The sampling task is not observed.", task, ", ".join(sorted(observables)) or "none", name)

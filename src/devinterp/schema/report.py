@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import reprlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
@@ -16,11 +17,13 @@ if TYPE_CHECKING:
 
     from devinterp.schema.spec import Level, Severity
 
-__all__ = ["Collector", "Finding", "NotChecked", "Report"]
+__all__ = ["Collector", "Finding", "NotChecked", "Report", "clip", "shown"]
 
 SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
 # Of a thousand equal findings, this many paths are kept; `Finding.count` is exact.
 MAX_PATHS = 1000
+# So many different findings are kept in full; the rest are counted by code.
+MAX_FINDINGS = 5000
 _CODES = {code.value: code for code in RuleCode}
 
 
@@ -284,30 +287,37 @@ class Collector:
         remedy: str | None = None,
         severity: Severity | None = None,
         level: Level | None = None,
+        times: int = 1,
     ) -> None:
-        """Take one finding; what is left out comes from its code."""
+        """Take one finding, or ``times`` equal ones; what is left out comes from its code."""
         known = _CODES.get(str(code))
         if known is not None:
             severity, level = severity or known.severity, level or known.level
             remedy = remedy or known.remedy
-        key = (
+        key: tuple[Any, ...] = (
             str(code),
             severity or "error",
             level or "structure",
-            message,
-            None if expected is None else clip(str(expected)),
-            None if found is None else clip(str(found)),
-            remedy,
+            clip(message, 500),
+            None if expected is None else clip(brief(expected)),
+            None if found is None else clip(brief(found)),
+            None if remedy is None else clip(remedy, 500),
         )
-        self.total += 1
+        self.total += times
+        if len(self._found) >= MAX_FINDINGS and key not in self._found:
+            key = (*key[:3], "Findings of this code go on; these are not shown one by one.", None, None, key[6])
         entry = self._found.setdefault(key, [0, []])
-        entry[0] += 1
+        entry[0] += times
+        path = clip(path, 1000)
         if len(entry[1]) < MAX_PATHS and path not in entry[1][-1:]:
             entry[1].append(path)
 
     def skip(self, path: str, what: str, why: str) -> None:
         """Note that something was not checked."""
-        entry = self._not_checked.setdefault((what, why), [path, 0])
+        key = (clip(what), clip(why))
+        if len(self._not_checked) >= MAX_FINDINGS and key not in self._not_checked:
+            key = ("more", "too many to be shown one by one")
+        entry = self._not_checked.setdefault(key, [clip(path, 1000), 0])
         entry[1] += 1
 
     def has(self, severity: str = "error") -> bool:
@@ -330,9 +340,30 @@ class Collector:
         )
 
 
+def brief(value: object) -> str:
+    """Return the text of a value; of a container its beginning, so that one of a gigabyte costs nothing."""
+    return shown(value) if isinstance(value, list | tuple | dict | set | frozenset) else str(value)
+
+
+def shown(value: object) -> str:
+    """Return what `repr` returns, cut short where the value is long or deep."""
+    return _BRIEF.repr(value)
+
+
+class _Brief(reprlib.Repr):
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxlevel, self.maxlist, self.maxtuple, self.maxset, self.maxdict = 5, 60, 60, 60, 30
+        self.maxstring = self.maxother = 200
+
+
+_BRIEF = _Brief()
+
+
 def clip(text: str, limit: int = 300) -> str:
     """Shorten text that comes from a store, and show its control characters as escapes."""
-    text = text if text.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text[: 2 * limit])
+    text = text[: 2 * limit] if len(text) > 2 * limit else text
+    text = text if text.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
     return text if len(text) <= limit else f"{text[: limit - 3]}..."
 
 

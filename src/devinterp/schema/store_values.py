@@ -10,15 +10,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from devinterp.errors import StoreError
-from devinterp.schema.access import EscapeError, TooLargeError
+from devinterp.schema.access import EscapeError, TooLargeError, read_many
 from devinterp.schema.array_document import chunk_grid
 from devinterp.schema.chunk_codecs import (
     BombError,
     CorruptChunkError,
     chunk_bytes,
     decode_chunk,
-    encoded_bound,
     numpy_dtype,
+    object_bound,
 )
 from devinterp.schema.context import NotReadableError
 from devinterp.schema.storage_rules import fill_number
@@ -30,8 +30,9 @@ if TYPE_CHECKING:
 
 __all__ = ["OverMemoryError", "StoreValues", "chunk_key"]
 
-TEXT_LIMIT = 32 * 2**20
+TEXT_LIMIT = 4 * 2**20
 _CACHED = 8 * 2**20
+_TOO_LARGE = "the object is larger than any chunk of the array can be"
 
 
 class OverMemoryError(NotReadableError):
@@ -59,18 +60,25 @@ class StoreValues:
     ----------
     omittable : set of str
         Paths of arrays whose absent chunks are fill by right.
+    left_out : dict of str to str
+        Paths of arrays whose chunks need not be asked for, and why.
     """
 
     def __init__(self, access: Access, limits: Limits) -> None:
         self._access, self._limits = access, limits
         self.budget = limits.memory // 4
         self.omittable: set[str] = set()
+        self.left_out: dict[str, str] = {}
         self._cache: dict[str, NDArray[Any]] = {}
         self._cached = 0
 
     def chunk_size(self, array: ArrayNode) -> int:
         """Bytes of one decoded chunk."""
-        return chunk_bytes(array, min(TEXT_LIMIT, self._limits.chunk))
+        return chunk_bytes(array, self._text_limit)
+
+    @property
+    def _text_limit(self) -> int:
+        return min(TEXT_LIMIT, self._limits.chunk // 16)
 
     def chunk(self, array: ArrayNode, index: tuple[int, ...]) -> NDArray[Any] | None:
         """Return one chunk, cut to the array's end, or None where it is not there.
@@ -84,20 +92,42 @@ class StoreValues:
         StoreError
             It cannot be read.
         """
-        assert array.storage is not None
+        self._check_size(array)
+        try:
+            raw = self._access.get(self._key(array, index), object_bound(array, self._text_limit))
+        except TooLargeError as error:
+            raise CorruptChunkError(_TOO_LARGE) from error
+        return None if raw is None else self._decode(array, index, raw)
+
+    def chunks(self, array: ArrayNode) -> Iterator[tuple[tuple[int, ...], NDArray[Any] | StoreError | None]]:
+        """Yield what `chunk` returns or raises for every chunk of a small array, asked for all at once."""
+        self._check_size(array)
+        indices = list(all_chunks(array))
+        found = read_many(self._access, [self._key(array, i) for i in indices], object_bound(array, self._text_limit))
+        for index, raw in zip(indices, found, strict=True):
+            if isinstance(raw, TooLargeError):
+                yield index, CorruptChunkError(_TOO_LARGE)
+            elif isinstance(raw, bytes):
+                try:
+                    yield index, self._decode(array, index, raw)
+                except StoreError as error:
+                    yield index, error
+            else:
+                yield index, raw
+
+    def _check_size(self, array: ArrayNode) -> None:
         size = self.chunk_size(array)
         if size > self._limits.chunk:
             raise OverMemoryError(
                 f"its chunks have {size} bytes, more than {self._limits.chunk}: raise limits.memory to check them"
             )
-        key = f"{array.path.strip('/')}/{chunk_key(array, index)}"
-        try:
-            raw = self._access.get(key, encoded_bound(size) + 20 * math.prod(array.storage.chunks))
-        except TooLargeError as error:
-            raise CorruptChunkError("the object is larger than any chunk of the array can be") from error
-        if raw is None:
-            return None
-        values = decode_chunk(raw, array, min(TEXT_LIMIT, self._limits.chunk))
+
+    def _key(self, array: ArrayNode, index: tuple[int, ...]) -> str:
+        return f"{array.path.strip('/')}/{chunk_key(array, index)}"
+
+    def _decode(self, array: ArrayNode, index: tuple[int, ...], raw: bytes) -> NDArray[Any]:
+        assert array.storage is not None
+        values = decode_chunk(raw, array, self._text_limit)
         inside = tuple(
             slice(0, min(c, n - i * c)) for i, c, n in zip(index, array.storage.chunks, array.shape, strict=True)
         )
@@ -124,6 +154,7 @@ class StoreValues:
         if math.prod(len(r) for r in region) * dtype.itemsize > self.budget:
             raise NotReadableError(f"{array.path} is larger than what a rule may hold at once ({self.budget} bytes)")
         out = np.empty(tuple(len(r) for r in region), dtype=dtype)
+        text = 0
         for index in self._touched(array, region):
             try:
                 part = self.chunk(array, index)
@@ -131,6 +162,9 @@ class StoreValues:
                 raise
             except StoreError as error:
                 raise NotReadableError(f"the chunk {array.path}/{chunk_key(array, index)} is damaged") from error
+            text += 0 if part is None else text_bytes(part)
+            if text > self.budget:
+                raise NotReadableError(f"{array.path} has more text than a rule may hold at once ({self.budget} bytes)")
             self._place(array, index, region, part, out)
         return out
 
@@ -166,10 +200,15 @@ class StoreValues:
             raise NotReadableError(f"the chunk {array.path}/{chunk_key(array, index)} is missing")
 
 
+def text_bytes(values: NDArray[Any]) -> int:
+    """Return the bytes of strings beyond those of the array that points to them."""
+    return sum(49 + len(v) for v in values.ravel().tolist()) if values.dtype == object else 0
+
+
 def all_chunks(array: ArrayNode) -> Iterator[tuple[int, ...]]:
     """Yield the index of every chunk of an array."""
     assert array.storage is not None
     yield from np.ndindex(*chunk_grid(array.shape, array.storage.chunks))
 
 
-__all__ += ["BombError", "CorruptChunkError", "EscapeError", "all_chunks"]
+__all__ += ["BombError", "CorruptChunkError", "EscapeError", "all_chunks", "text_bytes"]

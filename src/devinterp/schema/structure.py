@@ -11,6 +11,7 @@ from devinterp.schema.bind import Bound, bind_tree
 from devinterp.schema.codes import RuleCode
 from devinterp.schema.conform import Conformance
 from devinterp.schema.context import Context, NotReadableError, Values
+from devinterp.schema.limits import Limits
 from devinterp.schema.predicates import find_predicate, verify_predicates
 from devinterp.schema.report import Collector
 from devinterp.schema.sizes import check_sizes
@@ -41,7 +42,9 @@ class Checked:
         self.conformance = Conformance()
 
 
-def check_structure(root: GroupNode, schema: Schema, findings: Collector, only: Bound | None = None) -> Checked:
+def check_structure(
+    root: GroupNode, schema: Schema, findings: Collector, limits: Limits, only: Bound | None = None
+) -> Checked:
     """Run every check that needs metadata alone.
 
     Parameters
@@ -52,7 +55,7 @@ def check_structure(root: GroupNode, schema: Schema, findings: Collector, only: 
     checked = Checked()
     attributes = AttributeRules()
     in_order: set[tuple[Any, ...]] = set()
-    groups: Iterator[Bound] = iter([only]) if only is not None else bind_tree(root, schema, findings)
+    groups: Iterator[Bound] = iter([only]) if only is not None else bind_tree(root, schema, findings, limits)
     for bound in groups:
         verify_predicates(bound.schema)
         checked.bounds[bound.path] = bound
@@ -116,25 +119,35 @@ def _run_rule(bound: Bound, rule: Rule, values: Values | None, tree: Mapping[str
         )
 
 
-def offer_profile(root: GroupNode, schema: Schema, findings: Collector) -> None:
-    """Add a note where the tree breaks this profile and another one has no objection."""
-    if not findings.has("error"):
-        return
+def offer_profile(root: GroupNode, schema: Schema, findings: Collector, limits: Limits) -> None:
+    """Add a note where the tree breaks this profile and another one fits it plainly better."""
     from devinterp.schema.loader import load
 
+    errors = _structural_errors(findings)
+    best: tuple[int, str] | None = None
     for name in schema.profiles:
-        if name in (schema.profile, "open"):
+        if name in (schema.profile, "open") or not errors:
             continue
         other: Any = load(dict(schema.document), profile=name) if schema.extends else load(schema.id, profile=name)
         trial = Collector()
-        check_structure(root, other, trial)
-        if not trial.has("error"):
-            findings.add(
-                RuleCode.OTHER_PROFILE,
-                "/",
-                f"The store is as the profile {name!r} has it.",
-                expected=f"{schema.profile}",
-                found=name,
-                remedy=f"Validate it with profile={name!r}.",
-            )
-            return
+        check_structure(root, other, trial, limits)
+        found = _structural_errors(trial)
+        if 3 * found <= errors and (best is None or found < best[0]):
+            best = (found, name)
+    if best is not None:
+        number, name = best
+        findings.add(
+            RuleCode.OTHER_PROFILE,
+            "/",
+            f"The store is as the profile {name!r} has it{f', but for {number} error(s)' if number else ''}.",
+            expected=f"{schema.profile}",
+            found=name,
+            remedy=f"Validate it with profile={name!r}.",
+        )
+
+
+def _structural_errors(findings: Collector) -> int:
+    """How many different errors the metadata have; that a run has not completed tells nothing of its writer."""
+    return sum(
+        f.severity == "error" and f.level == "structure" and f.code != RuleCode.INCOMPLETE for f in findings.findings()
+    )

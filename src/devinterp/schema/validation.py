@@ -88,7 +88,7 @@ def validate(
     if _in_memory(target):
         return _validate_view(target, profile, level, schema, bounds, findings)
     try:
-        access = open_access(target, storage_options)
+        access = open_access(target, storage_options, bounds.memory)
     except StoreError as error:
         findings.add(RuleCode.UNREADABLE, "/", error.problem, expected=error.expected)
         return _report(str(target), profile, level, None, findings)
@@ -115,7 +115,7 @@ def _validate_view(target: Any, profile: str, level: Level, asked: Any, limits: 
         schema = choose_schema(root, asked, profile, findings)
     if schema is None:
         return _report(name, profile, level, None, findings)
-    checked = check_structure(root, schema, findings, only)
+    checked = check_structure(root, schema, findings, limits, only)
     values = ViewValues(limits)
     if level != "structure":
         run_rules(checked, "completeness", values, findings)
@@ -124,7 +124,7 @@ def _validate_view(target: Any, profile: str, level: Level, asked: Any, limits: 
         run_rules(checked, "values", values, findings)
     findings.skip("/", "sizes against settings, storage and chunks", "the tree is in memory, and may be a selection")
     if only is None:
-        offer_profile(root, schema, findings)
+        offer_profile(root, schema, findings, limits)
     return _report(name, profile, level, schema, findings)
 
 
@@ -143,7 +143,7 @@ def _validate_store(
     schema = choose_schema(tree.root, asked, profile, findings)
     if schema is None:
         return _report(access.name, profile, level, None, findings)
-    checked = check_structure(tree.root, schema, findings)
+    checked = check_structure(tree.root, schema, findings, limits)
     values = StoreValues(access, limits)
     if level != "structure":
         check_completeness(access, tree, checked, values, limits, findings)
@@ -151,7 +151,7 @@ def _validate_store(
     if level == "values":
         check_values(checked, values, limits, findings)
         run_rules(checked, "values", values, findings)
-    offer_profile(tree.root, schema, findings)
+    offer_profile(tree.root, schema, findings, limits)
     return _report(access.name, profile, level, schema, findings)
 
 

@@ -25,6 +25,7 @@ from devinterp.schema.store_values import (
     StoreValues,
     all_chunks,
     chunk_key,
+    text_bytes,
 )
 from devinterp.schema.view_values import ViewValues
 
@@ -42,6 +43,16 @@ __all__ = ["check_values"]
 _SMALL = 8 * 2**20
 # Blocks of larger ones: small enough for the processor's cache to be of use.
 _BLOCK = 16 * 2**20
+# Arrays up to this size are read in one go, without threads.
+_AT_ONCE = 2**19
+# What can come of a chunk, the narrower errors first.
+_FAILURES: tuple[tuple[type[StoreError], RuleCode, str], ...] = (
+    (OverMemoryError, RuleCode.OVER_MEMORY, "A chunk was not checked."),
+    (BombError, RuleCode.DECOMPRESSION_BOMB, "A chunk declares too large a size."),
+    (CorruptChunkError, RuleCode.CORRUPT_CHUNK, "A chunk is damaged."),
+    (EscapeError, RuleCode.PATH_ESCAPE, "A chunk lies out of the store."),
+    (StoreError, RuleCode.UNREADABLE, "A chunk cannot be read."),
+)
 
 
 @dataclass(frozen=True)
@@ -185,6 +196,8 @@ def check_values(checked: Checked, values: StoreValues | ViewValues, limits: Lim
                     findings.skip(array.path, "values", "the variable is not declared")
                 elif name not in checked.sound[bound.path] or array.dtype not in _types(bound.variables[name][0]):
                     findings.skip(array.path, "values", "the dimensions or the data type are wrong")
+                elif isinstance(values, StoreValues) and array.path in values.left_out:
+                    findings.skip(array.path, "values", values.left_out[array.path])
                 else:
                     variable = _Variable(bound, checked, array, bound.variables[name][0], context)
                     if isinstance(values, StoreValues):
@@ -228,6 +241,7 @@ class _Stream:
         self.window = max(1, min(4 * _workers(), int(0.8 * limits.memory) // max(1, 2 * size + 2**20)))
         self.whole: NDArray[Any] | None = None
         self.damaged = False
+        self.text = 0
 
     def run(self) -> None:
         total = _nbytes(self.array)
@@ -240,16 +254,33 @@ class _Stream:
                 )
                 return
             self.whole = np.empty(self.array.shape, dtype=_memory_dtype(self.array))
-        pending: deque[tuple[tuple[int, ...], Future[Any]]] = deque()
-        for index in all_chunks(self.array):
-            if len(pending) >= self.window:
-                self._take(*pending.popleft())
-            pending.append((index, self.pool.submit(self._work, index)))
-        while pending:
-            self._take(*pending.popleft())
+        if self.whole is not None and total <= _AT_ONCE:
+            self._run_at_once()
+        else:
+            self._run_in_threads()
         if self.whole is not None and not self.damaged:
             self.variable.take(self.variable.check(self.whole, (0,) * len(self.array.dims)))
             self.values.keep(self.array, self.whole)
+
+    def _run_at_once(self) -> None:
+        """Ask for all chunks in one go: handing each to a thread would take longer than decoding it."""
+        try:
+            for index, block in self.values.chunks(self.array):
+                if isinstance(block, StoreError):
+                    self._report(index, block)
+                else:
+                    self._take(index, 0 if block is None else block.nbytes, block, [])
+        except OverMemoryError as error:
+            self._report((0,) * len(self.array.dims), error)
+
+    def _run_in_threads(self) -> None:
+        pending: deque[tuple[tuple[int, ...], Future[Any]]] = deque()
+        for index in all_chunks(self.array):
+            if len(pending) >= self.window:
+                self._take_result(*pending.popleft())
+            pending.append((index, self.pool.submit(self._work, index)))
+        while pending:
+            self._take_result(*pending.popleft())
 
     def _work(self, index: tuple[int, ...]) -> tuple[int, NDArray[Any] | None, list[tuple[int, int, str]]]:
         assert self.array.storage is not None
@@ -261,32 +292,37 @@ class _Stream:
         offset = tuple(i * c for i, c in zip(index, self.array.storage.chunks, strict=True))
         return block.nbytes, None, self.variable.check(block, offset)
 
-    def _take(self, index: tuple[int, ...], future: Future[Any]) -> None:
-        path = f"{self.array.path}/{chunk_key(self.array, index)}"
+    def _take_result(self, index: tuple[int, ...], future: Future[Any]) -> None:
         try:
-            size, block, results = future.result()
-        except OverMemoryError as error:
-            self.damaged = True
-            self.findings.add(RuleCode.OVER_MEMORY, self.array.path, "A chunk was not checked.", found=error.problem)
-        except BombError as error:
-            self.damaged = True
-            self.findings.add(
-                RuleCode.DECOMPRESSION_BOMB, path, "A chunk declares too large a size.", found=error.problem
-            )
-        except CorruptChunkError as error:
-            self.damaged = True
-            self.findings.add(RuleCode.CORRUPT_CHUNK, path, "A chunk is damaged.", found=error.problem)
-        except EscapeError as error:
-            self.damaged = True
-            self.findings.add(RuleCode.PATH_ESCAPE, path, "A chunk lies out of the store.", found=error.problem)
+            result = future.result()
         except StoreError as error:
-            self.damaged = True
-            self.findings.add(RuleCode.UNREADABLE, path, "A chunk cannot be read.", found=error.problem, level="values")
+            self._report(index, error)
         else:
-            self.findings.checked["bytes"] += size
-            self.variable.take(results)
-            if self.whole is not None:
-                self._place(index, block)
+            self._take(index, *result)
+
+    def _take(
+        self, index: tuple[int, ...], size: int, block: NDArray[Any] | None, results: list[tuple[int, int, str]]
+    ) -> None:
+        self.findings.checked["bytes"] += size
+        self.variable.take(results)
+        if self.whole is None or self.damaged:
+            return
+        self.text += 0 if block is None else text_bytes(block)
+        if self.text > self.values.budget:
+            self._report(index, OverMemoryError(f"its text has more than {self.values.budget} bytes"))
+            return
+        self._place(index, block)
+
+    def _report(self, index: tuple[int, ...], error: StoreError) -> None:
+        """Add the finding that says why a chunk could not be checked."""
+        self.damaged = True
+        path = f"{self.array.path}/{chunk_key(self.array, index)}"
+        for kind, code, message in _FAILURES:
+            if isinstance(error, kind):
+                # What is too large is a matter of the array, whichever of its chunks comes first.
+                where = self.array.path if code == RuleCode.OVER_MEMORY else path
+                self.findings.add(code, where, message, found=error.problem, level="values")
+                return
 
     def _place(self, index: tuple[int, ...], block: NDArray[Any] | None) -> None:
         assert self.array.storage is not None
