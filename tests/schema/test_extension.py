@@ -52,11 +52,49 @@ INIT_LOSS = {"dims": ["chain", "token_pos"], "dtype": "float32", "unit": "nat", 
         {"init_loss": {**INIT_LOSS, "unit": "bit"}},
         {"init_loss": {**INIT_LOSS, "presence": "optional"}},
         {"init_loss": {**INIT_LOSS, "alternatives": [["chain"]]}},
+        {"init_loss": {**INIT_LOSS, "alternative_units": ["bit"]}},
+        {"loss_{lab}": {**INIT_LOSS, "dtype": "int8"}},  # would also stand for loss_{obs}
+        {"loss_lab": INIT_LOSS},  # would be that of an observable called "lab"
     ],
 )
 def test_an_extension_that_loosens_is_refused(variables: dict[str, Any]) -> None:
     with pytest.raises(SchemaError, match="changes what devinterp/samples@1 fixes"):
         load(_extension(variables=variables))
+
+
+@pytest.mark.parametrize(
+    ("base", "part"),
+    [
+        ("samples", {"storage": {"shards": "allowed"}}),
+        ("samples", {"storage": {"empty_chunks": "omitted"}}),
+        ("samples", {"storage": {"checksums": "optional"}}),
+        ("samples", {"storage": {"codecs": ["bytes"]}}),
+        ("samples", {"profiles": {"strict": {"doc": "x", "attributes": {"/": {}}}}}),
+        ("samples", {"profiles": {"strict": {"doc": "x", "undeclared": "note"}}}),
+        ("samples", {"profiles": {"strict": {"doc": "x", "variables": {"step_loss": {"presence": "optional"}}}}}),
+        ("samples", {"nodes": {"/": {"doc": "x", "dimensions": {"chain": {"doc": "x", "minimum": 0}}}}}),
+        ("study", {"families": {"any": {"doc": "x"}}, "nodes": {"/{any}": {"doc": "Anything."}}}),
+        ("study", {"nodes": {"/{restriction}": {"doc": "x", "minimum": 0}}}),
+    ],
+)
+def test_an_extension_that_loosens_anything_else_is_refused(base: str, part: dict[str, Any]) -> None:
+    document = {"schema": "lab/x", "version": 1, "extends": f"devinterp/{base}@1", "doc": "An extension.", **part}
+    with pytest.raises(SchemaError, match=f"changes what devinterp/{base}@1 fixes"):
+        load(document)
+
+
+def test_what_an_extension_demands_holds_under_every_profile() -> None:
+    document = {
+        **_extension(
+            variables={"temperature": {"dims": ["chain"], "dtype": "float64", "unit": "1", "doc": "x"}},
+            attributes={"type": "object", "required": ["lab"]},
+        ),
+        "storage": {"checksums": "required"},
+        "profiles": {"devinterp-2.0": {"doc": "x", "variables": {"temperature": {"presence": "optional"}}}},
+    }
+    for profile, missing in (("strict", {"DI101", "DI110"}), ("devinterp-2.0", {"DI110"})):
+        report = validate(make_tree("samples", profile=profile), schema=load(document, profile=profile))
+        assert {"DI101", "DI110"} & report.codes == missing, str(report)
 
 
 def test_an_extension_may_tighten_values() -> None:

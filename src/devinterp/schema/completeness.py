@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 __all__ = ["check_completeness"]
 
-# Up to so many absent chunks of an array that has none are looked at each for itself.
+# Up to so many absent chunks of an array are looked at each for itself.
 _ONE_BY_ONE = 10_000
 
 
@@ -168,14 +168,14 @@ class _Chunks:
         if self.omitted and total and self._fill_is_legal(array, spec, (0,) * len(grid)):
             self.values.omittable.add(array.path)
         missing = present.count(0)
-        if total and missing == total:
-            self.values.left_out[array.path] = "no chunk of the variable is there"
-        if missing == total and total > _ONE_BY_ONE:
-            # An empty array of a million chunks is one finding, and not a million looks at where each chunk lies.
-            self._report_missing(array, spec, (0,) * len(grid), missing)
+        if missing and (missing == total or missing > _ONE_BY_ONE):
+            self.values.left_out[array.path] = f"{missing} of its {total} chunks are not there"
+        if missing > _ONE_BY_ONE:
+            # A million lost chunks are one finding, and not a million looks at where each of them lies.
+            self._report_missing(array, spec, _place(present.find(0), grid), missing)
         elif missing:
             for number in _zeros(present):
-                self._report_missing(array, spec, tuple(int(i) for i in np.unravel_index(number, grid)) if grid else ())
+                self._report_missing(array, spec, _place(number, grid))
 
     def _report_missing(self, array: ArrayNode, spec: VariableSpec, index: tuple[int, ...], times: int = 1) -> None:
         path = f"{array.path}/{chunk_key(array, index)}"
@@ -245,6 +245,10 @@ class _ChunkKeys:
                 return None
             out = out * count + int(part)
         return out
+
+
+def _place(number: int, grid: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(int(i) for i in np.unravel_index(number, grid)) if grid else ()
 
 
 def _zeros(present: bytearray) -> Iterator[int]:

@@ -212,12 +212,14 @@ class _Reader:
 
     def _fits(self, raw: bytes) -> bool:
         """Whether there is room for one more document; those that are equal are kept once."""
-        digest = hash(raw)
-        if digest in self._seen:
+        digest, size = hash(raw), parsed_size(raw)
+        if digest in self._seen or size > self.limits.parsed:  # one that is too large by itself is refused as such
             return True
+        if self._kept + size > self.limits.parsed:
+            return False
         self._seen.add(digest)
-        self._kept += parsed_size(raw)
-        return self._kept <= self.limits.parsed
+        self._kept += size
+        return True
 
     def _attach(self, parent: GroupNode, path: str, document: Any) -> GroupNode | None:
         """Hang a node into its group; return it if it is a group."""
