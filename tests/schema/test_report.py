@@ -4,6 +4,7 @@ import io
 import json
 import re
 
+import pytest
 from rich.console import Console
 
 from devinterp.schema import Finding, Report, RuleCode
@@ -58,6 +59,20 @@ def test_sarif_has_rules_results_and_logical_locations() -> None:
     assert run["tool"]["driver"]["rules"][first["ruleIndex"]]["id"] == first["ruleId"] == "DI501"
     assert first["occurrenceCount"] == 1500
     assert first["locations"][0]["logicalLocations"][0]["fullyQualifiedName"] == "/loss_code/c/0/0"
+
+
+@pytest.mark.parametrize(
+    ("target", "uri"),
+    [
+        ("runs/a b#1%.zarr", "runs/a%20b%231%25.zarr"),
+        ("s3://lab/run%201.zarr?v=2", "s3://lab/run%201.zarr?v=2"),
+        ("C:/läufe.zarr", "C:/l%C3%A4ufe.zarr"),
+    ],
+)
+def test_sarif_names_the_store_by_a_uri(target: str, uri: str) -> None:
+    finding = Finding("DI101", "error", "structure", "/a", "It is missing.")
+    (result,) = json.loads(Report(target, findings=(finding,)).to_sarif())["runs"][0]["results"]
+    assert result["locations"][0]["physicalLocation"]["artifactLocation"]["uri"] == uri
 
 
 def test_html_escapes_what_comes_from_the_store() -> None:

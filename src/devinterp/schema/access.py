@@ -210,7 +210,8 @@ class ZarrAccess:
         full = self._full(prefix)
         skip = len(full) + 1 if full else 0
         for key in self._list(self._store.list_prefix(f"{full}/" if full else "")):
-            yield Entry(str(key)[skip:], folder=False)
+            if not str(key).endswith("/"):  # archives list their folders too
+                yield Entry(str(key)[skip:], folder=False)
 
     def _list(self, items: AsyncIterator[str]) -> list[str]:
         from zarr.core.sync import sync
@@ -302,7 +303,10 @@ def open_access(target: Any, storage_options: dict[str, Any] | None = None, memo
         raise SettingError("A store's path must be text.", expected="str or os.PathLike", found=type(target).__name__)
     scheme = urlsplit(text).scheme if "://" in text else ""
     if scheme in ("", "file"):
-        return _open_path(Path(urlsplit(text).path if scheme else text).expanduser(), memory)
+        try:
+            return _open_path(Path(urlsplit(text).path if scheme else text).expanduser(), memory)
+        except (OSError, ValueError, RuntimeError) as error:  # no name of a file, too long a one, no such user's home
+            raise StoreError(f"{text!r} cannot be opened: {error}.") from error
     from zarr.storage import FsspecStore
 
     try:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from devinterp.schema.predicates import find_predicate, resolve_arguments
-from devinterp.schema.spec import Check, Schema, VariableSpec
+from devinterp.schema.spec import Check, Schema, legal_dims
 from devinterp.schema.tree import ArrayNode, GroupNode
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from devinterp.schema.bind import Bound
 
-__all__ = ["compile_node", "legal_dims", "to_pandera"]
+__all__ = ["compile_node", "to_pandera"]
 
 
 def to_pandera(
@@ -102,11 +102,6 @@ def compile_node(bound: Bound) -> pa.DatasetSchema:
         name=f"{bound.schema.id}{bound.node.path if bound.node.path != '/' else ''}",
         description=bound.node.doc,
     )
-
-
-def legal_dims(spec: VariableSpec, placeholders: Mapping[str, str]) -> list[tuple[str, ...]]:
-    """Every legal tuple of dimensions of a concrete variable, the documented one first."""
-    return [tuple(d.format_map(placeholders) for d in dims) for dims in spec.legal_dims()]
 
 
 def pandera_check(check: Check, attrs: Mapping[str, Any]) -> pa.Check | None:

@@ -106,8 +106,13 @@ def _check_group(access: Access, group: GroupNode, tree: StoreTree, findings: Co
         elif tree.consolidated is not None and access.get(f"{path.strip('/')}/zarr.json", 2**20) is not None:
             findings.add(RuleCode.STALE_CONSOLIDATED, path, "The node is not among the consolidated metadata.")
         else:
+            older = access.get(f"{path.strip('/')}/.zarray", 2**20) is not None
             findings.add(
-                RuleCode.STRAY_CHUNK, path, "There is something in the group that is no node.", severity="warning"
+                RuleCode.STRAY_CHUNK,
+                path,
+                "There is something in the group that is no node.",
+                found="an array of Zarr v2, which readers of Zarr v3 pass over" if older else None,
+                severity="warning",
             )
 
 

@@ -15,9 +15,10 @@ import numpy as np
 
 from devinterp.schema.array_document import NUMERIC
 from devinterp.schema.codes import RuleCode
-from devinterp.schema.compile import compile_node, legal_dims
+from devinterp.schema.compile import compile_node
 from devinterp.schema.predicates import resolve_arguments
 from devinterp.schema.report import Collector
+from devinterp.schema.spec import legal_dims
 from devinterp.schema.suggest import closest
 from devinterp.schema.tree import ArrayNode, join
 

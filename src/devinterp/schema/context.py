@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from devinterp.errors import StoreError
+from devinterp.schema.spec import legal_dims, stored_types
 from devinterp.schema.tree import dig, join
 
 if TYPE_CHECKING:
@@ -82,6 +83,11 @@ class Context:
         array = self.group.arrays.get(name)
         if self._values is None or array is None:
             raise NotReadableError(f"{name} cannot be read.")
+        declared = self.bound.variables.get(name)
+        if declared is not None and (
+            array.dtype not in stored_types(declared[0]) or array.dims not in legal_dims(*declared)
+        ):
+            raise NotReadableError(f"{array.path} has the wrong dimensions or the wrong data type")
         return self._values.read(array, selection)
 
     def written_rows(self, dim: str) -> list[int] | None:

@@ -162,6 +162,7 @@ def _sarif_result(report: Report, finding: Finding, codes: list[str]) -> dict[st
 
 
 def _uri(target: str) -> str:
+    """Return a target as a URI reference: a path is quoted, a URL is one already."""
     from urllib.parse import quote
 
-    return quote(target, safe="/:@+,;=%&?#~!$'()*")
+    return quote(target, safe="/:@+,;=&!$'()*~" + ("?#%" if "://" in target else ""))

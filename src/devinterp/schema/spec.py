@@ -359,6 +359,16 @@ class Schema:
         return resolve_node(self, self.node("/"), parameters, members or {}, sizes or {}, frozenset(optional))
 
 
+def legal_dims(spec: VariableSpec, placeholders: Mapping[str, str]) -> list[tuple[str, ...]]:
+    """Every legal tuple of dimensions of a concrete variable, the documented one first."""
+    return [tuple(d.format_map(placeholders) for d in dims) for dims in spec.legal_dims()]
+
+
+def stored_types(spec: VariableSpec) -> tuple[str, ...]:
+    """Data types, as a store names them, whose values can be checked as those of the variable."""
+    return ("string", "fixed_length_utf32") if spec.dtype in ("string", "text") else (spec.dtype,)
+
+
 def match_pattern(pattern: str, name: str, separator: str | None = None) -> dict[str, str] | None:
     """Match ``loss_{obs}`` against ``loss_code`` and return ``{"obs": "code"}``, or None."""
     inner = r"[^/]+" if separator == "/" else r"\w+"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from devinterp.errors import SettingError, StoreError
+from devinterp.errors import MissingDependencyError, SettingError, StoreError
 from devinterp.schema.access import Access, open_access
 from devinterp.schema.bind import Bound
 from devinterp.schema.codes import RuleCode
@@ -13,7 +13,7 @@ from devinterp.schema.limits import Limits
 from devinterp.schema.read_store import read_store
 from devinterp.schema.read_view import read_view
 from devinterp.schema.recognise import choose_schema, fitting_node
-from devinterp.schema.report import Collector, Report
+from devinterp.schema.report import Collector, Report, clip
 from devinterp.schema.store_values import StoreValues
 from devinterp.schema.structure import check_structure, offer_profile, run_rules
 from devinterp.schema.values import check_values
@@ -89,8 +89,8 @@ def validate(
         return _validate_view(target, profile, level, schema, bounds, findings)
     try:
         access = open_access(target, storage_options, bounds.memory)
-    except StoreError as error:
-        findings.add(RuleCode.UNREADABLE, "/", error.problem, expected=error.expected)
+    except (StoreError, MissingDependencyError) as error:
+        findings.add(RuleCode.UNREADABLE, "/", error.problem, expected=error.expected, remedy=error.remedy)
         return _report(str(target), profile, level, None, findings)
     return _validate_store(access, profile, level, schema, consolidated, bounds, findings)
 
@@ -159,7 +159,7 @@ def _report(name: str, profile: str, level: Level, schema: Schema | None, findin
     from types import MappingProxyType
 
     return Report(
-        target=name,
+        target=clip(name, 2000),
         profile=profile,
         level=level,
         schema=None if schema is None else schema.id,

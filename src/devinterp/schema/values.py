@@ -17,6 +17,7 @@ from devinterp.schema.codes import RuleCode
 from devinterp.schema.conform import component, pinned
 from devinterp.schema.context import Context, NotReadableError, written_rows
 from devinterp.schema.predicates import Predicate, find_predicate, resolve_arguments
+from devinterp.schema.spec import stored_types
 from devinterp.schema.store_values import (
     BombError,
     CorruptChunkError,
@@ -194,7 +195,7 @@ def check_values(checked: Checked, values: StoreValues | ViewValues, limits: Lim
             for name, array in bound.group.arrays.items():
                 if name not in bound.variables:
                     findings.skip(array.path, "values", "the variable is not declared")
-                elif name not in checked.sound[bound.path] or array.dtype not in _types(bound.variables[name][0]):
+                elif name not in checked.sound[bound.path] or array.dtype not in stored_types(bound.variables[name][0]):
                     findings.skip(array.path, "values", "the dimensions or the data type are wrong")
                 elif isinstance(values, StoreValues) and array.path in values.left_out:
                     findings.skip(array.path, "values", values.left_out[array.path])
@@ -205,10 +206,6 @@ def check_values(checked: Checked, values: StoreValues | ViewValues, limits: Lim
                     else:
                         _check_view(variable, values, findings)
                     variable.report(findings)
-
-
-def _types(spec: VariableSpec) -> tuple[str, ...]:
-    return ("string", "fixed_length_utf32") if spec.dtype in ("string", "text") else (spec.dtype,)
 
 
 def _workers() -> int:

@@ -165,7 +165,7 @@ def _the_batches_of_an_observable_differ(store: StoreEditor) -> None:
     store.set_attribute("", "metadata.config.observables.0.batches_per_draw", 5)
 
 
-@mutation("DI108", "bif", also=("DI901",))
+@mutation("DI108", "bif")
 def _another_number_of_second_positions(store: StoreEditor) -> None:
     """target_position and target_position_T must be equally long."""
     store.rewrite("influences", store.read("influences")[..., :2])

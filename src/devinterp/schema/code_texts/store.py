@@ -26,7 +26,8 @@ TEXTS: dict[str, CodeText] = {
         "error",
         "a Zarr v2 store",
         "The store has .zgroup or .zarray documents. The formats are defined for Zarr v3 alone.",
-        "Rewrite it: xr.open_datatree(path, engine='zarr').to_zarr(new_path, zarr_format=3).",
+        "Rewrite it: xr.open_datatree(path, engine='zarr').map_over_datasets(lambda ds: ds.drop_encoding())"
+        ".to_zarr(new_path, zarr_format=3), and validate what that wrote.",
     ),
     "DI004": CodeText(
         "structure",
