@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -122,6 +123,101 @@ def test_a_result_of_the_middle_of_a_tree_is_recognised() -> None:
     report = validate(tree["susceptibilities"].to_dataset())
     assert report.findings == (), str(report)
     assert report.kind == "susceptibilities"
+
+
+class Mute(MemoryStore):
+    """Like a web server without listings: it answers as if nothing were there."""
+
+    async def list_dir(self, prefix):  # type: ignore[no-untyped-def]
+        for name in ():
+            yield name
+
+    list_prefix = list_dir
+
+
+class Refusing(Mute):
+    """Says that it cannot list."""
+
+    async def list_dir(self, prefix):  # type: ignore[no-untyped-def]
+        raise NotImplementedError
+        yield
+
+    list_prefix = list_dir
+
+
+@pytest.mark.parametrize("kind", [Mute, Refusing])
+def test_the_chunks_of_a_store_that_cannot_be_listed_are_asked_for(kind: type[MemoryStore]) -> None:
+    whole = MemoryStore()
+    make_store(whole)
+    store = kind(dict(whole._store_dict))
+    report = validate(store)
+    assert report.findings == (), str(report)
+    assert report.checked["chunks"] == validate(whole).checked["chunks"]
+    assert any("stray" in n.what for n in report.not_checked)
+    del store._store_dict["sampling_loss/c/0/0/0/0"]
+    assert [(f.code, f.path) for f in validate(store).findings] == [("DI501", "/sampling_loss/c/0/0/0/0")]
+
+
+def test_a_store_that_can_neither_be_listed_nor_has_consolidated_metadata_gets_one_clear_answer() -> None:
+    whole = MemoryStore()
+    make_store(whole, consolidated=False)
+    (finding,) = validate(Mute(dict(whole._store_dict))).findings
+    assert finding.code == RuleCode.UNREADABLE
+    assert "consolidate_metadata" in str(finding.remedy)
+
+
+def test_an_archive_lists_its_folders_too(tmp_path: Path) -> None:
+    make_store(tmp_path / "a.zarr")
+    assert validate(shutil.make_archive(str(tmp_path / "flat"), "zip", tmp_path / "a.zarr")).findings == ()
+    (finding,) = validate(shutil.make_archive(str(tmp_path / "nested"), "zip", tmp_path, "a.zarr")).findings
+    assert (finding.code, finding.found) == (RuleCode.NO_STORE, "stores one level below: a.zarr")
+
+
+@pytest.mark.parametrize("path", ["a\0b", "a\ud800", "x" * 5000, "~no-such-user/a", "nowhere://a", "s3://no/such"])
+def test_a_path_that_is_none_ends_in_a_report(path: str) -> None:
+    report = validate(path)
+    assert report.codes == {"DI001"}, str(report)
+    assert str(report).isprintable() or "\n" in str(report)
+    assert str(report).encode()
+
+
+def test_the_remedy_for_zarr_v2_works(valid_stores: dict[str, Path], tmp_path: Path) -> None:
+    def bare(path: Path) -> xr.DataTree:
+        return xr.open_datatree(path, engine="zarr", consolidated=False).map_over_datasets(
+            lambda ds: ds.drop_encoding()
+        )
+
+    bare(valid_stores["llc"]).to_zarr(tmp_path / "v2.zarr", zarr_format=2, consolidated=False)
+    assert validate(tmp_path / "v2.zarr").codes == {"DI003"}
+    bare(tmp_path / "v2.zarr").to_zarr(tmp_path / "v3.zarr", zarr_format=3, consolidated=False)
+    assert "DI003" not in validate(tmp_path / "v3.zarr").codes
+    assert validate(tmp_path / "v3.zarr").kind == "llc"
+
+
+def test_numbers_that_a_writer_in_another_language_gives_as_2_0_are_integers(store_of: StoreOf) -> None:
+    store = store_of("samples")
+    edit_attributes(store, lambda a: a["metadata"]["config"]["sampler"].update(num_draws=3.0, num_chains=2.0))
+    assert validate(store).findings == ()
+    edit_attributes(store, lambda a: a["metadata"]["config"]["sampler"].update(num_draws=4.0))
+    assert "DI108" in validate(store, level="structure").codes
+
+
+def test_a_store_of_the_peer_with_a_fault_of_its_own_is_still_offered_its_profile(
+    reference: Path, tmp_path: Path
+) -> None:
+    store = Path(shutil.copytree(reference / "full.zarr", tmp_path / "full.zarr"))
+    shutil.rmtree(store / "metrics_noise")
+    edit_attributes(store, lambda a: a.update(completed=0))
+    (offer,) = validate(store, level="structure").filter(code="other-profile").findings
+    assert (offer.found, "but for 1 error" in offer.message) == ("devinterp-2.0", True)
+
+
+def test_a_rule_over_a_variable_of_the_wrong_type_is_skipped(store_of: StoreOf) -> None:
+    tree = make_tree("samples")
+    tree = tree.assign(n_beta=xr.DataArray(None))
+    report = validate(tree)
+    assert {str(f.code) for f in report.errors} == {"DI104"}
+    assert any("scalar equals parameter" in n.what for n in report.not_checked)
 
 
 @pytest.mark.parametrize(

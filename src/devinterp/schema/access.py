@@ -63,7 +63,10 @@ class Access(Protocol):
         """Return what lies directly below ``prefix``."""
 
     def keys(self, prefix: str) -> Iterator[Entry]:
-        """Yield every object below ``prefix``, its name without the prefix."""
+        """Yield every object below ``prefix``, its name without the prefix; raise `UnlistableError`."""
+
+    def exist(self, keys: Sequence[str]) -> list[bool]:
+        """Return for each key whether something is there, without reading it."""
 
 
 class LocalAccess:
@@ -102,8 +105,8 @@ class LocalAccess:
                 for entry in found:
                     linked = entry.is_symlink()
                     escapes = linked and not self._is_inside(entry.path)
-                    folder = not escapes and entry.is_dir()
-                    out.append(Entry(entry.name, folder=folder, escapes=escapes, linked=linked))
+                    opens = not escapes and entry.is_dir()
+                    out.append(Entry(entry.name, folder=opens, escapes=escapes, linked=linked))
         except (FileNotFoundError, NotADirectoryError):
             return []
         except OSError as error:
@@ -127,6 +130,9 @@ class LocalAccess:
                     pending.append(path)
                 else:
                     yield Entry(path, folder=False, escapes=entry.escapes)
+
+    def exist(self, keys: Sequence[str]) -> list[bool]:
+        return [os.path.isfile(self._resolve(key)) for key in keys]
 
     def _is_above(self, target: str, prefix: str, inner: str) -> bool:
         here = os.path.realpath(os.path.join(self._root, prefix, inner))
@@ -203,15 +209,38 @@ class ZarrAccess:
         if prefix and not safe_key(prefix):
             raise EscapeError(f"The key {prefix!r} leads out of the store.")
         # Whether a name holds further keys is only known by looking below it; zarr.json is asked for there anyway.
-        names = self._list(self._store.list_dir(self._full(prefix)))
-        return [Entry(n, folder=n != "zarr.json") for n in sorted({str(n).strip("/") for n in names} - {""})]
+        names = {str(n).strip("/") for n in self._list(self._store.list_dir(self._full(prefix)))} - {""}
+        if not names and self.get(f"{prefix}/zarr.json".strip("/"), USUAL) is not None:
+            raise UnlistableError(f"{self.name} does not list what it holds.")
+        return [Entry(n, folder=n != "zarr.json") for n in sorted(names)]
 
     def keys(self, prefix: str) -> Iterator[Entry]:
         full = self._full(prefix)
         skip = len(full) + 1 if full else 0
-        for key in self._list(self._store.list_prefix(f"{full}/" if full else "")):
-            if not str(key).endswith("/"):  # archives list their folders too
-                yield Entry(str(key)[skip:], folder=False)
+        found = [str(key)[skip:] for key in self._list(self._store.list_prefix(f"{full}/" if full else ""))]
+        if "zarr.json" not in found:
+            # A server without listings answers as if nothing were there, though the array's own document is.
+            raise UnlistableError(f"{self.name} does not list what it holds.")
+        for key in found:
+            if key and not key.endswith("/"):  # archives list their folders too
+                yield Entry(key, folder=False)
+
+    def exist(self, keys: Sequence[str]) -> list[bool]:
+        from zarr.core.sync import sync
+
+        async def gather() -> list[bool]:
+            slots = asyncio.Semaphore(CONCURRENCY)
+
+            async def one(key: str) -> bool:
+                async with slots:
+                    return await self._store.exists(self._full(key))
+
+            return list(await asyncio.gather(*(one(key) for key in keys)))
+
+        try:
+            return sync(gather())
+        except Exception as error:  # a store may raise whatever its transport raises
+            raise StoreError(f"{self.name} cannot be asked: {type(error).__name__}: {error}.") from error
 
     def _list(self, items: AsyncIterator[str]) -> list[str]:
         from zarr.core.sync import sync

@@ -53,8 +53,8 @@ def _validator_class() -> Any:
     """JSON Schema as jsonschema has it, but for what takes it the square of a list's length."""
     import jsonschema
 
-    base = jsonschema.Draft202012Validator
-    return jsonschema.validators.extend(base, {"uniqueItems": _unique_items})
+    extend: Any = jsonschema.validators.extend
+    return extend(jsonschema.Draft202012Validator, {"uniqueItems": _unique_items})
 
 
 def _unique_items(validator: Any, wanted: bool, instance: Any, schema: Any) -> Iterator[Any]:

@@ -29,6 +29,7 @@ __all__ = [
 ]
 
 _MISSING = 2**64 - 1
+_MOST_IN_SHARD = 100_000
 _BYTES_CODECS = frozenset({"zstd", "gzip", "blosc", "crc32c"})
 
 
@@ -71,14 +72,9 @@ def object_bound(array: ArrayNode, text_limit: int) -> int:
     """Return how many bytes the object of a chunk (or shard) may have."""
     assert array.storage is not None
     size = text_limit if array.dtype == "string" else chunk_bytes(array, text_limit)
-    for codec in array.storage.codecs:
-        if codec.name == "sharding_indexed":
-            # Each inner chunk is packed for itself, and has its place in the index.
-            inner = codec.configuration.get("chunk_shape")
-            fits = isinstance(inner, list) and all(type(n) is int and n > 0 for n in inner)
-            count = -(-math.prod(array.storage.chunks) // math.prod(inner)) if fits else 1
-            return encoded_bound(size) + 256 * count
-    return encoded_bound(size)
+    # In a shard each inner chunk is packed for itself, and has its place in the index.
+    sharded = any(codec.name == "sharding_indexed" for codec in array.storage.codecs)
+    return encoded_bound(size) * (2 if sharded else 1)
 
 
 def decode_chunk(raw: bytes, array: ArrayNode, text_limit: int) -> NDArray[Any]:
@@ -159,6 +155,8 @@ class _Decoder:
         ):
             raise CorruptChunkError("its shards and chunks do not fit")
         grid = tuple(n // c for n, c in zip(shape, chunks, strict=True))
+        if math.prod(grid) > _MOST_IN_SHARD:
+            raise CorruptChunkError(f"its shards hold {math.prod(grid)} chunks, more than {_MOST_IN_SHARD}")
         index = _shard_index(data, configuration, math.prod(grid)).reshape(*grid, 2)
         number = fill_number(self.array.storage.fill if self.array.storage else None)
         out = np.full(shape, "" if self.array.dtype == "string" else (number or 0), dtype=self.dtype)

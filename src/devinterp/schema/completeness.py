@@ -48,11 +48,12 @@ def check_completeness(
         _compare_consolidated(access, tree.consolidated, limits, findings)
     try:
         for group in tree.root.subtree():
-            _check_group(access, group, tree, findings)
+            try:
+                _check_group(access, group, tree, findings)
+            except UnlistableError as error:
+                findings.skip(group.path, "leftovers and stray objects", error.problem)
         for bound in checked.bounds.values():
             _Chunks(access, bound, checked, values, limits, findings).check()
-    except UnlistableError as error:
-        findings.skip("/", "missing and stray chunks", error.problem)
     except StoreError as error:
         findings.add(RuleCode.UNREADABLE, "/", error.problem, level="completeness")
 
@@ -155,6 +156,26 @@ class _Chunks:
             )
             return
         present = bytearray(total)
+        try:
+            self._list(array, grid, present)
+        except UnlistableError as error:
+            self.findings.skip(array.path, "leftovers and stray objects", error.problem)
+            self._ask(array, grid, present)
+        self.findings.checked["chunks"] += total
+        if self.omitted and total and self._fill_is_legal(array, spec, (0,) * len(grid)):
+            self.values.omittable.add(array.path)
+        missing = present.count(0)
+        if missing and (missing == total or missing > _ONE_BY_ONE):
+            self.values.left_out[array.path] = f"{missing} of its {total} chunks are not there"
+        if missing > _ONE_BY_ONE:
+            # A million lost chunks are one finding, and not a million looks at where each of them lies.
+            self._report_missing(array, spec, _place(present.find(0), grid), missing)
+        elif missing:
+            for number in _zeros(present):
+                self._report_missing(array, spec, _place(number, grid))
+
+    def _list(self, array: ArrayNode, grid: tuple[int, ...], present: bytearray) -> None:
+        """Mark the chunks that are listed; what else is listed becomes a finding."""
         wanted = _ChunkKeys(array, grid)
         for entry in self.access.keys(array.path.strip("/")):
             path = f"{array.path}/{entry.name}"
@@ -169,18 +190,14 @@ class _Chunks:
                 self.findings.add(RuleCode.LEFTOVER, path, "A temporary file of a killed writer.")
             elif entry.name != "zarr.json":
                 self.findings.add(RuleCode.STRAY_CHUNK, path, "The object is no chunk of its array.")
-        self.findings.checked["chunks"] += total
-        if self.omitted and total and self._fill_is_legal(array, spec, (0,) * len(grid)):
-            self.values.omittable.add(array.path)
-        missing = present.count(0)
-        if missing and (missing == total or missing > _ONE_BY_ONE):
-            self.values.left_out[array.path] = f"{missing} of its {total} chunks are not there"
-        if missing > _ONE_BY_ONE:
-            # A million lost chunks are one finding, and not a million looks at where each of them lies.
-            self._report_missing(array, spec, _place(present.find(0), grid), missing)
-        elif missing:
-            for number in _zeros(present):
-                self._report_missing(array, spec, _place(number, grid))
+
+    def _ask(self, array: ArrayNode, grid: tuple[int, ...], present: bytearray) -> None:
+        """Mark the chunks of a store that cannot be listed: each is asked for."""
+        folder = array.path.strip("/")
+        for start in range(0, len(present), _ONE_BY_ONE):
+            numbers = range(start, min(start + _ONE_BY_ONE, len(present)))
+            keys = [f"{folder}/{chunk_key(array, _place(n, grid))}" for n in numbers]
+            present[start : start + len(keys)] = bytes(self.access.exist(keys))
 
     def _report_missing(self, array: ArrayNode, spec: VariableSpec, index: tuple[int, ...], times: int = 1) -> None:
         path = f"{array.path}/{chunk_key(array, index)}"

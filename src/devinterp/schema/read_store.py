@@ -59,6 +59,7 @@ def read_store(access: Access, limits: Limits, findings: Collector, consolidated
             f"The store cannot be listed and has no consolidated metadata: {error.problem}",
             remedy="Consolidate it where it can be listed: zarr.consolidate_metadata(path).",
         )
+        return None
     except StoreError as error:
         findings.add(RuleCode.UNREADABLE, "/", error.problem)
     return StoreTree(root, None)
