@@ -182,6 +182,41 @@ def test_a_type_changed_in_the_document_changes_everywhere(
     assert list(exported.iter_errors(_root(Path(make_store(tmp_path / "b.zarr", _float32(schema))))))
 
 
+def test_a_type_changed_in_the_document_changes_pages_strategies_commands_and_the_sampler(
+    changed_schemas: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import docs_pages  # puts the generators of pages on the path
+    import pages
+    from hypothesis import given, settings
+    from tiny_lm import TinyLM
+
+    import devinterp
+    from devinterp.cli.app import run
+    from devinterp.testing import trees
+
+    page = pages.schema_page(load("samples"), changed_schemas / "samples.yaml")
+    (row,) = [line for line in page.splitlines() if line.startswith("| `step_loss` |") and "float" in line]
+    assert "float64" in row
+    assert docs_pages.DOCS.is_dir()
+
+    @settings(max_examples=2)
+    @given(trees("samples"))
+    def strategies(tree: xr.DataTree) -> None:
+        assert tree["step_loss"].dtype == np.float64
+
+    strategies()
+    assert run(["schema", "show", "samples"]) == 0
+    assert any("step_loss" in line and "float64" in line for line in capsys.readouterr().out.splitlines())
+    ids = np.random.default_rng(0).integers(0, 64, (8, 5))
+    few = {"num_chains": 1, "num_draws": 2, "batch_size": 2, "num_init_loss_batches": 1, "batches_per_draw": 1}
+    devinterp.sample(
+        TinyLM(), ids, {"code": ids}, lr=1e-4, n_beta=1.0, output_path=tmp_path / "run.zarr", progress=False, **few
+    )
+    written = xr.open_datatree(tmp_path / "run.zarr", engine="zarr", consolidated=False)
+    assert written["step_loss"].dtype == np.float64
+    assert validate(tmp_path / "run.zarr").findings == ()
+
+
 def _root(store: Path) -> Any:
     import json
 

@@ -302,7 +302,8 @@ class ChainWriter:
             )
         for name, values in rows.items():
             layout = regions[name].layout
-            if values.shape[1:] != layout.shape[2:] or values.dtype != np.dtype(layout.dtype):
+            # The schema may ask for a wider type than the engine computes in; nothing is lost by that.
+            if values.shape[1:] != layout.shape[2:] or not np.can_cast(values.dtype, layout.dtype, "safe"):
                 raise StoreError(
                     f"A row of {name!r} does not fit the store.",
                     expected=f"{layout.shape[2:]} {layout.dtype}",
@@ -313,7 +314,7 @@ class ChainWriter:
             if values.dtype.kind in "iu" and (values < 0).any():
                 raise StoreError(f"A row of {name!r} of chain {self.chain}, {axis} {first}, has negative token ids.")
         for name, values in rows.items():
-            self._submit_all(regions[name].put(first, values))
+            self._submit_all(regions[name].put(first, values.astype(regions[name].layout.dtype, copy=False)))
 
     def _submit_all(self, writes: list[_Write]) -> None:
         for write in writes:
