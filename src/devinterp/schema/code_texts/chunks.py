@@ -18,7 +18,8 @@ TEXTS: dict[str, CodeText] = {
         "completeness",
         "error",
         "a stray chunk",
-        "There is an object under the array that none of its chunks is: of another shape, or another array.",
+        "There is an object under the array that none of its chunks is: of another shape, or another array. In a group "
+        "it is whatever is no node of Zarr v3 (a file, an array of Zarr v2), and weighs as a warning.",
         "The array's zarr.json or its chunks were changed: restore the one that was. Otherwise remove the object.",
     ),
     "DI503": CodeText(
@@ -49,13 +50,15 @@ TEXTS: dict[str, CodeText] = {
         "error",
         "a damaged chunk",
         "A chunk cannot be decoded: its checksum, its compression or its length is wrong. The rest was still checked.",
-        f"devinterp repair marks what is lost. {COPY_AGAIN}",
+        f"{COPY_AGAIN} Of a run that cannot be had again, `devinterp repair` marks what is lost, so that the rest can "
+        "be used.",
     ),
     "DI901": CodeText(
         "structure",
         "error",
         "a rule could not be evaluated",
-        "A rule of the schema came upon something that it could not work with, usually the cause of another finding.",
+        "The Python function behind a rule raised an exception. Rules of ours leave out what other findings are about; "
+        "one of an extension may have a bug, or expect something that the schema does not require.",
         "Mend the other findings first. If there are none, report it as a bug of the schema or of devinterp.",
     ),
     "DI902": CodeText(

@@ -99,14 +99,17 @@ TEXTS: dict[str, CodeText] = {
         "structure",
         "error",
         "too many chunks",
-        "The shape and the chunks of the array make more chunks than the limit.",
-        "Restore the array's zarr.json, or rechunk; the limit can be raised: validate(..., limits=Limits(chunks=...)).",
+        "The shape and the chunks of the array make more chunks than the limit, or (at the level completeness) all "
+        "arrays together have more than theirs; the array was left out.",
+        "Restore the array's zarr.json, or rechunk; the limits can be raised: validate(..., limits=Limits(chunks=..., "
+        "all_chunks=...)).",
     ),
     "DI255": CodeText(
         "structure",
         "error",
         "oversized metadata",
-        "A zarr.json is larger, or nested deeper, than the limit. It was not read.",
+        "A zarr.json is larger, or nested deeper, than the limit, and was not read; or all documents together would "
+        "take more memory than a validation may; or more observables are listed than variables are looked for.",
         "Attributes are no place for data: move them into an array. The limit can be raised with limits=.",
     ),
     "DI256": CodeText(
@@ -120,7 +123,8 @@ TEXTS: dict[str, CodeText] = {
         "structure",
         "error",
         "a path out of the store",
-        "A name in the store would lead out of it (.., an absolute path) or a symbolic link does. It was not followed.",
+        "A name in the store would lead out of it (.., an absolute path), or can be no file's name, or a symbolic link "
+        "leads out. It was not followed.",
         "Replace the link by what it points to, or ask for an honest copy.",
     ),
     "DI258": CodeText(

@@ -11,14 +11,17 @@ TEXTS: dict[str, CodeText] = {
         "structure",
         "error",
         "the store cannot be read",
-        "Reading a document of the store ended in an error of the file system, the network or the store itself.",
+        "Reading an object of the store ended in an error of the file system, the network or the store itself; or what "
+        "lies there is no regular file; or the store can neither be listed nor has consolidated metadata, so that "
+        "nobody can say what is in it.",
         "Check that the path is reachable and readable, and that the copy has come to its end.",
     ),
     "DI002": CodeText(
         "structure",
         "error",
         "there is no store",
-        "Nothing lies at the path, or what lies there has no zarr.json of a group.",
+        "Nothing lies at the path, or what lies there has no zarr.json of a group. Where it is a folder (or an "
+        "archive) of stores, the finding names the first of them.",
         "Give the path of the .zarr folder itself. A store that lost its zarr.json must be copied again.",
     ),
     "DI003": CodeText(
@@ -26,16 +29,16 @@ TEXTS: dict[str, CodeText] = {
         "error",
         "a Zarr v2 store",
         "The store has .zgroup or .zarray documents. The formats are defined for Zarr v3 alone.",
-        "Rewrite it: xr.open_datatree(path, engine='zarr').map_over_datasets(lambda ds: ds.drop_encoding())"
-        ".to_zarr(new_path, zarr_format=3), and validate what that wrote.",
+        "Rewrite it: xr.open_datatree(path, engine='zarr').map_over_datasets(lambda ds: "
+        "ds.drop_encoding()).to_zarr(new_path, zarr_format=3), and validate what that wrote.",
     ),
     "DI004": CodeText(
         "structure",
         "error",
         "of no known kind",
         "The root has no attribute devinterp_schema, and its arrays and groups fit no schema.",
-        "Say which it should be, as in validate(path, schema='samples'); validate the folder of the store itself, "
-        "not one above or below it.",
+        "Say which it should be, as in validate(path, schema='samples'); validate the folder of the store itself, not "
+        "one above or below it.",
     ),
     "DI005": CodeText(
         "structure",
@@ -64,7 +67,8 @@ TEXTS: dict[str, CodeText] = {
         "structure",
         "note",
         "of another profile",
-        "The store breaks the profile it was validated under, and is clean under another one.",
+        "The store breaks the profile it was validated under, and plainly was written for another one: there it has no "
+        "error, or less than a third as many.",
         "Validate it with that profile; all analysis accepts both.",
     ),
     "DI009": CodeText(
