@@ -175,6 +175,31 @@ _MEMBERS = st.sampled_from(
 )
 
 
+# What coverage-guided fuzzing came upon (tests/benchmarks/fuzz): kind, group or array, member, value.
+FUZZED: list[tuple[str, str, str, Any]] = [
+    ("study", "l0h0", "attributes.metadata.config.observables.0.name", ["a", "list"]),
+    ("samples", "", "attributes.devinterp_schema", "devinterp/\ud800@1"),
+    ("samples", "", "\ud800", {"must_understand": True}),
+]
+
+
+@pytest.mark.parametrize(("kind", "path", "member", "value"), FUZZED)
+def test_what_fuzzing_found_stays_mended(kind: str, path: str, member: str, value: Any, store_of: StoreOf) -> None:
+    store = store_of(kind)
+    file = store / path / "zarr.json"
+    document = inner = json.loads(file.read_text())
+    *parents, last = member.split(".")
+    for name in parents:
+        inner = inner[int(name)] if isinstance(inner, list) else inner[name]
+    inner[last] = value
+    file.write_text(json.dumps(document))
+    report = validate(store)
+    assert not report.ok
+    assert "DI901" not in report.codes, str(report)
+    for shown in (report.to_json(), report.to_sarif(), str(report), report._repr_html_()):
+        assert shown.encode()
+
+
 @settings(max_examples=40, deadline=None)
 @given(member=_MEMBERS, value=_JSON, name=st.sampled_from(["sampling_loss", "n_beta", "row_code"]))
 def test_no_metadata_document_makes_an_exception(
