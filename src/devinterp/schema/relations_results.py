@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -40,6 +41,39 @@ def llc_identities(context: Context) -> Iterator[Problem]:
         if not close.all():
             where = int(np.flatnonzero(~close.ravel())[0])
             yield Problem(f"{name} is not that of llc_per_chain.", wanted.ravel()[where], found.ravel()[where], name)
+
+
+@predicate("llc_from_trace", kind="relation")
+def llc_from_trace(context: Context) -> Iterator[Problem]:
+    """llc_per_chain and llc_scalar are n_beta * (mean of loss_trace - init_loss), where a single run says n_beta."""
+    n_beta = context.setting("n_beta")
+    if not context.has("llc_per_chain", "llc_scalar", "loss_trace", "init_loss") or context.has("wr"):
+        return
+    if isinstance(n_beta, bool) or not isinstance(n_beta, int | float) or not math.isfinite(n_beta):
+        return
+    per_chain, trace = (context.read(n).astype(np.float64) for n in ("llc_per_chain", "loss_trace"))
+    init, scalar = (context.read(n).astype(np.float64) for n in ("init_loss", "llc_scalar"))
+    if trace.ndim != 2 or per_chain.shape != trace.shape[:1] or init.shape or scalar.shape:
+        return  # stacked along checkpoints; or the sizes have their own finding
+    used = trace[np.isfinite(per_chain)]
+    # Of chains of different lengths those draws count that all of them have.
+    length = int(np.isfinite(used).sum(axis=1).min(initial=trace.shape[1]))
+    if not used.size or not length or not np.isfinite(used[:, :length]).all():
+        return
+    # The trace was rounded to single precision after the estimate was made.
+    tolerance = abs(n_beta) * 1e-6 * (float(np.abs(used[:, :length]).max()) + abs(float(init))) + 1e-9
+    wanted = n_beta * (used[:, :length].mean(axis=1) - init)
+    found = per_chain[np.isfinite(per_chain)]
+    for name, ours, theirs in (("llc_per_chain", wanted, found), ("llc_scalar", wanted.mean(), scalar)):
+        off = np.abs(np.atleast_1d(ours - theirs))
+        if not (off <= tolerance).all():  # NaN too
+            worst = int(np.argmax(np.nan_to_num(off, nan=np.inf)))
+            yield Problem(
+                f"{name} does not follow from loss_trace, init_loss and n_beta.",
+                f"n_beta * (mean of loss_trace - init_loss) = {np.atleast_1d(ours)[worst]:.9g}",
+                f"{np.atleast_1d(theirs)[worst]:.9g}",
+                name,
+            )
 
 
 @predicate("bif_indices", kind="relation")

@@ -232,6 +232,18 @@ def _one_chain_was_changed(store: StoreEditor) -> None:
     store.change("llc_per_chain", add)
 
 
+@mutation("DI421", "llc")
+def _the_start_was_changed(store: StoreEditor) -> None:
+    """init_loss is that of another run."""
+    store.change("init_loss", lambda value: value + 1.0)
+
+
+@mutation("DI421", "llc over steps")
+def _the_inverse_temperature_was_changed(store: StoreEditor) -> None:
+    """The attribute n_beta is that of another run."""
+    store.set_attribute("", "n_beta", store.document("")["attributes"]["n_beta"] * 2)
+
+
 @mutation("DI431", "bif")
 def _a_sequence_that_is_not_there(store: StoreEditor) -> None:
     """batch_1 names a sequence beyond the last."""
