@@ -84,8 +84,8 @@ TEXTS: dict[str, CodeText] = {
         "values",
         "error",
         "LLC identities",
-        "llc_mean and llc_std are the mean and the deviation of llc_per_chain, over the chains used; where a single run "
-        "says its n_beta, llc_per_chain and llc_scalar are n_beta * (mean of loss_trace - init_loss).",
+        "llc_mean and llc_std are the mean and the deviation of llc_per_chain, over the chains used; where a single "
+        "run says its n_beta, llc_per_chain and llc_scalar are n_beta * (mean of loss_trace - init_loss).",
         "Compute the result again: one of its numbers was changed, or comes from another run.",
     ),
     "DI431": CodeText(
