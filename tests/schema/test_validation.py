@@ -98,6 +98,13 @@ def test_a_url_that_fsspec_knows_is_taken() -> None:
     assert report.checked["chunks"] > 0
 
 
+def test_a_restriction_may_be_called_like_a_drive(tmp_path: Path) -> None:
+    store = make_store(
+        tmp_path / "a.zarr", "study", members={"restriction": {"full": {}, "c:": {}}}, consolidated=False
+    )
+    assert validate(store).findings == ()
+
+
 def test_a_group_inside_a_store_is_taken(valid_stores: dict[str, Path]) -> None:
     report = validate(zarr.open_group(valid_stores["study"], mode="r")["full"])
     assert report.findings == ()

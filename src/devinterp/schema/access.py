@@ -293,7 +293,8 @@ def safe_key(key: str) -> bool:
         not any(p in ("", ".", "..") for p in parts)
         and "\0" not in key
         and "\\" not in key
-        and not (len(parts[0]) == 2 and parts[0][1] == ":")
+        # Elsewhere "a:" is a name like any other, of a weight restriction perhaps.
+        and not (os.name == "nt" and ":" in key)
     )
 
 
