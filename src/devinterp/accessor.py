@@ -92,7 +92,10 @@ class DevinterpAccessor:
         allow_partial: bool = False,
         allow_mixed: bool = False,
     ) -> xr.Dataset:
-        """Compute the local learning coefficient; see `devinterp.slt.llc.compute_llc`."""
+        """Compute the local learning coefficient; see `devinterp.slt.llc.compute_llc`.
+
+        ``n_beta * (E[L] - L_0)``, dimensionless: E[L] is the mean loss (nat) over the draws, L_0 that at the start.
+        """
         from devinterp.slt.llc import compute_llc
 
         return compute_llc(
@@ -123,7 +126,11 @@ class DevinterpAccessor:
         output_path: str | PathLike[str] | None = None,
         allow_partial: bool = False,
     ) -> xr.Dataset:
-        """Compute the Bayesian influence function; see `devinterp.slt.bif.compute_bif`."""
+        """Compute the Bayesian influence function; see `devinterp.slt.bif.compute_bif`.
+
+        ``Corr(l_i, l_j)`` over the draws of the losses of two tokens or sequences, dimensionless; with
+        ``compute_covariance`` their covariance, nat². Positive where learning the one lowers the loss of the other.
+        """
         from devinterp.slt.bif import compute_bif
 
         return compute_bif(
@@ -156,7 +163,11 @@ class DevinterpAccessor:
         allow_partial: bool = False,
         allow_mixed: bool = False,
     ) -> xr.DataTree:
-        """Compute susceptibilities; see `devinterp.slt.susceptibilities.compute_susceptibilities`."""
+        """Compute susceptibilities; see `devinterp.slt.susceptibilities.compute_susceptibilities`.
+
+        ``Cov_C(phi, u - l) + E_C[phi] (E_full[l - u] - E_C[l - u])`` of every token's loss l, nat²: u is the sampling
+        task's loss, phi its mean minus the loss at the start, C the weight restriction.
+        """
         from devinterp.slt.susceptibilities import compute_susceptibilities
 
         return compute_susceptibilities(
@@ -172,13 +183,19 @@ class DevinterpAccessor:
         )
 
     def diagnose(self, *, sampling_task: str | None = None) -> Diagnosis | StudyDiagnosis | SeriesDiagnosis:
-        """Judge whether the run can be trusted; see `devinterp.slt.diagnostics.diagnose`."""
+        """Judge whether the run can be trusted; see `devinterp.slt.diagnostics.diagnose`.
+
+        From R-hat (dimensionless), effective draws, rise and drift of the loss (nat), each with its standard error.
+        """
         from devinterp.slt.diagnostics import diagnose
 
         return diagnose(self._obj, sampling_task=sampling_task)
 
     def to_arviz(self, *, log_likelihood: bool = False, allow_partial: bool = False) -> xr.DataTree:
-        """Lay the run out as ArviZ expects it; see `devinterp.slt.arviz.to_arviz`."""
+        """Lay the run out as ArviZ expects it; see `devinterp.slt.arviz.to_arviz`.
+
+        Losses stay in nat; ``log_likelihood`` is minus the loss.
+        """
         from devinterp.slt.arviz import to_arviz
 
         return to_arviz(self._obj, log_likelihood=log_likelihood, allow_partial=allow_partial)
@@ -198,19 +215,29 @@ class DevinterpAccessor:
         return flatten(self._tree)
 
     def matrix(self, *, standardize: bool | Literal["columns"] = True, variable: str = "sus") -> xr.DataArray:
-        """Tokens by restrictions, made comparable; see `devinterp.slt.susceptibility_views.matrix`."""
+        """Tokens by restrictions, made comparable; see `devinterp.slt.susceptibility_views.matrix`.
+
+        ``(sus - mean) / sd`` of every restriction, in its own standard deviations (dimensionless); with ``True`` each
+        token's mean over restrictions is removed as well; with ``False`` nat².
+        """
         from devinterp.slt.susceptibility_views import matrix
 
         return matrix(self._tree, standardize=standardize, variable=variable)
 
     def pca(self, n_components: int | None = None, *, standardize: bool | Literal["columns"] = True) -> xr.Dataset:
-        """Principal components of the matrix; see `devinterp.slt.susceptibility_views.pca`."""
+        """Principal components of the matrix; see `devinterp.slt.susceptibility_views.pca`.
+
+        ``matrix = scores @ loadings``, centred; loadings are unit vectors over restrictions, scores have its unit.
+        """
         from devinterp.slt.susceptibility_views import pca
 
         return pca(self._tree, n_components, standardize=standardize)
 
     def split_half(self, sampling_task: str | None = None, **options: Any) -> xr.Dataset:
-        """Reproducibility between halves of the chains; see `devinterp.slt.susceptibility_views.split_half`."""
+        """Reproducibility between halves of the chains; see `devinterp.slt.susceptibility_views.split_half`.
+
+        The correlation (dimensionless) of every restriction's values from the one half with those from the other.
+        """
         from devinterp.slt.susceptibility_views import split_half
 
         return split_half(self._tree, sampling_task, **options)
@@ -219,13 +246,16 @@ class DevinterpAccessor:
 
     @property
     def plot(self) -> PlotAccessor:
-        """Pictures, by name; needs matplotlib (``pip install 'devinterp[plot]'``)."""
+        """Pictures, by name, with units on their axes; needs matplotlib (``pip install 'devinterp[plot]'``)."""
         from devinterp.plot import PlotAccessor
 
         return PlotAccessor(self._obj)
 
     def tokens(self, *args: Any, **options: Any) -> TokenText:
-        """Texts coloured token by token; see `devinterp.plot.tokens.tokens`."""
+        """Texts coloured token by token; see `devinterp.plot.tokens.tokens`.
+
+        By loss or its change (nat), standardised susceptibility, or correlation with a chosen token.
+        """
         from devinterp.plot.tokens import tokens
 
         return tokens(self._obj, *args, **options)
