@@ -108,7 +108,7 @@ def traces(subject: Subject) -> Markup:
 
 def _trace(subject: Subject, name: str, alt: str, observable: str | None) -> Markup:
     def draw(ax: Any) -> None:
-        loss_traces(subject.main, observable=observable, ax=ax)
+        loss_traces(subject.run, observable=observable, ax=ax)
         if ax.get_legend() is not None:  # a narrow page has room below, not beside
             legend(ax, loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=3)
 
@@ -151,7 +151,7 @@ def metrics(subject: Subject) -> Markup | None:
     if "metrics_scaled_grad" not in subject.full.dataset:
         return None
     drawn = [
-        picture(f"metrics{i}", TITLES[q], (4.8, 3.2), lambda ax, q=q: sgld_metrics(subject.main, q, ax=ax))  # type: ignore[misc]
+        picture(f"metrics{i}", TITLES[q], (4.8, 3.2), lambda ax, q=q: sgld_metrics(subject.run, q, ax=ax))  # type: ignore[misc]
         for i, q in enumerate(QUANTITIES)
     ]
     return section("metrics", "The sampler", tag("div", drawn, class_="columns"))
@@ -164,7 +164,7 @@ def influence(subject: Subject) -> Markup | None:
     run = subject.full
     if not run.observables or run.dataset.sizes.get("draw", 0) < 2:
         return None
-    source = subject.main if subject.members is None else subject.members[run.label]
+    source = subject.run
     sizes = {name: run.loss(name).sizes[f"batch_{name}"] for name in sorted(run.observables)}
     total, tokens_per_row = sum(sizes.values()), run.loss(next(iter(sizes))).sizes["token_pos"]
     parts: list[Content] = [
@@ -252,7 +252,7 @@ def texts(subject: Subject) -> Markup | None:
     shown = []
     for name in run.observables[:4]:
         by: Any = "change" if f"init_loss_{name}" in run.dataset else "loss"
-        shown.append(tokens(subject.main, subject.tokenizer, by=by, observable=name, rows=None, most=2).to_html())
+        shown.append(tokens(subject.run, subject.tokenizer, by=by, observable=name, rows=None, most=2).to_html())
     if not shown:
         return None
     return section("texts", "Texts", tag("div", shown, class_="columns"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
 import xarray as xr
@@ -54,19 +55,25 @@ class Subject:
         """Whether the run has not completed, so that analyses take what there is."""
         return not self.status.completed
 
-    @property
+    @cached_property
     def members(self) -> dict[str, Any] | None:
         """The runs of the main study by restriction, None for a single run."""
         return study_members(self.main)
 
-    @property
+    @cached_property
     def full(self) -> Samples:
         """The run that single pictures show."""
-        members = self.members
-        if members is None:
-            return Samples.of(self.main, allow_partial=True)
-        name = "full" if "full" in members else next(iter(members))
-        return Samples.of(members[name], label=name, allow_partial=True)
+        return Samples.of(self.run, label=self._name, allow_partial=True)
+
+    @property
+    def run(self) -> Any:
+        """The tree of that run; whoever is given the study looks for it among all restrictions, over and over."""
+        return self.main if self.members is None else self.members[self._name]
+
+    @property
+    def _name(self) -> str:
+        members = self.members or {}
+        return "full" if "full" in members else next(iter(members), "")
 
 
 def open_subject(
