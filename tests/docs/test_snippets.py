@@ -14,7 +14,7 @@ from docs_pages import DOCS, ROOT, blocks_of
 HOWTO = sorted((DOCS / "howto").glob("*.md"))
 
 # Pages whose examples start from a finished run or study.
-NEEDS_TREE = {"which-llc", "ci", "migrate", "troubleshooting"}
+NEEDS_TREE = {"which-llc", "ci", "look", "migrate", "troubleshooting"}
 NEEDS_STUDY = {"which-llc"}
 
 SETTINGS = {
