@@ -67,6 +67,21 @@ def test_rhat_ess_and_mcse_are_those_of_arviz_stats():
     assert found.mcse == pytest.approx(array_stats.mcse(trace, chain_axis=0, draw_axis=1, method="mean"))
 
 
+def test_each_chain_has_numbers_of_its_own():
+    """A chain that moves in its second half disagrees with itself, whatever the others do."""
+    from arviz_stats.base.array import array_stats
+
+    trace = stationary(memory=0.0)
+    trace[2, 100:] += 0.2
+    tree = run_with(trace)
+    chains = diagnose(tree, sampling_task="task").chains
+    assert [c.rhat > 1.1 for c in chains] == [False, False, True, False]
+    alone = tree["loss_task"].values.astype(np.float64).mean(axis=(2, 3))[1:2]
+    assert chains[1].ess == pytest.approx(array_stats.ess(alone, chain_axis=0, draw_axis=1, method="bulk"))
+    assert chains[1].mcse == pytest.approx(array_stats.mcse(alone, chain_axis=0, draw_axis=1, method="mean"))
+    assert chains[2].ess < chains[1].ess / 4
+
+
 def test_a_trend_is_not_converged():
     found = judged(stationary() + np.linspace(0, 0.3, 200))
     assert "not_converged" in [v.code for v in found.verdicts]
@@ -197,6 +212,7 @@ def test_a_constant_trace_gives_no_rhat():
     found = judged(np.full((4, 50), 0.1), noise=0.0)
     assert found.rhat is None
     assert found.mcse == 0.0
+    assert [(c.rhat, c.ess, c.mcse) for c in found.chains] == [(None, None, 0.0)] * 4
 
 
 def test_incomplete_runs_are_judged_by_what_there_is():

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from devinterp.slt.diagnostics import Diagnosis, Verdict
+from devinterp.slt._diagnosis import Diagnosis, Verdict, number
 
-__all__ = ["judge", "number"]
+__all__ = ["judge"]
 
 RHAT_LIMIT = 1.1
 EFFECTIVE_PER_CHAIN = 10.0
@@ -99,8 +99,3 @@ def _localization(d: Diagnosis) -> str:
 
 def _third(value: Any) -> str:
     return f"{float(value) / 3:.2g}"
-
-
-def number(value: float | None, digits: int = 2) -> str:
-    """A number for people, where there is one."""
-    return "unknown" if value is None else f"{value:.{digits}f}"

@@ -7,7 +7,7 @@ all chains see the same minibatches and their noise drowns where the chains went
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
@@ -16,231 +16,15 @@ import numpy.typing as npt
 from devinterp.errors import MissingVariableError
 from devinterp.slt._blocks import row_means
 from devinterp.slt._chains import known_states
+from devinterp.slt._diagnosis import TITLES, ChainDiagnosis, Diagnosis, SeriesDiagnosis, StudyDiagnosis, Verdict
 from devinterp.slt._samples import Samples, Tree, series_members, study_members
+from devinterp.slt._verdicts import judge
 
-__all__ = ["ChainDiagnosis", "Diagnosis", "SeriesDiagnosis", "StudyDiagnosis", "Verdict", "diagnose"]
+__all__ = ["TITLES", "ChainDiagnosis", "Diagnosis", "SeriesDiagnosis", "StudyDiagnosis", "Verdict", "diagnose"]
 
 F64 = npt.NDArray[np.float64]
-Code = Literal["good", "diverged", "below_start", "not_converged", "chains_disagree", "little_signal"]
 
 SPIKE_DEVIATIONS = 8.0
-
-TITLES: dict[Code, str] = {
-    "good": "good",
-    "diverged": "diverged",
-    "below_start": "loss fell below its start",
-    "not_converged": "not converged",
-    "chains_disagree": "chains disagree",
-    "little_signal": "too little signal",
-}
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """One thing that is right or wrong with a run.
-
-    Attributes
-    ----------
-    code : str
-        One of `TITLES`.
-    evidence : str
-        The numbers it rests on.
-    remedy : str
-        Which setting to try next; empty for ``good``.
-    """
-
-    code: Code
-    evidence: str
-    remedy: str = ""
-
-    @property
-    def title(self) -> str:
-        """The verdict in words."""
-        return TITLES[self.code]
-
-    def __str__(self) -> str:
-        return f"{self.title}: {self.evidence}" + (f" Try next: {self.remedy}" if self.remedy else "")
-
-
-@dataclass(frozen=True)
-class ChainDiagnosis:
-    """One chain.
-
-    Attributes
-    ----------
-    chain : int
-        Position along ``chain``.
-    status : str
-        ``complete``, or why it is not.
-    n_draws : int
-        Finite draws, a prefix.
-    n_nonfinite : int
-        Draws that are not finite.
-    n_spikes : int
-        Draws whose change from the draw before is far outside what changes usually are.
-    rise : float or None
-        Mean loss minus the loss at the start (nat).
-    drift : float or None
-        Mean of the last third of the draws minus that of the first (nat).
-    ess : float or None
-        Effective draws (bulk) of this chain alone.
-    signal_to_variation : float or None
-        Rise over the standard deviation of the change from draw to draw.
-    """
-
-    chain: int
-    status: str
-    n_draws: int
-    n_nonfinite: int
-    n_spikes: int
-    rise: float | None = None
-    drift: float | None = None
-    ess: float | None = None
-    signal_to_variation: float | None = None
-
-
-@dataclass(frozen=True)
-class Diagnosis:
-    """All that was found out about a run.
-
-    Attributes
-    ----------
-    label : str
-        The restriction's name within a study.
-    source : str
-        The variable the trace was taken from.
-    rows : {"fixed", "minibatch"}
-        Whether the same rows were evaluated at every draw.
-    start, start_se : float or None
-        Loss at the start (nat), and its standard error as a reference for the trace: 0 where it is of the same rows.
-        None where it is not known for these rows.
-    rise, rise_se : float or None
-        Mean loss minus the loss at the start (nat), and its standard error.
-    llc : float or None
-        n_beta times the rise.
-    rhat, ess_bulk, mcse : float or None
-        By arviz-stats, over the complete chains: rank-normalised split R-hat, effective draws, and the Monte Carlo
-        standard error of the mean loss (nat).
-    drift, drift_se : float or None
-        Mean of the last third of the draws minus that of the first (nat), all chains, and its standard error.
-    signal_to_variation : float or None
-        Median over chains.
-    gradient_to_noise : float or None
-        Median over steps of the norm of the gradient term over that of the noise, where metrics were saved.
-    chains : tuple of ChainDiagnosis
-        One per chain.
-    verdicts : tuple of Verdict
-        The gravest first; at least one.
-    settings : mapping
-        The settings that remedies speak of.
-    """
-
-    label: str
-    source: str
-    rows: Literal["fixed", "minibatch"]
-    start: float | None
-    start_se: float | None
-    rise: float | None
-    rise_se: float | None
-    llc: float | None
-    rhat: float | None
-    ess_bulk: float | None
-    mcse: float | None
-    drift: float | None
-    drift_se: float | None
-    signal_to_variation: float | None
-    gradient_to_noise: float | None
-    chains: tuple[ChainDiagnosis, ...]
-    verdicts: tuple[Verdict, ...] = ()
-    settings: Mapping[str, Any] = field(default_factory=dict)
-
-    @property
-    def verdict(self) -> Verdict:
-        """The gravest verdict."""
-        return self.verdicts[0]
-
-    @property
-    def good(self) -> bool:
-        """Whether nothing is wrong."""
-        return self.verdict.code == "good"
-
-    def to_dict(self) -> dict[str, Any]:
-        """Everything as plain, JSON-able types."""
-        out = asdict(self)
-        out["chains"] = [asdict(chain) for chain in self.chains]
-        out["verdicts"] = [{**asdict(v), "title": v.title} for v in self.verdicts]
-        out["settings"] = dict(self.settings)
-        return out
-
-    def __str__(self) -> str:
-        from devinterp.slt._verdicts import number as _number
-
-        head = f"{self.label}: " if self.label else ""
-        numbers = [
-            f"R-hat {_number(self.rhat)}",
-            f"{_number(self.ess_bulk, 0)} effective draws",
-            f"rise {_number(self.rise, 4)} ± {_number(self.rise_se, 4)} nat",
-            f"drift {_number(self.drift, 4)} ± {_number(self.drift_se, 4)} nat",
-            f"on {self.source}",
-        ]
-        lines = [f"{head}{self.verdict.title} ({', '.join(numbers)})", *(f"  {verdict}" for verdict in self.verdicts)]
-        lines += [
-            f"  chain {c.chain}: {c.status}, {c.n_draws} draws, rise {_number(c.rise, 4)}, "
-            f"drift {_number(c.drift, 4)}, {_number(c.ess, 0)} effective, {c.n_nonfinite} non-finite, "
-            f"{c.n_spikes} spikes"
-            for c in self.chains
-        ]
-        return "\n".join(lines)
-
-    def _repr_html_(self) -> str:
-        from html import escape
-
-        return f"<pre>{escape(str(self))}</pre>"
-
-
-class StudyDiagnosis(dict[str, Diagnosis]):
-    """Diagnoses by restriction name."""
-
-    @property
-    def good(self) -> bool:
-        """Whether nothing is wrong with any run."""
-        return all(diagnosis.good for diagnosis in self.values())
-
-    def to_dict(self) -> dict[str, Any]:
-        """Everything as plain, JSON-able types."""
-        return {name: diagnosis.to_dict() for name, diagnosis in self.items()}
-
-    def __str__(self) -> str:
-        return "\n".join(str(diagnosis) for diagnosis in self.values())
-
-    def _repr_html_(self) -> str:
-        from html import escape
-
-        return f"<pre>{escape(str(self))}</pre>"
-
-
-class SeriesDiagnosis(dict[int, StudyDiagnosis]):
-    """Diagnoses of studies by training step."""
-
-    @property
-    def good(self) -> bool:
-        """Whether nothing is wrong with any run."""
-        return all(study.good for study in self.values())
-
-    @property
-    def runs(self) -> StudyDiagnosis:
-        """The diagnosis of every run by its path, ``1000/full``."""
-        return StudyDiagnosis({f"{step}/{name}": d for step, study in self.items() for name, d in study.items()})
-
-    def to_dict(self) -> dict[str, Any]:
-        """Everything as plain, JSON-able types; training steps as text."""
-        return {str(step): study.to_dict() for step, study in self.items()}
-
-    def __str__(self) -> str:
-        return str(self.runs)
-
-    def _repr_html_(self) -> str:
-        return self.runs._repr_html_()
 
 
 def diagnose(
@@ -337,8 +121,6 @@ def _diagnose(run: Samples, sampling_task: str | None) -> Diagnosis:
         },
         **numbers,
     )
-    from devinterp.slt._verdicts import judge
-
     return replace(diagnosis, verdicts=tuple(judge(diagnosis, kept)))
 
 
@@ -427,10 +209,23 @@ def _chain(chain: int, trace: F64, failure: str | None, nonfinite: int, start: f
         n_spikes=int((deviation > SPIKE_DEVIATIONS * scale).sum()) if scale > 0 else 0,
         rise=rise,
         drift=float(trace[-third:].mean() - trace[:third].mean()),
-        ess=_arviz("ess", trace[None], method="bulk") or None,
+        **_alone(trace),
         signal_to_variation=rise / variation if rise is not None and variation > 0 else None,
         **common,
     )
+
+
+def _alone(trace: F64) -> dict[str, float | None]:
+    """R-hat, effective draws and Monte Carlo error of one chain, (draw,); nothing of one that never moves."""
+    if np.ptp(trace) == 0:
+        return {"rhat": None, "ess": None, "mcse": 0.0}
+    half = trace.size // 2
+    found = {
+        "rhat": _arviz("rhat", np.stack([trace[:half], trace[-half:]]), method="z_scale"),
+        "ess": _arviz("ess", trace[None], method="bulk"),
+        "mcse": _arviz("mcse", trace[None], method="mean"),
+    }
+    return {name: value if np.isfinite(value) else None for name, value in found.items()}
 
 
 def _gradient_to_noise(run: Samples, used: list[int]) -> float | None:
