@@ -1,14 +1,13 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import xarray as xr
-from made_runs import fail_chain, make_run, make_study, to_store
+from made_runs import fail_chain, make_run
 
 from devinterp.errors import ChainFailedWarning
-from devinterp.slt import bif_lazy
+from devinterp.slt import bif_lazy, bif_topk
 from devinterp.slt.bif import compute_bif
-from devinterp.slt.llc import compute_llc
-from devinterp.slt.susceptibilities import compute_susceptibilities
 
 OPTIONS = [
     {},
@@ -45,29 +44,28 @@ def test_failed_chains_and_constant_losses_are_counted():
     xr.testing.assert_allclose(result.compute(), expected, atol=1e-6)
 
 
-@pytest.mark.slow
-@pytest.mark.filterwarnings("default")  # what a cluster warns of at its start and end is not ours
-def test_a_cluster_gives_the_in_memory_results_from_lazily_opened_chunks(tmp_path):
-    from distributed import Client, LocalCluster
+@pytest.mark.parametrize("options", [{}, {"correlation_method": "sequence"}, {"average_tokenwise_bif": True}])
+def test_each_pair_of_blocks_is_multiplied_once(monkeypatch, options):
+    multiplied = []
+    tile = bif_lazy.influence_tile
+    monkeypatch.setattr(bif_lazy, "influence_tile", lambda *a, **k: multiplied.append(1) or tile(*a, **k))
+    result = compute_bif(make_run(), lazy=True, batch_size=2, **options)["influences"]
+    values = result.values
+    assert len(multiplied) == 5 * 6 / 2
+    np.testing.assert_array_equal(values, values.transpose(1, 0, 3, 2) if values.ndim == 4 else values.T)
+    np.testing.assert_array_equal(result[7, 1], values[7, 1])
 
-    study = make_study()
-    stored = to_store(study, tmp_path / "study.zarr")
-    with (
-        LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None, memory_limit=0) as cluster,
-        Client(cluster),
-    ):
-        tree = stored.chunk(chain=1, draw=16)
-        llc = compute_llc(tree, over="observable", ci=0.9)
-        bif = compute_bif(tree["full"], se=True, batch_size=4).compute()
-        top = compute_bif(tree["full"], top_k=2)
-        sus = compute_susceptibilities(tree, se=True, terms=True)
-    xr.testing.assert_allclose(llc, compute_llc(study, over="observable", ci=0.9), rtol=1e-9)
-    xr.testing.assert_allclose(bif, compute_bif(study["full"], se=True), atol=1e-6)
-    xr.testing.assert_allclose(top, compute_bif(study["full"], top_k=2), atol=1e-6)
-    expected = compute_susceptibilities(study, se=True, terms=True)
-    for name in ("susceptibilities", "context"):
-        xr.testing.assert_allclose(sus[name].to_dataset(), expected[name].to_dataset(), rtol=1e-4, atol=1e-7)
-        assert sus[name].attrs == expected[name].attrs
+
+@pytest.mark.parametrize("options", [{"top_k": 2}, {"output_path": "bif.zarr"}])
+def test_losses_are_standardised_once_however_many_tiles_there_are(monkeypatch, tmp_path, options):
+    blocks = []
+    standardized = bif_lazy._standardized
+    monkeypatch.setattr(bif_lazy, "_standardized", lambda *a, **k: blocks.append(1) or standardized(*a, **k))
+    monkeypatch.setattr(bif_topk, "ROW_SERIES", 12)
+    monkeypatch.setattr(bif_topk, "COLUMN_SERIES", 12)
+    monkeypatch.chdir(tmp_path)
+    compute_bif(make_run().chunk(chain=1, draw=15), batch_size=2, **options)
+    assert len(blocks) == 5
 
 
 def test_no_task_sees_the_losses_of_more_sequences_than_a_block(monkeypatch):

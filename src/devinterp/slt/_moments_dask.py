@@ -26,35 +26,40 @@ def gather_dask(job: Job) -> Gathered:
     da = optional("dask.array", extra="dask", purpose="An analysis of dask arrays")
     data = {name: da.asarray(a.data)[:, : job.length] for name, a in job.arrays.items()}
     whole = {name: da.isfinite(values).all(axis=(2, 3)) for name, values in data.items()}
-    picked = [data[name].reshape(*data[name].shape[:2], -1)[:, :, job.picks(name)] for name in data if job.sampled]
+    picked = [
+        data[name].reshape(*data[name].shape[:2], -1)[:, :, job.picks(name)]
+        for name in data
+        if job.sampled and name in job.wanted
+    ]
     trace, checks, sample = dask.compute(data[job.task].mean(axis=(2, 3), dtype=np.float64), whole, picked)
     finite = np.logical_and.reduce(list(checks.values()))
-    num_chains, groups = trace.shape[0], len(job.cuts)
-    kept = np.zeros(trace.shape, dtype=bool)
-    selection = job.select(finite)
-    kept[list(selection.used), : selection.length] = True
-    centre = float(trace[kept][0])
-    weights = np.zeros((2 if job.with_products else 1, num_chains, groups, *trace.shape))
-    for c in range(num_chains):
-        for k, cut in enumerate(job.cuts):
-            weights[0, c, k, c, cut] = kept[c, cut]
-            if job.with_products:
-                weights[1, c, k, c, cut] = np.where(kept[c, cut], trace[c, cut] - centre, 0.0)
+    used = job.select(finite).used
+    centre = float(trace[used[0], 0])
     lazy = {}
-    for name, values in data.items():
-        if name in job.wanted:
-            # A draw that is left out has weight 0, and 0 times NaN is NaN.
-            clean = da.where(kept[:, :, None, None], values.astype(np.float64), 0.0)
-            spread = da.from_array(weights, chunks=(*weights.shape[:3], *values.chunks[:2]))
-            lazy[name] = da.tensordot(spread, clean, axes=([3, 4], [0, 1]))
+    for name in job.wanted:
+        for c in used:
+            for k, cut in enumerate(job.cuts):
+                weights = np.ones((2 if job.with_products else 1, cut.stop - cut.start))
+                if job.with_products:
+                    weights[1] = trace[c, cut] - centre
+                # Group by group, so that what a task hands on is two numbers per token and no zeros.
+                losses = data[name][c, cut].astype(np.float64)
+                spread = da.from_array(weights, chunks=(-1, losses.chunks[0]))
+                lazy[name, c, k] = da.tensordot(spread, losses, axes=(1, 0))
     (gathered,) = dask.compute(lazy)
-    shape = {name: (num_chains * groups, *data[name].shape[2:]) for name in gathered}
+    groups, num_chains = len(job.cuts), trace.shape[0]
+    sums = {name: np.zeros((num_chains * groups, *data[name].shape[2:])) for name in job.wanted}
+    products = {name: np.zeros_like(values) for name, values in sums.items()} if job.with_products else {}
+    for (name, c, k), values in gathered.items():
+        sums[name][c * groups + k] = values[0]
+        if job.with_products:
+            products[name][c * groups + k] = values[1]
     empty = np.zeros((*trace.shape, 0), dtype=np.float32)
     return Gathered(
         trace=trace,
         finite=finite,
-        sums={name: values[0].reshape(shape[name]) for name, values in gathered.items()},
-        products={name: v[1].reshape(shape[name]) for name, v in gathered.items()} if job.with_products else {},
+        sums=sums,
+        products=products,
         centre=centre,
         sample=np.concatenate([part.astype(np.float32) for part in sample], axis=2) if sample else empty,
     )

@@ -227,5 +227,5 @@ def _source(plan: Plan, *, batches: bool, device: Any) -> Source:
 
         source = LazyOperands.of(plan, batches=batches)
         warn_excluded(plan.run, source.selection, stacklevel=4)
-        return source
+        return source.held()
     return _operands(plan, batches=batches, device=device)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -75,7 +75,8 @@ class LazyOperands:
             from devinterp.slt.uncertainty import batch_groups
 
             groups = batch_groups(found["sample"], num_chains)
-        standard = series.map_blocks(partial(_standardized, covariance=plan.covariance), dtype=np.float32)
+        kind = np.empty((0, 0, 0), dtype=np.float32)  # else dask asks by calling the function
+        standard = series.map_blocks(partial(_standardized, covariance=plan.covariance), meta=kind)
         where = np.union1d(plan.first, plan.second)
         first, second = (
             standard
@@ -89,6 +90,12 @@ class LazyOperands:
     def symmetric(self) -> bool:
         """Whether both operands are the same sequences."""
         return bool(np.array_equal(self.plan.first, self.plan.second))
+
+    def held(self) -> LazyOperands:
+        """Have the standardised losses computed once and kept where they are: many tiles are made of each."""
+        persist = optional("dask", extra="dask", purpose="A lazy BIF").persist
+        first, second = persist(self.first, self.second)
+        return replace(self, first=first, second=first if self.symmetric else second)
 
     def identity(self) -> str:
         """Hash of the standardised losses' first moments with fixed weights: the losses themselves stay away."""
@@ -137,7 +144,7 @@ class LazyOperands:
         with warnings.catch_warnings():
             # A matrix of pairs has many more chunks than what it is made of.
             warnings.simplefilter("ignore", da.PerformanceWarning)
-            return [
+            arrays = [
                 da.blockwise(
                     partial(_tile, which=which, options=options),
                     "ijpq" if four else "ij",
@@ -150,6 +157,26 @@ class LazyOperands:
                 )
                 for which in range(2 if se else 1)
             ]
+            return [_mirrored(array) for array in arrays] if self.symmetric else arrays
+
+
+def _mirrored(array: Any) -> Any:
+    """Take the blocks below the diagonal from those above it: each pair of blocks is multiplied once."""
+    da, _ = _dask()
+    graphs = optional("dask.highlevelgraph", extra="dask", purpose="A lazy BIF")
+    name, behind = f"mirrored-{array.name}", (0,) * (array.ndim - 2)
+    layer = {
+        (name, i, j, *behind): (array.name, i, j, *behind) if i <= j else (_swapped, (array.name, j, i, *behind))
+        for i in range(array.numblocks[0])
+        for j in range(array.numblocks[1])
+    }
+    graph = graphs.HighLevelGraph.from_collections(name, layer, dependencies=[array])
+    return da.Array(graph, name, array.chunks, dtype=array.dtype)
+
+
+def _swapped(tile: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """The influences of the second operand's sequences on the first's."""
+    return tile.transpose(1, 0, 3, 2) if tile.ndim == 4 else tile.T
 
 
 def _dask() -> tuple[Any, Any]:

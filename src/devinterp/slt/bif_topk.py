@@ -16,8 +16,9 @@ import xarray as xr
 from devinterp.slt._bif_tiles import Source
 from devinterp.slt._kernels import F32, product_se
 from devinterp.slt._results import label_result, schema_id
+from devinterp.slt.bif_lazy import LazyOperands
 
-__all__ = ["Strongest", "topk_of_source"]
+__all__ = ["Strongest", "as_matrix", "leave_out", "topk_of_source"]
 
 ROW_SERIES, COLUMN_SERIES = 1024, 4096
 NOISE_SERIES = 64
@@ -52,14 +53,25 @@ def topk_of_source(source: Source, k: int) -> xr.Dataset:
     plan = source.plan
     ids = plan.input_ids()
     tokens = plan.sequences.num_tokens if plan.by_token else 1
+    if isinstance(source, LazyOperands):
+        from devinterp.slt._bif_topk_dask import gather_strongest as gather
+    else:
+        gather = _strongest
+    return _result(source, k, ids, tokens, gather(source, k, ids), _effective_draws(source, tokens))
+
+
+def _strongest(source: Source, k: int, ids: npt.NDArray[np.int64]) -> dict[int, Strongest]:
+    """Go through all pairs tile by tile; by sign, 1 and -1."""
+    plan = source.plan
+    tokens = plan.sequences.num_tokens if plan.by_token else 1
     best = {sign: Strongest.empty(plan.first.size * tokens, k) for sign in (1, -1)}
     step = (max(1, ROW_SERIES // tokens), max(1, COLUMN_SERIES // tokens))
     for i in range(0, plan.first.size, step[0]):
         rows = slice(i, min(i + step[0], plan.first.size))
         for j in range(i if source.symmetric else 0, plan.second.size, step[1]):
             columns = slice(j, min(j + step[1], plan.second.size))
-            tile = _tile(source, rows, columns)
-            _leave_out(tile, plan.first[rows], plan.second[columns], ids, tokens, plan.by_token)
+            tile = as_matrix(source.tile(rows, columns)[0])
+            leave_out(tile, plan.first[rows], plan.second[columns], ids, tokens, plan.by_token)
             for sign, strongest in best.items():
                 strongest.add(tile if sign > 0 else -tile, rows.start * tokens, columns.start * tokens)
             if source.symmetric and columns.stop > rows.stop:
@@ -68,7 +80,7 @@ def topk_of_source(source: Source, k: int) -> xr.Dataset:
                 mirrored = np.ascontiguousarray(tile[:, (ahead - columns.start) * tokens :].T)
                 for sign, strongest in best.items():
                     strongest.add(mirrored if sign > 0 else -mirrored, ahead * tokens, rows.start * tokens)
-    return _result(source, k, ids, tokens, best, _effective_draws(source, tokens))
+    return best
 
 
 @dataclass
@@ -116,23 +128,25 @@ class Strongest:
         new_partners = np.full((touched.size, self.k), -1, dtype=np.int64)
         new_values[line, rank[kept]] = value[kept]
         new_partners[line, rank[kept]] = partner[kept] + first_partner
-        rows = first_query + touched
-        values = np.concatenate([self.values[rows], new_values], axis=1)
-        partners = np.concatenate([self.partners[rows], new_partners], axis=1)
+        self.merge(new_values, new_partners, first_query + touched)
+
+    def merge(self, values: F32, partners: npt.NDArray[np.int64], rows: Any = slice(None)) -> None:
+        """Take in what was seen elsewhere for some of the queries, all of them by default; both (query, k)."""
+        values = np.concatenate([self.values[rows], values], axis=1)
+        partners = np.concatenate([self.partners[rows], partners], axis=1)
         best = np.argsort(-values, axis=1, kind="stable")[:, : self.k]
         self.values[rows] = np.take_along_axis(values, best, axis=1)
         self.partners[rows] = np.take_along_axis(partners, best, axis=1)
 
 
-def _tile(source: Source, rows: slice, columns: slice) -> F32:
+def as_matrix(tile: F32) -> F32:
     """A tile as (series, series), writable."""
-    tile, _ = source.tile(rows, columns)
     if tile.ndim == 4:
         tile = tile.transpose(0, 2, 1, 3).reshape(tile.shape[0] * tile.shape[2], -1)
     return np.require(tile, requirements=["C", "W"])
 
 
-def _leave_out(
+def leave_out(
     tile: F32,
     first: npt.NDArray[np.int64],
     second: npt.NDArray[np.int64],
