@@ -45,6 +45,7 @@ CASES = {
     "susceptibilities": Case(("ours", "peer", "floor"), 3, faster_than_peer=2, share_of_floor=1 / 1.4, extra_mb=300),
     "topk": Case(("ours", "floor"), 1, warm=False, extra_mb=1024),
     "stream": Case(("ours", "floor"), 1, warm=False, extra_mb=2048),
+    "import": Case(("ours", "floor"), 5, share_of_floor=1 / 1.15),
 }
 
 
@@ -65,7 +66,7 @@ def make_data(case: str, folder: Path, scale: float, stream_gb: float) -> None:
             write_run(folder / f"wr_{name}.zarr", run_dataset(rows, tokens=256, **{**size, "seed": k}))
     elif case == "topk":
         write_run(folder / "topk.zarr", run_dataset({TASK: count(2000)}, tokens=64, **size))
-    else:
+    elif case == "stream":
         sequences = max(2, round((stream_gb * 1e9 / 4) ** 0.5 / 64))
         write_run(folder / "stream.zarr", run_dataset({TASK: sequences}, tokens=64, **{**size, "draws": 50}))
 

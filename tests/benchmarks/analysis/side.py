@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import subprocess
+import sys
 import time
 import warnings
 from collections.abc import Callable
@@ -93,12 +95,20 @@ def stream(side: str, folder: Path) -> Callable[[], Any]:
     return lambda: compute_bif(open_run(path), output_path=target)
 
 
+def importing(side: str, folder: Path) -> Callable[[], float]:
+    """Importing the package in a fresh interpreter; the floor is importing xarray. Seconds, the start left out."""
+    module = {"ours": "devinterp", "floor": "xarray"}[side]
+    code = f"import time; began = time.perf_counter(); import {module}; print(time.perf_counter() - began)"
+    return lambda: float(subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout)
+
+
 CASES: dict[str, Callable[[str, Path], Callable[[], Any]]] = {
     "token": lambda side, folder: bif(side, folder, "token"),
     "sequence": lambda side, folder: bif(side, folder, "sequence"),
     "susceptibilities": susceptibilities,
     "topk": topk,
     "stream": stream,
+    "import": importing,
 }
 
 
@@ -120,7 +130,7 @@ def main() -> None:
     for _ in range(args.repetitions):
         began = time.perf_counter()
         result = work()
-        times.append(time.perf_counter() - began)
+        times.append(result if isinstance(result, float) else time.perf_counter() - began)
         del result
     print(json.dumps({"seconds": float(np.median(times)), "best": min(times), "extra_mb": peak_mb() - before}))
 
