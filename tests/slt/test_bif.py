@@ -12,6 +12,7 @@ from devinterp.schema import validate
 from devinterp.slt import _kernels
 from devinterp.slt._bif_plan import check_memory
 from devinterp.slt._kernels import TILE_COLUMNS, matrix_product, product_se, standardize
+from devinterp.slt.batch_means import Batches, batch_groups
 from devinterp.slt.bif import compute_bif
 
 
@@ -288,7 +289,7 @@ def test_standard_errors_are_those_of_the_batch_means(covariance):
     y = 0.5 * x + y
     series = np.stack([x, y], axis=1).astype(np.float32)
     standardize(series, covariance=covariance)
-    groups = [slice(k, k + 10) for k in range(0, 60, 10)]
+    groups = Batches(tuple(slice(k, k + 10) for k in range(0, 60, 10)))
     product = matrix_product(series, series, bound=None)
     found = product_se(series, series, product, groups, covariance=covariance)[0, 1]
     a, b = x - x.mean(), y - y.mean()
@@ -317,8 +318,6 @@ def test_se_of_an_average_is_that_of_its_influence_function():
     """Averaging is linear, so the batch sums of the average are the averages of the batch sums."""
     tree = make_run(rows={"code": 3}, tokens=2)
     series = series_of(tree, ["code"])
-    from devinterp.slt.uncertainty import batch_groups
-
     z = (series - series.mean(axis=0)) / np.sqrt(((series - series.mean(axis=0)) ** 2).sum(axis=0))
     r = z.T @ z
     sums = []
@@ -326,7 +325,7 @@ def test_se_of_an_average_is_that_of_its_influence_function():
     for g in groups:
         part = z[g].T @ z[g] - r * ((z[g] ** 2).sum(axis=0)[:, None] + (z[g] ** 2).sum(axis=0)) / 2
         sums.append(part.reshape(3, 2, 3, 2).mean(axis=(1, 3)))
-    expected = np.sqrt(len(groups) / (len(groups) - 1) * (np.array(sums) ** 2).sum(axis=0))
+    expected = np.sqrt(groups.scale * (np.array(sums) ** 2).sum(axis=0))
     found = compute_bif(tree, average_tokenwise_bif=True, se=True)["influences_se"]
     np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-6)
 

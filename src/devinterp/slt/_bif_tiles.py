@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -13,6 +12,7 @@ import numpy.typing as npt
 from devinterp.slt._bif_plan import Plan
 from devinterp.slt._kernels import F32, average_product_se, matrix_product, product_se, standardize
 from devinterp.slt._losses import LossMatrix
+from devinterp.slt.batch_means import Batches, batch_groups
 
 __all__ = ["Operands", "Source", "average_tokens", "influence_tile"]
 
@@ -29,7 +29,7 @@ class Source(Protocol):
         """Attributes of the result."""
 
     @property
-    def groups(self) -> Sequence[slice] | None:
+    def groups(self) -> Batches | None:
         """Batches of observations for standard errors."""
 
     @property
@@ -60,7 +60,7 @@ class Operands:
         What was asked for.
     width : int
         Series per sequence.
-    groups : sequence of slice or None
+    groups : Batches or None
         Batches of observations for standard errors.
     attrs : dict
         Attributes of the result.
@@ -72,7 +72,7 @@ class Operands:
     second: F32
     plan: Plan
     width: int
-    groups: Sequence[slice] | None
+    groups: Batches | None
     attrs: dict[str, Any]
     device: Any = None
 
@@ -81,8 +81,6 @@ class Operands:
         """Standardise the losses, in place; with ``batches`` cut the draws into batches for standard errors first."""
         groups = None
         if batches:
-            from devinterp.slt.uncertainty import batch_groups
-
             groups = batch_groups(losses.values, losses.num_chains)
         constant = standardize(losses.values, covariance=plan.covariance)
         first = losses.columns(plan.first)
@@ -136,7 +134,7 @@ def influence_tile(
     by_token: bool,
     average: bool,
     covariance: bool,
-    groups: Sequence[slice] | None = None,
+    groups: Batches | None = None,
     device: Any = None,
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32] | None]:
     """Influences between two sets of standardised series, and their standard errors.
@@ -153,7 +151,7 @@ def influence_tile(
         Average over the tokens of both sequences.
     covariance : bool
         The columns were scaled for covariances.
-    groups : sequence of slice, optional
+    groups : Batches, optional
         Batches of observations; without them no standard errors.
     device : optional
         As in `matrix_product`.

@@ -5,15 +5,15 @@ Series stand in columns: ``(observation, series)``, as the losses come from the 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["average_product_se", "matrix_product", "product_se", "standardize", "tiles"]
+from devinterp.slt.batch_means import F32, Batches
 
-F32 = npt.NDArray[np.float32]
+__all__ = ["average_product_se", "matrix_product", "product_se", "standardize", "tiles"]
 
 STANDARDIZE_COLUMNS = 256  # one block in float64 stays within the second-level cache
 TILE_COLUMNS = 1024  # a tile of the product (4 MB) is bounded and mirrored while it is still in the cache
@@ -110,9 +110,7 @@ def _torch_product(first: F32, second: F32, out: F32, bound: float | None, devic
         torch.set_float32_matmul_precision(precision)
 
 
-def product_se(
-    first: F32, second: F32, product: F32, groups: Sequence[slice], *, covariance: bool
-) -> npt.NDArray[np.float32]:
+def product_se(first: F32, second: F32, product: F32, groups: Batches, *, covariance: bool) -> npt.NDArray[np.float32]:
     """Standard error of a tile of correlations (or covariances), by batch means.
 
     The correlation is linearised in the draws, ``psi_t = x_t y_t - r (x_t**2 + y_t**2) / 2`` (its influence function),
@@ -125,8 +123,8 @@ def product_se(
         Standardised columns.
     product : array of float32, shape (series of first, series of second)
         Their products.
-    groups : sequence of slice
-        The batches of observations; together all of them, at least two.
+    groups : Batches
+        The batches of observations.
     covariance : bool
         The columns were scaled for covariances.
 
@@ -144,11 +142,11 @@ def product_se(
         else:
             part -= product * (np.einsum("ij,ij->j", a, a)[:, None] / 2 + np.einsum("ij,ij->j", b, b)[None, :] / 2)
         total += part * part
-    result: npt.NDArray[np.float32] = np.sqrt(total * np.float32(len(groups) / (len(groups) - 1)))
+    result: npt.NDArray[np.float32] = np.sqrt(total * np.float32(groups.scale))
     return result
 
 
-def average_product_se(first: F32, second: F32, width: int, groups: Sequence[slice], *, covariance: bool) -> F32:
+def average_product_se(first: F32, second: F32, width: int, groups: Batches, *, covariance: bool) -> F32:
     """Standard error of products averaged over both positions of each pair of sequences; see `product_se`.
 
     Parameters
@@ -157,7 +155,7 @@ def average_product_se(first: F32, second: F32, width: int, groups: Sequence[sli
         Standardised columns.
     width : int
         Tokens per sequence.
-    groups : sequence of slice
+    groups : Batches
         Batches of observations.
     covariance : bool
         The columns were scaled for covariances.
@@ -185,5 +183,5 @@ def average_product_se(first: F32, second: F32, width: int, groups: Sequence[sli
             else:
                 part -= squares[0][k, i] @ over_q + np.einsum("jq,jq->j", squares[1][k], over_p)
             total += part * part
-        result[i] = np.sqrt(total * np.float32(len(groups) / (len(groups) - 1)))
+        result[i] = np.sqrt(total * np.float32(groups.scale))
     return result

@@ -20,6 +20,7 @@ from devinterp.errors import DataError
 from devinterp.slt._blocks import block_slices, in_memory, is_dask, read_blocks
 from devinterp.slt._chains import ChainSelection, known_states, select_chains
 from devinterp.slt._samples import Samples
+from devinterp.slt.batch_means import autocorrelation_time, merge_groups, sample_of, share_seen
 
 __all__ = ["Moments", "gather_moments"]
 
@@ -62,11 +63,18 @@ class Moments:
     @cached_property
     def batches(self) -> tuple[tuple[int, ...], ...]:
         """Groups put together into batches that are longer than the autocorrelation."""
-        from devinterp.slt.uncertainty import autocorrelation_time, merge_groups
-
-        time = max(autocorrelation_time(self.trace), autocorrelation_time(self.sample))
         num_chains, num_draws = self.trace.shape
-        return merge_groups(num_chains, num_draws, len(self.groups) // num_chains, time)
+        return merge_groups(num_chains, num_draws, len(self.groups) // num_chains, self.autocorrelation_time)
+
+    @cached_property
+    def autocorrelation_time(self) -> float:
+        """Draws per effective draw, of the trace or of the tokens, whichever is slower."""
+        return max(autocorrelation_time(self.trace), autocorrelation_time(self.sample))
+
+    @property
+    def share_seen(self) -> float:
+        """Share of the variance of a long mean that the spread of the batches shows."""
+        return share_seen(self.autocorrelation_time, self.count / len(self.batches))
 
     @property
     def count(self) -> int:
@@ -183,8 +191,6 @@ class Job:
 
     def picks(self, name: str) -> npt.NDArray[np.int64]:
         """Positions of the tokens of an observable whose losses are kept at every draw."""
-        from devinterp.slt.uncertainty import sample_of
-
         shape = self.arrays[name].shape
         return sample_of(shape[2] * shape[3])
 

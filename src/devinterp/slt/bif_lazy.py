@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import warnings
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -23,6 +22,7 @@ from devinterp.slt._bif_tiles import influence_tile
 from devinterp.slt._chains import ChainSelection, select_chains
 from devinterp.slt._kernels import standardize
 from devinterp.slt._optional import optional
+from devinterp.slt.batch_means import Batches, batch_groups, sample_of
 
 __all__ = ["LazyOperands"]
 
@@ -37,7 +37,7 @@ class LazyOperands:
         What was asked for.
     attrs : dict
         Attributes of the result.
-    groups : sequence of slice or None
+    groups : Batches or None
         Batches of observations for standard errors.
     selection : ChainSelection
         The chains used.
@@ -47,7 +47,7 @@ class LazyOperands:
 
     plan: Plan
     attrs: dict[str, Any]
-    groups: Sequence[slice] | None
+    groups: Batches | None
     selection: ChainSelection
     first: Any
     second: Any
@@ -72,8 +72,6 @@ class LazyOperands:
         found = dict(zip(wanted, compute(*wanted.values()), strict=True))
         groups = None
         if batches:
-            from devinterp.slt.uncertainty import batch_groups
-
             groups = batch_groups(found["sample"], num_chains)
         kind = np.empty((0, 0, 0), dtype=np.float32)  # else dask asks by calling the function
         standard = series.map_blocks(partial(_standardized, covariance=plan.covariance), meta=kind)
@@ -201,8 +199,6 @@ def _standardized(block: npt.NDArray[np.float32], *, covariance: bool) -> npt.ND
 
 def _sample(series: Any) -> Any:
     """A few series, from which the autocorrelation of all is judged."""
-    from devinterp.slt.uncertainty import sample_of
-
     return series.reshape(series.shape[0], -1)[:, sample_of(series.shape[1] * series.shape[2])]
 
 

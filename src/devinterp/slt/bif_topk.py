@@ -177,7 +177,8 @@ def _effective_draws(source: Source, tokens: int) -> float:
     at = [np.linspace(0, n.size * tokens - 1, NOISE_SERIES).round().astype(np.int64) for n in (plan.first, plan.second)]
     first, second = source.series(np.unique(at[0]), np.unique(at[1]))
     product = first.T @ second
-    spread = product_se(first, second, product, source.groups or [], covariance=False)
+    assert source.groups is not None  # the noise floor is asked of sources that were made with batches
+    spread = product_se(first, second, product, source.groups, covariance=False)
     related = np.abs(product) > 0.9  # a loss with itself, or a constant one (spread 0)
     null = (spread / np.where(related, 1, 1 - product**2))[~related & (spread > 0)]
     count = float(first.shape[0])

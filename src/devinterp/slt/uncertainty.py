@@ -1,29 +1,22 @@
 """Error bars: what the draws, the minibatches and the loss at the start leave uncertain.
 
-Draws of SGLD are autocorrelated, so the variance of a mean is estimated from sums over *batches* of consecutive draws
-that are longer than the autocorrelation time (batch means; Flegal & Jones 2010,
-`arXiv:0811.1729 <https://arxiv.org/abs/0811.1729>`_). Intervals use Student's t with the degrees of freedom that the
-number of batches leaves.
+Draws of SGLD are autocorrelated, so the variance of a mean is estimated from sums over batches of consecutive draws
+(`devinterp.slt.batch_means`). Intervals use Student's t with the degrees of freedom that the number of batches leaves.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import pairwise
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from devinterp.errors import MissingVariableError
-from devinterp.slt._kernels import F32
 from devinterp.slt._moments import Moments
 from devinterp.slt._samples import Samples, dig
+from devinterp.slt.batch_means import autocorrelation_time, batch_length, batches_of, share_seen
 
 __all__ = [
-    "autocorrelation_time",
-    "batch_groups",
-    "batch_length",
     "init_loss_variance",
     "llc_interval",
     "susceptibility_variance",
@@ -31,75 +24,6 @@ __all__ = [
 ]
 
 F64 = npt.NDArray[np.float64]
-
-# Batches this many autocorrelation times long underestimate the standard error by about 5 %.
-TIMES_PER_BATCH = 5.0
-BATCHES_PER_CHAIN = 10
-SERIES_SAMPLED = 32
-
-
-def autocorrelation_time(series: npt.NDArray[Any]) -> float:
-    """Draws per effective draw, at least 1; of several series the ninth decile.
-
-    Parameters
-    ----------
-    series : array, shape (chain, draw) or (chain, draw, series)
-        Quantities at every draw; the chains of each are taken together.
-
-    Returns
-    -------
-    float
-        Number of draws over arviz-stats' effective sample size of the mean; 1 where there are fewer than four draws.
-    """
-    from arviz_stats.base.array import array_stats
-
-    stats: Any = array_stats  # not typed
-    wide = np.atleast_3d(series).astype(np.float64)
-    varies = np.ptp(wide, axis=(0, 1)) > 0
-    if wide.shape[1] < 4 or not varies.any():
-        return 1.0
-    ess = np.asarray(stats.ess(wide[:, :, varies], chain_axis=0, draw_axis=1, method="mean"))
-    ess = ess[np.isfinite(ess) & (ess > 0)]
-    return max(1.0, float(np.quantile(wide.shape[0] * wide.shape[1] / ess, 0.9))) if ess.size else 1.0
-
-
-def batch_length(num_chains: int, num_draws: int, time: float) -> int:
-    """Length of a batch of draws: several autocorrelation times, and yet at least four batches over all chains."""
-    wanted = max(num_draws / BATCHES_PER_CHAIN, TIMES_PER_BATCH * time if time > 1.5 else 1.0)
-    longest = max(1, num_draws // int(np.ceil(4 / num_chains)))
-    return int(min(np.ceil(wanted), longest))
-
-
-def batches_of(num_draws: int, length: int) -> list[slice]:
-    """Cut one chain into batches of about ``length`` draws, all draws used."""
-    bounds = np.linspace(0, num_draws, max(1, num_draws // length) + 1).round().astype(int)
-    return [slice(int(a), int(b)) for a, b in pairwise(bounds)]
-
-
-def sample_of(width: int) -> npt.NDArray[np.int64]:
-    """Evenly spaced positions among ``width`` series, from which the autocorrelation of all is judged."""
-    return np.unique(np.linspace(0, width - 1, min(width, SERIES_SAMPLED)).round().astype(np.int64))
-
-
-def batch_groups(values: F32, num_chains: int) -> list[slice]:
-    """Batches of the observations of a loss matrix, none of them across two chains.
-
-    Parameters
-    ----------
-    values : array of float32, shape (observation, series)
-        Losses, chain after chain.
-    num_chains : int
-        How many chains are stacked.
-
-    Returns
-    -------
-    list of slice
-        At least two.
-    """
-    num_draws = values.shape[0] // num_chains
-    sample = values[:, sample_of(values.shape[1])].reshape(num_chains, num_draws, -1)
-    cuts = batches_of(num_draws, batch_length(num_chains, num_draws, autocorrelation_time(sample)))
-    return [slice(c * num_draws + cut.start, c * num_draws + cut.stop) for c in range(num_chains) for cut in cuts]
 
 
 def t_interval(centre: float, variance: float, dof: float, level: float) -> tuple[float, float]:
@@ -192,15 +116,17 @@ def _mean_variance(trace: F64, *, centre_over_chains: bool = False) -> tuple[flo
         return 0.0, 1.0
     if centre_over_chains:
         trace = trace - trace.mean(axis=0)
-    cuts = batches_of(num_draws, batch_length(num_chains, num_draws, autocorrelation_time(trace)))
+    time = autocorrelation_time(trace)
+    cuts = batches_of(num_draws, batch_length(num_chains, num_draws, time))
+    share = share_seen(time, num_draws / len(cuts))
     sums = np.array([trace[:, cut].sum(axis=1) for cut in cuts])  # (batch, chain)
     if centre_over_chains:
         dof = float(len(cuts) * (num_chains - 1))
-        return float((sums**2).sum()) * num_chains / (num_chains - 1) / trace.size**2, dof
+        return float((sums**2).sum()) * num_chains / (num_chains - 1) / share / trace.size**2, dof
     sizes = np.array([cut.stop - cut.start for cut in cuts])[:, None]
     count = sums.size
     deviations = sums - sizes * trace.mean()
-    return float((deviations**2).sum()) * count / (count - 1) / trace.size**2, float(count - 1)
+    return float((deviations**2).sum()) * count / (count - 1) / share / trace.size**2, float(count - 1)
 
 
 def _combined_dof(parts: Sequence[tuple[float, float]]) -> float:
@@ -360,7 +286,7 @@ def susceptibility_variance(
             total += part**2
             gap_total += (u.sum() - sums - u.size * own_gap) ** 2
         count = len(run.batches)
-        scale = count / (count - 1) / run.count**2
+        scale = count / (count - 1) / run.share_seen / run.count**2
         parts.append((total * scale, count - 1))
         gap_variance += gap_total * scale
     parts.append((init_noise[0] * (gap - gap_full) ** 2, init_noise[1]))
@@ -369,27 +295,3 @@ def susceptibility_variance(
     dof = np.divide(plain**2, below, out=np.full_like(plain, np.inf), where=below > 0)
     # Both phi and the gaps are estimates: the product of their errors was counted in two of the parts.
     return np.maximum(plain - init_noise[0] * gap_variance, plain / 2), dof
-
-
-def merge_groups(num_chains: int, num_draws: int, per_chain: int, time: float) -> tuple[tuple[int, ...], ...]:
-    """Put neighbouring groups of a chain together until they are long enough for the autocorrelation time.
-
-    Parameters
-    ----------
-    num_chains, num_draws : int
-        Chains, and draws of each.
-    per_chain : int
-        Groups per chain; groups are numbered chain after chain.
-    time : float
-        Autocorrelation time, in draws.
-
-    Returns
-    -------
-    tuple of tuples of int
-        The groups of each batch.
-    """
-    pieces = max(1, min(per_chain, num_draws // batch_length(num_chains, num_draws, time)))
-    bounds = np.linspace(0, per_chain, pieces + 1).round().astype(int)
-    return tuple(
-        tuple(range(c * per_chain + a, c * per_chain + b)) for c in range(num_chains) for a, b in pairwise(bounds)
-    )

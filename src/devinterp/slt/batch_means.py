@@ -1,0 +1,166 @@
+"""Batch means: the error of a mean over autocorrelated draws, from sums over batches of consecutive ones.
+
+Batches that are longer than the autocorrelation are nearly independent, so that the spread of their sums tells the
+error of the mean (Flegal & Jones 2010, `arXiv:0811.1729 <https://arxiv.org/abs/0811.1729>`_).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = [
+    "Batches",
+    "autocorrelation_time",
+    "batch_groups",
+    "batch_length",
+    "batches_of",
+    "merge_groups",
+    "sample_of",
+    "share_seen",
+]
+
+F32 = npt.NDArray[np.float32]
+
+TIMES_PER_BATCH = 5.0
+BATCHES_PER_CHAIN = 10
+SERIES_SAMPLED = 32
+
+
+@dataclass(frozen=True)
+class Batches:
+    """Observations cut into batches.
+
+    Attributes
+    ----------
+    slices : tuple of slice
+        The observations of each; together all of them, at least two.
+    share : float
+        As of `share_seen`.
+    """
+
+    slices: tuple[slice, ...]
+    share: float = 1.0
+
+    def __len__(self) -> int:
+        return len(self.slices)
+
+    def __iter__(self) -> Iterator[slice]:
+        return iter(self.slices)
+
+    @property
+    def scale(self) -> float:
+        """What the sum of the squared deviations of the batches' sums is multiplied with, to be unbiased."""
+        return len(self) / (len(self) - 1) / self.share
+
+
+def share_seen(time: float, length: float) -> float:
+    """Share of the variance of a long mean that the spread of batches shows.
+
+    Neighbouring batches are not quite independent. For an autoregressive series of first order, with coefficient rho,
+    ``1 - 2 rho (1 - rho**length) / (length (1 - rho**2))``: 0.9 where batches are five autocorrelation times long.
+
+    Parameters
+    ----------
+    time : float
+        Autocorrelation time ``(1 + rho) / (1 - rho)``, in draws.
+    length : float
+        Draws per batch.
+    """
+    rho = (time - 1) / (time + 1)
+    return 1 - 2 * rho * (1 - rho**length) / (length * (1 - rho**2))
+
+
+def autocorrelation_time(series: npt.NDArray[Any]) -> float:
+    """Draws per effective draw, at least 1; of several series the ninth decile.
+
+    Parameters
+    ----------
+    series : array, shape (chain, draw) or (chain, draw, series)
+        Quantities at every draw; the chains of each are taken together.
+
+    Returns
+    -------
+    float
+        Number of draws over arviz-stats' effective sample size of the mean; 1 where there are fewer than four draws.
+    """
+    from arviz_stats.base.array import array_stats
+
+    stats: Any = array_stats  # not typed
+    wide = np.atleast_3d(series).astype(np.float64)
+    varies = np.ptp(wide, axis=(0, 1)) > 0
+    if wide.shape[1] < 4 or not varies.any():
+        return 1.0
+    ess = np.asarray(stats.ess(wide[:, :, varies], chain_axis=0, draw_axis=1, method="mean"))
+    ess = ess[np.isfinite(ess) & (ess > 0)]
+    return max(1.0, float(np.quantile(wide.shape[0] * wide.shape[1] / ess, 0.9))) if ess.size else 1.0
+
+
+def batch_length(num_chains: int, num_draws: int, time: float) -> int:
+    """Length of a batch of draws: several autocorrelation times, and yet at least four batches over all chains."""
+    wanted = max(num_draws / BATCHES_PER_CHAIN, TIMES_PER_BATCH * time if time > 1.5 else 1.0)
+    longest = max(1, num_draws // int(np.ceil(4 / num_chains)))
+    return int(min(np.ceil(wanted), longest))
+
+
+def batches_of(num_draws: int, length: int) -> list[slice]:
+    """Cut one chain into batches of about ``length`` draws, all draws used."""
+    bounds = np.linspace(0, num_draws, max(1, num_draws // length) + 1).round().astype(int)
+    return [slice(int(a), int(b)) for a, b in pairwise(bounds)]
+
+
+def sample_of(width: int) -> npt.NDArray[np.int64]:
+    """Evenly spaced positions among ``width`` series, from which the autocorrelation of all is judged."""
+    return np.unique(np.linspace(0, width - 1, min(width, SERIES_SAMPLED)).round().astype(np.int64))
+
+
+def batch_groups(values: F32, num_chains: int) -> Batches:
+    """Batches of the observations of a loss matrix, none of them across two chains.
+
+    Parameters
+    ----------
+    values : array of float32, shape (observation, series)
+        Losses, chain after chain.
+    num_chains : int
+        How many chains are stacked.
+
+    Returns
+    -------
+    Batches
+        At least two.
+    """
+    num_draws = values.shape[0] // num_chains
+    sample = values[:, sample_of(values.shape[1])].reshape(num_chains, num_draws, -1)
+    time = autocorrelation_time(sample)
+    cuts = batches_of(num_draws, batch_length(num_chains, num_draws, time))
+    slices = [slice(c * num_draws + cut.start, c * num_draws + cut.stop) for c in range(num_chains) for cut in cuts]
+    return Batches(tuple(slices), share_seen(time, num_draws / len(cuts)))
+
+
+def merge_groups(num_chains: int, num_draws: int, per_chain: int, time: float) -> tuple[tuple[int, ...], ...]:
+    """Put neighbouring groups of a chain together until they are long enough for the autocorrelation time.
+
+    Parameters
+    ----------
+    num_chains, num_draws : int
+        Chains, and draws of each.
+    per_chain : int
+        Groups per chain; groups are numbered chain after chain.
+    time : float
+        Autocorrelation time, in draws.
+
+    Returns
+    -------
+    tuple of tuples of int
+        The groups of each batch.
+    """
+    pieces = max(1, min(per_chain, num_draws // batch_length(num_chains, num_draws, time)))
+    bounds = np.linspace(0, per_chain, pieces + 1).round().astype(int)
+    return tuple(
+        tuple(range(c * per_chain + a, c * per_chain + b)) for c in range(num_chains) for a, b in pairwise(bounds)
+    )
