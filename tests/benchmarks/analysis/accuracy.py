@@ -58,11 +58,6 @@ def make_stores(folder: Path, count: int) -> None:
             write_run(folder / f"{k:02d} {law}, {chains} x {draws}" / f"{name}.zarr", dataset)
 
 
-def task_of(store: Path) -> str:
-    """The sampling task: the first observable."""
-    return next(str(n)[5:] for n in open_run(store).data_vars if str(n).startswith("loss_"))
-
-
 def compute(folder: Path, out: Path) -> None:
     """Compute everything with the devinterp that this interpreter has."""
     from devinterp.slt.bif import compute_bif
@@ -76,7 +71,7 @@ def compute(folder: Path, out: Path) -> None:
                 runs["full"], correlation_method=method, reduce_chain_dimension_method=reduce, device="cpu"
             )
             found[f"{study.name}/{method} {reduce}"] = result["influences"].values
-        result = compute_susceptibilities(runs, task_of(study / "full.zarr"))
+        result = compute_susceptibilities(runs, TASK)
         found[f"{study.name}/susceptibilities"] = result["susceptibilities"]["sus"].values
     np.savez(out, **found)
 
@@ -121,7 +116,7 @@ def judged(folder: Path, ours: Any, peer: Any) -> Iterator[tuple[str, float, flo
     for study in sorted(folder.iterdir()):
         runs = {path.stem: open_run(path).load() for path in sorted(study.glob("*.zarr"))}
         exact = {f"{method} {reduce}": exact_bif(runs["full"], method, reduce) for method, reduce in METHODS}
-        exact["susceptibilities"] = exact_susceptibilities(runs, task_of(study / "full.zarr"))
+        exact["susceptibilities"] = exact_susceptibilities(runs, TASK)
         for what, truth in exact.items():
             key = f"{study.name}/{what}"
             known = np.isfinite(truth)
