@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -17,7 +18,7 @@ __all__ = ["Block", "block_slices", "in_memory", "is_dask", "read_blocks", "reme
 
 READ_AHEAD_BYTES = 48 * 2**20
 BLOCK_BYTES = 8 * 2**20  # stays within the cache of the last level
-READERS = 4
+READERS = min(8, os.cpu_count() or 2)  # more than there are cores only cost memory that is got and given back
 REMEMBERED_BYTES = 256 * 2**20
 
 # Means that were computed within `remembered_means`, by the identity of the variable, which is kept so that no other
