@@ -54,10 +54,12 @@ def topk_of_source(source: Source, k: int) -> xr.Dataset:
     ids = plan.input_ids()
     tokens = plan.sequences.num_tokens if plan.by_token else 1
     if isinstance(source, LazyOperands):
-        from devinterp.slt._bif_topk_dask import gather_strongest as gather
+        from devinterp.slt._bif_topk_dask import gather_strongest
+
+        best = gather_strongest(source, k, ids)
     else:
-        gather = _strongest
-    return _result(source, k, ids, tokens, gather(source, k, ids), _effective_draws(source, tokens))
+        best = _strongest(source, k, ids)
+    return _result(source, k, ids, tokens, best, _effective_draws(source, tokens))
 
 
 def _strongest(source: Source, k: int, ids: npt.NDArray[np.int64]) -> dict[int, Strongest]:
