@@ -73,7 +73,8 @@ def share_seen(time: float, length: float) -> float:
         Draws per batch.
     """
     rho = (time - 1) / (time + 1)
-    return 1 - 2 * rho * (1 - rho**length) / (length * (1 - rho**2))
+    left = float(rho**length)
+    return 1 - 2 * rho * (1 - left) / (length * (1 - rho**2))
 
 
 def autocorrelation_time(series: npt.NDArray[Any]) -> float:

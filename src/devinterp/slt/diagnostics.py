@@ -215,7 +215,7 @@ def _chain(chain: int, trace: F64, failure: str | None, nonfinite: int, start: f
     )
 
 
-def _alone(trace: F64) -> dict[str, float | None]:
+def _alone(trace: F64) -> dict[str, Any]:
     """R-hat, effective draws and Monte Carlo error of one chain, (draw,); nothing of one that never moves."""
     if np.ptp(trace) == 0:
         return {"rhat": None, "ess": None, "mcse": 0.0}
