@@ -55,7 +55,9 @@ def gather_strongest(source: LazyOperands, k: int, ids: npt.NDArray[np.int64]) -
     together = dask.delayed(_together, pure=True)
     parts = dask.compute(*(together(of_block) for of_block in found))
     return {
-        sign: Strongest(*(np.concatenate([part[sign][which] for part in parts]) for which in (0, 1)), k=k)
+        sign: Strongest(
+            np.concatenate([part[sign][0] for part in parts]), np.concatenate([part[sign][1] for part in parts]), k
+        )
         for sign in (1, -1)
     }
 

@@ -11,9 +11,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from devinterp.slt.batch_means import F32, Batches
+from devinterp.slt.batch_means import Batches
 
 __all__ = ["average_product_se", "matrix_product", "product_se", "standardize", "tiles"]
+
+F32 = npt.NDArray[np.float32]
 
 STANDARDIZE_COLUMNS = 256  # one block in float64 stays within the second-level cache
 TILE_COLUMNS = 1024  # a tile of the product (4 MB) is bounded and mirrored while it is still in the cache
