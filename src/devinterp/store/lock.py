@@ -78,7 +78,8 @@ class WriterLock:
                 if isinstance(error, StoreError):
                     raise
                 raise StoreError(
-                    f"{self._what} cannot be locked: {error}.", remedy="Mend the cause, then call again."
+                    f"{self._what} cannot be locked: {str(error).rstrip('.')}.",
+                    remedy="Mend the cause, then call again.",
                 ) from error
             time.sleep(_LOOK_SECONDS)
 

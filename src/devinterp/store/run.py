@@ -121,7 +121,7 @@ class Run:
             raise
         except Exception as error:  # whatever a store raises
             raise StoreError(
-                f"{self.location.name} could not be written: {error}",
+                f"{self.location.name} could not be written: {str(error).rstrip('.')}.",
                 remedy="What was written stays; mend the cause and call again with the same arguments to resume.",
             ) from error
 

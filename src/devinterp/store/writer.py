@@ -346,7 +346,7 @@ class ChainWriter:
             self._pending.popleft().result()
         if self._error is not None:
             raise StoreError(
-                f"Chain {self.chain} could not be written to {self._location.name}: {self._error}",
+                f"Chain {self.chain} could not be written to {self._location.name}: {str(self._error).rstrip('.')}.",
                 remedy="All complete draws up to the last checkpoint are readable; mend the cause and call again with "
                 "the same arguments to resume.",
             ) from self._error

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tiny_lm import build_model
+from tiny_lm import build_model, build_tokens
 from torch import nn
 
-from devinterp.errors import SettingError
+from devinterp.errors import SettingError, StoreConflictError
+from devinterp.slt.sampling import sample
 from devinterp.slt.sampling.losses import PerTokenLoss
 from devinterp.slt.sampling.provenance import describe_loss, describe_tokenizer, describe_versions, hash_weights
 
@@ -70,3 +71,27 @@ def test_a_tokenizer_is_identified_by_its_vocabulary():
 
 def test_versions_name_what_the_numbers_pass_through():
     assert {"python", "devinterp", "torch", "numpy", "xarray", "zarr"} <= describe_versions().keys()
+
+
+def test_a_finished_store_is_returned_without_a_call_of_the_model(tmp_path):
+    """On a large model a forward pass takes seconds; what it would show is recorded, and holds for the same request."""
+    calls, rows = [], build_tokens("train")
+    settings = {"lr": 1e-3, "n_beta": 30.0, "localization": 10.0, "num_chains": 1, "num_draws": 2, "batch_size": 4}
+    model = build_model()
+    model.register_forward_hook(lambda *args: calls.append(1))
+
+    def go(path, model=model, **changes):
+        calls.clear()
+        common = {"output_path": path, "device": "cpu", "progress": False, "num_init_loss_batches": 2}
+        return sample(model, rows, {"train": (rows, 1)}, **{**common, **settings, **changes})
+
+    first = go(tmp_path / "a.zarr")
+    assert calls
+    second = go(tmp_path / "a.zarr")
+    assert not calls
+    assert second.identical(first)
+    with pytest.raises(StoreConflictError, match="weights"):
+        go(tmp_path / "a.zarr", build_model(seed=1))
+    with pytest.raises(StoreConflictError, match="lr"):
+        go(tmp_path / "a.zarr", lr=1e-2)
+    assert calls  # another request is looked at as any other

@@ -218,8 +218,7 @@ def sample(
         progress=progress,
     )
     options.check(output_path)
-    plan, probe = make_plan(
-        model, dataset, observables, {"/": (settings, param_masks)}, device=device, loss_fn=loss_fn, stacklevel=3
-    )
-    requests = describe(plan, probe, tokenizer=tokenizer)
+    variants = {"/": (settings, param_masks)}
+    plan = make_plan(model, dataset, observables, variants, device=device, loss_fn=loss_fn)
+    requests = describe(plan, tokenizer=tokenizer, target=output_path, stacklevel=3)
     return execute(plan, requests, output_path, options, stacklevel=3)

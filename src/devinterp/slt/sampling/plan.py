@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -20,8 +20,9 @@ from devinterp.slt.sampling.probe import Probe, choose_device, probe_model
 from devinterp.slt.sampling.provenance import describe_loss, describe_tokenizer, describe_versions, hash_weights
 from devinterp.slt.sampling.rows import TokenRows
 from devinterp.slt.sampling.settings import SamplerSettings
-from devinterp.store import Location, SamplesRequest
-from devinterp.store.inspect import read_group
+from devinterp.store import Location, SamplesRequest, StoreLike, locate
+from devinterp.store.inspect import differences, read_group
+from devinterp.store.layout import jsonable
 
 __all__ = ["Plan", "Variant", "check_visited", "describe", "make_plan"]
 
@@ -94,16 +95,13 @@ def make_plan(
     *,
     device: str | torch.device | None,
     loss_fn: LossFn | None,
-    stacklevel: int,
-) -> tuple[Plan, Probe]:
-    """Check everything that a run needs, without touching a store.
+) -> Plan:
+    """Check everything that a run needs before the model is called, without touching a store.
 
     Parameters
     ----------
     variants : mapping of group path to (settings, masks)
         Settings of several variants differ only in what `devinterp.slt.sampling.restrictions.OVERRIDABLE` names.
-    stacklevel : int
-        What a `warnings.warn` in this function needs to point at the caller's line.
 
     Raises
     ------
@@ -123,8 +121,44 @@ def make_plan(
     settings = [variant.settings for variant in checked.values()]
     data = SamplingData(TokenRows(dataset, "The sampling dataset"), settings)
     built = build_observables(observables, settings[0], length=data.length)
-    everything = dict.fromkeys(name for variant in checked.values() for name in variant.masks)
-    probe = probe_model(model, loss, settings[0], data, built, everything, chosen)
+    return Plan(model, loss, data, built, checked, str(chosen))
+
+
+def _label(group: str) -> str:
+    return "param_masks" if group == "/" else f"The weight restriction {group.strip('/')!r}"
+
+
+def describe(
+    plan: Plan, *, tokenizer: Any, stacklevel: int, target: StoreLike | None = None, below: str = ""
+) -> dict[str, SamplesRequest]:
+    """Return what the store is asked for, per group: settings, observables, sizes and provenance.
+
+    The model is called once for it, unless a finished run of the same request is at the target, which tells what that
+    would show.
+
+    Parameters
+    ----------
+    plan : Plan
+    tokenizer : HuggingFace tokenizer, str or None
+    stacklevel : int
+        What a `warnings.warn` in this function needs to point at the caller's line.
+    target : path, URL, zarr Store or None
+        Where the run is to go.
+    below : str
+        Path of the plan's groups in that store.
+
+    Raises
+    ------
+    DataError, ModelError
+        The model does not fit the data.
+    """
+    requests = _requests(plan, tokenizer)
+    probe = None if target is None else _recorded(requests, locate(target), below)
+    if probe is None:
+        everything = dict.fromkeys(name for variant in plan.variants.values() for name in variant.masks)
+        first = next(iter(plan.variants.values())).settings
+        device = torch.device(plan.device)
+        probe = probe_model(plan.model, plan.loss, first, plan.data, plan.observables, everything, device)
     if probe.random or probe.stateful:
         what = " and ".join(
             text
@@ -134,21 +168,42 @@ def make_plan(
             )
             if found
         )
+        mode = next(iter(plan.variants.values())).settings.mode
         warnings.warn(
-            f"The model {what} in mode={settings[0].mode!r}, so the losses vary for reasons other than its weights. "
+            f"The model {what} in mode={mode!r}, so the losses vary for reasons other than its weights. "
             "Pass mode='eval' to switch that off; this run records it in its provenance.",
             DevinterpWarning,
             stacklevel=stacklevel,
         )
-    return Plan(model, loss, data, built, checked, str(chosen)), probe
+    facts = _facts(probe)
+    return {g: replace(r, provenance={**r.provenance, **facts}) for g, r in requests.items()}
 
 
-def _label(group: str) -> str:
-    return "param_masks" if group == "/" else f"The weight restriction {group.strip('/')!r}"
+def _facts(probe: Probe) -> dict[str, Any]:
+    facts: dict[str, Any] = {"random_forward": probe.random, "stateful_forward": probe.stateful}
+    return facts if probe.vocabulary is None else {**facts, "vocabulary_size": probe.vocabulary}
 
 
-def describe(plan: Plan, probe: Probe, *, tokenizer: Any) -> dict[str, SamplesRequest]:
-    """Return what the store is asked for, per group: settings, observables, sizes and provenance."""
+def _recorded(requests: Mapping[str, SamplesRequest], location: Location, below: str) -> Probe | None:
+    """Return what a finished run of these very requests recorded of its probe, None where there is no such run."""
+    probe = None
+    for group, request in requests.items():
+        attributes = (read_group(location, f"{below}{group}") or {}).get("attributes", {})
+        stored = attributes.get("metadata", {})
+        if attributes.get("completed") != 1 or not isinstance(stored, Mapping):
+            return None
+        origin = stored.get("provenance", {})
+        random, stateful = origin.get("random_forward"), origin.get("stateful_forward")
+        if not isinstance(random, bool) or not isinstance(stateful, bool):
+            return None
+        probe = Probe(origin.get("vocabulary_size"), random, stateful)
+        wanted = jsonable(request.metadata())
+        if any(differences({**wanted, "provenance": {**wanted["provenance"], **_facts(probe)}}, stored)):
+            return None
+    return probe
+
+
+def _requests(plan: Plan, tokenizer: Any) -> dict[str, SamplesRequest]:
     common: dict[str, Any] = {
         "weights": hash_weights(plan.model),
         "dataset": plan.data.identity,
@@ -156,12 +211,8 @@ def describe(plan: Plan, probe: Probe, *, tokenizer: Any) -> dict[str, SamplesRe
         "loss": describe_loss(plan.loss),
         "tokenizer": describe_tokenizer(tokenizer),
         "model": f"{type(plan.model).__module__}.{type(plan.model).__qualname__}",
-        "random_forward": probe.random,
-        "stateful_forward": probe.stateful,
         "versions": describe_versions(),
     }
-    if probe.vocabulary is not None:
-        common["vocabulary_size"] = probe.vocabulary
     listed = [{"obs_id": o.obs_id, "name": o.name, "batches_per_draw": o.batches_per_draw} for o in plan.observables]
     requests = {}
     for group, variant in plan.variants.items():

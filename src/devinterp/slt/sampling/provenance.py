@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import platform
 from importlib import metadata
@@ -66,7 +67,12 @@ def describe_tokenizer(tokenizer: Any) -> dict[str, Any] | str | None:
 
 def describe_versions() -> dict[str, str]:
     """Return the versions of Python and of the packages that the numbers pass through."""
-    versions = {"python": platform.python_version()}
+    return {"python": platform.python_version(), **_installed()}
+
+
+@functools.cache  # reading a package's metadata takes milliseconds, and they do not change under a running process
+def _installed() -> dict[str, str]:
+    versions = {}
     for package in _PACKAGES:
         try:
             versions[package] = metadata.version(package)

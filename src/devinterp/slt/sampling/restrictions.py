@@ -90,8 +90,8 @@ def sample_restrictions(
     task = check_task(sampling_task, observables)
     own = overridden(common, names, overrides or {})
     variants = {f"/{name}": (own[name], masks(model, name, weight_restrictions[name])) for name in names}
-    plan, probe = make_plan(model, dataset, observables, variants, device=device, loss_fn=loss_fn, stacklevel=3)
-    requests = describe(plan, probe, tokenizer=tokenizer)
+    plan = make_plan(model, dataset, observables, variants, device=device, loss_fn=loss_fn)
+    requests = describe(plan, tokenizer=tokenizer, target=output_path, stacklevel=3)
     root = {"config": {"sampling_task": task, "restrictions": list(names)}}
     return execute(plan, requests, output_path, options, root=root, stacklevel=3)
 

@@ -110,8 +110,8 @@ def sample_checkpoints(
     def prepare(step: int) -> tuple[Plan, dict[str, SamplesRequest]]:
         model = load(step)
         variants = {f"/{name}": (own[step][name], masks(model, name, restrictions[name])) for name in names}
-        plan, probe = make_plan(model, dataset, observables, variants, device=device, loss_fn=loss_fn, stacklevel=4)
-        requests = describe(plan, probe, tokenizer=tokenizer)
+        plan = make_plan(model, dataset, observables, variants, device=device, loss_fn=loss_fn)
+        requests = describe(plan, tokenizer=tokenizer, target=output_path, below=f"/{step}", stacklevel=4)
         return _placed(plan, step), {f"/{step}{group}": request for group, request in requests.items()}
 
     requests: dict[str, SamplesRequest] = {}
