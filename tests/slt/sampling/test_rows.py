@@ -67,7 +67,7 @@ BAD = {
     "empty": (np.zeros((0, 5), dtype=np.int64), "empty"),
     "empty list": ([], "empty"),
     "one token": (np.zeros((5, 1), dtype=np.int64), "too short"),
-    "float ids": (np.zeros((5, 4), dtype=np.float32), "not integers"),
+    "float ids": (np.zeros((5, 4), dtype=np.float32), "ids of the sampling dataset are not integers"),
     "float lists": ([{"input_ids": [0.5, 1.0]}] * 3, "not integers"),
     "float tensor": (torch.zeros(5, 4), "not integers"),
     "one dimension": (np.zeros(5, dtype=np.int64), "not a table"),
@@ -78,6 +78,7 @@ BAD = {
     "no input_ids": ([{"tokens": [1, 2]}] * 3, "no 'input_ids'"),
     "no column": (datasets.Dataset.from_dict({"tokens": [[1, 2]]}), "no column 'input_ids'"),
     "text": ("some text", "cannot be read by row"),
+    "texts": (["hello", "you"], "rows of the sampling dataset are texts.*tokenize_and_concatenate"),
     "a number": (7, "cannot be read by row"),
     "booleans": (np.zeros((5, 4), dtype=bool), "not integers"),
 }

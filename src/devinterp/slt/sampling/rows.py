@@ -60,7 +60,7 @@ class TokenRows:
         self.length = int(self.take(np.zeros(1, dtype=np.int64)).shape[1])
         if self.length < 2:
             raise DataError(
-                f"The sequences of {name} are too short: a loss needs a next token.",
+                f"The sequences of {_inside(name)} are too short: a loss needs a next token.",
                 expected="at least 2 tokens",
                 found=f"{self.length}",
             )
@@ -86,7 +86,7 @@ class TokenRows:
 
     def _unequal(self, lengths: set[int]) -> DataError:
         return DataError(
-            f"The sequences of {self.name} have unequal lengths.",
+            f"The sequences of {_inside(self.name)} have unequal lengths.",
             expected="one length for all rows",
             found=", ".join(map(str, sorted(lengths)[:6])),
             remedy="Pack or cut them to one length, as devinterp.utils.tokenize_and_concatenate does.",
@@ -124,7 +124,7 @@ class TokenRows:
             flat = [row for row in rows if row.ndim != 1]
             if flat:
                 raise DataError(
-                    f"A row of {self.name} is not a sequence of token ids.",
+                    f"A row of {_inside(self.name)} is not a sequence of token ids.",
                     expected="one dimension",
                     found=f"shape {flat[0].shape}",
                 )
@@ -134,11 +134,13 @@ class TokenRows:
             block = np.stack(rows)
         if block.dtype.kind not in "iu":
             raise DataError(
-                f"The token ids of {self.name} are not integers.", expected="an integer dtype", found=block.dtype
+                f"The token ids of {_inside(self.name)} are not integers.",
+                expected="an integer dtype",
+                found=block.dtype,
             )
         if block.ndim != 2:
             raise DataError(
-                f"The rows of {self.name} are not sequences of token ids.",
+                f"The rows of {_inside(self.name)} are not sequences of token ids.",
                 expected="one dimension per row",
                 found=f"rows of shape {block.shape[1:]}",
             )
@@ -168,11 +170,23 @@ def _kind_of(data: Any, name: str) -> str:
     return "indexable"
 
 
+def _inside(name: str) -> str:
+    """The name within a sentence."""
+    return name[:1].lower() + name[1:]
+
+
 def _row_of(row: Any, name: str) -> Any:
+    if isinstance(row, str | bytes):
+        raise DataError(
+            f"The rows of {_inside(name)} are texts.",
+            expected="token ids",
+            found=repr(row[:40]),
+            remedy="Tokenize them first, for instance with devinterp.utils.tokenize_and_concatenate.",
+        )
     if isinstance(row, Mapping):
         if "input_ids" not in row:
             raise DataError(
-                f"A row of {name} has no 'input_ids'.", expected="'input_ids'", found=", ".join(map(str, row))
+                f"A row of {_inside(name)} has no 'input_ids'.", expected="'input_ids'", found=", ".join(map(str, row))
             )
         return row["input_ids"]
     return row
