@@ -310,7 +310,8 @@ def cli_page() -> str:
     parts = [
         "# Command line",
         "What `devinterp COMMAND --help` prints. In a pipe, output is plain; `NO_COLOR` is honoured. Exit codes: 0 done, 1 findings "
-        "of severity error, 2 a mistake in the call or a store that cannot be read, 130 interrupted.",
+        "of severity error, 2 a mistake in the call or a store that cannot be read, 70 a fault of ours, 130 interrupted. "
+        "`devinterp --install-completion` lets the shell complete commands, options and their values.",
     ]
 
     def describe(command: Any, words: tuple[str, ...]) -> None:
