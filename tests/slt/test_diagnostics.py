@@ -8,7 +8,8 @@ import xarray as xr
 from made_runs import fail_chain, make_run, make_study
 
 from devinterp.errors import MissingVariableError
-from devinterp.slt.diagnostics import TITLES, StudyDiagnosis, diagnose
+from devinterp.slt._diagnosis import TITLES
+from devinterp.slt.diagnostics import StudyDiagnosis, diagnose
 
 
 def run_with(trace, *, start=2.0, rows=6, tokens=4, noise=0.02, seed=0, **sampler):

@@ -13,9 +13,9 @@ from devinterp.plot._inputs import as_llc, kind_of
 from devinterp.plot.facets import Facets, draw_facets, make_facets
 from devinterp.plot.style import NEUTRAL, PALETTE, colours, legend, new_axes, note, title
 from devinterp.plot.token_text import drawable
-from devinterp.slt._diagnosis import Code
+from devinterp.slt._diagnosis import TITLES, Code
 from devinterp.slt._samples import Tree
-from devinterp.slt.diagnostics import TITLES, SeriesDiagnosis, StudyDiagnosis, diagnose
+from devinterp.slt.diagnostics import SeriesDiagnosis, StudyDiagnosis, diagnose
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

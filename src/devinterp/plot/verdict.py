@@ -9,8 +9,9 @@ from devinterp.plot._inputs import kind_of
 from devinterp.plot.numbers import with_error
 from devinterp.plot.style import NEUTRAL, new_axes, note, title
 from devinterp.plot.token_text import drawable
+from devinterp.slt._diagnosis import TITLES
 from devinterp.slt._samples import Tree
-from devinterp.slt.diagnostics import TITLES, ChainDiagnosis, Diagnosis, SeriesDiagnosis, StudyDiagnosis, diagnose
+from devinterp.slt.diagnostics import ChainDiagnosis, Diagnosis, SeriesDiagnosis, StudyDiagnosis, diagnose
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -16,11 +16,11 @@ import numpy.typing as npt
 from devinterp.errors import MissingVariableError
 from devinterp.slt._blocks import row_means
 from devinterp.slt._chains import known_states
-from devinterp.slt._diagnosis import TITLES, ChainDiagnosis, Diagnosis, SeriesDiagnosis, StudyDiagnosis, Verdict
+from devinterp.slt._diagnosis import ChainDiagnosis, Diagnosis, SeriesDiagnosis, StudyDiagnosis, Verdict
 from devinterp.slt._samples import Samples, Tree, series_members, study_members
 from devinterp.slt._verdicts import judge
 
-__all__ = ["TITLES", "ChainDiagnosis", "Diagnosis", "SeriesDiagnosis", "StudyDiagnosis", "Verdict", "diagnose"]
+__all__ = ["ChainDiagnosis", "Diagnosis", "SeriesDiagnosis", "StudyDiagnosis", "Verdict", "diagnose"]
 
 F64 = npt.NDArray[np.float64]
 
