@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 OUT ?= demo-out
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types check docs ground-truth mutants breaks lane-core lane-lowest clean
+.PHONY: help demo test lint types check docs ground-truth mutants breaks lane-core lane-lowest clean attacks fuzz
 
 help:
 	@echo "make demo   train a small transformer on real text, sample around it, print and draw what was found (4 minutes)"
@@ -64,5 +64,17 @@ mutants: $(STAMP)
 breaks: $(STAMP)
 	CI=1 $(BIN)/python tests/benchmarks/breaks/run.py
 
+# The validator under attack: every named mutation, hostile stores with what they cost, the stores that devinterp 2.0 wrote.
+attacks: $(STAMP)
+	$(BIN)/python tests/benchmarks/mutations/table.py
+	$(BIN)/python tests/benchmarks/validation/hostile_stores.py
+	$(BIN)/python tests/benchmarks/validation/peer_stores.py tests/data/devinterp-2.0.1
+
+# Broken metadata documents for ten minutes, guided by coverage; atheris stays out of the extras.
+fuzz: constraints.txt
+	$(PYTHON) -m venv --clear .venv-fuzz
+	.venv-fuzz/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[testing]' atheris
+	.venv-fuzz/bin/python tests/benchmarks/fuzz/fuzz_documents.py .venv-fuzz/corpus -max_total_time=600
+
 clean:
-	rm -rf $(VENV) .venv-core .venv-lowest .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist docs/_build
+	rm -rf $(VENV) .venv-core .venv-lowest .venv-fuzz .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist docs/_build

@@ -182,6 +182,7 @@ def test_a_type_changed_in_the_document_changes_everywhere(
     assert list(exported.iter_errors(_root(Path(make_store(tmp_path / "b.zarr", _float32(schema))))))
 
 
+@pytest.mark.needs("torch")
 def test_a_type_changed_in_the_document_changes_pages_strategies_commands_and_the_sampler(
     changed_schemas: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
