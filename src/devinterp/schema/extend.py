@@ -17,11 +17,12 @@ Document = dict[str, Any]
 def merge_documents(base: Document, derived: Document) -> Document:
     """Return ``derived`` on top of ``base``.
 
-    New parameters, families, nodes, dimensions, variables, rules and profiles are added; a new name may be none that a
-    pattern of the base stands for already (``loss_mine`` is the loss of an observable ``mine``). A variable or
-    dimension that the base declares may be tightened: ``presence`` from optional to required, fewer ``alternatives``,
-    more ``checks``, a larger ``minimum``, a ``size`` where there was none. What it demands of attributes holds under every
-    profile; a profile of the base may be told what to make of the variables that are new.
+    New parameters, families, nodes, dimensions, variables, rules and profiles are added; a new name may be none
+    that a pattern of the base stands for already (``loss_mine`` is the loss of an observable ``mine``). A variable
+    or dimension that the base declares may be tightened: ``presence`` from optional to required, fewer
+    ``alternatives``, more ``checks``, a larger ``minimum``, a ``size`` where there was none. What it demands of
+    attributes holds under every profile; a profile of the base may be told what to make of the variables that are
+    new.
 
     Raises
     ------
