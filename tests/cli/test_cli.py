@@ -78,6 +78,23 @@ def test_findings_are_1_with_code_place_expectation_and_remedy(run, store, tmp_p
     assert run("validate", broken, "--level", "structure")[0] == 0
 
 
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
+def test_names_that_the_output_cannot_encode_are_escaped(encoding, tmp_path):
+    from devinterp.testing import make_store
+
+    store = make_store(tmp_path / "läufe 日.zarr", "study", members={"restriction": {"full": {}, "頭": {}}})
+    shutil.rmtree(Path(store) / "頭" / "init_loss")
+    for command, code in (("info", 0), ("validate", 1)):
+        done = subprocess.run(
+            [sys.executable, "-m", "devinterp", command, str(store)],
+            env={**os.environ, "PYTHONIOENCODING": encoding},
+            capture_output=True,
+            check=False,
+        )
+        assert (done.returncode, done.stderr) == (code, b"")
+        assert b"\\u65e5.zarr" in done.stdout
+
+
 def test_what_cannot_be_read_is_2(run, store, tmp_path):
     assert run("validate", tmp_path / "nothing.zarr")[0] == 2
     assert "in this folder: run.zarr" in run("validate", store.parent)[1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 import warnings
@@ -62,6 +63,10 @@ def _version(asked: bool) -> None:
 
 def run(arguments: Sequence[str]) -> int:
     """Run the command line and return its exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # Names of stores and groups may have characters that a terminal or a pipe of another encoding has not.
+            stream.reconfigure(errors="backslashreplace")
     try:
         with _plain_warnings():
             build()(args=list(arguments), prog_name="devinterp", standalone_mode=True)
