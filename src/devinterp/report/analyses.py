@@ -15,7 +15,7 @@ from devinterp.plot.influence import influence_matrix
 from devinterp.plot.llc import llc_over_checkpoints, llc_per_chain
 from devinterp.plot.metrics import QUANTITIES, TITLES, sgld_metrics
 from devinterp.plot.numbers import with_error
-from devinterp.plot.style import legend
+from devinterp.plot.style import legend, title
 from devinterp.plot.susceptibility import susceptibility_classes, susceptibility_pca, token_classes
 from devinterp.plot.token_text import token_strings
 from devinterp.plot.tokens import tokens
@@ -187,14 +187,13 @@ def influence(subject: Subject) -> Markup | None:
         batch_index_range_1=list(np.unique(np.linspace(0, total - 1, queries).astype(int))),
         allow_partial=subject.partial,
     )
-    parts.append(_strongest_pairs(subject, strongest, sizes))
-    if queries < total:
-        parts.append(note(f"Among all tokens, as partners of {queries} of the {total} sequences."))
+    among = f" Sought among all tokens, as partners of {queries} of the {total} sequences." if queries < total else ""
+    parts.append(_strongest_pairs(subject, strongest, sizes, among))
     where = f" in the run {run.label}" if run.label else ""
     return section("influence", f"Influence{where}", tag("div", parts[1:], class_="columns"), parts[0])
 
 
-def _strongest_pairs(subject: Subject, top: xr.Dataset, sizes: dict[str, int]) -> Markup:
+def _strongest_pairs(subject: Subject, top: xr.Dataset, sizes: dict[str, int], among: str) -> Markup:
     values = top["influences"].transpose("batch_1", "target_position", "sign", "rank").values[..., 0]
     partners = [
         top[n].transpose("batch_1", "target_position", "sign", "rank").values[..., 0]
@@ -202,7 +201,7 @@ def _strongest_pairs(subject: Subject, top: xr.Dataset, sizes: dict[str, int]) -
     ]
     order = np.argsort(-np.abs(np.nan_to_num(values)), axis=None, kind="stable")
     ids = np.asarray(top["input_ids"].transpose("batch", "position").values)
-    seen: set[frozenset[tuple[int, int]]] = set()
+    seen: set[frozenset[int]] = set()
     rows: list[list[Content]] = []
     for flat in order:
         place = np.unravel_index(flat, values.shape)
@@ -210,9 +209,10 @@ def _strongest_pairs(subject: Subject, top: xr.Dataset, sizes: dict[str, int]) -
             break
         query = (int(top["batch_1"].values[place[0]]), int(top["target_position"].values[place[1]]))
         partner = (int(partners[0][place]), int(partners[1][place]))
-        if frozenset((query, partner)) in seen:
+        # Of two sequences with a passage in common, its every token would be in the list.
+        if frozenset((query[0], partner[0])) in seen:
             continue
-        seen.add(frozenset((query, partner)))
+        seen.add(frozenset((query[0], partner[0])))
         cells = [_excerpt(subject, ids, b, p, sizes, float(values[place])) for b, p in (query, partner)]
         rows.append([number(float(values[place]), "+.2f"), *cells])
     floor = top.attrs.get("noise_floor_strongest")
@@ -223,7 +223,10 @@ def _strongest_pairs(subject: Subject, top: xr.Dataset, sizes: dict[str, int]) -
         listing(["correlation", "token", "token"], rows, numbers=["correlation"], wide=["token"])
         if rows
         else note("There are none."),
-        note(f"Pairs within one sequence and in shared beginnings are left out.{noise}"),
+        note(
+            "Of every two sequences the strongest pair; pairs within one and in shared beginnings are left out."
+            f"{noise}{among}"
+        ),
     )
 
 
@@ -290,6 +293,14 @@ def susceptibilities(subject: Subject) -> Markup | None:
             lambda ax: susceptibility_classes(kept, tokenizer=subject.tokenizer, ax=ax),
         )
     ]
+    if count > 3 and not left:
+
+        def differences(ax: Any) -> None:
+            susceptibility_classes(kept, tokenizer=subject.tokenizer, standardize=True, ax=ax)
+            title(ax, "less the mean of all restrictions")
+
+        size = (2.4 + 0.62 * classes, 1.9 + 0.21 * count)
+        drawn.append(picture("differences", "In what the restrictions differ, by class of tokens", size, differences))
     if result["susceptibilities"].sizes["wr"] >= 3:
         drawn.append(
             picture("pca", "Loadings of the restrictions", (5, 4.2), lambda ax: susceptibility_pca(result, ax=ax))
