@@ -98,7 +98,7 @@ def _result_rows(obj: Tree) -> list[tuple[str, str]]:
     dims = [d for d in ("checkpoint", "wr", "batch_1", "batch_2", "target_position") if d in obj.sizes]
     rows += [("size", ", ".join(f"{obj.sizes[d]} {d}" for d in dims))] if dims else []
     if "llc_mean" in obj.data_vars and not obj["llc_mean"].dims:
-        ends = [f"{float(v):.4g}" for v in obj["llc_ci"].values] if "llc_ci" in obj.data_vars else []
+        ends = [f"{float(v):.4g}" for v in obj.data_vars["llc_ci"].values] if "llc_ci" in obj.data_vars else []
         level = f", {100 * float(obj.attrs.get('ci', 0)):g} % interval {' to '.join(ends)}" if ends else ""
         rows.append(("LLC", f"{float(obj['llc_mean']):.4g}{level}"))
     made = [
