@@ -7,6 +7,7 @@ from made_runs import fail_chain, make_study, to_store
 
 from devinterp.slt import _blocks
 from devinterp.slt._blocks import block_slices, read_blocks, remembered_means, row_means
+from devinterp.slt._moments import _common_slices
 from devinterp.slt.diagnostics import diagnose
 from devinterp.slt.llc import compute_llc
 from devinterp.slt.susceptibilities import compute_susceptibilities
@@ -37,6 +38,17 @@ def test_blocks_cover_every_draw_of_every_chain_once(stored, monkeypatch, room):
     for block in blocks:
         whole[block.chains, block.draws] = block.values
     np.testing.assert_array_equal(whole, array.values)
+
+
+def test_a_small_observable_beside_a_large_one_makes_no_large_blocks(stored, monkeypatch):
+    run = stored["full"].to_dataset()
+    arrays = {"small": run["loss_train"].isel(batch_train=[0], token_pos=[0]), "large": run["loss_train"]}
+    room = arrays["large"][0, :10].nbytes
+    monkeypatch.setattr(_blocks, "BLOCK_BYTES", room)
+    chains, draws = (np.array([s.stop - s.start for s in part]) for part in zip(*_common_slices(arrays), strict=True))
+    per_draw = arrays["large"][0, 0].nbytes
+    smallest = arrays["large"].encoding["preferred_chunks"]["draw"] * per_draw
+    assert (chains * draws * per_draw).max() <= max(room, smallest)
 
 
 @pytest.mark.filterwarnings("ignore::devinterp.errors.ChainFailedWarning")

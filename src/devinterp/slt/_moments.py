@@ -269,11 +269,9 @@ def _joined(sample: dict[str, npt.NDArray[np.float32]], num_chains: int, length:
 
 
 def _common_slices(arrays: dict[str, xr.DataArray]) -> list[tuple[slice, slice]]:
-    """Cut all arrays at the same draws: at the chunks of a stored one, where there is one."""
+    """Cut all arrays at the same draws: at chunks, where one is stored, so that no block of any is large."""
     stored = [a for a in arrays.values() if not in_memory(a)]
-    if stored:
-        return min((block_slices(a) for a in stored), key=len)
-    return max((block_slices(a) for a in arrays.values()), key=len)
+    return max((block_slices(a) for a in stored or arrays.values()), key=len)
 
 
 def _weights(trace: F64, draws: slice, cuts: tuple[slice, ...], centre: float | None) -> tuple[F64, list[int]]:
