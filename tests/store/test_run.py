@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import warnings
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ import pytest
 import xarray as xr
 import zarr
 from stores import Numbers, request, run_chain, write_fixed
-from zarr.storage import MemoryStore
+from zarr.storage import FsspecStore, MemoryStore, ZipStore
 
 from devinterp.errors import (
     ChainFailedWarning,
@@ -25,6 +26,7 @@ from devinterp.errors import (
     StoreLockedError,
     StoreNotFoundError,
 )
+from devinterp.schema import validate
 from devinterp.store import open_run, open_store
 from devinterp.store.inspect import PathState, inspect_path
 from devinterp.store.location import locate
@@ -209,6 +211,87 @@ def test_a_live_writer_is_named_and_a_dead_ones_lock_is_free(tmp_path):
     with open_run(path, {"/": request()}) as run:
         fill(run)
         run.complete()
+
+
+def _race(path, barrier, outcomes):
+    barrier.wait(60)
+    try:
+        with open_run(path, {"/": request()}) as run:
+            fill(run)
+            run.complete()
+        outcomes.put("finished" if run.resumed else "sampled")
+    except Exception as error:
+        outcomes.put(type(error).__name__)
+
+
+def test_of_processes_that_start_at_the_same_time_one_samples_and_the_others_are_refused(tmp_path):
+    context = multiprocessing.get_context("fork")
+    everything = []
+    for round_ in range(3):
+        path, barrier, outcomes = tmp_path / f"{round_}.zarr", context.Barrier(3), context.SimpleQueue()
+        with warnings.catch_warnings():
+            warnings.simplefilter(
+                "ignore", DeprecationWarning
+            )  # fork with the event loop's thread: it is not used here
+            children = [context.Process(target=_race, args=(path, barrier, outcomes)) for _ in range(3)]
+            for child in children:
+                child.start()
+        said = sorted(outcomes.get() for _ in children)
+        for child in children:
+            child.join()
+        assert said.count("sampled") == 1
+        assert set(said) <= {"sampled", "finished", "StoreLockedError"}
+        everything += said
+        report = validate(path, level="completeness")
+        assert report.ok, str(report)
+        assert not (path / ".devinterp").exists()
+    assert "StoreLockedError" in everything
+
+
+@pytest.mark.parametrize("leftover", ["zarr.json.{}.partial", "zarr.{}.partial"])
+def test_a_creation_that_was_killed_in_the_middle_of_its_first_document_is_no_foreign_folder(tmp_path, leftover):
+    path = tmp_path / "a.zarr"
+    (path / ".devinterp").mkdir(parents=True)
+    (path / leftover.format("0" * 32)).write_bytes(b"{")
+    with open_run(path, {"/": request()}) as run:
+        fill(run)
+        run.complete()
+    assert validate(path, level="completeness").ok
+
+
+def test_a_creation_that_was_killed_on_an_object_store_is_known_for_ours(monkeypatch):
+    """Its documents are written many at a time; the root's must be there before any other."""
+    store, written = MemoryStore(), []
+    real = MemoryStore.set
+
+    async def note(self, key, value, *args, **kwargs):
+        written.append(key)
+        await real(self, key, value, *args, **kwargs)
+
+    monkeypatch.setattr(MemoryStore, "set", note)
+    with open_run(store, {"/": request()}):
+        pass
+    documents = [key for key in written if key.endswith("zarr.json")]
+    assert documents[0] == "zarr.json"
+    assert documents.count("zarr.json") == 1
+
+
+def test_nothing_is_sampled_into_an_archive(tmp_path):
+    archive = tmp_path / "a.zip"
+    with zipfile.ZipFile(archive, "w") as file:
+        file.writestr("zarr.json", "{}")
+    before = archive.read_bytes()
+    for target in (archive, ZipStore(tmp_path / "b.zip", mode="w")):
+        with pytest.raises(StoreError, match=r"nothing in it can be replaced .* zip archive"):
+            open_run(target, {"/": request()})
+    assert archive.read_bytes() == before
+
+
+def test_a_local_store_of_fsspec_is_written_as_a_local_disk(tmp_path):
+    """fsspec writes in place, so that a kill would leave half a chunk where a whole one was."""
+    store = FsspecStore.from_url(f"file://{tmp_path}/a.zarr")
+    with open_run(store, {"/": request()}) as run:
+        assert run.location.folder == tmp_path / "a.zarr"
 
 
 def test_a_creation_that_was_killed_is_taken_up_again(tmp_path):

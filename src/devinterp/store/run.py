@@ -189,9 +189,9 @@ class Run:
         part.containers = {}
         return part
 
-    def refresh(self) -> dict[tuple[str, int], ChainProgress]:
-        """Read the progress of every chain from the store."""
-        for group, chain in self.chains:
+    def refresh(self, chains: Iterable[tuple[str, int]] | None = None) -> dict[tuple[str, int], ChainProgress]:
+        """Read the progress of chains from the store; by default of every one."""
+        for group, chain in self.chains if chains is None else chains:
             if self.progress(group, chain).status in ("complete", "failed"):
                 continue
             found = read_progress(self.location, group, chain)

@@ -330,8 +330,10 @@ class _Coordinator:
             # `wait` takes what an executor cancelled in its shutdown for pending.
             done = {future for future in pending if future.done()}
             pending -= done
-            self.run.refresh()
-            for each in {errand.address.group for errand in futures.values()}:
+            # A study has thousands of chains, of which few run at a time.
+            active = [(e.address.group, e.address.chain) for f, e in futures.items() if f in done or f.running()]
+            self.run.refresh(active)
+            for each in {group for group, _ in active}:
                 self.run.publish_draws(each)
             for future, errand in futures.items():
                 group, chain = errand.address.group, errand.address.chain
