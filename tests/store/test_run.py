@@ -29,7 +29,7 @@ from devinterp.errors import (
 from devinterp.schema import validate
 from devinterp.store import open_run, open_store
 from devinterp.store.inspect import PathState, inspect_path
-from devinterp.store.location import locate
+from devinterp.store.location import Location, locate
 
 
 def fill(run, *, failed=None, interrupted=None, groups=("/",)):
@@ -292,6 +292,19 @@ def test_a_local_store_of_fsspec_is_written_as_a_local_disk(tmp_path):
     store = FsspecStore.from_url(f"file://{tmp_path}/a.zarr")
     with open_run(store, {"/": request()}) as run:
         assert run.location.folder == tmp_path / "a.zarr"
+
+
+def test_a_place_where_nothing_can_be_created_or_removed_is_named(tmp_path, monkeypatch):
+    def refuse(self, *args):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Location, "set_many", refuse)
+    monkeypatch.setattr(Location, "list_keys", refuse)
+    with pytest.raises(StoreError, match=r"could not be created: .*Permission denied"):
+        open_run(tmp_path / "a.zarr", {"/": request()})
+    monkeypatch.undo()
+    with open_run(tmp_path / "a.zarr", {"/": request()}):
+        pass
 
 
 def test_a_creation_that_was_killed_is_taken_up_again(tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 from devinterp.errors import StoreError, StoreExistsError
@@ -113,7 +114,8 @@ def _create(
         create_groups(location, run.all_layouts(), run.all_attributes(completed=False), run.schema.storage)
         run.write_coordinates()
     except BaseException as error:
-        run.discard()
+        with suppress(OSError):  # where nothing can be created, nothing may be removable either
+            run.discard()
         if isinstance(error, OSError) and not isinstance(error, StoreError):
             raise StoreError(f"The store {location.name} could not be created: {error}.") from error
         raise

@@ -306,8 +306,10 @@ def _is_free(path: Path) -> bool:
 
 def _lives(location: Location, key: str, held: bytes) -> bool:
     who = _read(held)
-    if "beat" not in who or process_is_dead(who):
+    if process_is_dead(who):
         return False
+    if "beat" not in who:  # torn, or left by a lock of the kernel, which says no more than whether its process lives
+        return who.get("where") is not None and who["where"] == _where()
     if abs(time.time() - float(who["beat"])) <= STALE_SECONDS:
         return True
     # The clocks of two machines may differ by more than that; what still changes is alive.
