@@ -297,6 +297,18 @@ def test_a_damaged_chunk_is_named_and_the_rest_still_checked(store_of: StoreOf) 
     assert damaged.path == "/sampling_loss/c/0/0/0/0"
 
 
+def test_what_is_left_of_an_array_with_a_damaged_chunk_is_still_checked(store_of: StoreOf) -> None:
+    store = store_of("samples")
+    rewrite(store, "sampling_loss", _put((1, 2, 0, 0), np.nan))
+    first, *_ = chunk_files(store, "sampling_loss")
+    _flip(first, 12)
+    report = validate(store)
+    assert report.codes == {"DI506", "DI301"}
+    assert "chain=1, draw=2" in str(report.filter(code="DI301"))
+    first.unlink()
+    assert validate(store).codes == {"DI501", "DI301"}
+
+
 def test_a_stale_consolidation_is_found(store_of: StoreOf) -> None:
     import warnings
 

@@ -238,6 +238,7 @@ class _Stream:
         self.window = max(1, min(4 * _workers(), int(0.8 * limits.memory) // max(1, 2 * size + 2**20)))
         self.whole: NDArray[Any] | None = None
         self.damaged = False
+        self.placed: list[tuple[tuple[int, ...], tuple[slice, ...]]] = []
         self.text = 0
 
     def run(self) -> None:
@@ -258,6 +259,9 @@ class _Stream:
         if self.whole is not None and not self.damaged:
             self.variable.take(self.variable.check(self.whole, (0,) * len(self.array.dims)))
             self.values.keep(self.array, self.whole)
+        elif self.whole is not None and not self.variable.whole:
+            for start, region in self.placed:  # what is left of it, chunk by chunk
+                self.variable.take(self.variable.check(self.whole[region], start))
 
     def _run_at_once(self) -> None:
         """Ask for all chunks in one go: handing each to a thread would take longer than decoding it."""
@@ -302,7 +306,7 @@ class _Stream:
     ) -> None:
         self.findings.checked["bytes"] += size
         self.variable.take(results)
-        if self.whole is None or self.damaged:
+        if self.whole is None or self.text > self.values.budget:
             return
         self.text += 0 if block is None else text_bytes(block)
         if self.text > self.values.budget:
@@ -324,15 +328,15 @@ class _Stream:
     def _place(self, index: tuple[int, ...], block: NDArray[Any] | None) -> None:
         assert self.array.storage is not None
         assert self.whole is not None
-        if block is None:
-            # The chunk is absent, which the level completeness has said; what remains cannot be checked in one piece.
-            self.damaged = self.damaged or self.array.path not in self.values.omittable
-            block = np.asarray(self.variable.spec.fill, dtype=self.whole.dtype)
-        start = [i * c for i, c in zip(index, self.array.storage.chunks, strict=True)]
+        if block is None and self.array.path not in self.values.omittable:
+            self.damaged = True  # the chunk is absent, which the level completeness has said
+            return
+        start = tuple(i * c for i, c in zip(index, self.array.storage.chunks, strict=True))
         region = tuple(
             slice(s, min(s + c, n)) for s, c, n in zip(start, self.array.storage.chunks, self.array.shape, strict=True)
         )
-        self.whole[region] = block
+        self.whole[region] = self.variable.spec.fill if block is None else block
+        self.placed.append((start, region))
 
 
 def _nbytes(array: ArrayNode) -> int:
