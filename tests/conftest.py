@@ -18,6 +18,7 @@ EXTRAS = ("torch", "tqdm", "cloudpickle", "matplotlib", "dask", "fsspec", "trans
 NEEDS_EXTRAS = (
     "demo", "docs", "faults", "plot", "report", "slt/_restrictions", "slt/sampling", "slt/test_weight_restrictions.py",
     "ground_truth/test_known_answers.py", "properties/test_sampling_leaves_no_trace.py",
+    "properties/test_ways_of_sampling.py",
 )  # fmt: skip
 
 REFERENCE = Path(__file__).parent / "data" / "devinterp-2.0.1"

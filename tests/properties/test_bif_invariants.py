@@ -171,6 +171,7 @@ def test_tile_size_is_irrelevant(tile: int, method: str, monkeypatch: pytest.Mon
     np.testing.assert_allclose(result, expected[[0, 4, 2]], atol=TOLERANCE)
 
 
+@pytest.mark.needs("dask")
 @settings(max_examples=4)
 @given(runs(), st.integers(1, 3), st.integers(1, 4))
 def test_dask_chunks_are_irrelevant(tree: xr.DataTree, chain: int, draw: int) -> None:

@@ -91,10 +91,10 @@ def test_of_a_run_with_failed_chains_is_that_of_the_others(recipe) -> None:
         np.testing.assert_allclose(result[name], others[name], rtol=1e-12)
 
 
+@pytest.mark.needs("dask")
 @few
 @given(runs(), st.integers(1, 3), st.integers(1, 7))
 def test_does_not_depend_on_chunks(tree: xr.DataTree, chain: int, draw: int) -> None:
-    pytest.importorskip("dask.array")
     chunked = tree.to_dataset().chunk({"chain": chain, "draw": draw})
     xr.testing.assert_allclose(compute_llc(chunked), compute_llc(tree), rtol=1e-12)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import pytest
 import xarray as xr
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -143,6 +144,7 @@ def test_order_of_restrictions_and_probes_permutes_the_result(study: xr.DataTree
         np.testing.assert_array_equal(ours, theirs[:, columns])
 
 
+@pytest.mark.needs("dask")
 @settings(max_examples=3)
 @given(STUDIES, st.integers(1, 3), st.integers(1, 3))
 def test_chunks_are_irrelevant(study: xr.DataTree, chain: int, draw: int) -> None:

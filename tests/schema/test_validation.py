@@ -116,8 +116,8 @@ def test_a_selection_in_memory_is_no_error(valid_stores: dict[str, Path]) -> Non
     assert validate(tree.isel(draw=slice(1, None), chain=[0])).findings == ()
 
 
+@pytest.mark.needs("dask")
 def test_dask_arrays_are_checked_block_by_block(valid_stores: dict[str, Path]) -> None:
-    pytest.importorskip("dask")
     tree = xr.open_datatree(valid_stores["samples"], engine="zarr", consolidated=False, chunks={})
     spoilt = tree.to_dataset().copy()
     spoilt["sampling_loss"] = spoilt["sampling_loss"] * float("nan")

@@ -277,7 +277,9 @@ def test_a_torch_device_gives_the_product_of_numpy_and_gets_its_precision_back(b
 
 def test_standardize_says_which_columns_are_constant():
     series = np.array([[1, 2, 1e30, 0.1], [1, 3, 2e30, 0.1], [1, 1, 3e30, 0.1]], dtype=np.float32)
-    assert standardize(series).tolist() == [True, False, False, True]
+    constant = standardize(series)
+    assert constant.tolist() == [True, False, False, True]
+    assert constant.dtype == bool
     np.testing.assert_allclose((series.astype(np.float64) ** 2).sum(axis=0), [0, 1, 1, 0], atol=1e-6)
     np.testing.assert_allclose(series.sum(axis=0), 0, atol=1e-6)
 

@@ -9,6 +9,8 @@ from devinterp.errors import ChainFailedWarning
 from devinterp.slt import bif_lazy, bif_topk
 from devinterp.slt.bif import compute_bif
 
+pytestmark = pytest.mark.needs("dask")
+
 OPTIONS = [
     {},
     {"correlation_method": "sequence"},

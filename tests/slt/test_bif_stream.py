@@ -43,6 +43,7 @@ def test_the_store_holds_what_memory_would(tmp_path, monkeypatch, options, batch
     assert sorted(p.name for p in (tmp_path / "bif.zarr").iterdir()) == sorted([*result.variables, "zarr.json"])
 
 
+@pytest.mark.needs("dask")
 def test_dask_losses_are_streamed_without_gathering_them(tmp_path):
     stored = to_store(make_run(), tmp_path / "run.zarr").chunk(chain=1, draw=10)
     result = compute_bif(stored, output_path=tmp_path / "bif.zarr", batch_size=4, se=True)

@@ -119,6 +119,7 @@ def test_the_noise_floor_holds_for_unrelated_losses():
     assert beyond.mean() < 0.05
 
 
+@pytest.mark.needs("dask")
 def test_a_store_and_dask_give_the_same(tmp_path):
     tree = with_shared_beginnings()
     expected = compute_bif(tree, top_k=3)

@@ -218,6 +218,7 @@ def test_a_study_whose_runs_differ_in_size_is_padded_with_nan():
     np.testing.assert_allclose(result["llc_mean"].values[1], by_hand(study["a"]).mean())
 
 
+@pytest.mark.needs("dask")
 def test_lazy_dask_and_in_memory_agree_exactly_and_lazy_stays_unloaded(tmp_path):
     tree = make_run()
     stored = to_store(tree, tmp_path / "run.zarr")

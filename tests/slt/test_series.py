@@ -145,6 +145,7 @@ def test_checkpoints_with_other_restrictions_or_tokens_make_no_curve():
         tokens.devinterp.susceptibilities()
 
 
+@pytest.mark.needs("dask")
 def test_a_series_held_by_dask_gives_the_same_numbers(series):
     lazy = series.chunk()
     xr.testing.assert_allclose(lazy.devinterp.llc(ci=0.9), series.devinterp.llc(ci=0.9))

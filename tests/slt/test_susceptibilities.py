@@ -39,7 +39,7 @@ def column(result, name, variable="sus"):
     return result["susceptibilities"][variable].sel(wr=name).values
 
 
-@pytest.mark.parametrize("opened", ["lazy", "dask", "memory"])
+@pytest.mark.parametrize("opened", ["lazy", pytest.param("dask", marks=pytest.mark.needs("dask")), "memory"])
 def test_equals_the_peers_stored_result(reference, opened):
     runs = {
         n: xr.open_datatree(reference / f"{n}.zarr", engine="zarr", consolidated=False)
@@ -144,7 +144,7 @@ def test_failed_chains_are_left_out_of_their_own_run_only():
 
 
 @pytest.mark.parametrize("where", ["task", "probe"])
-@pytest.mark.parametrize("dask", [False, True])
+@pytest.mark.parametrize("dask", [False, pytest.param(True, marks=pytest.mark.needs("dask"))])
 def test_a_chain_that_is_not_finite_is_found_where_the_store_does_not_tell(where, dask):
     study = make_study()
     study["l0h0"][f"loss_{'train' if where == 'task' else 'code'}"].values[0, 3:] = np.nan
@@ -155,7 +155,7 @@ def test_a_chain_that_is_not_finite_is_found_where_the_store_does_not_tell(where
     np.testing.assert_allclose(column(result, "l0h0")[: cov.size], cov + shift, atol=1e-6)
 
 
-@pytest.mark.parametrize("dask", [False, True])
+@pytest.mark.parametrize("dask", [False, pytest.param(True, marks=pytest.mark.needs("dask"))])
 def test_allow_partial_uses_the_draws_that_all_chains_have(dask):
     study = make_study()
     study["l0h0"] = fail_chain(study["l0h0"], 0, 9)
