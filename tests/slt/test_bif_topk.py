@@ -128,6 +128,21 @@ def test_a_store_and_dask_give_the_same(tmp_path):
     xr.testing.assert_allclose(compute_bif(stored.chunk(chain=1, draw=10), top_k=3), expected, atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"correlation_method": "sequence"},
+        {"batch_index_range_1": [9, 0, 5], "batch_index_range_2": "math"},
+        {"batch_index_range_1": "code"},
+        {"reduce_chain_dimension_method": "mean"},
+    ],
+)
+def test_workers_find_the_same_whatever_blocks_they_are_given(options):
+    tree = make_run()
+    found = compute_bif(tree.chunk(chain=1, draw=15), top_k=3, batch_size=3, **options)
+    xr.testing.assert_allclose(found, compute_bif(tree, top_k=3, **options), atol=1e-6)
+
+
 def test_strongest_keeps_the_best_of_many_tiles():
     rng = np.random.default_rng(0)
     values = rng.normal(size=(7, 5000)).astype(np.float32)
