@@ -18,6 +18,7 @@ from devinterp.slt.diagnostics import diagnose
 from devinterp.slt.llc import compute_llc
 from devinterp.slt.susceptibilities import compute_susceptibilities
 from devinterp.slt.susceptibility_views import flatten, matrix, pca, split_half, unflatten
+from devinterp.slt.sweep import compute_sweep
 
 
 def test_every_analysis_is_the_public_function():
@@ -45,6 +46,7 @@ def test_every_analysis_is_the_public_function():
         ("bif", compute_bif, {"correlation_method": "method"}),
         ("susceptibilities", compute_susceptibilities, {}),
         ("diagnose", diagnose, {}),
+        ("sweep", compute_sweep, {}),
         ("to_arviz", to_arviz, {}),
         ("matrix", matrix, {}),
         ("pca", pca, {}),

@@ -14,6 +14,7 @@ from devinterp import accessor as _accessor  # noqa: F401  (registers .devinterp
 if TYPE_CHECKING:
     from devinterp.schema import validate as validate
     from devinterp.slt.sampling import sample as sample
+    from devinterp.slt.sampling import sweep as sweep
     from devinterp.slt.susceptibilities import sample_restrictions as sample_restrictions
     from devinterp.store import open_store as open_store
 
@@ -22,11 +23,12 @@ __version__ = "3.0.0"
 _PUBLIC = {
     "sample": "devinterp.slt.sampling",
     "sample_restrictions": "devinterp.slt.susceptibilities",
+    "sweep": "devinterp.slt.sampling",
     "validate": "devinterp.schema",
     "open_store": "devinterp.store",
 }
 
-__all__ = ["__version__", "open_store", "sample", "sample_restrictions", "validate"]
+__all__ = ["__version__", "open_store", "sample", "sample_restrictions", "sweep", "validate"]
 
 
 def __getattr__(name: str) -> Any:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from devinterp.plot import PlotAccessor, TokenText
     from devinterp.schema import Report
     from devinterp.slt.diagnostics import Diagnosis, SeriesDiagnosis, StudyDiagnosis
+    from devinterp.slt.recommend import Recommendation
 
 __all__ = ["DevinterpAccessor"]
 
@@ -40,7 +41,7 @@ class DevinterpAccessor:
 
     @property
     def kind(self) -> str:
-        """``samples``, ``study``, ``series``, ``llc``, ``bif``, ``bif_topk``, ``susceptibilities``, or ``unknown``."""
+        """``samples``, ``study``, ``series``, ``sweep``, ``llc``, ``bif``, ``susceptibilities`` ..., or ``unknown``."""
         from devinterp.slt._kinds import kind_of
 
         return kind_of(self._obj)
@@ -107,6 +108,25 @@ class DevinterpAccessor:
             allow_partial=allow_partial,
             allow_mixed=allow_mixed,
         )
+
+    def sweep(
+        self,
+        *,
+        over: Literal["draws", "observable"] | None = None,
+        observable: str | None = None,
+        ci: float = 0.9,
+        allow_partial: bool = False,
+    ) -> xr.Dataset:
+        """Summarise a sweep over its grid; see `devinterp.slt.sweep.compute_sweep`."""
+        from devinterp.slt.sweep import compute_sweep
+
+        return compute_sweep(self._obj, over=over, observable=observable, ci=ci, allow_partial=allow_partial)
+
+    def recommend(self, **options: Any) -> Recommendation:
+        """Recommend a setting, from a sweep or the summary of one; see `devinterp.slt.recommend.recommend`."""
+        from devinterp.slt.recommend import recommend
+
+        return recommend(self._obj, **options)
 
     def bif(
         self,

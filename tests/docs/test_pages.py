@@ -19,7 +19,7 @@ from numpydoc_lite import documented_parameters
 from devinterp.schema import RuleCode, load
 
 PUBLIC = {
-    "devinterp": ("open_store", "sample", "sample_restrictions", "validate"),
+    "devinterp": ("open_store", "sample", "sample_restrictions", "sweep", "validate"),
     "devinterp.slt.sampling": None,
     "devinterp.slt.llc": None,
     "devinterp.slt.bif": None,
@@ -27,6 +27,8 @@ PUBLIC = {
     "devinterp.slt.susceptibility_views": None,
     "devinterp.slt.diagnostics": None,
     "devinterp.slt.arviz": None,
+    "devinterp.slt.sweep": ["compute_sweep"],
+    "devinterp.slt.recommend": ["Criterion", "Neighbour", "Recommendation", "recommend"],
     "devinterp.slt.weight_restrictions": None,
     "devinterp.accessor": None,
     "devinterp.schema": None,

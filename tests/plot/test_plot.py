@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 import xarray as xr
 from made_runs import make_series
+from made_sweeps import make_sweep
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 
 from devinterp.errors import MissingVariableError, ProvenanceError, SettingError
 from devinterp.plot import (
@@ -21,6 +23,7 @@ from devinterp.plot import (
     susceptibility_classes,
     susceptibility_pca,
     susceptibility_text,
+    sweep_map,
     token_influence,
     verdict_table,
 )
@@ -360,6 +363,45 @@ def test_numbers_have_the_digits_that_their_error_supports():
     assert with_error(1.23456, None) == with_error(1.23456, 0.0) == "1.23"
     assert with_error(1e-12, 3e-13) == "1.00e-12 ± 3e-13"
     assert with_error(None, 0.1) == with_error(float("nan"), 0.1) == "–"
+
+
+def test_a_sweep_has_a_panel_for_each_localization_and_frames_the_recommended_cell():
+    tree = make_sweep((0.02, 0.1, 1.0), (0.0, 10.0), (1.0, 100.0), pilots=((0.1, 10.0, 1.0),))
+    facets = sweep_map(tree)
+    assert facets.names == ("localization = 1", "localization = 100")
+    left, right = facets
+    facets.fig.savefig("/dev/null", format="png")
+    assert [p for p in left.patches if isinstance(p, Rectangle)]
+    assert not [p for p in right.patches if isinstance(p, Rectangle)]
+    texts = [t.get_text() for t in left.texts]
+    assert len(texts) == 3, "one for each cell; the control, whose LLC is 0, is left out"
+    assert "✓" in texts[0]
+    assert "✗ diverged" in texts[2]
+    assert [t.get_fontweight() for t in left.texts] == ["bold", "normal", "bold"], "what was extended is bold"
+    assert [t.get_text() for t in left.get_xticklabels()] == ["0.02", "0.1", "1"]
+    assert facets.artists[0].get_array().mask.tolist() == [[False, False, True]]
+
+
+def test_one_panel_of_a_sweep_or_of_its_summary(ax):
+    summary = make_sweep((0.02, 0.1), (0.0, 10.0), (1.0, 100.0)).devinterp.sweep()
+    image = sweep_map(summary, ax=ax, localization=1.0)
+    drawn(ax)
+    np.testing.assert_allclose(image.get_array()[0, 0], float(summary["llc_mean"].sel(lr=0.02, n_beta=10.0)[0]))
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("lr (step size)", "n_beta")
+    with pytest.raises(SettingError, match="no such localization"):
+        sweep_map(summary, localization=3.0)
+    with pytest.raises(SettingError, match="one panel"):
+        sweep_map(summary, ax=ax)
+    assert isinstance(summary.devinterp.plot(), Facets)
+
+
+def test_traces_of_a_sweep_are_those_of_the_recommended_cell(ax):
+    tree = make_sweep((0.002, 0.02), (0.0, 10.0), (1.0,))
+    lines = loss_traces(tree, observable="task", ax=ax)
+    alone = loss_traces(tree["lr=0.02,n_beta=10,localization=1"], observable="task", ax=ax)
+    assert len(lines) == 4
+    for one, other in zip(lines, alone, strict=True):
+        np.testing.assert_array_equal(one.get_ydata(), other.get_ydata())
 
 
 def test_scales_are_symmetric_and_bounded_by_what_most_values_are():

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from devinterp.testing import StoreRecipe, make_store, make_tree, recipes
 
-KINDS = ("samples", "study", "llc", "bif", "susceptibilities")
+KINDS = ("samples", "study", "llc", "bif", "susceptibilities", "sweep")
 OPTIONS: dict[str, Any] = {"zarr_format": 3, "consolidated": False, "write_inherited_coords": False}
 
 

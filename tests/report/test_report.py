@@ -3,6 +3,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import lifelike
@@ -14,6 +15,7 @@ from devinterp.errors import StoreError, StoreNotFoundError
 from devinterp.report import build_report, write_report
 from devinterp.report.elements import listing
 from devinterp.report.script import SCRIPT
+from devinterp.slt._sweep import cell_name
 from devinterp.store import locate, open_run
 from devinterp.store.request import Container
 from devinterp.store.status import read_status
@@ -159,6 +161,30 @@ def test_a_series_shows_its_curve_and_its_last_checkpoint(tmp_path):
     assert "Not shown" not in text
     assert "900, 1000" in text
     assert [r.group for r in read_status(locate(path)).runs][:2] == ["/900/full", "/900/l0h0"]
+
+
+def test_a_sweep_shows_its_cells_and_the_run_that_is_recommended(tmp_path):
+    path, values = tmp_path / "sweep.zarr", ((1e-3, 0.0), (1e-3, 30.0), (2e-3, 30.0))
+    cells, requests = [], {}
+    for lr, n_beta in values:
+        asked = lifelike.request(chains=2, draws=40, rows=4, save_metrics=False)
+        own = {"lr": lr, "n_beta": n_beta, "localization": 10.0}
+        cells.append(cell_name(own))
+        requests[f"/{cells[-1]}"] = replace(asked, parameters={**asked.parameters, **own})
+    coordinates = {s: [r.parameters[s] for r in requests.values()] for s in ("lr", "n_beta", "localization")}
+    config = {"config": {"cells": cells, "sampling_task": "code"}}
+    above = {"/": Container("devinterp/sweep@1", config, coordinates, grows=("cells",))}
+    with open_run(path, requests, containers=above) as run:
+        for index, group in enumerate(run.requests):
+            lifelike._fill(run, group, 0.02, index, {})
+        run.complete()
+    text = build_report(path)
+    assert "Not shown" not in text
+    assert "Which settings?" in text
+    assert "framed: recommended" in text
+    assert "the recommended cell, lr=" in text
+    assert "all 3 cells in numbers" in text
+    assert [r.group.strip("/") for r in read_status(locate(path)).runs] == cells
 
 
 def test_a_store_of_devinterp_2_has_a_report(reference):

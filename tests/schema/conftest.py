@@ -9,7 +9,7 @@ import pytest
 
 from devinterp.testing import make_store
 
-KINDS = ("samples", "study", "llc", "bif", "bif_topk", "susceptibilities")
+KINDS = ("samples", "study", "llc", "bif", "bif_topk", "susceptibilities", "sweep", "sweep_summary")
 
 
 @pytest.fixture(scope="session")

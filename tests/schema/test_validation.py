@@ -19,7 +19,7 @@ from devinterp.schema import Limits, Report, RuleCode, validate
 from devinterp.testing import make_store, make_tree
 
 StoreOf = Callable[[str], Path]
-KINDS = ("samples", "study", "llc", "bif", "bif_topk", "susceptibilities")
+KINDS = ("samples", "study", "llc", "bif", "bif_topk", "susceptibilities", "sweep", "sweep_summary")
 PEER = ("bif_sequence", "bif_token", "full", "l0h0", "l1h2", "llc", "susceptibilities")
 
 

@@ -102,7 +102,7 @@ DAMAGES: tuple[Damage, ...] = (
     remove, rename, add, change_dtype, rename_dimension, drop_dimension, change_fill, change_unit, change_codecs,
     change_keys, break_document, drop_member, turn_into_group,
 )  # fmt: skip
-KINDS = ("samples", "study", "llc", "bif", "susceptibilities")
+KINDS = ("samples", "study", "llc", "bif", "susceptibilities", "sweep")
 OPTIONAL = ("llc_ci", "influences_se", "sus_se", "sus_cov", "sus_shift")
 
 

@@ -16,7 +16,7 @@ from devinterp.schema.report import Report
 from devinterp.testing import StoreRecipe, make_store, make_tree, observable_names, recipes, restriction_names, trees
 from devinterp.testing._bases import EXTENDED
 
-KINDS = ("samples", "study", "llc", "bif", "bif_topk", "susceptibilities")
+KINDS = ("samples", "study", "llc", "bif", "bif_topk", "susceptibilities", "sweep", "sweep_summary")
 PROFILES = ("strict", "open", "devinterp-2.0")
 CASES = [(k, p) for k in KINDS for p in PROFILES if p in load(k).profiles]
 

@@ -9,6 +9,7 @@ from devinterp.plot.influence import influence_matrix, token_influence
 from devinterp.plot.llc import llc_estimates, llc_over_checkpoints, llc_over_restrictions, llc_per_chain
 from devinterp.plot.metrics import sgld_metrics
 from devinterp.plot.susceptibility import susceptibility_classes, susceptibility_pca, susceptibility_text
+from devinterp.plot.sweep import sweep_map
 from devinterp.plot.traces import loss_traces
 from devinterp.plot.verdict import verdict_table
 
@@ -26,6 +27,7 @@ __all__ = [
     "susceptibility_classes",
     "susceptibility_pca",
     "susceptibility_text",
+    "sweep_map",
     "token_influence",
     "verdict_table",
 ]

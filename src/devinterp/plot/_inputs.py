@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -11,6 +10,8 @@ import xarray as xr
 from devinterp.errors import MissingVariableError, SettingError
 from devinterp.slt._chains import known_states
 from devinterp.slt._samples import Samples, Tree, is_samples, series_members, study_members
+from devinterp.slt._sweep import grid_of
+from devinterp.slt.recommend import recommend
 
 __all__ = [
     "as_bif",
@@ -25,7 +26,7 @@ __all__ = [
 
 
 def kind_of(obj: Any) -> str:
-    """Return what a tree or dataset holds: samples, study, series, llc, bif, bif_topk, susceptibilities or unknown."""
+    """Return what a tree or dataset holds: samples, study, series, sweep, llc, bif, susceptibilities or unknown."""
     if not isinstance(obj, xr.DataTree | xr.Dataset):
         raise SettingError(
             "A picture is made of a tree or a dataset.",
@@ -33,6 +34,8 @@ def kind_of(obj: Any) -> str:
             found=type(obj).__name__,
         )
     names = set(map(str, obj.data_vars))
+    if {"verdict", "llc_se"} <= names:
+        return "sweep_summary"
     if "llc_mean" in names:
         return "llc"
     if "influences" in names:
@@ -43,6 +46,8 @@ def kind_of(obj: Any) -> str:
         return "samples"
     if series_members(obj) is not None:
         return "series"
+    if grid_of(obj) is not None:
+        return "sweep"
     return "study" if study_members(obj) else "unknown"
 
 
@@ -63,10 +68,13 @@ def _refuse(obj: Any, wanted: str) -> MissingVariableError:
 
 
 def one_run(obj: Tree) -> Samples:
-    """Return the run of a samples tree; of a study, the run ``full``."""
+    """Return the run of a samples tree; of a study, the run ``full``; of a sweep, the recommended cell."""
     kind = kind_of(obj)
     if kind == "samples":
         return Samples.of(obj, allow_partial=True)
+    if kind == "sweep" and isinstance(obj, xr.DataTree):
+        name = recommend(obj, allow_partial=True).cell
+        return Samples.of(obj.children[name], label=name, allow_partial=True)
     members = study_members(obj) if kind == "study" else None
     if not members:
         raise _refuse(obj, "losses")
@@ -90,23 +98,12 @@ def as_llc(obj: Tree, **options: Any) -> xr.Dataset:
         return obj.to_dataset() if isinstance(obj, xr.DataTree) else obj
     if kind not in ("samples", "study", "series"):
         raise _refuse(obj, "an LLC")
-    from devinterp.slt.llc import compute_llc
+    from devinterp.slt.llc import best_average, compute_llc
 
     options.setdefault("ci", 0.9)
     if "over" not in options:
         options["over"] = best_average(obj)
     return compute_llc(obj, **options)
-
-
-def best_average(obj: Tree | Mapping[str, Tree]) -> Any:
-    """Return ``"observable"`` where every run has the sampling task's rows at the start, else ``"draws"``."""
-    steps = series_members(obj)
-    studies = [study_members(each) or {} for each in steps.values()] if steps else [study_members(obj) or {"": obj}]  # type: ignore[dict-item]
-    for run in (Samples.of(t, label=n, allow_partial=True) for study in studies for n, t in study.items()):
-        task = run.sampling_task()
-        if task is None or f"init_loss_{task}" not in run.dataset:
-            return "draws"
-    return "observable"
 
 
 def as_bif(obj: Tree, **options: Any) -> xr.Dataset:

@@ -12,6 +12,7 @@ from devinterp.plot.influence import influence_matrix, token_influence
 from devinterp.plot.llc import llc_estimates
 from devinterp.plot.metrics import sgld_metrics
 from devinterp.plot.susceptibility import susceptibility_classes, susceptibility_pca, susceptibility_text
+from devinterp.plot.sweep import sweep_map
 from devinterp.plot.traces import loss_traces
 from devinterp.plot.verdict import verdict_table
 
@@ -43,6 +44,8 @@ class PlotAccessor:
             "llc": self.llc,
             "bif": self.influence,
             "susceptibilities": self.susceptibilities,
+            "sweep": self.sweep,
+            "sweep_summary": self.sweep,
         }
         if kind not in known:
             raise SettingError("There is no picture of this.", expected=f"one of {sorted(known)}", found=kind)
@@ -79,6 +82,10 @@ class PlotAccessor:
     def metrics(self, quantity: Any = None, **options: Any) -> Any:
         """Draw the SGLD diagnostics; see `devinterp.plot.metrics.sgld_metrics`."""
         return sgld_metrics(self._obj, quantity, **options)
+
+    def sweep(self, **options: Any) -> Any:
+        """Draw the cells of a sweep, with verdicts; see `devinterp.plot.sweep.sweep_map`."""
+        return sweep_map(self._obj, **options)
 
     def verdict(self, **options: Any) -> Any:
         """Draw what ``diagnose()`` says; see `devinterp.plot.verdict.verdict_table`."""

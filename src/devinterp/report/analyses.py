@@ -8,7 +8,6 @@ import numpy as np
 import xarray as xr
 
 from devinterp.errors import MissingVariableError
-from devinterp.plot._inputs import best_average
 from devinterp.plot.coloured import TextRow, TokenText
 from devinterp.plot.html import Content, Markup, join, tag
 from devinterp.plot.influence import influence_matrix
@@ -25,7 +24,7 @@ from devinterp.report.restrictions import MOST_RESTRICTIONS, class_table, llc_pi
 from devinterp.report.subject import Subject
 from devinterp.report.svg import picture
 from devinterp.slt.diagnostics import Diagnosis, SeriesDiagnosis, StudyDiagnosis, diagnose
-from devinterp.slt.llc import compute_llc
+from devinterp.slt.llc import best_average, compute_llc
 
 __all__ = ["diagnosis", "influence", "llc", "metrics", "run_diagnosis", "susceptibilities", "texts", "traces"]
 

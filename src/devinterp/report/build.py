@@ -15,6 +15,7 @@ from devinterp.report.elements import badge, facts, listing, nested, note, secti
 from devinterp.report.script import SCRIPT, SOURCE_HASH
 from devinterp.report.style import SHEET
 from devinterp.report.subject import Subject, open_subject
+from devinterp.report.sweep import settings_swept
 from devinterp.slt._blocks import remembered_means
 from devinterp.slt._samples import dig
 from devinterp.store.location import StoreLike
@@ -39,7 +40,7 @@ def build_report(
     Parameters
     ----------
     store : path, URL or zarr Store
-        A run, a study or a series; one that has not completed is reported on as far as it has come.
+        A run, a study, a series or a sweep; one that has not completed is reported on as far as it has come.
     tokenizer : optional
         Reads the token ids; see `devinterp.plot.token_text.token_strings`.
     title : str, optional
@@ -107,6 +108,7 @@ def _sections(subject: Subject) -> list[tuple[str, str, Markup]]:
     builders: list[tuple[str, str, Callable[[], Markup | None]]] = [
         ("sampled", "what was sampled", lambda: _sampled(subject)),
         ("validation", "validation", lambda: _validation(subject)),
+        ("sweep", "settings", lambda: settings_swept(subject)),
         ("diagnosis", "diagnosis", lambda: analyses.diagnosis(subject, analyses.run_diagnosis(subject))),
         ("llc", "LLC", lambda: analyses.llc(subject)[0]),
         ("traces", "traces", lambda: analyses.traces(subject)),
@@ -151,6 +153,8 @@ def _sampled(subject: Subject) -> Markup:
     ]
     if subject.checkpoints:
         pairs.append(("checkpoints", ", ".join(subject.checkpoints)))
+    if subject.sweep is not None:
+        pairs += [("cells", str(len(status.runs))), ("shown below", f"the recommended cell, {subject.main.name}")]
     if subject.members is not None:
         names = list(subject.members)
         more = f" and {len(names) - 30} more" if len(names) > 30 else ""

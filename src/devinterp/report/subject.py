@@ -10,7 +10,11 @@ from typing import TYPE_CHECKING, Any, Literal
 import xarray as xr
 
 from devinterp.errors import StoreError
+from devinterp.slt._criteria import sampled_cells
 from devinterp.slt._samples import Samples, is_samples, study_members
+from devinterp.slt._sweep import grid_of
+from devinterp.slt.recommend import recommend
+from devinterp.slt.sweep import compute_sweep
 from devinterp.store.location import locate
 from devinterp.store.open import open_tree
 from devinterp.store.status import StoreStatus, read_status
@@ -37,9 +41,11 @@ class Subject:
     checkpoints : mapping of str to DataTree
         The studies of a series by checkpoint, else empty.
     main : DataTree
-        What single pictures are about: the store, or the last checkpoint of a series.
+        What single pictures are about: the store, the last checkpoint of a series, or the recommended cell of a sweep.
     tokenizer : optional
         See `devinterp.plot.token_text.token_strings`.
+    sweep : Dataset or None
+        The summary of a sweep.
     """
 
     name: str
@@ -49,6 +55,7 @@ class Subject:
     checkpoints: Mapping[str, xr.DataTree]
     main: xr.DataTree
     tokenizer: Any
+    sweep: xr.Dataset | None = None
 
     @property
     def partial(self) -> bool:
@@ -102,6 +109,11 @@ def open_subject(
         )
     validation = validate(location.store, profile=profile, level=level)
     tree = open_tree(location)
+    grid = grid_of(tree)
+    if grid is not None:
+        summary = compute_sweep(tree, allow_partial=True)
+        chosen = recommend(summary).cell if sampled_cells(summary) else next(iter(grid.cells))
+        return Subject(location.name, status, validation, tree, {}, grid.cells[chosen], tokenizer, summary)
     checkpoints: dict[str, xr.DataTree] = {}
     if not is_samples(tree) and study_members(tree) is None:
         inner = {str(n): c for n, c in tree.children.items() if study_members(c) is not None}

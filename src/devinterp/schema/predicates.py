@@ -29,7 +29,12 @@ __all__ = ["Predicate", "Problem", "find_predicate", "predicate", "verify_predic
 
 Kind = Literal["element", "whole", "relation"]
 ENTRY_POINT_GROUP = "devinterp.predicates"
-_OURS = ("devinterp.schema.relations_samples", "devinterp.schema.relations_study", "devinterp.schema.relations_results")
+_OURS = (
+    "devinterp.schema.relations_samples",
+    "devinterp.schema.relations_study",
+    "devinterp.schema.relations_sweep",
+    "devinterp.schema.relations_results",
+)
 
 
 @dataclass(frozen=True)

@@ -7,12 +7,13 @@ from typing import Any
 import xarray as xr
 
 from devinterp.slt._samples import is_samples, series_members, study_members
+from devinterp.slt._sweep import grid_of
 
 __all__ = ["kind_of"]
 
 
 def kind_of(obj: Any) -> str:
-    """Return samples, study, series, llc, bif, bif_topk, susceptibilities, another schema's name, or unknown.
+    """Return samples, study, series, sweep, llc, bif, susceptibilities ..., another schema's name, or unknown.
 
     What ``series.sel(checkpoint=7)`` leaves is a study.
     """
@@ -22,6 +23,8 @@ def kind_of(obj: Any) -> str:
     if isinstance(declared, str) and "@" in declared:
         kind = declared.split("@")[0].rsplit("/", 1)[-1]
         return "study" if kind == "series" and series_members(obj) is None and study_members(obj) else kind
+    if {"verdict", "llc_se"} <= names:
+        return "sweep_summary"
     if "llc_mean" in names:
         return "llc"
     if "influences" in names:
@@ -32,4 +35,6 @@ def kind_of(obj: Any) -> str:
         return "samples"
     if series_members(obj) is not None:
         return "series"
+    if grid_of(obj) is not None:
+        return "sweep"
     return "study" if study_members(obj) else "unknown"

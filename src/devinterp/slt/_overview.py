@@ -10,6 +10,7 @@ import xarray as xr
 from devinterp.slt._chains import known_states
 from devinterp.slt._kinds import kind_of
 from devinterp.slt._samples import Samples, Tree, dig, is_samples, metadata_of, series_members, study_members
+from devinterp.slt._sweep import grid_of
 
 __all__ = ["observables", "overview", "overview_html", "overview_text"]
 
@@ -17,6 +18,8 @@ TITLES = {
     "samples": "SGLD run",
     "study": "study of weight restrictions",
     "series": "series of checkpoints",
+    "sweep": "sweep of sampler settings",
+    "sweep_summary": "summary of a sweep",
     "llc": "local learning coefficient",
     "bif": "Bayesian influence function",
     "bif_topk": "strongest influences",
@@ -29,6 +32,8 @@ CALLS = {
     "samples": RUN,
     "study": "validate() report() diagnose() llc() susceptibilities() split_half() tokens() plot",
     "series": "validate() report() diagnose() llc() susceptibilities() split_half() plot",
+    "sweep": "validate() report() recommend() sweep() diagnose() llc() plot",
+    "sweep_summary": "validate() report() recommend() plot",
     "llc": "validate() report() plot",
     "bif": "validate() report() tokens() plot",
     "bif_topk": "validate() report() tokens()",
@@ -75,6 +80,13 @@ def overview(obj: Tree) -> list[tuple[str, str]]:
         states = {name: _state(tree) for name, tree in (every or members).items()}
         wrong = [f"{name}: {state}" for name, state in states.items() if state != "complete"]
         rows.append(("state", "; ".join(wrong[:5]) or "complete"))
+    elif kind == "sweep":
+        grid = grid_of(obj)
+        if grid is not None:
+            axes = [f"{name} {', '.join(f'{v:g}' for v in axis[:6])}" for name, axis in grid.axes.items()]
+            rows += [("cells", str(len(grid.cells))), ("grid", "; ".join(axes))]
+            whole = sum(_state(cell) == "complete" for cell in grid.cells.values())
+            rows.append(("state", f"{whole} of {len(grid.cells)} cells without a failed chain"))
     elif kind == "samples":
         rows.append(("state", _state(obj)))
         sizes = [f"{obj.sizes[dim]} {dim}s" for dim in ("chain", "draw", "step") if dim in obj.sizes]

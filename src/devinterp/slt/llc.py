@@ -15,12 +15,13 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
-from devinterp.errors import DataError, MissingVariableError, ProvenanceError, SettingError
+from devinterp.errors import AllChainsFailedError, DataError, MissingVariableError, ProvenanceError, SettingError
 from devinterp.slt._blocks import row_means
 from devinterp.slt._chains import ChainSelection, select_chains, warn_excluded
 from devinterp.slt._results import label_result, schema_id, string_index
 from devinterp.slt._samples import Samples, Tree, study_members
 from devinterp.slt._series import check_curve, series_members, stack_checkpoints
+from devinterp.slt._sweep import Grid, grid_of
 
 if TYPE_CHECKING:
     import torch
@@ -78,14 +79,14 @@ def compute_llc(
     allow_partial: bool = False,
     allow_mixed: bool = False,
 ) -> xr.Dataset:
-    """Compute the LLC of a run, of every restriction of a study, or of every checkpoint of a series.
+    """Compute the LLC of a run, of every restriction of a study, every checkpoint of a series or cell of a sweep.
 
     Parameters
     ----------
     samples : DataTree, Dataset, or mapping of str to DataTree
         What ``sample()`` returned, or a selection of it (``tree.isel(draw=slice(50, None))``); a study, or a mapping
         from restriction names to runs, gives results with a leading dimension ``wr``; a series, with ``checkpoint``
-        before it.
+        before it; a sweep, with ``lr``, ``n_beta`` and ``localization``, NaN where no chain is left.
     over : {"draws", "steps", "observable"}
         ``"draws"``: the minibatch losses at the draws, ``sampling_loss``, against ``init_loss``: the documented LLC.
         ``"steps"``: the minibatch losses of every step, ``sampling_loss_micro`` or else ``step_loss``.
@@ -144,6 +145,9 @@ def compute_llc(
         }
         stacked = stack_checkpoints(each, mixed=mixed)
         return label_result(stacked, "llc", attrs=stacked.attrs)
+    grid = grid_of(samples)
+    if grid is not None:
+        return _of_sweep(grid, over, burnin, observable, ci, allow_partial)
     members = study_members(samples)
     if members is None:
         run = Samples.of(samples, allow_partial=allow_partial)  # type: ignore[arg-type]  # no mapping: study_members
@@ -192,7 +196,14 @@ def llc_of_trace(
 
 
 def _one_run(
-    run: Samples, over: Over, burnin: bool, observable: str | None, ci: float | None, allow_partial: bool
+    run: Samples,
+    over: Over,
+    burnin: bool,
+    observable: str | None,
+    ci: float | None,
+    allow_partial: bool,
+    *,
+    warn: bool = True,
 ) -> tuple[xr.Dataset, ChainSelection]:
     axis: Literal["draw", "step"] = "draw"
     task: str | None = None
@@ -207,7 +218,8 @@ def _one_run(
         rows = row_means(run.loss(task))
     trace = rows.mean(axis=2)
     selection = select_chains(run, np.isfinite(trace), allow_partial=allow_partial, axis=axis)
-    warn_excluded(run, selection, stacklevel=4)
+    if warn:
+        warn_excluded(run, selection, stacklevel=4)
     init_rows = _init_rows(run, task, selection)
     init = float(init_rows.mean())
     values = llc_of_trace(trace[:, : selection.length], init, n_beta, selection.used)
@@ -304,6 +316,41 @@ def _init_rows(run: Samples, task: str | None, selection: ChainSelection) -> npt
             remedy="Check the store with devinterp.validate: a missing chunk reads as NaN.",
         )
     return rows
+
+
+def best_average(obj: Tree | Mapping[str, Tree]) -> Over:
+    """Return ``"observable"`` where every run has the sampling task's rows at the start, else ``"draws"``."""
+    steps = series_members(obj)
+    studies = [study_members(each) or {} for each in steps.values()] if steps else [study_members(obj) or {"": obj}]  # type: ignore[dict-item]
+    for run in (Samples.of(t, label=n, allow_partial=True) for study in studies for n, t in study.items()):
+        task = run.sampling_task()
+        if task is None or f"init_loss_{task}" not in run.dataset:
+            return "draws"
+    return "observable"
+
+
+def _of_sweep(
+    grid: Grid, over: Over, burnin: bool, observable: str | None, ci: float | None, allow_partial: bool
+) -> xr.Dataset:
+    """Lay the LLC of every cell out over the grid; that chains diverge in some cells is what a sweep is to find out."""
+    results: dict[str, xr.Dataset] = {}
+    used: dict[str, int] = {}
+    excluded: dict[str, list[int]] = {}
+    failure: AllChainsFailedError | None = None
+    for name, tree in grid.cells.items():
+        run = Samples.of(tree, label=name, allow_partial=allow_partial)
+        try:
+            results[name], selection = _one_run(run, over, burnin, observable, ci, allow_partial, warn=False)
+        except AllChainsFailedError as error:
+            failure, used[name] = error, 0
+            excluded[name] = list(range(run.dataset.sizes["chain"]))
+            continue
+        used[name], excluded[name] = len(selection.used), list(selection.excluded)
+    if not results and failure is not None:
+        raise failure
+    attrs = {k: v for k, v in next(iter(results.values())).attrs.items() if k not in ("n_beta", *selection.attrs)}
+    attrs |= {"n_chains_used": used, "chains_excluded": excluded}
+    return label_result(grid.lay_out(results), "llc", attrs={"devinterp_schema": schema_id("llc"), **attrs})
 
 
 def _finish(result: xr.Dataset, _selection: ChainSelection) -> xr.Dataset:

@@ -42,6 +42,8 @@ class ChainProgress:
         The step it stands at (where it failed, for a failed chain).
     loss : float or None
         Mean loss of the last draw, in nat, for whoever watches.
+    seconds : float
+        Time that was spent on it, by all processes that took it up.
     """
 
     draws: int = 0
@@ -50,6 +52,7 @@ class ChainProgress:
     reason: str | None = None
     step: int = 0
     loss: float | None = None
+    seconds: float = 0.0
 
 
 def state_key(group: str, chain: int, what: str) -> str:

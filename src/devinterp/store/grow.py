@@ -34,6 +34,8 @@ def grow_run(run: Run) -> None:
     """
     present = {g: d["attributes"] for g in run.requests if (d := read_group(run.location, g)) is not None}
     for group, attributes in present.items():
+        earlier = attributes.get("metadata", {}).get("run", {})
+        run.note(group, {name: fact for name, fact in earlier.items() if name != "chains"})
         if attributes.get("completed") == 1:
             _adopt_progress(run, group, attributes)
     root = read_group(run.location) or {}
@@ -75,8 +77,17 @@ def _adopt_progress(run: Run, group: str, attributes: dict[str, Any]) -> None:
     more_draws = run.requests[group].parameters["num_draws"] != stored["num_draws"]
     written = _stored_layout(run, group).arrays["draws_written"]
     draws = np.asarray(open_array(run.location, f"{group}/draws_written", written, run.schema.storage)[...])
-    for chain, state in enumerate(attributes["metadata"]["run"]["chains"]):
-        progress = ChainProgress(int(draws[chain]), 0, state["status"], state["reason"], state["step"])
+    facts = attributes["metadata"]["run"]
+    times = facts.get("seconds", [])
+    for chain, state in enumerate(facts["chains"]):
+        progress = ChainProgress(
+            int(draws[chain]),
+            0,
+            state["status"],
+            state["reason"],
+            state["step"],
+            seconds=(times[chain] if chain < len(times) else None) or 0.0,
+        )
         if state["status"] == "complete" and more_draws:
             saved = read_checkpoint(run.location, group, chain)
             if saved is None:

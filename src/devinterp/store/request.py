@@ -81,8 +81,10 @@ class Container:
         """Return the arrays of its coordinates, or None where it has none."""
         if not self.coordinates:
             return None
-        sizes = {name: len(values) for name, values in self.coordinates.items()}
-        layout: GroupLayout = load(self.schema).resolve({}, sizes=sizes)
+        schema = load(self.schema)
+        variables = schema.node("/").variables
+        sizes = {variables[name].dims[0]: len(values) for name, values in self.coordinates.items()}
+        layout: GroupLayout = schema.resolve({}, sizes=sizes)
         return layout
 
 
@@ -157,7 +159,7 @@ class WriterAddress:
             GroupLayout(resolved.path, arrays, resolved.sizes),
             schema.storage,
             self.request.step_layout(),
-            start=ChainProgress(draws=start.draws, steps=start.steps, step=start.step, loss=start.loss),
+            start=replace(start, status="running", reason=None),
             checkpoint_every=self.checkpoint_every,
             keep_state=self.keep_state,
             lock=lock,

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from devinterp.errors import DevinterpError, StoreError
 from devinterp.schema import load
-from devinterp.schema.spec import GroupLayout
+from devinterp.schema.spec import ArrayLayout, GroupLayout
 from devinterp.store.checkpoint import STATE_FOLDER, ChainProgress, read_progress
 from devinterp.store.complete import complete_store
 from devinterp.store.inspect import read_group
@@ -29,7 +29,7 @@ from devinterp.store.lock import WriterLock
 from devinterp.store.request import Container, SamplesRequest, WriterAddress
 from devinterp.store.writer import ChainWriter
 
-__all__ = ["LOCK_KEY", "Run"]
+__all__ = ["LOCK_KEY", "Run", "remove_empty", "remove_states"]
 
 LOCK_KEY = f"{STATE_FOLDER}/lock"
 _ENVIRONMENTS_KEY = f"{STATE_FOLDER}/environments"
@@ -235,6 +235,12 @@ class Run:
         """Add facts to ``metadata.run`` of a group (start, end, device); written with the attributes."""
         self._facts.setdefault(group, {}).update(facts)
 
+    def note_seconds(self) -> None:
+        """Add how long each chain took, over all processes that took it up, to the facts of its group."""
+        for group, request in self.requests.items():
+            times = [self.progress(group, c).seconds or None for c in range(int(request.parameters["num_chains"]))]
+            self.note(group, {"seconds": times})
+
     def publish(self, *, completed: bool = False, groups: list[str] | None = None) -> None:
         """Write ``draws_written`` and the attributes, as far as the chains have come."""
         for group in groups if groups is not None else list(self.requests):
@@ -272,6 +278,9 @@ class Run:
                 "completed": int(completed),
                 "metadata": dict(container.metadata),
             }
+            alone = sorted(name for name, array in _arrays(container) if array.dims != (name,))
+            if alone:  # how xarray knows coordinates again that are no index and stand beside no data
+                found[path]["coordinates"] = " ".join(alone)
         return found
 
     def all_layouts(self) -> dict[str, GroupLayout]:
@@ -301,13 +310,8 @@ class Run:
             complete_store(self, validate)
             self.location.settle(["zarr.json"])
             if not self._keep_state:
-                self._remove_state()
+                remove_states(self.location)
         self.finished = True
-
-    def _remove_state(self) -> None:
-        for key in list(self.location.list_keys(f"{STATE_FOLDER}/")):
-            if key != LOCK_KEY:
-                self.location.delete(key)
 
     def close(self) -> None:
         """Give the lock back; remove the state folder where nothing is left in it."""
@@ -341,10 +345,22 @@ class Run:
         self.close()
 
 
+def _arrays(container: Container) -> list[tuple[str, ArrayLayout]]:
+    layout = container.layout()
+    return [] if layout is None else list(layout.arrays.items())
+
+
 def _state(progress: ChainProgress) -> dict[str, Any]:
     # A chain that is still running would read as interrupted if its process died now, and so it is written.
     status = "interrupted" if progress.status == "running" else progress.status
     return {"status": status, "reason": progress.reason, "step": progress.step}
+
+
+def remove_states(location: Location) -> None:
+    """Remove what chains could go on from; the store can then be given no further draws."""
+    for key in list(location.list_keys(f"{STATE_FOLDER}/")):
+        if key != LOCK_KEY:
+            location.delete(key)
 
 
 def remove_empty(folder: Path) -> None:

@@ -149,7 +149,7 @@ def _samples_groups(
     else:
         names = [n for n in location.list_dir(path.strip("/")) if not n.startswith(".") and n != "zarr.json"]
     names.sort(key=lambda n: (not n.isdecimal(), int(n) if n.isdecimal() else 0, n))  # checkpoints by training step
-    listed = _dig(config, "restrictions")
+    listed = _dig(config, "restrictions") or _dig(config, "cells")
     order = [str(n) for n in listed] if isinstance(listed, list) else []
     for name in [*(n for n in order if n in names), *(n for n in names if n not in order)]:
         child = below.get(name) if isinstance(below, Mapping) else read_group(location, f"{path}/{name}")

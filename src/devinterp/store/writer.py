@@ -175,7 +175,8 @@ class ChainWriter:
         chunk = max((r.per_chunk for r in self._by_draw.values()), default=50)
         self._interval = checkpoint_every or chunk
         self._keep_state = keep_state
-        self._last_checkpoint = time.monotonic()
+        self._began = self._last_checkpoint = time.monotonic()
+        self._seconds_before = self._progress.seconds
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"devinterp-writer-{chain}")
         self._pending: deque[Future[None]] = deque()
         self._unsynced: set[str] = set()  # of the thread's own: chunks that may not have reached the disk
@@ -217,7 +218,7 @@ class ChainWriter:
     def checkpoint(self, draws: int, step: int, state: bytes) -> None:
         """Put every row so far on disk, then the state, then the progress."""
         self._last_checkpoint = time.monotonic()
-        progress = replace(self._progress, draws=draws, steps=step, step=step)
+        progress = replace(self._progress, draws=draws, steps=step, step=step, seconds=self._seconds())
         for region in (*self._by_draw.values(), *self._by_step.values()):
             self._submit_all(region.flush())
         self._submit(_Write(state_key(self.group, self.chain, "state"), lambda: self._save(progress, state)))
@@ -264,7 +265,7 @@ class ChainWriter:
                 limit = self._steps.steps_of(draws)
                 for region in self._by_step.values():
                     self._submit_all(region.truncate(min(limit, self._progress.steps)))
-            self._progress = replace(self._progress, status=status, reason=reason, step=step)
+            self._progress = replace(self._progress, status=status, reason=reason, step=step, seconds=self._seconds())
             final = self._progress
             self._submit(self._telling(final))
             self._drain(0)
@@ -281,6 +282,10 @@ class ChainWriter:
         if self._lock is not None:
             self._lock.release()
             self._lock = None
+
+    def _seconds(self) -> float:
+        """Time spent on the chain so far, rounded to milliseconds."""
+        return round(self._seconds_before + time.monotonic() - self._began, 3)
 
     def _take(
         self,

@@ -114,10 +114,22 @@ BASES: dict[str, StoreRecipe] = {
         children={"l0h0": {"failed": {1: 1}}},
         seed=9,
     ),
+    "sweep": StoreRecipe(
+        "sweep",
+        parameters=_STUDY.parameters,
+        members={**_MEMBERS, "cell": {"warm": {}, "cold": {}, "fast": {}}},
+        sizes={"token_pos": 2},
+        children={name: {"attributes": _VOCABULARY} for name in ("warm", "cold", "fast")},
+        seed=19,
+    ),
     "llc": StoreRecipe("llc", sizes={"chain": 4, "draw": 5}, optional=frozenset({"llc_ci"}), failed={1: 2}, seed=10),
     "llc of a study": StoreRecipe(
         "llc", sizes={"chain": 2, "draw": 3, "wr": 3, "checkpoint": 2}, leading=frozenset({"wr", "checkpoint"}),
         optional=frozenset({"llc_ci"}), seed=11,
+    ),
+    "llc of a sweep": StoreRecipe(
+        "llc", sizes={"chain": 2, "draw": 3, "lr": 2, "n_beta": 3, "localization": 2},
+        leading=frozenset({"lr", "n_beta", "localization"}), seed=20,
     ),
     "llc over steps": StoreRecipe("llc", sizes={"chain": 2, "step": 3}, alternative=1, seed=12),
     "bif": StoreRecipe("bif", sizes={"batch": 5, "batch_1": 4, "batch_2": 5, "target_position": 3}, seed=13),

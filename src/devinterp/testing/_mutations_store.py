@@ -167,7 +167,7 @@ def _susceptibilities_of_the_peer(store: StoreEditor) -> None:
     """Nothing is changed: valid susceptibilities of devinterp 2.0 are validated as ours."""
 
 
-@mutation("DI009", schema="llc", also=("DI101", "DI102", "DI103", "DI104"))
+@mutation("DI009", schema="llc", also=("DI101", "DI102", "DI103", "DI104", "DI112"))
 def _samples_asked_for_as_llc(store: StoreEditor) -> None:
     """A run is validated as an LLC."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from copy import deepcopy
 from typing import Any
 
 import numpy as np
@@ -123,6 +124,34 @@ def _sampling_task(draft: Draft, group: GroupDraft, arguments: Arguments) -> Non
     ids = [entry["obs_id"] for entry in observables]
     if dig(group.attributes, "metadata.config.sampling_task") not in ids:
         put(group.attributes, "metadata.config.sampling_task", ids[int(draft.rng.integers(len(ids)))])
+
+
+# ---- sweep ---------------------------------------------------------------------------------------------------------
+
+
+@rule_maker("sweep_cells_listed", stage="plan")
+def _cells_listed(draft: Draft, group: GroupDraft, arguments: Arguments) -> None:
+    group.sizes["cell"] = len(draft.members["cell"])
+
+
+@rule_maker("sweep_settings")
+def _sweep_settings(draft: Draft, group: GroupDraft, arguments: Arguments) -> None:
+    """Every cell has settings of its own, and the root says which; what else was drawn they share."""
+    lr, n_beta, localization = (float(x) for x in draft.rng.uniform(0.5, 2.0, 3))
+    settings = []
+    for index, child in enumerate(draft.shared["children"].values()):
+        own = {
+            "lr": lr * (1 + index // 2),
+            "n_beta": n_beta * float(draft.rng.integers(3)),
+            "localization": localization * (index % 2),
+        }
+        child.root.attributes = deepcopy(child.root.attributes)  # they share them with the first cell
+        for name, value in own.items():
+            put(child.root.attributes, f"metadata.config.sampler.{name}", value)
+        child.root.set("n_beta", own["n_beta"])
+        settings.append(own)
+    for name in ("lr", "n_beta", "localization"):
+        group.set(name, [own[name] for own in settings])
 
 
 # ---- llc -----------------------------------------------------------------------------------------------------------

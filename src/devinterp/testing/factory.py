@@ -25,7 +25,7 @@ from devinterp.testing._values import draw_values
 
 __all__ = ["StoreRecipe", "build_draft", "make_store", "make_tree"]
 
-_DEFAULT_MEMBERS = {"obs": ("code", "math"), "restriction": ("full", "l0h0", "l1h1 mlp")}
+_DEFAULT_MEMBERS = {"obs": ("code", "math"), "restriction": ("full", "l0h0", "l1h1 mlp"), "cell": ("warm", "cold")}
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,7 @@ def make_store(
     draft = build_draft(chosen)
     location = locate(target, mode="w")
     layouts = {path: g.layout for path, g in draft.groups.items() if g.layout is not None and g.layout.arrays}
-    attributes = {path: g.attributes for path, g in draft.groups.items()}
+    attributes = {path: _stored_attributes(g) for path, g in draft.groups.items()}
     everything: dict[str, bytes] = {}
     for storage in {id(g.schema.storage): g.schema.storage for g in draft.groups.values()}.values():
         theirs = {path: layout for path, layout in layouts.items() if draft.groups[path].schema.storage is storage}
@@ -143,6 +143,14 @@ def make_store(
     if consolidated:
         write_consolidated_root(location, attributes["/"], everything)
     return target
+
+
+def _stored_attributes(group: GroupDraft) -> dict[str, Any]:
+    """Attributes of a group as xarray stores them: coordinates beside no data variable are named there."""
+    arrays = {} if group.layout is None else group.layout.arrays
+    beside = {n for a in arrays.values() for n in str(a.attrs.get("coordinates", "")).split()}
+    alone = sorted(n for n, a in arrays.items() if a.spec.role == "coordinate" and a.dims != (n,) and n not in beside)
+    return {**group.attributes, "coordinates": " ".join(alone)} if alone else group.attributes
 
 
 def _recipe(recipe: StoreRecipe | str, changes: Mapping[str, Any]) -> StoreRecipe:

@@ -111,8 +111,8 @@ def recipes(
     Parameters
     ----------
     schema : str, Path, mapping or Schema
-        A kind (``"samples"``, ``"study"``, ``"llc"``, ``"bif"``, ``"susceptibilities"``), an id, or a document of your
-        own.
+        A kind (``"samples"``, ``"study"``, ``"sweep"``, ``"llc"``, ``"bif"``, ``"susceptibilities"``), an id, or a
+        document of your own.
     profile : str
         Profile that the trees are valid under.
     failures : bool

@@ -117,4 +117,20 @@ TEXTS: dict[str, CodeText] = {
         "The groups susceptibilities and context must speak of the same observables and rows, one position apart.",
         "Compute the result again, both groups from the same observables.",
     ),
+    "DI451": CodeText(
+        "structure",
+        "error",
+        "cells and groups",
+        "The cells that a sweep lists, its groups, and the settings on its root must be of the same cells, in number "
+        "and name.",
+        "Restore the group or the list. Calling sweep() again with the same arguments adds cells that are missing.",
+    ),
+    "DI452": CodeText(
+        "values",
+        "error",
+        "settings of cells",
+        "The settings on the root of a sweep are those that each cell was sampled with, and no two cells share them "
+        "all.",
+        "Write lr, n_beta and localization again from metadata.config.sampler of every cell.",
+    ),
 }

@@ -1,8 +1,9 @@
-"""SGLD sampling of a model's loss around its weights: `sample`, `sample_restrictions`, `sample_checkpoints`."""
+"""SGLD sampling of a model's loss around its weights: one run, a study, a series of checkpoints, a sweep."""
 
 from __future__ import annotations
 
 from devinterp.slt.sampling.api import sample
+from devinterp.slt.sampling.grid import sweep
 from devinterp.slt.sampling.losses import LossFn
 from devinterp.slt.sampling.progress import ProgressEvent
 from devinterp.slt.sampling.restrictions import sample_restrictions
@@ -18,4 +19,5 @@ __all__ = [
     "sample",
     "sample_checkpoints",
     "sample_restrictions",
+    "sweep",
 ]

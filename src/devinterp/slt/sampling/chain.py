@@ -169,10 +169,11 @@ class _Chain:
             total = share + 0.0 if total is None else total + share  # + 0.0: the sum has no negative zero
         assert total is not None
         self.health.expect(self.loss.finite(), "the logits are not finite")
-        self.health.expect(torch.isfinite(total).all(), "the loss is not finite")
+        mean = total.mean()  # not finite where any loss is not, nor where finite ones are too large to be added
+        self.health.expect(torch.isfinite(mean), "the loss is not finite")
         self.rule.step()
         self.health.expect(self.rule.finite(), "the weights are not finite")
-        record = {"loss": total, "step_loss": total.mean()}
+        record = {"loss": total, "step_loss": mean}
         if self.rule.sums is not None:
             record["sums"] = self.rule.sums.clone()
         if settings.save_step_losses:

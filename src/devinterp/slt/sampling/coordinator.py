@@ -7,7 +7,6 @@ import signal
 import socket
 import sys
 import time
-import warnings
 from collections.abc import Mapping, Sequence
 from concurrent.futures import (
     FIRST_COMPLETED,
@@ -28,7 +27,8 @@ import numpy as np
 import torch
 import xarray as xr
 
-from devinterp.errors import AllChainsFailedError, ChainFailedWarning, SamplingError
+from devinterp.errors import SamplingError
+from devinterp.slt.sampling.ending import complete_run, open_finished
 from devinterp.slt.sampling.environment import choose_threads, enter_environment
 from devinterp.slt.sampling.execution import Execution, shared_workers
 from devinterp.slt.sampling.init_loss import initial_losses, observable_initial_losses
@@ -47,8 +47,7 @@ from devinterp.slt.sampling.worker import (
     pack_plan,
     run_errand,
 )
-from devinterp.store import ChainWriter, Location, Run, SamplesRequest, StoreLike, locate, open_run
-from devinterp.store.open import failed_chains, open_tree
+from devinterp.store import ChainWriter, Run, SamplesRequest, StoreLike, locate, open_run
 
 __all__ = ["Execution", "complete_run", "execute", "open_finished", "sample_part"]
 
@@ -113,23 +112,6 @@ def sample_part(plan: Plan, run: Run, options: Execution) -> None:
         The run was stopped by a signal; what it has done is written.
     """
     _Coordinator(plan, run, options).carry_out()
-
-
-def complete_run(run: Run) -> None:
-    """Validate and complete the store of a run whose chains have all ended.
-
-    Raises
-    ------
-    AllChainsFailedError
-        No chain of the whole run survived.
-    """
-    if all(run.progress(*key).status == "failed" for key in run.chains):
-        run.publish()
-        raise AllChainsFailedError(
-            f"All chains failed: {'; '.join(_failures(run)[:10])}.",
-            remedy="Lower lr or n_beta, or raise localization.",
-        )
-    run.complete(_validate)
 
 
 class _Coordinator:
@@ -371,37 +353,3 @@ class _Coordinator:
         if self.stop.signal == signal.SIGTERM:
             raise SystemExit(128 + signal.SIGTERM)
         raise KeyboardInterrupt
-
-
-def _failures(run: Run) -> list[str]:
-    failed = []
-    for group, chain in run.chains:
-        progress = run.progress(group, chain)
-        if progress.status == "failed":
-            where = f"{group.strip('/')} chain {chain}".strip()
-            failed.append(f"{where} at step {progress.step} ({progress.reason})")
-    return failed
-
-
-def _validate(location: Location) -> None:
-    from devinterp.schema import validate
-
-    validate(location.store, level="completeness").without("incomplete").raise_for_errors()
-
-
-def open_finished(run: Run, stacklevel: int) -> xr.DataTree:
-    """Open a completed run's store; warn once, at the caller's line, of the chains that failed."""
-    if not run.finished:
-        raise SamplingError("The store is not complete.")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ChainFailedWarning)  # said once, below, with the caller's line
-        tree = open_tree(run.location)
-    failed = failed_chains(tree)  # from the store: the run's own files are gone once it is complete
-    if failed:
-        warnings.warn(
-            f"{len(failed)} of {len(run.chains)} chains failed and are left out of every analysis: "
-            f"{'; '.join(failed[:10])}{' ...' if len(failed) > 10 else ''}.",
-            ChainFailedWarning,
-            stacklevel=stacklevel,
-        )
-    return tree
