@@ -258,11 +258,14 @@ def test_tiles_cover_the_product(rows, columns, observations, symmetric, seed):
 
 @pytest.mark.needs("torch")
 @pytest.mark.parametrize("bound", [None, 0.5])
-def test_a_torch_device_gives_the_product_of_numpy_and_gets_its_precision_back(bound, monkeypatch):
+@pytest.mark.parametrize("symmetric", [False, True])
+@pytest.mark.parametrize("rows", [8, 19, 100])
+def test_a_torch_device_gives_the_product_of_numpy_and_gets_its_precision_back(bound, symmetric, rows, monkeypatch):
     torch = pytest.importorskip("torch")
-    monkeypatch.setattr(_kernels, "TILE_COLUMNS", 1)  # eight rows of the product at a time
+    monkeypatch.setattr(_kernels, "TORCH_ROWS", rows)  # of the product at a time
     rng = np.random.default_rng(7)
     first, second = (rng.normal(size=(5, n)).astype(np.float32) for n in (19, 11))
+    second = first if symmetric else second
     expected = matrix_product(first, second, bound=bound)
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("high")

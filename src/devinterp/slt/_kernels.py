@@ -18,6 +18,7 @@ __all__ = ["average_product_se", "matrix_product", "product_se", "standardize", 
 F32 = npt.NDArray[np.float32]
 
 STANDARDIZE_COLUMNS = 256  # one block in float64 stays within the second-level cache
+TORCH_ROWS = 8192  # on a device: enough to fill it
 TILE_COLUMNS = 1024  # a tile of the product (4 MB) is bounded and mirrored while it is still in the cache
 
 
@@ -101,13 +102,17 @@ def _torch_product(first: F32, second: F32, out: F32, bound: float | None, devic
     precision = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("highest")  # TF32 would keep 10 bits
     try:
-        left, right = (torch.from_numpy(np.ascontiguousarray(a)).to(device) for a in (first, second))
-        step = 8 * TILE_COLUMNS
+        left = torch.from_numpy(np.ascontiguousarray(first)).to(device)
+        right = left if first is second else torch.from_numpy(np.ascontiguousarray(second)).to(device)
+        step = TORCH_ROWS
         for i in range(0, out.shape[0], step):
-            block = left[:, i : i + step].T @ right
+            begin = i if first is second else 0  # of a symmetric product what lies right of the diagonal, and mirrored
+            block = left[:, i : i + step].T @ right[:, begin:]
             if bound is not None:
                 block.clamp_(-bound, bound)
-            torch.from_numpy(out[i : i + step]).copy_(block)
+            torch.from_numpy(out[i : i + step, begin:]).copy_(block)
+            if first is second and i + step < out.shape[0]:
+                torch.from_numpy(out[i + step :, i : i + step]).copy_(block[:, step:].T)
     finally:
         torch.set_float32_matmul_precision(precision)
 
