@@ -6,14 +6,14 @@ STAMP := $(VENV)/.installed
 OUT ?= demo-out
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types check docs ground-truth mutants breaks lane-core lane-lowest clean attacks fuzz
+.PHONY: help demo test lint types check docs coverage ground-truth mutants breaks lane-core lane-lowest clean attacks fuzz
 
 help:
 	@echo "make demo   train a small transformer on real text, sample around it, print and draw what was found (4 minutes)"
 	@echo "make test   the whole test suite"
 	@echo "make check  lint and types"
 	@echo "make docs   the documentation, warnings as errors, into docs/_build/html"
-	@echo "also: ground-truth, breaks, mutants, lane-core, lane-lowest (see CONTRIBUTING.md)"
+	@echo "also: coverage, ground-truth, breaks, mutants, lane-core, lane-lowest (see CONTRIBUTING.md)"
 
 # Rebuilt when the interpreter, the requirements or the pins change.
 $(STAMP): pyproject.toml constraints.txt
@@ -37,6 +37,13 @@ types: $(STAMP)
 	$(BIN)/mypy
 
 check: lint types
+
+# Not pytest --cov: our own plugin is imported before it begins to look.
+coverage: $(STAMP)
+	$(BIN)/python -m coverage erase
+	$(BIN)/python -m coverage run -m pytest
+	$(BIN)/python -m coverage combine --quiet
+	$(BIN)/python -m coverage report --skip-covered --show-missing --fail-under=95
 
 ground-truth: $(STAMP)
 	$(BIN)/python tests/benchmarks/ground_truth/run.py
