@@ -89,3 +89,11 @@ def test_groups_that_are_all_different_are_left_to_xarray(tmp_path):
     tree.to_zarr(path, zarr_format=3, consolidated=True)
     assert open_alike(locate(path), root_document(locate(path))) is None
     xr.testing.assert_identical(open_tree(locate(path)), tree)
+
+
+def test_an_xarray_that_is_built_otherwise_opens_every_group_itself(study, monkeypatch):
+    location = locate(study)
+    for layers_of_another in ((), (dict,)):
+        monkeypatch.setattr("devinterp.store.alike._LAYERS", layers_of_another)
+        assert open_alike(location, root_document(location)) is None
+        xr.testing.assert_identical(open_tree(location), xr.open_datatree(study, engine="zarr"))

@@ -13,13 +13,19 @@ from typing import Any
 
 import xarray as xr
 import zarr
-from xarray.backends.zarr import ZarrArrayWrapper
-from xarray.core.indexing import CopyOnWriteArray, LazilyIndexedArray, MemoryCachedArray
 from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import sync
 from zarr.storage import MemoryStore, StorePath
 
 from devinterp.store.location import Location
+
+try:
+    from xarray.backends.zarr import ZarrArrayWrapper
+    from xarray.core.indexing import CopyOnWriteArray, LazilyIndexedArray, MemoryCachedArray
+except ImportError:  # they are not public: where another xarray has moved them, it decodes every group itself
+    _LAYERS: tuple[Any, ...] = ()
+else:
+    _LAYERS = (MemoryCachedArray, CopyOnWriteArray, LazilyIndexedArray, ZarrArrayWrapper)
 
 __all__ = ["open_alike"]
 
@@ -40,10 +46,10 @@ def open_alike(location: Location, root: Mapping[str, Any]) -> xr.DataTree | Non
     Returns
     -------
     xarray.DataTree or None
-        What `xarray.open_datatree` returns; None where the groups are too unlike, or xarray would make something else
-        of an array than the array itself: an index, or decoded values.
+        What `xarray.open_datatree` returns; None where the groups are too unlike, where xarray would make something
+        else of an array than the array itself (an index, or decoded values), or where it is built otherwise than here.
     """
-    groups = _groups(root)
+    groups = _groups(root) if _LAYERS else None
     if groups is None or any(_has_coordinates(arrays) for _, arrays in groups.values()):
         return None
     kinds: list[tuple[Documents, _Kind]] = []
@@ -88,7 +94,7 @@ class _Kind:
         store = MemoryStore({f"{name}/zarr.json": make(json.dumps(text).encode()) for name, text in arrays.items()})
         sync(store.set("zarr.json", make(b'{"zarr_format": 3, "node_type": "group", "attributes": {}}')))
         template = xr.open_dataset(store, engine="zarr", consolidated=False, chunks=None)  # type: ignore[arg-type]
-        handles = dict(zarr.open_group(store, mode="r").arrays())
+        handles: dict[str, Any] = dict(zarr.open_group(store, mode="r").arrays())
         self._members = [(name, template[name].variable, handles[name]) for name in arrays]
         self.plain = not template.coords and all(_is_plain(variable) for _, variable, _ in self._members)
 
@@ -97,8 +103,9 @@ class _Kind:
         variables = {}
         for name, variable, handle in self._members:
             place = StorePath(location.store, f"{path}/{name}".lstrip("/"))
-            array = zarr.Array(zarr.AsyncArray(handle.metadata, place, config=handle.async_array.config))
-            data = MemoryCachedArray(CopyOnWriteArray(LazilyIndexedArray(ZarrArrayWrapper(array))))
+            data: Any = zarr.Array(zarr.AsyncArray(handle.metadata, place, config=handle.async_array.config))
+            for layer in reversed(_LAYERS):
+                data = layer(data)
             variables[name] = xr.Variable(
                 variable.dims, data, dict(variable.attrs), dict(variable.encoding), fastpath=True
             )
@@ -108,8 +115,8 @@ class _Kind:
 def _is_plain(variable: xr.Variable) -> bool:
     """Whether what xarray gives is the array itself, lazily read, with nothing computed on the way."""
     data: Any = variable._data
-    for layer in (MemoryCachedArray, CopyOnWriteArray, LazilyIndexedArray, ZarrArrayWrapper):
+    for depth, layer in enumerate(_LAYERS):
+        data = data.array if depth else data
         if type(data) is not layer:
             return False
-        data = data.array if layer is not ZarrArrayWrapper else data
     return True
