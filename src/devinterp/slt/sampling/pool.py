@@ -23,7 +23,7 @@ def worker_pool(count: int) -> ProcessPoolExecutor:
     thread and not touched the GPU, so that a fork of it is as good as a new process; a fork of the coordinator would
     hang in torch's thread pool. Elsewhere every worker is a new process and imports for itself.
     """
-    return ProcessPoolExecutor(count, mp_context=_context(), initializer=_begin)
+    return ProcessPoolExecutor(count, mp_context=_context(), initializer=_begin, initargs=(dict(os.environ),))
 
 
 def _context() -> BaseContext:
@@ -38,13 +38,14 @@ def _context() -> BaseContext:
     return context
 
 
-def _begin() -> None:
-    """Initialise a worker: it leaves Ctrl-C to the coordinator, and ends with it.
+def _begin(environment: dict[str, str]) -> None:
+    """Initialise a worker: it has the coordinator's present environment, leaves Ctrl-C to it, and ends with it.
 
     A worker that waits for its next task holds the writing end of the queue it reads from, as do its siblings, and so
     would never learn that the coordinator was killed.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    os.environ.update(environment)  # the server's is of the day when it started
     parent = multiprocessing.parent_process()
     assert parent is not None
 
