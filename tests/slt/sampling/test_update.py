@@ -50,13 +50,7 @@ GRID = list(
 )
 
 
-@pytest.mark.parametrize(("method", "mask", "prior", "box", "metrics"), GRID)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_every_setting_equals_the_oracle_bit_for_bit(method, mask, prior, box, metrics, dtype):
-    chosen = settings(
-        sampling_method=method, localization=prior[0], llc_weight_decay=prior[1], bounding_box_size=box,
-        save_metrics=metrics, noise_level=0.7,
-    )  # fmt: skip
+def check_against_the_oracle(chosen, mask, dtype=torch.float32):
     ours, theirs = parameters(dtype), parameters(dtype)
     masks = masks_for(ours, mask)
     rule = UpdateRule(
@@ -78,11 +72,33 @@ def test_every_setting_equals_the_oracle_bit_for_bit(method, mask, prior, box, m
         for index, (mine, other) in enumerate(zip(ours, theirs, strict=True)):
             assert torch.equal(mine.data, other.data), index
             assert mine.grad is None
-        if metrics:
+        if chosen.save_metrics:
             pooled = pool_metrics(rule.sums.numpy()[None])[0]
             assert dict(zip(METRICS, pooled.tolist(), strict=True)) == expected
         else:
             assert rule.sums is None
+
+
+@pytest.mark.parametrize(("method", "mask", "prior", "box", "metrics"), GRID)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_every_setting_equals_the_oracle_bit_for_bit(method, mask, prior, box, metrics, dtype):
+    chosen = settings(
+        sampling_method=method, localization=prior[0], llc_weight_decay=prior[1], bounding_box_size=box,
+        save_metrics=metrics, noise_level=0.7,
+    )  # fmt: skip
+    check_against_the_oracle(chosen, mask, dtype)
+
+
+@pytest.mark.parametrize("method", ["sgmcmc_sgld", "rmsprop_sgld"])
+def test_two_threads_equal_the_oracle_at_two_threads(method):
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        for mask in ("none", "boolean"):
+            chosen = settings(sampling_method=method, localization=10.0, llc_weight_decay=3.0, save_metrics=True)
+            check_against_the_oracle(chosen, mask)
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_the_start_is_never_written_to():

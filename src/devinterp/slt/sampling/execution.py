@@ -58,6 +58,9 @@ class Execution:
                 f"Unknown chain method {self.chain_method!r}.",
                 expected=" or ".join(map(repr, CHAIN_METHODS)),
                 found=repr(self.chain_method),
+                remedy="Use 'parallel': vmap over chains was measured, and takes longer than one after the other."
+                if self.chain_method == "vectorized"
+                else None,
             )
         if not isinstance(self.resume, bool) and self.resume != "inexact":
             raise SettingError(
