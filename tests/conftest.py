@@ -16,7 +16,8 @@ HERE = Path(__file__).parent
 EXTRAS = ("torch", "tqdm", "cloudpickle", "matplotlib", "dask", "fsspec", "transformers", "datasets")
 # What is about sampling, plots or documentation as a whole; single tests are marked with what they need.
 NEEDS_EXTRAS = (
-    "demo", "docs", "faults", "plot", "report", "slt/_restrictions", "slt/sampling", "slt/test_weight_restrictions.py",
+    "test_packaging.py", "demo", "docs", "faults", "plot", "report", "slt/_restrictions", "slt/sampling",
+    "slt/test_weight_restrictions.py",
     "ground_truth/test_known_answers.py", "properties/test_sampling_leaves_no_trace.py",
     "properties/test_ways_of_sampling.py",
 )  # fmt: skip

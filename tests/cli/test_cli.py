@@ -361,6 +361,7 @@ def test_repair_asks_or_is_told(run, store, tmp_path, monkeypatch):
     assert run("validate", broken)[0] == 0
 
 
+@pytest.mark.needs("matplotlib")
 def test_report_writes_one_file(run, store, tmp_path):
     code, out, err = run("report", store, "-o", tmp_path / "r.html", "--tokenizer", "bytes", "--title", "My <run>")
     assert (code, out) == (0, "")

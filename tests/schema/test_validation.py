@@ -91,6 +91,7 @@ def test_stores_of_every_sort_are_taken(tmp_path: Path) -> None:
     assert validate(url).findings == ()
 
 
+@pytest.mark.needs("fsspec")
 def test_a_url_that_fsspec_knows_is_taken() -> None:
     make_store("memory://validated.zarr")
     report = validate("memory://validated.zarr")

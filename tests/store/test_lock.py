@@ -19,7 +19,7 @@ from devinterp.store.lock import HolderWatch, WriterLock
 KEY = ".devinterp/lock"
 
 
-@pytest.fixture(params=["disk", "network disk", "memory", "object"])
+@pytest.fixture(params=["disk", "network disk", pytest.param("memory", marks=pytest.mark.needs("fsspec")), "object"])
 def place(request, tmp_path, monkeypatch):
     """Every way to lock: flock, and heartbeats in a file, in a URL and in a store object."""
     monkeypatch.setattr(lock, "_SETTLE_SECONDS", 0.05)

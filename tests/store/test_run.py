@@ -287,6 +287,7 @@ def test_nothing_is_sampled_into_an_archive(tmp_path):
     assert archive.read_bytes() == before
 
 
+@pytest.mark.needs("fsspec")
 def test_a_local_store_of_fsspec_is_written_as_a_local_disk(tmp_path):
     """fsspec writes in place, so that a kill would leave half a chunk where a whole one was."""
     store = FsspecStore.from_url(f"file://{tmp_path}/a.zarr")
@@ -347,6 +348,7 @@ def test_a_study_skips_what_is_finished(tmp_path):
         assert run.remaining() == [("/l0h0", 0), ("/l0h0", 1)]
 
 
+@pytest.mark.needs("fsspec")
 def test_the_same_on_a_store_object_and_on_a_url():
     store = MemoryStore()
     with open_run(store, {"/": request()}) as run:
