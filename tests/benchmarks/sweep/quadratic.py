@@ -18,7 +18,7 @@ from targets import quadratic_llc
 from devinterp.slt.sampling import sweep
 
 CURVATURES = (0.2, 0.5, 1.0, 3.0)
-GRID = {"lr": [0.005, 0.02], "n_beta": [3.0, 10.0, 30.0, 60.0], "localization": [2.0, 5.0, 10.0, 30.0]}
+GRID = {"lr": [0.005, 0.02], "n_beta": [3.0, 10.0, 20.0, 40.0], "localization": [2.0, 5.0, 10.0, 30.0]}
 
 
 def main() -> None:
@@ -35,7 +35,7 @@ def main() -> None:
         pilot_draws=20,
         extend=6,
         num_burnin_steps=600,
-        num_steps_bw_draws=20,
+        num_steps_bw_draws=10,
         control=False,
         progress=False,
     )
