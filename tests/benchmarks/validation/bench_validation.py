@@ -10,7 +10,10 @@ chunk within 256 MiB, `structure` of the study within 3 s.
 
 On two cores of a quiet machine, seconds of wall clock (CPU) (Python 3.11, zarr 3.1.6, xarray 2026.9):
 
-    FIGURES
+    1.05 GB samples store    structure 0.005 (0.005), xr.open_datatree 0.007 (0.007)
+                             values 1.11 (1.82), every chunk read with Zarr 1.65 (1.59): 149 % of its speed (87 %)
+                             peak memory of values 19 MiB above the imports
+    study of 410 groups      structure 0.56 (0.55), xr.open_datatree 2.34 (2.31)
 """
 
 from __future__ import annotations
