@@ -139,5 +139,5 @@ def _share_of_control(result: xr.Dataset) -> tuple[xr.DataArray, xr.DataArray]:
     control, control_error = (each.isel(n_beta=0, drop=True) for each in (rise, error))
     control = control.where(control > 0)
     share = (rise / control).where(result["n_beta"] > 0)
-    spread = np.hypot(error, share * control_error) / control
+    spread = (error**2 + (share * control_error) ** 2) ** 0.5 / control
     return share.transpose(*rise.dims), spread.transpose(*rise.dims)
