@@ -10,30 +10,35 @@ import pytest
 
 
 @pytest.fixture(scope="session")
-def model() -> Any:
-    """A trained toy transformer; one thread from here on, as on the single core that the documentation promises."""
+def training() -> Any:
+    """A trained toy transformer, and its weights by training step.
+
+    One thread from here on, as on the single core that the documentation promises.
+    """
     import torch
 
     torch.set_num_threads(1)
     import toy
 
-    return toy.train(steps=150)[0]
+    return toy.train(steps=150, keep=(20, 60, 100, 150))
 
 
 @pytest.fixture
-def stage(model: Any, reference: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+def stage(training: Any, reference: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """The names that the how-to pages and the README say they use."""
     import toy
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
     monkeypatch.chdir(tmp_path)
+    model, states = training
     letters = {character: index for index, character in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
     tokenizer = Tokenizer(models.BPE(vocab=letters, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     return {
         "model": model,
+        "states": states,
         "dataset": toy.both(1024, seed=1),
         "code": toy.echo(256, seed=2),
         "prose": toy.chatter(256, seed=3),

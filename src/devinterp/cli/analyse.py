@@ -29,6 +29,12 @@ Shown = Annotated[Format, typer.Option("--format", help="Of standard output, wit
 ProfileName = Annotated[
     str, typer.Option("--profile", metavar="NAME", help="auto, strict, open or devinterp-2.0; see validate.")
 ]
+Checkpoint = Annotated[
+    int | None, typer.Option("--checkpoint", metavar="STEP", help="Of a series: only this training step.")
+]
+Mixed = Annotated[
+    bool, typer.Option("--allow-mixed", help="Of a series: also checkpoints that were sampled with other settings.")
+]
 Partial = Annotated[bool, typer.Option("--allow-partial", help="Use what a run that has not completed has so far.")]
 
 
@@ -70,27 +76,35 @@ def llc(
     ci: Annotated[
         float | None, typer.Option(metavar="LEVEL", help="Also an interval at this level, for instance 0.9.")
     ] = None,
+    checkpoint: Checkpoint = None,
     output: Output = None,
     format: Shown = Format.table,
     profile: ProfileName = "auto",
     allow_partial: Partial = False,
+    allow_mixed: Mixed = False,
 ) -> None:
-    """Compute the local learning coefficient of a run, or of every restriction of a study.
+    """Compute the local learning coefficient of a run, or of every restriction of a study or series.
 
     Examples:
 
     \b
       devinterp llc run.zarr
       devinterp llc run.zarr --over observable --ci 0.9
-      devinterp llc study.zarr -o llc.csv
+      devinterp llc series.zarr -o llc.csv
       devinterp llc old.zarr --over steps --burnin --format json
     """
     from devinterp.slt.llc import compute_llc
 
     target_kind(output)
-    tree = open_input(store, profile, allow_partial=allow_partial)
+    tree = _at(open_input(store, profile, allow_partial=allow_partial), checkpoint)
     result = compute_llc(
-        tree, over=over.value, burnin=burnin, observable=observable, ci=ci, allow_partial=allow_partial
+        tree,
+        over=over.value,
+        burnin=burnin,
+        observable=observable,
+        ci=ci,
+        allow_partial=allow_partial,
+        allow_mixed=allow_mixed,
     )
     header, rows = _llc_records(result)
     emit(result, output, format, header=header, rows=rows, show=lambda: _show_llc(result, store))
@@ -139,6 +153,7 @@ def bif(
     restriction: Annotated[
         str | None, typer.Option("--restriction", metavar="NAME", help="Of a study: which run; else full.")
     ] = None,
+    checkpoint: Checkpoint = None,
     queries: Annotated[
         str, typer.Option(metavar="WHICH", help="Sequences of the rows: all, an observable, or 0,5,10-20.")
     ] = "all",
@@ -171,7 +186,7 @@ def bif(
     from devinterp.slt.bif import compute_bif
 
     kind = target_kind(output)
-    tree = _one_run(open_input(store, profile, allow_partial=allow_partial), restriction)
+    tree = _one_run(_at(open_input(store, profile, allow_partial=allow_partial), checkpoint), restriction)
     options: dict[str, Any] = {
         "correlation_method": method.value,
         "loss_keys": "all" if observables == "all" else observables.split(","),
@@ -210,9 +225,30 @@ def bif(
     emit(result, output, format, header=header, rows=rows, show=lambda: _show_bif(result, header, store))
 
 
-def _one_run(tree: xr.DataTree, restriction: str | None) -> Any:
-    from devinterp.slt._samples import study_members
+def _at(tree: xr.DataTree, checkpoint: int | None) -> xr.DataTree:
+    """Return the study of one checkpoint of a series; all of the store where none is named."""
+    from devinterp.slt._samples import series_members
 
+    if checkpoint is None:
+        return tree
+    steps = series_members(tree)
+    if steps is None:
+        raise SettingError("--checkpoint is for series; this store has no checkpoints.")
+    if checkpoint not in steps:
+        raise SettingError(f"The series has no checkpoint {checkpoint}.", expected=f"one of {list(steps)}")
+    return steps[checkpoint]
+
+
+def _one_run(tree: xr.DataTree, restriction: str | None) -> Any:
+    from devinterp.slt._samples import series_members, study_members
+
+    steps = series_members(tree)
+    if steps is not None:
+        raise SettingError(
+            "This is of one run, and the store is a series.",
+            found=f"{len(steps)} checkpoints",
+            remedy=f"Choose one with --checkpoint, for instance {max(steps)}.",
+        )
     members = study_members(tree)
     if members is None:
         if restriction is not None:
@@ -288,7 +324,7 @@ def _show_bif(result: xr.Dataset, header: Sequence[str], store: str) -> None:
 
 
 def susceptibilities(
-    study: Annotated[str, typer.Argument(metavar="STUDY", help="A study with a run named full.")],
+    study: Annotated[str, typer.Argument(metavar="STUDY", help="A study with a run named full, or a series of such.")],
     sampling_task: Annotated[
         str | None, typer.Option(metavar="NAME", help="The observable that was sampled on; else as recorded.")
     ] = None,
@@ -301,10 +337,12 @@ def susceptibilities(
     ] = Baseline.init,
     terms: Annotated[bool, typer.Option("--terms", help="Also the two terms it is made of.")] = False,
     se: Annotated[bool, typer.Option("--se", help="Also standard errors.")] = False,
+    checkpoint: Checkpoint = None,
     output: Output = None,
     format: Shown = Format.table,
     profile: ProfileName = "auto",
     allow_partial: Partial = False,
+    allow_mixed: Mixed = False,
 ) -> None:
     """Compute the susceptibility of every restriction to every token.
 
@@ -320,7 +358,7 @@ def susceptibilities(
     from devinterp.slt.susceptibilities import compute_susceptibilities
 
     target_kind(output)
-    tree = open_input(study, profile, allow_partial=allow_partial)
+    tree = _at(open_input(study, profile, allow_partial=allow_partial), checkpoint)
     result = compute_susceptibilities(
         tree,
         sampling_task,
@@ -330,6 +368,7 @@ def susceptibilities(
         terms=terms,
         se=se,
         allow_partial=allow_partial,
+        allow_mixed=allow_mixed,
     )
     header, rows = _sus_records(result)
     emit(result, output, format, header=header, rows=rows, show=lambda: _show_sus(result, study))
@@ -337,6 +376,10 @@ def susceptibilities(
 
 def _sus_records(result: xr.DataTree) -> tuple[list[str], Iterator[Sequence[Any]]]:
     sus, context = result["susceptibilities"].to_dataset(), result["context"].to_dataset()
+    if "checkpoint" in sus.dims:
+        each = [(int(s), _sus_records(result.sel(checkpoint=s))) for s in sus["checkpoint"].values]
+        joined = ([step, *row] for step, (_, rows) in each for row in rows)
+        return ["checkpoint", *each[0][1][0]], joined
     names = sus.attrs["dataset_id_to_name"]
     kinds = [n for n in ("sus", "sus_se", "sus_cov", "sus_shift") if n in sus]
     columns = [(n, i, str(w)) for n in kinds for i, w in enumerate(sus["wr"].values)]
@@ -365,15 +408,21 @@ def _show_sus(result: xr.DataTree, study: str) -> None:
 
     sus = result["susceptibilities"].to_dataset()
     names = [str(n) for n in sus.attrs["dataset_id_to_name"]]
-    standard = matrix(result, standardize="columns").values
-    raw = sus["sus"].transpose("sus_flat", "wr").values
     of = [np.flatnonzero(sus["dataset_id"].values == k) for k in range(len(names))]
-    rows = [
-        [str(wr), _text(float(raw[:, i].std())), *(_text(float(standard[m, i].mean())) for m in of)]
-        for i, wr in enumerate(sus["wr"].values)
-    ]
-    heads = ["restriction", "spread (nat^2)", *(f"mean on {n}" for n in names)]
-    put(table(heads, rows, right=heads[1:], title=f"{study}: susceptibilities"))
+    steps = [int(s) for s in sus["checkpoint"].values] if "checkpoint" in sus.dims else []
+    rows = []
+    for step in steps or [None]:
+        one = result if step is None else result.sel(checkpoint=step)
+        standard = matrix(one, standardize="columns").values
+        raw = one["susceptibilities"]["sus"].transpose("sus_flat", "wr").values
+        rows += [
+            [*([str(step)] if steps else []), str(wr), _text(float(raw[:, i].std()))]
+            + [_text(float(standard[m, i].mean())) for m in of]
+            for i, wr in enumerate(sus["wr"].values)
+        ]
+    leading = ["checkpoint", "restriction"] if steps else ["restriction"]
+    heads = [*leading, "spread (nat^2)", *(f"mean on {n}" for n in names)]
+    put(table(heads, rows, right=heads[len(leading) :], title=f"{study}: susceptibilities"))
     put("means: in standard deviations of the restriction's own values over all tokens")
     put(f"sampling task: {sus.attrs.get('sampling_task')}; write single tokens with -o sus.csv or .zarr")
 
