@@ -133,6 +133,21 @@ def test_every_extension_is_interrupted_and_no_step_is_computed_twice(tmp_path, 
     assert max(computed.values()) == 1, [key for key, n in computed.items() if n > 1]
 
 
+def test_a_signal_in_the_last_draw_of_a_checkpoint_ends_the_series(tmp_path, capsys):
+    path, events = tmp_path / "s.zarr", []
+
+    def watch(event):
+        events.append(event)
+        if len([e for e in events if e.step > 0]) == 16:  # 2 restrictions, 2 chains, 4 draws
+            signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        series(path, [0, 7], progress=watch)
+    assert "with 4 chains to go" in capsys.readouterr().err
+    assert {event.restriction for event in events if event.step > 0} == {"0/full", "0/l0h0"}
+    assert series(path, [0, 7]).attrs["completed"] == 1
+
+
 def test_a_longer_series_on_rows_that_the_shorter_one_did_not_begin_with_is_refused(tmp_path, monkeypatch):
     path = tmp_path / "s.zarr"
     series(path, [0], keep_state=True)

@@ -136,7 +136,8 @@ class _Coordinator:
         except BaseException:
             self._publish_quietly()
             raise
-        if self.run.remaining():
+        # A signal during the last draw of a part ends the run all the same, where other parts remain.
+        if self.run.remaining() or (self.stop and self.run.whole.remaining()):
             self._publish_quietly()
             self._leave()
         self._note("ended", None)
@@ -348,7 +349,7 @@ class _Coordinator:
     def _leave(self) -> None:
         name = self.run.location.name
         how = f"call again with output_path={name!r}" if self.run.temporary else "call again with the same arguments"
-        remaining = len(self.run.remaining())
+        remaining = len(self.run.whole.remaining())
         print(f"Sampling stopped with {remaining} chains to go; to resume, {how}.", file=sys.stderr)
         if self.stop.signal == signal.SIGTERM:
             raise SystemExit(128 + signal.SIGTERM)
