@@ -33,6 +33,11 @@ def study(tmp_path_factory):
     return lifelike.make_study(tmp_path_factory.mktemp("cli") / "study.zarr", ["full", "l0 attn", "l0h1"], **SMALL)
 
 
+@pytest.fixture(scope="module")
+def series(tmp_path_factory):
+    return lifelike.make_series(tmp_path_factory.mktemp("cli") / "series.zarr", **SMALL)
+
+
 @pytest.fixture
 def run(capsys):
     """Call the command line in this process: (exit code, standard output, standard error)."""
@@ -187,6 +192,40 @@ def test_susceptibilities_to_every_target_are_the_function_s(run, study, tmp_pat
     assert int(rows[0]["token"]) == ids[0, 1]
     assert "susceptibilities" in json.loads((tmp_path / "s.json").read_text())["groups"]
     assert "l0 attn" in run("susceptibilities", study)[1]
+
+
+def test_a_series_is_analysed_along_checkpoint_or_at_one(run, series, tmp_path):
+    rows, sus = tmp_path / "llc.csv", tmp_path / "sus.csv"
+    assert run("llc", series, "--over", "observable", "--ci", "0.9", "-o", rows)[0] == 0
+    expected = compute_llc(opened(series), over="observable", ci=0.9)["llc_mean"]
+    assert [(r["checkpoint"], r["wr"]) for r in records(rows)] == [
+        (str(s), w) for s in (900, 1000) for w in ("full", "l0h0")
+    ]
+    np.testing.assert_allclose([float(r["llc_mean"]) for r in records(rows)], expected.values.ravel())
+    assert run("susceptibilities", series, "--include-sampling-task", "-o", sus)[0] == 0
+    result = compute_susceptibilities(opened(series), include_sampling_task=True)["susceptibilities"]
+    np.testing.assert_allclose([float(r["l0h0"]) for r in records(sus)], result["sus"].values.ravel(), rtol=1e-5)
+    assert [r["checkpoint"] for r in records(sus)] == ["900"] * result.sizes["sus_flat"] + ["1000"] * (
+        result.sizes["sus_flat"]
+    )
+    code, out, _ = run("susceptibilities", series, "--include-sampling-task")
+    assert code == 0
+    assert out.count("l0h0") == 2
+    code, out, _ = run("llc", series, "--checkpoint", "900", "--format", "csv")
+    assert code == 0
+    assert out.startswith("wr,")
+    assert run("bif", series, "--checkpoint", "1000", "--method", "sequence")[0] == 0
+    for arguments, said in (
+        (("bif", series), "Choose one with --checkpoint, for instance 1000"),
+        (("llc", series, "--checkpoint", "3"), "no checkpoint 3"),
+        (("llc", series / "900", "--checkpoint", "900"), "is for series"),
+    ):
+        code, _, err = run(*arguments)
+        assert code == 2
+        assert said in " ".join(err.split())
+    code, out, _ = run("info", series)
+    assert code == 0
+    assert "900/full" in out
 
 
 def test_missing_numbers_are_null_in_json_and_empty_in_csv(run, tmp_path):

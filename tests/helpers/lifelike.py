@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from devinterp.store import Run, SamplesRequest, open_run
+from devinterp.store import Container, Run, SamplesRequest, open_run
 
 TOKENS = 24
 TASK = "code"
@@ -146,6 +146,25 @@ def make_study(path: Path | str, restrictions: Iterable[str] = ("full", "l0h0", 
     with open_run(path, {f"/{name}": asked for name in names}, root=root) as run:
         for index, name in enumerate(names):
             _fill(run, f"/{name}", 0.02 * (1 + np.sin(1.7 * index)) + 0.003, index, {})
+        run.complete()
+    return Path(path)
+
+
+def make_series(
+    path: Path | str,
+    steps: Iterable[int] = (900, 1000),
+    restrictions: Iterable[str] = ("full", "l0h0"),
+    **request_: Any,
+) -> Path:
+    """A completed series."""
+    names, listed, asked = list(restrictions), list(steps), request(**request_)
+    config = {"sampling_task": TASK, "restrictions": names}
+    above = {f"/{step}": Container("devinterp/study@1", {"config": config}) for step in listed}
+    root = {"config": {**config, "checkpoints": listed}}
+    above["/"] = Container("devinterp/series@1", root, {"checkpoint": listed})
+    with open_run(path, {f"/{s}/{n}": asked for s in listed for n in names}, containers=above) as run:
+        for index, group in enumerate(run.requests):
+            _fill(run, group, 0.02, index, {})
         run.complete()
     return Path(path)
 

@@ -17,7 +17,6 @@ from devinterp.report.elements import listing
 from devinterp.report.script import SCRIPT
 from devinterp.slt._sweep import cell_name
 from devinterp.store import locate, open_run
-from devinterp.store.request import Container
 from devinterp.store.status import read_status
 
 NASTY = "<img src=x onerror=alert(1)>"
@@ -146,16 +145,7 @@ def test_a_run_that_goes_on_is_reported_as_far_as_it_came(tmp_path):
 
 
 def test_a_series_shows_its_curve_and_its_last_checkpoint(tmp_path):
-    path, names, steps = tmp_path / "series.zarr", ["full", "l0h0"], [900, 1000]
-    asked = lifelike.request(chains=2, draws=20, rows=2, save_metrics=False)
-    config = {"sampling_task": "code", "restrictions": names}
-    above = {f"/{s}": Container("devinterp/study@1", {"config": config}) for s in steps}
-    listed = {"config": {**config, "checkpoints": list(map(str, steps))}}
-    above["/"] = Container("devinterp/series@1", listed, {"checkpoint": steps})
-    with open_run(path, {f"/{s}/{n}": asked for s in steps for n in names}, containers=above) as run:
-        for index, group in enumerate(run.requests):
-            lifelike._fill(run, group, 0.02, index, {})
-        run.complete()
+    path = lifelike.make_series(tmp_path / "series.zarr", chains=2, draws=20, rows=2, save_metrics=False)
     text = build_report(path)
     assert "training step" in text
     assert "Not shown" not in text

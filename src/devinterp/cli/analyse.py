@@ -410,8 +410,9 @@ def _show_sus(result: xr.DataTree, study: str) -> None:
     names = [str(n) for n in sus.attrs["dataset_id_to_name"]]
     of = [np.flatnonzero(sus["dataset_id"].values == k) for k in range(len(names))]
     steps = [int(s) for s in sus["checkpoint"].values] if "checkpoint" in sus.dims else []
-    rows = []
-    for step in steps or [None]:
+    rows: list[list[str]] = []
+    each: list[int | None] = [*steps] if steps else [None]
+    for step in each:
         one = result if step is None else result.sel(checkpoint=step)
         standard = matrix(one, standardize="columns").values
         raw = one["susceptibilities"]["sus"].transpose("sus_flat", "wr").values

@@ -67,7 +67,7 @@ class Run:
         self.finished = finished
         self.resumed = resumed
         self.temporary = temporary
-        self.whole = self  # of a part: the run that it was taken from
+        self.whole: Run = self  # of a part: the run that it was taken from
         self.schema = load("samples")
         self.containers = dict(containers)
         self._lock = lock
