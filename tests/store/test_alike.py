@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import lifelike
 import numpy as np
 import pytest
 import xarray as xr
@@ -44,6 +45,17 @@ def test_a_study_is_opened_as_xarray_opens_it(study):
             assert layers(variable) == layers(other[name].variable), name
     xr.testing.assert_identical(ours, theirs)
     xr.testing.assert_identical(open_tree(location), theirs)
+
+
+def test_a_series_is_opened_as_xarray_opens_it_its_checkpoints_an_index(tmp_path):
+    path = lifelike.make_series(tmp_path / "s.zarr", [900, 20, 1000], chains=1, draws=4, rows=2, save_metrics=False)
+    ours, theirs = open_alike(locate(path), root_document(locate(path))), xr.open_datatree(path, engine="zarr")
+    xr.testing.assert_identical(ours, theirs)
+    assert [node.path for node in ours.subtree] == [node.path for node in theirs.subtree]
+    assert ours["checkpoint"].values.tolist() == [900, 20, 1000]
+    assert repr(ours["checkpoint"].encoding) == repr(theirs["checkpoint"].encoding)
+    assert ours.sel(checkpoint=20).devinterp.kind == "study"
+    assert open_tree(locate(path)).identical(theirs)
 
 
 def test_a_group_reads_its_own_chunks_once_and_is_no_other_s(study):

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import gc
-
 import lifelike
 import pytest
 import xarray as xr
 from zarr.storage import LocalStore
 
 import devinterp
-from devinterp.errors import StoreNotFoundError
 from devinterp.store import open_store
 
 
@@ -60,17 +57,3 @@ def test_a_series_is_opened_and_checked_in_as_many_reads_as_a_single_run(stores)
         # Each checkpoint's coordinate is read to make its index; nothing else may grow.
         assert counts[1] <= counts[0] + 2, (name, counts)
         assert 0 < counts[0] < 20, (name, counts)
-
-
-def test_the_garbage_collector_is_as_it_was(stores, tmp_path):
-    assert gc.isenabled()
-    open_store(stores[0])
-    with pytest.raises(StoreNotFoundError):
-        open_store(tmp_path / "nothing.zarr", level=None)
-    assert gc.isenabled()
-    gc.disable()
-    try:
-        open_store(stores[0])
-        assert not gc.isenabled()
-    finally:
-        gc.enable()

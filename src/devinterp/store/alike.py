@@ -14,7 +14,6 @@ from typing import Any
 import xarray as xr
 import zarr
 from zarr.core.buffer import default_buffer_prototype
-from zarr.core.sync import sync
 from zarr.storage import MemoryStore, StorePath
 
 from devinterp.store.location import Location
@@ -47,14 +46,21 @@ def open_alike(location: Location, root: Mapping[str, Any]) -> xr.DataTree | Non
     -------
     xarray.DataTree or None
         What `xarray.open_datatree` returns; None where the groups are too unlike, where xarray would make something
-        else of an array than the array itself (an index, or decoded values), or where it is built otherwise than here.
+        else of an array than the array itself (an index, but for a group of nothing else; or decoded values), or where
+        it is built otherwise than here.
     """
     groups = _groups(root) if _LAYERS else None
-    if groups is None or any(_has_coordinates(arrays) for _, arrays in groups.values()):
+    if groups is None:
         return None
     kinds: list[tuple[Documents, _Kind]] = []
     datasets = {}
     for path, (attributes, arrays) in groups.items():
+        if _has_coordinates(arrays):
+            indexed = _indexes(location, path, arrays)
+            if indexed is None:
+                return None
+            datasets[path] = indexed.assign_attrs(attributes)
+            continue
         kind = next((kind for documents, kind in kinds if documents == arrays), None)
         if kind is None:
             kind = _Kind(arrays)
@@ -86,13 +92,38 @@ def _has_coordinates(arrays: Documents) -> bool:
     return any(name in (document.get("dimension_names") or ()) for name, document in arrays.items())
 
 
+def _indexes(location: Location, path: str, arrays: Documents) -> xr.Dataset | None:
+    """Return a group of nothing but indexes, such as the checkpoints of a series, or None where there is more in it.
+
+    xarray reads them whole, whatever opens them, so that a copy in memory does.
+    """
+    contents = {}
+    for name, document in arrays.items():
+        grid, encoding = document.get("chunk_grid", {}), document.get("chunk_key_encoding", {})
+        if document.get("dimension_names") != [name] or grid.get("name") != "regular":
+            return None
+        if encoding.get("name") != "default" or encoding.get("configuration", {}).get("separator", "/") != "/":
+            return None
+        if document.get("shape") != grid.get("configuration", {}).get("chunk_shape"):  # more than one chunk
+            return None
+        contents[f"{name}/zarr.json"] = json.dumps(document).encode()
+        found = location.get(f"{path}/{name}/c/0".lstrip("/"))
+        if found is not None:
+            contents[f"{name}/c/0"] = found
+    return xr.open_dataset(_in_memory(contents), engine="zarr", consolidated=False, chunks=None)  # type: ignore[arg-type]
+
+
+def _in_memory(contents: Mapping[str, bytes]) -> MemoryStore:
+    make = default_buffer_prototype().buffer.from_bytes
+    group = {"zarr.json": b'{"zarr_format": 3, "node_type": "group", "attributes": {}}'}
+    return MemoryStore({key: make(value) for key, value in {**group, **contents}.items()})
+
+
 class _Kind:
     """The arrays that several groups have."""
 
     def __init__(self, arrays: Documents) -> None:
-        make = default_buffer_prototype().buffer.from_bytes
-        store = MemoryStore({f"{name}/zarr.json": make(json.dumps(text).encode()) for name, text in arrays.items()})
-        sync(store.set("zarr.json", make(b'{"zarr_format": 3, "node_type": "group", "attributes": {}}')))
+        store = _in_memory({f"{name}/zarr.json": json.dumps(text).encode() for name, text in arrays.items()})
         template = xr.open_dataset(store, engine="zarr", consolidated=False, chunks=None)  # type: ignore[arg-type]
         handles: dict[str, Any] = dict(zarr.open_group(store, mode="r").arrays())
         self._members = [(name, template[name].variable, handles[name]) for name in arrays]
