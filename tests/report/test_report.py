@@ -16,7 +16,7 @@ from devinterp.report import build_report, write_report
 from devinterp.report.elements import listing
 from devinterp.report.script import SCRIPT
 from devinterp.slt._sweep import cell_name
-from devinterp.store import locate, open_run
+from devinterp.store import Container, locate, open_run
 from devinterp.store.status import read_status
 
 NASTY = "<img src=x onerror=alert(1)>"
