@@ -319,20 +319,27 @@ def test_se_has_the_shape_of_the_influences_and_validates(options):
     assert validate(result).ok
 
 
-def test_se_of_an_average_is_that_of_its_influence_function():
+@pytest.mark.parametrize("covariance", [False, True])
+def test_se_of_an_average_is_that_of_its_influence_function(covariance):
     """Averaging is linear, so the batch sums of the average are the averages of the batch sums."""
     tree = make_run(rows={"code": 3}, tokens=2)
     series = series_of(tree, ["code"])
-    z = (series - series.mean(axis=0)) / np.sqrt(((series - series.mean(axis=0)) ** 2).sum(axis=0))
+    z = series - series.mean(axis=0)
+    z = z / np.sqrt(len(z) - 1 if covariance else (z**2).sum(axis=0))
     r = z.T @ z
     sums = []
     groups = batch_groups(series.astype(np.float32), 3)
     for g in groups:
-        part = z[g].T @ z[g] - r * ((z[g] ** 2).sum(axis=0)[:, None] + (z[g] ** 2).sum(axis=0)) / 2
-        sums.append(part.reshape(3, 2, 3, 2).mean(axis=(1, 3)))
+        squares = (z[g] ** 2).sum(axis=0)
+        share = (g.stop - g.start) / len(z) if covariance else (squares[:, None] + squares) / 2
+        sums.append((z[g].T @ z[g] - r * share).reshape(3, 2, 3, 2).mean(axis=(1, 3)))
     expected = np.sqrt(groups.scale * (np.array(sums) ** 2).sum(axis=0))
-    found = compute_bif(tree, average_tokenwise_bif=True, se=True)["influences_se"]
+    options = {"average_tokenwise_bif": True, "se": True, "compute_covariance": covariance}
+    found = compute_bif(tree, **options)["influences_se"]
     np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-6)
+    part = compute_bif(tree, batch_index_range_1=[2, 0], batch_index_range_2=[1], **options)["influences_se"]
+    # The range has batches of its own, from the series that it reads; here all three rows are read.
+    np.testing.assert_allclose(part, expected[[2, 0]][:, [1]], rtol=1e-3, atol=1e-6)
 
 
 def test_linear_gaussian_covariances_are_recovered():

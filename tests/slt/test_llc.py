@@ -90,10 +90,13 @@ def test_over_steps_leaves_the_burnin_out_where_it_is_known():
     result = compute_llc(tree, over="steps")
     np.testing.assert_allclose(result["llc_mean"], 30 * (trace[:, 5:].astype(np.float64).mean() - start))
     assert result.sizes == {"chain": 3, "step": 20}
+    assert result.attrs["burnin"] == 0
+    assert "burnin" not in compute_llc(tree).attrs
     with pytest.raises(SettingError, match="burn-in"):
         compute_llc(tree.isel(step=slice(3, None)), over="steps")
     part = compute_llc(tree.isel(step=slice(3, None)), over="steps", burnin=True)
     assert part.sizes["step"] == 22
+    assert part.attrs["burnin"] == 1
 
 
 @pytest.mark.parametrize("chains", [[0, 2], [2, 0], slice(1, None), 1])
@@ -116,8 +119,12 @@ def test_needs_nothing_but_what_it_uses():
 
 def test_a_failed_chain_is_excluded_and_named():
     tree = fail_chain(make_run(), 1, 12)
-    with pytest.warns(ChainFailedWarning, match="chain 1: failed at step 17: loss is NaN"):
+    with pytest.warns(ChainFailedWarning, match="chain 1: failed at step 17: loss is NaN") as caught:
         result = compute_llc(tree)
+    assert [w.filename for w in caught] == [__file__]
+    with pytest.warns(ChainFailedWarning) as caught:
+        tree.devinterp.llc()
+    assert [w.filename for w in caught] == [__file__]
     assert result.attrs["n_chains_used"] == 2
     assert result.attrs["chains_excluded"] == [1]
     expected = by_hand(tree, [0, 2])

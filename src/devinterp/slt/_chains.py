@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -137,16 +138,24 @@ def select_chains(
     return selection
 
 
-def warn_excluded(samples: Samples, selection: ChainSelection, *, stacklevel: int = 3) -> None:
-    """Warn, by `ChainFailedWarning`, where chains were left out."""
+def warn_excluded(samples: Samples, selection: ChainSelection) -> None:
+    """Warn, by `ChainFailedWarning` at the caller's line, where chains were left out."""
     if selection.excluded:
         warnings.warn(
             ChainFailedWarning(
                 f"{len(selection.excluded)} of {len(selection.used) + len(selection.excluded)} chains{_of(samples)} "
                 f"left out ({describe(selection.reasons)})."
             ),
-            stacklevel=stacklevel + 1,
+            stacklevel=_level_outside(),
         )
+
+
+def _level_outside() -> int:
+    """Frames up to the first outside this package: analyses are called directly, by each other and by the accessor."""
+    frame, level = sys._getframe(1), 1
+    while frame.f_back is not None and frame.f_globals["__name__"].partition(".")[0] == "devinterp":
+        frame, level = frame.f_back, level + 1
+    return level
 
 
 def describe(reasons: Mapping[int, str]) -> str:

@@ -216,7 +216,7 @@ def _in_memory(plan: Plan, *, se: bool, device: Any) -> xr.Dataset:
 
 def _operands(plan: Plan, *, batches: bool, device: Any) -> Operands:
     losses = plan.load()
-    warn_excluded(plan.run, losses.selection, stacklevel=5)
+    warn_excluded(plan.run, losses.selection)
     return Operands.of(plan, losses, batches=batches, device=device)
 
 
@@ -226,6 +226,6 @@ def _source(plan: Plan, *, batches: bool, device: Any) -> Source:
         from devinterp.slt.bif_lazy import LazyOperands
 
         source = LazyOperands.of(plan, batches=batches)
-        warn_excluded(plan.run, source.selection, stacklevel=4)
+        warn_excluded(plan.run, source.selection)
         return source.held()
     return _operands(plan, batches=batches, device=device)

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
-from devinterp.errors import AllChainsFailedError, DataError, MissingVariableError, ProvenanceError, SettingError
+from devinterp.errors import AllChainsFailedError, DataError, MissingVariableError, SettingError
 from devinterp.slt._blocks import row_means
 from devinterp.slt._chains import ChainSelection, select_chains, warn_excluded
 from devinterp.slt._results import label_result, schema_id, string_index
@@ -219,7 +219,7 @@ def _one_run(
     trace = rows.mean(axis=2)
     selection = select_chains(run, np.isfinite(trace), allow_partial=allow_partial, axis=axis)
     if warn:
-        warn_excluded(run, selection, stacklevel=4)
+        warn_excluded(run, selection)
     init_rows = _init_rows(run, task, selection)
     init = float(init_rows.mean())
     values = llc_of_trace(trace[:, : selection.length], init, n_beta, selection.used)
@@ -305,8 +305,6 @@ def _init_rows(run: Samples, task: str | None, selection: ChainSelection) -> npt
                 remedy="Use over='draws'; stores of devinterp 2.0 do not have it.",
             )
         array = run.variable(name, (f"batch_{task}", "token_pos"))
-        if array.sizes[f"batch_{task}"] != run.dataset.sizes[f"batch_{task}"]:
-            raise ProvenanceError(f"{name} and loss_{task} have different rows.")
     rows: npt.NDArray[np.float64] = np.asarray(array.values, dtype=np.float64).mean(axis=1)
     if not np.isfinite(rows).all():
         raise DataError(
