@@ -92,7 +92,7 @@ def make_sweep(
         s: ("cell", [c.attrs["metadata"]["config"]["sampler"][s] for c in cells.values()])
         for s in ("lr", "n_beta", "localization")
     }
-    tree.dataset = xr.Dataset(coords=settings)
+    tree.dataset = xr.Dataset(coords={"cell": np.arange(len(cells)), **settings})
     tree.attrs = {
         "devinterp_schema": "devinterp/sweep@1",
         "completed": 1,

@@ -225,7 +225,7 @@ def _a_listed_cell_is_missing(store: StoreEditor) -> None:
 @mutation("DI451", "sweep")
 def _settings_of_a_cell_are_missing(store: StoreEditor) -> None:
     """The root has settings of fewer cells than there are."""
-    for name in ("lr", "n_beta", "localization"):
+    for name in ("cell", "lr", "n_beta", "localization"):
         store.rewrite(name, store.read(name)[:2])
 
 

@@ -164,7 +164,8 @@ class _Sweep:
         config: dict[str, Any] = {"cells": list(cells)}
         if self.task is not None:
             config["sampling_task"] = self.task
-        coordinates = {name: [getattr(s, name) for s in cells.values()] for name in SETTINGS}
+        coordinates: dict[str, list[Any]] = {"cell": list(range(len(cells)))}
+        coordinates |= {name: [getattr(s, name) for s in cells.values()] for name in SETTINGS}
         root = Container("devinterp/sweep@1", {"config": config}, coordinates, grows=("cells",))
         return open_run(
             target,
