@@ -128,6 +128,12 @@ def finished_chains(path: Path) -> set[int]:
     return {int(f.stem.removeprefix("chain-")) for f in files if json.loads(f.read_bytes())["status"] == "complete"}
 
 
+def completed(path: Path) -> bool:
+    """Whether the run had completed its store before it was killed."""
+    root = path / "zarr.json"
+    return root.exists() and json.loads(root.read_bytes())["attributes"].get("completed") == 1
+
+
 def campaign(
     server: Server,
     folder: Path,
@@ -166,6 +172,8 @@ def campaign(
                 break
             assert code == -signal.SIGKILL, f"a resumed run failed with {code}"
             outcome.kills += 1
+            if completed(path):  # killed on its way out: nothing is computed again, and no state is left to say so
+                continue
             saved, done = saved_draws(path), finished_chains(path)
             for chain, draws in seen_draws(path, settings).items() if Path(f"{path}.seen").exists() else ():
                 outcome.repeated_draws += [max(0, draws - saved.get(chain, 0))] if chain not in done else []
