@@ -194,6 +194,22 @@ def test_the_llc_of_a_series_is_one_call_with_intervals_and_verdicts(ax):
     assert "90 % interval" in ax.get_title(loc="right")
 
 
+def test_the_verdicts_of_a_curve_are_those_of_the_rows_it_shows(ax):
+    series = make_series(draws=120)
+    noisy = series.copy()
+    for node in noisy.subtree:
+        if "loss_code" in node.dataset:  # its chains disagree, those of the sampling task are as they were
+            shifts = xr.DataArray(np.arange(node.sizes["chain"], dtype=np.float32) * 5, dims="chain")
+            node["loss_code"] = node["loss_code"] + shifts
+    noisy.devinterp.plot.llc(ax=ax, over="observable", observable="code")
+    judged = noisy.devinterp.diagnose(sampling_task="code")
+    other = noisy.devinterp.diagnose()
+    assert {d.verdict.title for d in judged.runs.values()} != {d.verdict.title for d in other.runs.values()}
+    assert marked_points(ax) == sum(not d.good for d in judged.runs.values()) == len(judged.runs)
+    labels = {text.get_text() for text in ax.get_legend().get_texts()}
+    assert {d.verdict.title for d in judged.runs.values()} <= labels
+
+
 def test_verdicts_can_be_left_out_or_given_with_a_result(ax):
     series = make_series(draws=120)
     series.devinterp.plot.llc(ax=ax, verdicts=False)

@@ -65,7 +65,7 @@ def llc_estimates(
         As in `llc_over_restrictions`.
     verdicts : bool or SeriesDiagnosis
         Over checkpoints: mark what ``diagnose()`` does not call good. True diagnoses a series; a result, which has no
-        chains to judge by any more, takes the diagnosis.
+        chains to judge by any more, takes the diagnosis. Judged are the rows of the observable that is drawn.
     **options
         Passed to ``compute_llc``.
 
@@ -75,7 +75,8 @@ def llc_estimates(
     """
     result = as_llc(obj, **options)
     if isinstance(verdicts, bool):
-        found = diagnose(obj) if verdicts and kind_of(obj) == "series" else None
+        looked_at = options.get("observable")
+        found = diagnose(obj, sampling_task=looked_at) if verdicts and kind_of(obj) == "series" else None
         diagnosis = found if isinstance(found, SeriesDiagnosis) else None
     else:
         diagnosis = verdicts
