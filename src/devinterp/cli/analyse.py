@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,6 +10,7 @@ import numpy as np
 import typer
 
 from devinterp.cli.output import Format, emit, open_input, target_kind
+from devinterp.cli.records import llc_records, pair_records, partner_records, sus_records
 from devinterp.errors import SettingError
 
 if TYPE_CHECKING:
@@ -106,29 +107,14 @@ def llc(
         allow_partial=allow_partial,
         allow_mixed=allow_mixed,
     )
-    header, rows = _llc_records(result)
+    header, rows = llc_records(result)
     emit(result, output, format, header=header, rows=rows, show=lambda: _show_llc(result, store))
-
-
-def _llc_records(result: xr.Dataset) -> tuple[list[str], list[list[Any]]]:
-    leading = [str(d) for d in result["llc_mean"].dims]
-    chains = int(result.sizes["chain"])
-    ends = ["llc_ci_low", "llc_ci_high"] if "llc_ci" in result else []
-    scalars = ["llc_mean", "llc_std", "llc_scalar", "init_loss"]
-    header = [*leading, *scalars, *ends, *(f"llc_chain_{c}" for c in range(chains))]
-    rows = []
-    for place in np.ndindex(*(result.sizes[d] for d in leading)):
-        one = result.isel(dict(zip(leading, place, strict=True)))
-        labels = [one[d].values.item() if d in one.coords else i for d, i in zip(leading, place, strict=True)]
-        numbers = [float(one[n]) for n in scalars] + ([float(v) for v in one["llc_ci"].values] if ends else [])
-        rows.append([*labels, *numbers, *map(float, one["llc_per_chain"].values)])
-    return header, rows
 
 
 def _show_llc(result: xr.Dataset, store: str) -> None:
     from devinterp.cli.console import put, table
 
-    header, rows = _llc_records(result)
+    header, rows = llc_records(result)
     shown = [h for h in header if not h.startswith("llc_chain_") or result.sizes["chain"] <= 8]
     cells = [[_text(v) for h, v in zip(header, row, strict=True) if h in shown] for row in rows]
     names = {"llc_mean": "LLC", "llc_std": "std", "llc_scalar": "LLC (pooled)", "init_loss": "init loss (nat)"}
@@ -212,7 +198,7 @@ def bif(
         top_k = STRONGEST  # what the screen shows; the whole matrix would never be looked at
     if top_k is not None:
         result = compute_bif(tree, **options, top_k=top_k)
-        header, rows = _partner_records(result)
+        header, rows = partner_records(result)
     else:
         result = compute_bif(tree, **options, average_tokenwise_bif=average, compute_covariance=covariance, se=se)
         if (kind == "csv" or format is Format.csv) and result["influences"].size > MOST_CSV_ROWS:
@@ -221,7 +207,7 @@ def bif(
                 expected=f"at most {MOST_CSV_ROWS}",
                 remedy="Write .zarr, or narrow it with --top-k, --method sequence, --average, --queries or --corpus.",
             )
-        header, rows = _pair_records(result)
+        header, rows = pair_records(result)
     emit(result, output, format, header=header, rows=rows, show=lambda: _show_bif(result, header, store))
 
 
@@ -272,41 +258,10 @@ def _indices(text: str) -> Any:
     return found
 
 
-def _pair_records(result: xr.Dataset) -> tuple[list[str], Iterator[Sequence[Any]]]:
-    array = result["influences"]
-    dims = [str(d) for d in array.dims]
-    extra = [n for n in ("influences_se",) if n in result]
-
-    def rows() -> Iterator[Sequence[Any]]:
-        labels = [array[d].values.tolist() for d in dims]
-        errors = [result[n].values for n in extra]
-        values = array.values
-        for place in np.ndindex(*values.shape):
-            yield [*(labels[k][i] for k, i in enumerate(place)), values[place], *(e[place] for e in errors)]
-
-    return [*dims, "influence", *(["se"] if extra else [])], rows()
-
-
-def _partner_records(result: xr.Dataset) -> tuple[list[str], Iterator[Sequence[Any]]]:
-    array = result["influences"]
-    dims = [str(d) for d in array.dims]
-    partners = [n for n in ("partner_batch", "partner_position", "partner_token") if n in result]
-
-    def rows() -> Iterator[Sequence[Any]]:
-        labels = [array[d].values.tolist() if d in array.coords else list(range(array.sizes[d])) for d in dims]
-        values = array.values
-        beside = [result[n].transpose(*array.dims).values for n in partners]
-        for place in np.ndindex(*values.shape):
-            if np.isfinite(values[place]):
-                yield [*(labels[k][i] for k, i in enumerate(place)), *(b[place] for b in beside), values[place]]
-
-    return [*dims, *partners, "influence"], rows()
-
-
 def _show_bif(result: xr.Dataset, header: Sequence[str], store: str) -> None:
     from devinterp.cli.console import put, table
 
-    _, rows = _partner_records(result) if "partner_batch" in result else _pair_records(result)
+    _, rows = partner_records(result) if "partner_batch" in result else pair_records(result)
     listed = [row for row in rows if "partner_batch" in result or row[0] != row[1]]
     listed = [row for row in listed if np.isfinite(row[-1])]
     listed.sort(key=lambda row: -abs(row[header.index("influence")]))
@@ -370,36 +325,8 @@ def susceptibilities(
         allow_partial=allow_partial,
         allow_mixed=allow_mixed,
     )
-    header, rows = _sus_records(result)
+    header, rows = sus_records(result)
     emit(result, output, format, header=header, rows=rows, show=lambda: _show_sus(result, study))
-
-
-def _sus_records(result: xr.DataTree) -> tuple[list[str], Iterator[Sequence[Any]]]:
-    sus, context = result["susceptibilities"].to_dataset(), result["context"].to_dataset()
-    if "checkpoint" in sus.dims:
-        each = [(int(s), _sus_records(result.sel(checkpoint=s))) for s in sus["checkpoint"].values]
-        joined = ([step, *row] for step, (_, rows) in each for row in rows)
-        return ["checkpoint", *each[0][1][0]], joined
-    names = sus.attrs["dataset_id_to_name"]
-    kinds = [n for n in ("sus", "sus_se", "sus_cov", "sus_shift") if n in sus]
-    columns = [(n, i, str(w)) for n in kinds for i, w in enumerate(sus["wr"].values)]
-
-    def rows() -> Iterator[Sequence[Any]]:
-        keys = ("dataset_id", "batch", "position")
-        tokens = dict(
-            zip(
-                zip(*(context[k].values.tolist() for k in keys), strict=True),
-                context["input_ids"].values.tolist(),
-                strict=True,
-            )
-        )
-        values = {n: sus[n].transpose("sus_flat", "wr").values for n in kinds}
-        ids, batches, positions = (sus[k].values.tolist() for k in ("dataset_id", "batch", "target_position"))
-        for k, place in enumerate(zip(ids, batches, positions, strict=True)):
-            yield [names[place[0]], *place[1:], tokens.get(place, ""), *(values[n][k, i] for n, i, _ in columns)]
-
-    heads = [w if n == "sus" else f"{w} ({n.removeprefix('sus_')})" for n, _, w in columns]
-    return ["observable", "batch", "target_position", "token", *heads], rows()
 
 
 def _show_sus(result: xr.DataTree, study: str) -> None:
