@@ -8,12 +8,12 @@ is timed twice: chunk after chunk, and array after array as `zarr.Array[...]` do
 where a bar is missed: `structure` within twice `xr.open_datatree`, `values` at 70 % of the speed of reading chunk after
 chunk within 256 MiB, `structure` of the study within 3 s.
 
-On two cores of a quiet machine, seconds of wall clock (CPU) (Python 3.11, zarr 3.1.6, xarray 2026.9):
+On two cores of a quiet machine, three rounds, seconds of wall clock (CPU) (Python 3.11, zarr 3.1.6, xarray 2026.9):
 
     1.05 GB samples store    structure 0.005 (0.005), xr.open_datatree 0.007 (0.007)
-                             values 1.11 (1.82), every chunk read with Zarr 1.65 (1.59): 149 % of its speed (87 %)
+                             values 1.12 (1.86), every chunk read with Zarr 1.46 (1.46): 136 % of its speed (82 %)
                              peak memory of values 19 MiB above the imports
-    study of 410 groups      structure 0.56 (0.55), xr.open_datatree 2.34 (2.31)
+    study of 410 groups      structure 0.62 (0.62), xr.open_datatree 2.04 (2.03)
 """
 
 from __future__ import annotations
