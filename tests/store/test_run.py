@@ -248,6 +248,23 @@ def test_of_processes_that_start_at_the_same_time_one_samples_and_the_others_are
     assert "StoreLockedError" in everything
 
 
+def test_a_store_that_another_process_creates_between_two_looks_is_not_foreign(tmp_path, monkeypatch):
+    path = tmp_path / "a.zarr"
+    path.mkdir()
+    real = Location.list_dir
+
+    def late(self, *args):
+        monkeypatch.setattr(Location, "list_dir", real)
+        with open_run(path, {"/": request()}) as run:  # as if by another process, after the first look
+            fill(run)
+            run.complete()
+        return real(self, *args)
+
+    monkeypatch.setattr(Location, "list_dir", late)
+    with open_run(path, {"/": request()}) as run:
+        assert run.finished
+
+
 @pytest.mark.parametrize("leftover", ["zarr.json.{}.partial", "zarr.{}.partial"])
 def test_a_creation_that_was_killed_in_the_middle_of_its_first_document_is_no_foreign_folder(tmp_path, leftover):
     path = tmp_path / "a.zarr"

@@ -55,7 +55,9 @@ def inspect_path(location: Location) -> PathState:
         # A creation that was killed leaves our state folder, and perhaps the root's document half written.
         if all(name == STATE_FOLDER or _HALF_ROOT.fullmatch(name) for name in location.list_dir()):
             return PathState.ABSENT
-        return PathState.FOREIGN
+        document = read_group(location)  # another process may have created it between the two looks
+        if document is None:
+            return PathState.FOREIGN
     attributes = document.get("attributes")
     if not isinstance(attributes, dict) or "devinterp_schema" not in attributes:
         return PathState.FOREIGN
