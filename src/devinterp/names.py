@@ -7,7 +7,10 @@ from collections.abc import Iterable
 
 from devinterp.errors import RestrictionError, SettingError
 
-__all__ = ["check_observable_names", "check_restriction_names", "sanitize_observable_name"]
+__all__ = ["SWEPT", "check_observable_names", "check_restriction_names", "sanitize_observable_name"]
+
+SWEPT = ("lr", "n_beta", "localization")
+"""The settings that a sweep varies, in the order of a result's dimensions."""
 
 RESERVED_OBSERVABLES = frozenset({"sampling"})
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from itertools import product
 
+from devinterp.names import SWEPT
 from devinterp.plot.html import Content, Markup, tag
 from devinterp.plot.sweep import sweep_map
 from devinterp.report.elements import listing, note, number, section
@@ -58,12 +59,12 @@ def _cells(subject: Subject) -> Markup:
     summary = subject.sweep
     assert summary is not None
     rows: list[list[Content]] = []
-    for place in product(*(range(summary.sizes[s]) for s in ("lr", "n_beta", "localization"))):
-        one = summary.isel(dict(zip(("lr", "n_beta", "localization"), place, strict=True)))
+    for place in product(*(range(summary.sizes[s]) for s in SWEPT)):
+        one = summary.isel(dict(zip(SWEPT, place, strict=True)))
         verdict = str(one["verdict"].values[()])
         if verdict:
-            settings = [number(float(one[s]), "g") for s in ("lr", "n_beta", "localization")]
+            settings = [number(float(one[s]), "g") for s in SWEPT]
             numbers = [number(float(one[n])) for n in ("llc_mean", "llc_se", "ess_bulk", "rhat", "seconds")]
             rows.append([*settings, *numbers, str(int(one["num_draws"])), verdict_title(verdict)])
-    heads = ["lr", "n_beta", "localization", "LLC", "±", "effective draws", "R-hat", "seconds", "draws", "verdict"]
+    heads = [*SWEPT, "LLC", "±", "effective draws", "R-hat", "seconds", "draws", "verdict"]
     return tag("details", tag("summary", f"all {len(rows)} cells in numbers"), listing(heads, rows, numbers=heads[:-1]))

@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from devinterp.errors import RestrictionError
-from devinterp.names import check_restriction_names
+from devinterp.names import SWEPT, check_restriction_names
 from devinterp.schema.context import Context
 from devinterp.schema.predicates import Problem, predicate
 
 __all__: list[str] = []
-
-SETTINGS = ("lr", "n_beta", "localization")
 
 
 @predicate("sweep_cells_listed", kind="relation")
@@ -40,9 +38,9 @@ def sweep_cells_listed(context: Context) -> Iterator[Problem]:
 def sweep_settings(context: Context) -> Iterator[Problem]:
     """The settings on the root are those of the cells, in the list's order, and no two cells share them all."""
     listed = context.setting("metadata.config.cells")
-    if not isinstance(listed, list) or not context.has(*SETTINGS) or context.size("cell") != len(listed):
+    if not isinstance(listed, list) or not context.has(*SWEPT) or context.size("cell") != len(listed):
         return
-    columns = [context.read(name).tolist() for name in SETTINGS]
+    columns = [context.read(name).tolist() for name in SWEPT]
     seen: dict[tuple[float, ...], str] = {}
     for name, values in zip(listed, zip(*columns, strict=True), strict=True):
         other = seen.setdefault(values, name)
@@ -51,7 +49,7 @@ def sweep_settings(context: Context) -> Iterator[Problem]:
         cell = context.child(name) if isinstance(name, str) else None
         if cell is None:
             continue
-        for setting, value in zip(SETTINGS, values, strict=True):
+        for setting, value in zip(SWEPT, values, strict=True):
             sampled = cell.setting(f"metadata.config.sampler.{setting}")
             if isinstance(sampled, int | float) and float(sampled) != value:
                 yield Problem(f"{setting} of the cell {name!r} is not what it was sampled with.", sampled, value, name)

@@ -11,12 +11,11 @@ import numpy.typing as npt
 import xarray as xr
 
 from devinterp.errors import MissingVariableError
+from devinterp.names import SWEPT as SETTINGS
 from devinterp.slt._samples import Tree, dig, is_samples, metadata_of
 
 __all__ = ["SETTINGS", "Grid", "cell_name", "grid_of"]
 
-SETTINGS = ("lr", "n_beta", "localization")
-"""The settings that a sweep varies, in the order of a result's dimensions."""
 
 F64 = npt.NDArray[np.float64]
 

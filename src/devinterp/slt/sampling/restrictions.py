@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
@@ -18,7 +18,16 @@ from devinterp.slt.sampling.plan import describe, make_plan
 from devinterp.slt.sampling.settings import SamplerSettings
 from devinterp.store import StoreLike
 
-__all__ = ["OVERRIDABLE", "check_names", "check_task", "masks", "overridden", "read_settings", "sample_restrictions"]
+__all__ = [
+    "OVERRIDABLE",
+    "check_names",
+    "check_overridable",
+    "check_task",
+    "masks",
+    "overridden",
+    "read_settings",
+    "sample_restrictions",
+]
 
 FULL = "full"
 OVERRIDABLE = ("lr", "num_chains", "num_draws", "num_burnin_steps", "num_steps_bw_draws")
@@ -155,14 +164,21 @@ def overridden(
     own = {}
     for name in names:
         changes = overrides.get(name, {})
-        for key in changes.keys() - set(OVERRIDABLE):
-            raise SettingError(
-                f"The restriction {name!r} overrides {key!r}, which all restrictions of a study must share.",
-                expected=f"one of {', '.join(OVERRIDABLE)}",
-                found=repr(key),
-            )
+        check_overridable(
+            changes, OVERRIDABLE, who=f"The restriction {name!r}", shared_by="all restrictions of a study"
+        )
         own[name] = common.override(**changes)
     return own
+
+
+def check_overridable(changes: Mapping[str, Any], allowed: Sequence[str], *, who: str, shared_by: str) -> None:
+    """Raise `SettingError` where one part of a run changes a setting that all parts must share."""
+    for key in changes.keys() - set(allowed):
+        raise SettingError(
+            f"{who} overrides {key!r}, which {shared_by} must share.",
+            expected=f"one of {', '.join(allowed)}",
+            found=repr(key),
+        )
 
 
 def masks(model: torch.nn.Module, name: str, restriction: Any) -> Mapping[str, Any] | None:

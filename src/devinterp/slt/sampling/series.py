@@ -14,7 +14,15 @@ from devinterp.slt.sampling.coordinator import complete_run, open_finished, samp
 from devinterp.slt.sampling.execution import shared_workers
 from devinterp.slt.sampling.losses import LossFn
 from devinterp.slt.sampling.plan import Plan, Variant, check_visited, describe, make_plan
-from devinterp.slt.sampling.restrictions import OVERRIDABLE, check_names, check_task, masks, overridden, read_settings
+from devinterp.slt.sampling.restrictions import (
+    OVERRIDABLE,
+    check_names,
+    check_overridable,
+    check_task,
+    masks,
+    overridden,
+    read_settings,
+)
 from devinterp.slt.sampling.settings import SamplerSettings
 from devinterp.store import Container, SamplesRequest, StoreLike, locate, open_run
 
@@ -176,12 +184,12 @@ def _own_settings(
     own = {}
     for step in steps:
         changes = by_step.get(step, {})
-        for key in changes.keys() - set(OVERRIDABLE_AT_CHECKPOINT):
-            raise SettingError(
-                f"The checkpoint {step} overrides {key!r}, which all checkpoints of a series must share.",
-                expected=f"one of {', '.join(OVERRIDABLE_AT_CHECKPOINT)}",
-                found=repr(key),
-            )
+        check_overridable(
+            changes,
+            OVERRIDABLE_AT_CHECKPOINT,
+            who=f"The checkpoint {step}",
+            shared_by="all checkpoints of a series",
+        )
         narrower = {name: {**by_name.get(name, {}), **by_both.get((step, name), {})} for name in names}
         own[step] = overridden(common.override(**changes), names, narrower)
     return own
