@@ -11,6 +11,7 @@ from devinterp.slt._moments import _common_slices
 from devinterp.slt.diagnostics import diagnose
 from devinterp.slt.llc import compute_llc
 from devinterp.slt.susceptibilities import compute_susceptibilities
+from devinterp.store.direct import block_reader
 
 
 @pytest.fixture
@@ -64,8 +65,12 @@ def test_a_failed_chain_beside_others_in_a_block_changes_no_number(tmp_path, mon
 
 def test_means_are_remembered_while_the_context_lasts_and_no_longer(stored, monkeypatch):
     reads = []
-    real = _blocks._read
-    monkeypatch.setattr(_blocks, "_read", lambda *a: (reads.append(1), real(*a))[1])
+
+    def counting(variable):
+        read = block_reader(variable)
+        return lambda *block: (reads.append(1), read(*block))[1]
+
+    monkeypatch.setattr(_blocks, "block_reader", counting)
     plain = compute_llc(stored, over="observable", ci=0.9)
     once = len(reads)
     reads.clear()

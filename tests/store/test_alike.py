@@ -106,6 +106,6 @@ def test_groups_that_are_all_different_are_left_to_xarray(tmp_path):
 def test_an_xarray_that_is_built_otherwise_opens_every_group_itself(study, monkeypatch):
     location = locate(study)
     for layers_of_another in ((), (dict,)):
-        monkeypatch.setattr("devinterp.store.alike._LAYERS", layers_of_another)
+        monkeypatch.setattr("devinterp.store.alike.LAYERS", layers_of_another)
         assert open_alike(location, root_document(location)) is None
         xr.testing.assert_identical(open_tree(location), xr.open_datatree(study, engine="zarr"))

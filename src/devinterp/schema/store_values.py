@@ -155,7 +155,8 @@ class StoreValues:
             raise NotReadableError(f"{array.path} is larger than what a rule may hold at once ({self.budget} bytes)")
         out = np.empty(tuple(len(r) for r in region), dtype=dtype)
         text = 0
-        for index in self._touched(array, region):
+        touched = list(self._touched(array, region))
+        for index in touched:
             try:
                 part = self.chunk(array, index)
             except NotReadableError:
@@ -165,6 +166,8 @@ class StoreValues:
             text += 0 if part is None else text_bytes(part)
             if text > self.budget:
                 raise NotReadableError(f"{array.path} has more text than a rule may hold at once ({self.budget} bytes)")
+            if part is not None and len(touched) == 1 and part.shape == out.shape:
+                return part  # a whole chunk need not be copied
             self._place(array, index, region, part, out)
         return out
 

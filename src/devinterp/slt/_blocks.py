@@ -14,6 +14,8 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
+from devinterp.store.direct import BlockReader, block_reader
+
 __all__ = ["Block", "block_slices", "in_memory", "is_dask", "read_blocks", "remembered_means", "row_means"]
 
 READ_AHEAD_BYTES = 48 * 2**20
@@ -76,11 +78,12 @@ def read_blocks(requests: Iterable[tuple[str, xr.DataArray, slice, slice]]) -> I
     """
     pending: deque[tuple[str, slice, slice, Future[npt.NDArray[Any]] | npt.NDArray[Any], int]] = deque()
     waiting = 0
+    readers: dict[int, tuple[xr.Variable, BlockReader]] = {}  # the variable is kept, so that its identity is
     with ThreadPoolExecutor(max_workers=READERS, thread_name_prefix="devinterp-read") as pool:
         try:
             for key, array, chains, draws in requests:
                 if in_memory(array):
-                    pending.append((key, chains, draws, _read(array, chains, draws), 0))
+                    pending.append((key, chains, draws, np.asarray(array.variable[chains, draws].values), 0))
                 else:
                     rows = (chains.stop - chains.start) * (draws.stop - draws.start)
                     size = rows * int(np.prod(array.shape[2:], dtype=np.int64)) * array.dtype.itemsize
@@ -89,7 +92,10 @@ def read_blocks(requests: Iterable[tuple[str, xr.DataArray, slice, slice]]) -> I
                         yield block
                         del block
                         waiting -= freed
-                    pending.append((key, chains, draws, pool.submit(_read, array, chains, draws), size))
+                    variable = array.variable
+                    if id(variable) not in readers:
+                        readers[id(variable)] = variable, block_reader(variable)
+                    pending.append((key, chains, draws, pool.submit(readers[id(variable)][1], chains, draws), size))
                     waiting += size
                 while pending and isinstance(pending[0][3], np.ndarray):
                     yield _finish(pending)[0]
@@ -104,11 +110,6 @@ def read_blocks(requests: Iterable[tuple[str, xr.DataArray, slice, slice]]) -> I
 def _finish(pending: deque[Any]) -> tuple[Block, int]:
     key, chains, draws, value, size = pending.popleft()
     return Block(key, chains, draws, value.result() if isinstance(value, Future) else value), size
-
-
-def _read(array: xr.DataArray, chains: slice, draws: slice) -> npt.NDArray[Any]:
-    # Indexing the variable, not the DataArray, keeps xarray from remembering the values of the whole.
-    return np.asarray(array.variable[chains, draws].values)
 
 
 def row_means(array: xr.DataArray) -> npt.NDArray[np.float64]:

@@ -16,15 +16,8 @@ import zarr
 from zarr.core.buffer import default_buffer_prototype
 from zarr.storage import MemoryStore, StorePath
 
+from devinterp.store.lazy_layers import LAYERS
 from devinterp.store.location import Location
-
-try:
-    from xarray.backends.zarr import ZarrArrayWrapper
-    from xarray.core.indexing import CopyOnWriteArray, LazilyIndexedArray, MemoryCachedArray
-except ImportError:  # they are not public: where another xarray has moved them, it decodes every group itself
-    _LAYERS: tuple[Any, ...] = ()
-else:
-    _LAYERS = (MemoryCachedArray, CopyOnWriteArray, LazilyIndexedArray, ZarrArrayWrapper)
 
 __all__ = ["open_alike"]
 
@@ -49,7 +42,7 @@ def open_alike(location: Location, root: Mapping[str, Any]) -> xr.DataTree | Non
         else of an array than the array itself (an index, but for a group of nothing else; or decoded values), or where
         it is built otherwise than here.
     """
-    groups = _groups(root) if _LAYERS else None
+    groups = _groups(root) if LAYERS else None
     if groups is None:
         return None
     kinds: list[tuple[Documents, _Kind]] = []
@@ -135,7 +128,7 @@ class _Kind:
         for name, variable, handle in self._members:
             place = StorePath(location.store, f"{path}/{name}".lstrip("/"))
             data: Any = zarr.Array(zarr.AsyncArray(handle.metadata, place, config=handle.async_array.config))
-            for layer in reversed(_LAYERS):
+            for layer in reversed(LAYERS):
                 data = layer(data)
             variables[name] = xr.Variable(
                 variable.dims, data, dict(variable.attrs), dict(variable.encoding), fastpath=True
@@ -146,7 +139,7 @@ class _Kind:
 def _is_plain(variable: xr.Variable) -> bool:
     """Whether what xarray gives is the array itself, lazily read, with nothing computed on the way."""
     data: Any = variable._data
-    for depth, layer in enumerate(_LAYERS):
+    for depth, layer in enumerate(LAYERS):
         data = data.array if depth else data
         if type(data) is not layer:
             return False
