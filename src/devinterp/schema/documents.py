@@ -12,9 +12,11 @@ from devinterp.schema.report import Collector, clip
 __all__ = ["nesting_depth", "parse_document", "parsed_size"]
 
 # Bytes that CPython needs for an object, an array, a member and a value, at most for what occurs in practice.
-_PER_OBJECT, _PER_LIST, _PER_KEY, _PER_ITEM = 184, 64, 96, 64
-# No document takes more than this many times its own size ("{}," is the worst), so a small one needs no estimate.
-_WORST = 24
+_PER_OBJECT, _PER_LIST, _PER_KEY, _PER_ITEM = 184, 96, 96, 64
+# And for a character where one needs more than a byte: then all of its text take four, decoded and as values.
+_PER_WIDE = 8
+# No document takes more than this many times its own size ("[[[" is the worst), so a small one needs no estimate.
+_WORST = 48
 
 
 def parse_document(raw: bytes, path: str, limits: Limits, findings: Collector) -> dict[str, Any] | None:
@@ -57,8 +59,9 @@ def parse_document(raw: bytes, path: str, limits: Limits, findings: Collector) -
 
 def parsed_size(raw: bytes) -> int:
     """Return what a document takes once parsed: every character that may open or separate something counts."""
+    narrow = raw.isascii() and rb"\u" not in raw
     return (
-        len(raw)
+        len(raw) * (1 if narrow else _PER_WIDE)
         + _PER_OBJECT * raw.count(b"{")
         + _PER_LIST * raw.count(b"[")
         + _PER_KEY * raw.count(b":")
