@@ -7,9 +7,11 @@ import re
 import pytest
 from rich.console import Console
 
-from devinterp.schema import Finding, Report, RuleCode
+from devinterp.errors import ValidationError
+from devinterp.schema import Finding, NotChecked, Report, RuleCode
+from devinterp.schema import report as module
 from devinterp.schema.code_texts import TEXTS
-from devinterp.schema.report import Collector
+from devinterp.schema.report import Collector, brief, clip
 
 
 def _report() -> Report:
@@ -141,3 +143,187 @@ def test_codes_are_append_only() -> None:
         "DI108": "SIZE",
         "DI109": "SIZE_CONFLICT",
     }
+
+
+def test_a_report_as_json_types_has_every_fact() -> None:
+    finding = Finding("DI101", "error", "structure", "/a", "It is missing.", "a", None, "Write it.", 2, ("/a", "/b"))
+    fatal = Finding("DI002", "error", "structure", "/", "There is none.")
+    report = Report(
+        "x",
+        "open",
+        "structure",
+        "devinterp/llc@1",
+        "llc",
+        (finding, fatal),
+        {"arrays": 3},
+        (NotChecked("/", "b", "c"),),
+    )
+    assert report.to_dict() == {
+        "target": "x",
+        "schema": "devinterp/llc@1",
+        "kind": "llc",
+        "profile": "open",
+        "level": "structure",
+        "ok": False,
+        "readable": False,
+        "counts": {"error": 3, "warning": 0, "note": 0},
+        "findings": [
+            {
+                "code": "DI101",
+                "severity": "error",
+                "level": "structure",
+                "path": "/a",
+                "message": "It is missing.",
+                "expected": "a",
+                "found": None,
+                "remedy": "Write it.",
+                "count": 2,
+                "paths": ["/a", "/b"],
+            },
+            fatal.to_dict(),
+        ],
+        "checked": {"arrays": 3},
+        "not_checked": [{"path": "/", "what": "b", "why": "c"}],
+    }
+
+
+@pytest.mark.parametrize(
+    ("code", "path", "readable"),
+    [("DI001", "/", False), ("DI002", "/", False), ("DI003", "/", False), ("DI001", "/a", True), ("DI101", "/", True)],
+)
+def test_a_store_is_not_readable_where_its_root_is_not(code: str, path: str, readable: bool) -> None:
+    assert Report("x", findings=(Finding(code, "error", "structure", path, "x"),)).readable == readable
+
+
+def test_paths_are_filtered_by_what_lies_below() -> None:
+    paths = ("/a", "/a/b", "/ab", "/b/a")
+    findings = tuple(Finding("A1", "error", "values", p, "x") for p in paths)
+    report = Report("x", findings=(*findings, Finding("A1", "error", "values", "/c", "x", paths=("/c", "/a/z"))))
+    for path in ("/a", "a", "a/", "/a/"):
+        assert [f.path for f in report.filter(path=path)] == ["/a", "/a/b", "/c"]
+    assert len(report.filter(path="/")) == len(report) == 5
+    assert len(report.filter(path="/", code="A2")) == 0
+    assert report.filter(code=["A1"], level=["values"], severity="error", path="/b").codes == {"A1"}
+    assert report.filter(level="structure").findings == ()
+
+
+def test_findings_of_each_severity() -> None:
+    findings = [Finding("A1", s, "values", "/", "x") for s in ("error", "warning", "note")]
+    report = Report("x", findings=tuple(findings))
+    assert [report.errors, report.warnings, report.notes] == [(f,) for f in findings]
+
+
+@pytest.mark.parametrize("count", [1, 10, 11, 13])
+def test_an_exception_names_ten_errors_and_counts_the_rest(count: int) -> None:
+    findings = [Finding("A1", "error", "values", f"/{n}", f"m{n}", expected="e", count=2) for n in range(count)]
+    note = Finding("A2", "note", "values", "/", "nothing wrong")
+    report = Report("x", "open", findings=(*findings, note))
+    with pytest.raises(ValidationError) as error:
+        report.raise_for_errors()
+    text = str(error.value)
+    assert error.value.report is report
+    assert (
+        f"x breaks every known schema (profile open) in {2 * count} place(s):\n  error A1 /0 and 1 more: m0\n" in text
+    )
+    assert text.count("\n      expected: e") == min(count, 10)
+    assert (f"and {count - 10} more" in text) == (count > 10)
+    assert "nothing wrong" not in text
+    assert Report("x", findings=(note,)).raise_for_errors().notes == (note,)
+    with pytest.raises(ValidationError, match="x breaks lab/a@1 "):
+        Report("x", schema="lab/a@1", findings=(findings[0],)).raise_for_errors()
+
+
+def test_what_a_finding_leaves_out_comes_from_its_code() -> None:
+    findings = Collector()
+    findings.add(RuleCode.FAILED_CHAIN, "/", "One failed.")
+    findings.add(RuleCode.FAILED_CHAIN, "/", "It failed.", severity="error", level="values", remedy="None.")
+    findings.add("LAB1", "/", "Odd.", expected=[1, 2], found=0)
+    by_message = {f.message: f for f in findings.findings()}
+    own, given, foreign = by_message["One failed."], by_message["It failed."], by_message["Odd."]
+    code = RuleCode.FAILED_CHAIN
+    assert (
+        (own.severity, own.level, own.remedy)
+        == (code.severity, code.level, code.remedy)
+        != ("error", "values", "None.")
+    )
+    assert (given.severity, given.level, given.remedy) == ("error", "values", "None.")
+    assert (foreign.severity, foreign.level, foreign.remedy) == ("error", "structure", None)
+    assert (foreign.expected, foreign.found) == ("[1, 2]", "0")
+
+
+def test_findings_are_sorted_by_severity_path_and_code() -> None:
+    findings = Collector()
+    for code, path, severity in (
+        ("B", "/a", "note"), ("B", "/b", "error"), ("C", "/a", "error"), ("B", "/a", "error"), ("A", "/a", "warning"),
+    ):  # fmt: skip
+        findings.add(code, path, f"x of {path}", severity=severity)
+        assert findings.has(severity)
+    assert not Collector().has()
+    assert [(f.severity, f.path, f.code) for f in findings.findings()] == [
+        ("error", "/a", "B"),
+        ("error", "/a", "C"),
+        ("error", "/b", "B"),
+        ("warning", "/a", "A"),
+        ("note", "/a", "B"),
+    ]
+    assert findings.has()
+
+
+def test_equal_findings_at_one_place_keep_it_once_and_times_are_counted() -> None:
+    findings = Collector()
+    for path in ("/a", "/a", "/b", "/a"):
+        findings.add("A1", path, "x", times=3)
+    (finding,) = findings.findings()
+    assert (finding.paths, finding.count, findings.total) == (("/a", "/b", "/a"), 12, 12)
+
+
+def test_what_was_left_out_is_folded_by_its_reason() -> None:
+    findings = Collector()
+    for path in ("/a", "/b", "/c"):
+        findings.skip(path, "values", "too large")
+    findings.skip("/d", "values", "damaged")
+    assert findings.not_checked() == (
+        NotChecked("/a and 2 more", "values", "too large"),
+        NotChecked("/d", "values", "damaged"),
+    )
+
+
+def test_findings_beyond_the_most_that_are_kept_are_counted_by_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_FINDINGS", 3)
+    findings = Collector()
+    for number in range(10):
+        findings.add("A1", f"/{number}", f"x{number}", expected=number)
+        findings.skip(f"/{number}", f"{number}", "why")
+    findings.add("A1", "/again", "x1", expected=1)
+    found = findings.findings()
+    assert sorted(f.count for f in found) == [1, 1, 2, 7]
+    assert findings.total == 11
+    (rest,) = (f for f in found if f.count == 7)
+    assert (rest.path, rest.expected, rest.found) == ("/3", None, None)
+    assert "not shown one by one" in rest.message
+    assert [n.path for n in findings.not_checked()] == ["/0", "/1", "/2", "/3 and 6 more"]
+
+
+@pytest.mark.parametrize(
+    ("text", "limit", "shown"),
+    [
+        ("abc", 3, "abc"),
+        ("abcdefg", 6, "abc..."),
+        ("abcdef", 6, "abcdef"),
+        ("a\x1bb", 10, "a\\x1bb"),
+        ("\x1b" * 100, 10, "\\x1b\\x1..."),
+        ("ä\n", 10, "ä\\n"),
+    ],
+)
+def test_text_of_a_store_is_shortened_and_its_control_characters_shown(text: str, limit: int, shown: str) -> None:
+    assert clip(text, limit) == shown
+    assert len(clip("x" * 1000)) == 300
+
+
+def test_a_container_shows_its_beginning() -> None:
+    assert brief([1, "a"]) == "[1, 'a']"
+    assert brief("a") == "a"
+    assert brief(list(range(100))).endswith("59, ...]")
+    assert brief({n: n for n in range(40)}).endswith("29: 29, ...}")
+    assert len(brief(["x" * 1000])) < 220
+    assert brief([[[[[[[1]]]]]]]) == "[[[[[[...]]]]]]"
