@@ -278,6 +278,18 @@ def test_a_torch_device_gives_the_product_of_numpy_and_gets_its_precision_back(b
     assert found.dtype == np.float32
 
 
+@pytest.mark.parametrize("device", [None, "cpu"])
+def test_without_a_device_numpy_multiplies(device, monkeypatch):
+    """Analysis works where torch is not installed."""
+
+    def torch_product(*arguments):
+        raise ModuleNotFoundError("torch")
+
+    monkeypatch.setattr(_kernels, "_torch_product", torch_product)
+    series = np.eye(3, dtype=np.float32)
+    np.testing.assert_array_equal(matrix_product(series, series, bound=None, device=device), np.eye(3))
+
+
 def test_standardize_says_which_columns_are_constant():
     series = np.array([[1, 2, 1e30, 0.1], [1, 3, 2e30, 0.1], [1, 1, 3e30, 0.1]], dtype=np.float32)
     constant = standardize(series)
