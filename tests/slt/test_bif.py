@@ -269,9 +269,12 @@ def test_a_torch_device_gives_the_product_of_numpy_and_gets_its_precision_back(b
     expected = matrix_product(first, second, bound=bound)
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("high")
+    asked, set_precision = [], torch.set_float32_matmul_precision
+    monkeypatch.setattr(torch, "set_float32_matmul_precision", lambda p: (asked.append(p), set_precision(p)))
     try:
         found = matrix_product(first, second, bound=bound, device="cpu:0")
         assert torch.get_float32_matmul_precision() == "high"
+        assert asked == ["highest", "high"]  # TF32 would keep 10 bits, which shows on a GPU alone
     finally:
         torch.set_float32_matmul_precision(before)
     np.testing.assert_allclose(found, expected, atol=1e-5)
