@@ -111,7 +111,7 @@ def _torch_product(first: F32, second: F32, out: F32, bound: float | None, devic
             if bound is not None:
                 block.clamp_(-bound, bound)
             torch.from_numpy(out[i : i + step, begin:]).copy_(block)
-            if first is second and i + step < out.shape[0]:
+            if first is second:
                 torch.from_numpy(out[i + step :, i : i + step]).copy_(block[:, step:].T)
     finally:
         torch.set_float32_matmul_precision(precision)
