@@ -7,7 +7,7 @@ under ``x-devinterp``.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from devinterp.schema.spec import NodeSpec, Schema, StorageSpec, VariableSpec
@@ -64,7 +64,7 @@ def json_schema(schema: Schema) -> dict[str, Any]:
         "type": "object",
         "required": required,
         "properties": exact,
-        "patternProperties": patterns,
+        "patternProperties": {_except(pattern, exact): value for pattern, value in patterns.items()},
     }
     if schema.undeclared == "error":
         metadata["additionalProperties"] = False
@@ -117,6 +117,12 @@ def _regex(pattern: str) -> str:
     """Return the regular expression of names; a placeholder stands for anything within one path component."""
     parts = re.split(r"\{\w+\}", pattern)
     return "^" + "[^/]+".join(map(re.escape, parts)) + "$"
+
+
+def _except(pattern: str, names: Iterable[str]) -> str:
+    """Leave names of their own out of a pattern: JSON Schema would apply both, and the array `lr` be a cell too."""
+    own = "|".join(re.escape(n) for n in sorted(names) if re.fullmatch(pattern, n))
+    return f"^(?!(?:{own})$){pattern[1:]}" if own else pattern
 
 
 def _array(variable: VariableSpec, storage: StorageSpec) -> dict[str, Any]:
