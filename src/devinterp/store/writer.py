@@ -168,6 +168,7 @@ class ChainWriter:
         self._by_draw = {n: r for n, r in regions.items() if r.layout.spec.prefix == "draw"}
         self._by_step = {n: r for n, r in regions.items() if r.layout.spec.prefix == "step"}
         self._progress = self._durable = start or ChainProgress()
+        self._last_loss: NDArray[Any] | None = None
         for region in self._by_draw.values():
             region.restore(self._progress.draws)
         for region in self._by_step.values():
@@ -185,6 +186,9 @@ class ChainWriter:
     @property
     def progress(self) -> ChainProgress:
         """How far the chain has come, in what was handed over; after a failed write, in what is on disk."""
+        if self._last_loss is not None:  # averaged where somebody asks, not at every draw
+            loss = float(np.mean(self._last_loss, dtype=np.float64))
+            self._progress, self._last_loss = replace(self._progress, loss=loss), None
         return self._progress if self._error is None else self.durable
 
     @property
@@ -205,9 +209,9 @@ class ChainWriter:
 
     def draw(self, draw: int, rows: Mapping[str, NDArray[Any]]) -> None:
         """Take one draw: name to the draw's row."""
-        loss = float(np.mean(rows["sampling_loss"], dtype=np.float64)) if "sampling_loss" in rows else None
         self._take(self._by_draw, draw, {n: v[None] for n, v in rows.items()}, self._progress.draws, "draw")
-        self._progress = replace(self._progress, draws=draw + 1, loss=loss)
+        self._progress = replace(self._progress, draws=draw + 1)
+        self._last_loss = rows.get("sampling_loss")
 
     def checkpoint_due(self, draws: int) -> bool:
         """Whether the engine should hand over its state after so many draws."""
@@ -218,7 +222,7 @@ class ChainWriter:
     def checkpoint(self, draws: int, step: int, state: bytes) -> None:
         """Put every row so far on disk, then the state, then the progress."""
         self._last_checkpoint = time.monotonic()
-        progress = replace(self._progress, draws=draws, steps=step, step=step, seconds=self._seconds())
+        progress = replace(self.progress, draws=draws, steps=step, step=step, seconds=self._seconds())
         for region in (*self._by_draw.values(), *self._by_step.values()):
             self._submit_all(region.flush())
         self._submit(_Write(state_key(self.group, self.chain, "state"), lambda: self._save(progress, state)))
@@ -265,7 +269,7 @@ class ChainWriter:
                 limit = self._steps.steps_of(draws)
                 for region in self._by_step.values():
                     self._submit_all(region.truncate(min(limit, self._progress.steps)))
-            self._progress = replace(self._progress, status=status, reason=reason, step=step, seconds=self._seconds())
+            self._progress = replace(self.progress, status=status, reason=reason, step=step, seconds=self._seconds())
             final = self._progress
             self._submit(self._telling(final))
             self._drain(0)
@@ -308,7 +312,8 @@ class ChainWriter:
         for name, values in rows.items():
             layout = regions[name].layout
             # The schema may ask for a wider type than the engine computes in; nothing is lost by that.
-            if values.shape[1:] != layout.shape[2:] or not np.can_cast(values.dtype, layout.dtype, "safe"):
+            wider = values.dtype != layout.dtype and not np.can_cast(values.dtype, layout.dtype, "safe")
+            if wider or values.shape[1:] != layout.shape[2:]:
                 raise StoreError(
                     f"A row of {name!r} does not fit the store.",
                     expected=f"{layout.shape[2:]} {layout.dtype}",

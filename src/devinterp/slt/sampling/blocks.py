@@ -59,9 +59,14 @@ class SampledParameter:
         weight = initial.float() if initial.dtype in _HALF else parameter.data
         return cls(name, parameter, weight, initial, None if mask is None else mask.to(initial.device).float())
 
+    @property
+    def is_copy(self) -> bool:
+        """Whether `weight` is a master copy, which the model does not see."""
+        return self.weight.dtype != self.parameter.dtype
+
     def publish(self) -> None:
         """Show the model the updated weight, where that is a copy."""
-        if self.weight.dtype != self.parameter.dtype:
+        if self.is_copy:
             self.parameter.data.copy_(self.weight)
 
 
@@ -110,11 +115,13 @@ class Block:
         if self.together:
             self.weights = [p.weight.view(-1) for p in parameters]
             self.initials = [p.initial.view(-1) for p in parameters]
+            self._start = torch.cat(self.initials)  # a copy, but of small parameters alone
             masks = [p.mask.reshape(-1) for p in parameters if p.mask is not None]
             self.mask = torch.cat(masks) if masks else None
             ends = list(accumulate(map(len, self.weights)))
             self.bounds = list(zip([0, *ends], ends, strict=False))
         self._size = sum(p.weight.numel() for p in parameters)
+        self._copies = [p for p in parameters if p.is_copy]
         self._scratch = scratch if _fits(one) else None
         self._whole: dict[str, torch.Tensor] = {}
         self._parts: dict[str, list[torch.Tensor]] = {}
@@ -147,14 +154,13 @@ class Block:
             self._parts[name] = [whole[start:end] for start, end in self.bounds]
         return self._parts[name]
 
-    def take_gradients(self) -> torch.Tensor:
-        """Return the gradients as one tensor that may be written to; the parameters drop them."""
-        gradients = []
-        for sampled in self.parameters:
-            gradient = sampled.parameter.grad
-            assert gradient is not None
-            gradients.append(gradient)
-            sampled.parameter.grad = None
+    def publish(self) -> None:
+        """Show the model the updated weights, where they are copies."""
+        for sampled in self._copies:
+            sampled.publish()
+
+    def take_gradients(self, gradients: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Return the gradients of the block's parameters as one tensor that may be written to."""
         if self.together:
             return torch.cat([gradient.reshape(-1) for gradient in gradients], out=self.out("drift"))
         return gradients[0].to(self.weights[0].dtype)
@@ -163,9 +169,7 @@ class Block:
         """Return w - w0."""
         if not self.together:
             return torch.sub(self.weights[0], self.initials[0], out=self.out("pull"))
-        pull = torch.cat(self.weights, out=self.out("pull"))
-        torch._foreach_sub_(self.parts("pull", pull), self.initials)
-        return pull
+        return torch.cat(self.weights, out=self.out("pull")).sub_(self._start)
 
     def scaled_weights(self, factor: float) -> torch.Tensor:
         """Return factor * w."""

@@ -12,10 +12,11 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
+from devinterp.slt.sampling.allocator import keep_freed_memory
 from devinterp.slt.sampling.blocks import SampledParameter
 from devinterp.slt.sampling.data import Feed
 from devinterp.slt.sampling.hands import Generators, borrowed, seed_generators
-from devinterp.slt.sampling.losses import NonFiniteError, PerTokenLoss
+from devinterp.slt.sampling.losses import NonFiniteError, PerTokenLoss, all_finite
 from devinterp.slt.sampling.masks import Masks
 from devinterp.slt.sampling.metrics import pool_metrics
 from devinterp.slt.sampling.observables import Observable
@@ -101,13 +102,14 @@ class _Health:
         self._immediate = device.type == "cpu"
         self._pending: list[tuple[str, torch.Tensor]] = []
 
-    def expect(self, fine: torch.Tensor | None, reason: str) -> None:
-        if fine is None:
-            return
-        if not self._immediate:
+    def expect(self, fine: torch.Tensor | bool | None, reason: str) -> None:
+        if isinstance(fine, torch.Tensor):
             self._pending.append((reason, fine))
-        elif not fine:
+        elif fine is False:
             raise NonFiniteError(reason)
+
+    def expect_finite(self, values: torch.Tensor, reason: str) -> None:
+        self.expect(all_finite(values) if self._immediate else torch.isfinite(values).all(), reason)
 
     def settle(self) -> None:
         pending, self._pending = self._pending, []
@@ -170,7 +172,7 @@ class _Chain:
         assert total is not None
         self.health.expect(self.loss.finite(), "the logits are not finite")
         mean = total.mean()  # not finite where any loss is not, nor where finite ones are too large to be added
-        self.health.expect(torch.isfinite(mean), "the loss is not finite")
+        self.health.expect_finite(mean, "the loss is not finite")
         self.rule.step()
         self.health.expect(self.rule.finite(), "the weights are not finite")
         record = {"loss": total, "step_loss": mean}
@@ -187,11 +189,10 @@ class _Chain:
         size = self.settings.batch_size
         losses = {}
         for observable, rows in zip(observables, ids, strict=True):
-            out = torch.empty(rows.shape[0], rows.shape[1] - 1, dtype=torch.float32, device=self.device)
-            for start in range(0, len(rows), size):
-                out[start : start + size] = self.loss(self.model, rows[start : start + size])
+            parts = [self.loss(self.model, rows[start : start + size]).float() for start in range(0, len(rows), size)]
+            out = parts[0] if len(parts) == 1 else torch.cat(parts)
             self.health.expect(self.loss.finite(), f"the logits on observable {observable.name!r} are not finite")
-            self.health.expect(torch.isfinite(out).all(), f"the loss on observable {observable.name!r} is not finite")
+            self.health.expect_finite(out, f"the loss on observable {observable.name!r} is not finite")
             losses[f"loss_{observable.obs_id}"] = out
         return losses
 
@@ -281,6 +282,7 @@ def run_chain(
     Exception
         Whatever the model or its loss raises, with a note that names the chain and the step. Complete draws are kept.
     """
+    keep_freed_memory()
     with borrowed(model, device, mode=settings.mode, sampled=frozenset(masks)):
         state = _Chain(model, loss, settings, masks, chain, device)
         if start_state is None:

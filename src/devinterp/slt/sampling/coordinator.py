@@ -215,12 +215,13 @@ class _Coordinator:
 
             def show(step: int, group: str = group, chain: int = chain, writer: ChainWriter = writer) -> None:
                 nonlocal looked
-                self.run.record(group, chain, replace(writer.durable, loss=writer.progress.loss))
-                self.run.publish_draws(group)
                 if time.monotonic() - looked > _LOOK_SECONDS:
                     looked = time.monotonic()
                     self.run.confirm()  # or hours are spent on a store that is no more
-                bars.show(self._event(group, chain, step))
+                    self.run.record(group, chain, writer.durable)
+                    self.run.publish_draws(group)
+                if bars.shows:
+                    bars.show(replace(self._event(group, chain, step), loss=writer.progress.loss))
 
             try:
                 self.plan.run(
@@ -237,6 +238,7 @@ class _Coordinator:
                 raise
             finally:
                 self.run.record(group, chain, writer.progress)
+            self.run.publish_draws(group)
 
     def _parallel(self, bars: Progress, threads: int) -> None:
         packed = pack_plan(self.plan)

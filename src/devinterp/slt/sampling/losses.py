@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -12,7 +13,15 @@ from torch import nn
 
 from devinterp.errors import ModelError, SamplingError
 
-__all__ = ["LossFn", "NonFiniteError", "PerTokenLoss", "forward_logits", "is_transformer_lens", "next_token_loss"]
+__all__ = [
+    "LossFn",
+    "NonFiniteError",
+    "PerTokenLoss",
+    "all_finite",
+    "forward_logits",
+    "is_transformer_lens",
+    "next_token_loss",
+]
 
 LossFn = Callable[[nn.Module, torch.Tensor], torch.Tensor]
 """``(model, input_ids (batch, token)) -> (batch, token - 1)``, a loss per predicted token."""
@@ -105,7 +114,7 @@ class PerTokenLoss:
         detached = logits.detach()
         if logits.device.type != "cpu":
             self._flags.append(torch.isfinite(detached).all())
-        elif not _all_finite(detached):
+        elif not all_finite(detached):
             raise NonFiniteError("the logits are not finite")
         return next_token_loss(logits, input_ids)
 
@@ -128,11 +137,14 @@ class PerTokenLoss:
         return {"name": f"{named.__module__}.{named.__qualname__}", "source": source}
 
 
-def _all_finite(values: torch.Tensor) -> bool:
-    """Whether no element is NaN or infinite.
+def all_finite(values: torch.Tensor) -> bool:
+    """Whether no element is NaN or infinite; waits for the device.
 
     The sum of a tensor with a non-finite element is not finite, and takes one reading pass; only a sum that is not
     finite, which may still be an overflow, needs the exact answer.
     """
-    total = values.sum(dtype=torch.float32) if values.dtype in (torch.float16, torch.bfloat16) else values.sum()
-    return bool(torch.isfinite(total)) or bool(torch.isfinite(values).all())
+    total = values
+    if values.ndim:
+        total = values.sum(dtype=torch.float32) if values.dtype in (torch.float16, torch.bfloat16) else values.sum()
+    # A number of Python's: torch.isfinite is four operations, which between two passes of a model run cold.
+    return math.isfinite(total.item()) or bool(torch.isfinite(values).all())

@@ -45,7 +45,15 @@ class ProgressEvent:
 
 
 class Progress:
-    """Takes events and shows nothing; the base of what shows something."""
+    """Takes events and shows nothing; the base of what shows something.
+
+    Attributes
+    ----------
+    shows : bool
+        Whether anything comes of an event.
+    """
+
+    shows = False
 
     def __enter__(self) -> Progress:
         return self
@@ -63,6 +71,8 @@ class Progress:
 
 
 class _Call(Progress):
+    shows = True
+
     def __init__(self, function: Callable[[ProgressEvent], object], device: torch.device) -> None:
         self._function, self._device = function, device
 
@@ -73,6 +83,8 @@ class _Call(Progress):
 
 class _Bars(Progress):
     """One bar per chain where they fit on a screen, else one for all steps."""
+
+    shows = True
 
     def __init__(self, chains: Sequence[ProgressEvent], bar: Callable[..., Any]) -> None:
         self._one = len(chains) > _MOST_BARS
@@ -112,6 +124,8 @@ class _Bars(Progress):
 
 class _Lines(Progress):
     """A line on standard error now and then, for logs: bars would leave their control characters there."""
+
+    shows = True
 
     def __init__(self, chains: Sequence[ProgressEvent]) -> None:
         self._steps = {(event.restriction, event.chain): event.step for event in chains}

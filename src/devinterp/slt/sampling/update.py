@@ -14,12 +14,14 @@ The order of operations is part of the contract: floating-point sums depend on i
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 
 from devinterp.slt.sampling.blocks import Block, SampledParameter, Scratch, make_blocks
+from devinterp.slt.sampling.losses import all_finite
 from devinterp.slt.sampling.metrics import UpdateMetrics
 from devinterp.slt.sampling.settings import SamplerSettings
 
@@ -67,10 +69,14 @@ class UpdateRule:
         """
         if self._metrics is not None:
             self._metrics.sums.zero_()
-        for block in self._divide(tuple(p.parameter.grad is not None for p in self.parameters)):
-            self._move(block)
-            for sampled in block.parameters:
-                sampled.publish()
+        gradients = [sampled.parameter.grad for sampled in self.parameters]
+        for sampled in self.parameters:
+            sampled.parameter.grad = None
+        for block in self._divide(tuple(gradient is not None for gradient in gradients)):
+            own = gradients[block.first : block.last]
+            gradients[block.first : block.last] = [None] * len(own)  # freed as soon as they are used
+            self._move(block, own)
+            block.publish()
 
     def _divide(self, moved: tuple[bool, ...]) -> list[Block]:
         """Return the blocks of the parameters that are to move."""
@@ -79,9 +85,10 @@ class UpdateRule:
             self._blocks[moved] = make_blocks(self.parameters, which, self._scratch)
         return self._blocks[moved]
 
-    def _move(self, block: Block) -> None:
+    def _move(self, block: Block, gradients: list[torch.Tensor | None]) -> None:
         metrics = self._metrics
-        gradient = block.take_gradients()  # ours alone: to write to it saves a buffer
+        gradient = block.take_gradients([g for g in gradients if g is not None])
+        gradients.clear()  # ours alone: to write to the one saves a buffer, and the several have been copied
         precondition = self._precondition(block, gradient) if self._rmsprop else None
         drift = gradient.mul_(self._n_beta)
         scaled = None if metrics is None else metrics.gradient(block, drift, precondition)
@@ -137,17 +144,17 @@ class UpdateRule:
         return root.add_(self._eps).reciprocal_()
 
     @torch.no_grad()
-    def finite(self) -> torch.Tensor:
-        """Whether every weight, and every diagnostic that is kept, is finite: a 0-d bool on the device."""
-        total = torch.stack([block.total() for block in self._divide((True,) * len(self.parameters))]).sum()
+    def finite(self) -> torch.Tensor | bool:
+        """Whether every weight, and every diagnostic that is kept, is finite: a 0-d bool on a device, else Python's."""
+        totals = [block.total() for block in self._divide((True,) * len(self.parameters))]
         if self.sums is not None:
-            total = total + self.sums.sum()
-        fine = torch.isfinite(total)
-        if fine.device.type == "cpu" and not fine:  # perhaps a mere overflow of the sum
-            every = [torch.isfinite(p.weight).all() for p in self.parameters]
-            every += [torch.isfinite(self.sums).all()] if self.sums is not None else []
-            fine = torch.stack(every).all()
-        return fine
+            totals.append(self.sums.sum())
+        if totals[0].device.type != "cpu":
+            return torch.isfinite(torch.stack(totals).sum())
+        if math.isfinite(sum(total.item() for total in totals)):
+            return True
+        # perhaps a mere overflow of the sum
+        return all(all_finite(p.weight) for p in self.parameters) and (self.sums is None or all_finite(self.sums))
 
     def state(self) -> dict[str, Any]:
         """Return weights and preconditioner by parameter name, as the update will go on from."""
