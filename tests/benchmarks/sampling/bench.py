@@ -3,10 +3,11 @@
     python tests/benchmarks/sampling/bench.py [--peer-python PYTHON] [--threads 2] [--draws 500 65] [--rounds 3]
 
 Every contestant has a process of its own, started and warmed up before any is timed; then they take turns, and the
-best of each one's rounds counts. By default a round of the peer takes some 20 seconds. A run's fixed costs (checks,
-hashes, creating, validating and opening the store) are in its time, and those of one draw are printed too. The floor
-has the loss that sampling evaluates, not the costlier one of the peer. Parallel time includes its workers: they are
-forked from a server that imports torch once in a session, and what the first run waits for that is printed.
+ratios are medians over the rounds, each taken within one round: the speed of a shared machine drifts by a tenth within
+minutes. By default a round of the peer takes some 20 seconds. A run's fixed costs (checks, hashes, creating, validating
+and opening the store) are in its time, and those of one draw are printed too. The floor has the loss that sampling
+evaluates, not the costlier one of the peer. Parallel time includes its workers: they are forked from a server that
+imports torch once in a session, and what the first run waits for that is printed.
 
 Figures are worth something on a quiet machine only: what others used of it meanwhile is printed. With one thread, CPU
 seconds are compared too, which others disturb less.
@@ -23,7 +24,9 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 HERE = Path(__file__).parent
@@ -99,24 +102,33 @@ def compete(size: str, draws: int, args: argparse.Namespace) -> None:
         print(f"  round {number + 1}: {row}; others used up to {others:.2f} processors", flush=True)
     for contestant in contestants:
         contestant.close()
-    seconds = {who: min(each["seconds"] for each in rounds) for who, rounds in found.items()}
-    cpu = {who: min(each["cpu"] for each in rounds) for who, rounds in found.items()}
+    seconds = {who: median(each["seconds"] for each in rounds) for who, rounds in found.items()}
+    cpu = {who: median(each["cpu"] for each in rounds) for who, rounds in found.items()}
     print("              seconds   of one draw    CPU seconds of the process")
     for who in found:
         print(f"  {who:9s} {seconds[who]:10.3f} {fixed[who]:13.3f} {cpu[who]:13.3f}")
     first = next(c.first["seconds"] for c in contestants if c.who == "parallel")
     print(f"  the first parallel run of a session, one draw: {first:.2f} s")
-    beyond = (seconds["ours"] - seconds["update"]) / seconds["floor"]
-    steady = (seconds["ours"] - fixed["ours"] - seconds["update"]) / seconds["floor"]
-    print(f"  (ours - update) / floor   {beyond:.3f}   without what one draw costs {steady:.3f}   target 1.05")
-    print(f"  metrics / ours            {seconds['metrics'] / seconds['ours']:.3f}   target 1.08")
-    if "peer" in seconds:
-        print(f"  peer / ours               {seconds['peer'] / seconds['ours']:.3f}   target 1.25")
-        print(f"  peer / parallel           {seconds['peer'] / seconds['parallel']:.3f}   target 2 (small)")
-    if args.threads == 1:
-        print(f"  in CPU time: (ours - update) / floor {(cpu['ours'] - cpu['update']) / cpu['floor']:.3f}, "
-              f"metrics / ours {cpu['metrics'] / cpu['ours']:.3f}"
-              + (f", peer / ours {cpu['peer'] / cpu['ours']:.3f}" if "peer" in cpu else ""))  # fmt: skip
+    rows = [{who: each[number] for who, each in found.items()} for number in range(args.rounds)]
+    for unit in ("seconds", "cpu") if args.threads == 1 else ("seconds",):
+        print("  in seconds" if unit == "seconds" else "  in CPU seconds")
+        for what, target, reached in ratios(rows, unit):
+            print(f"  {what:26s} {median(reached):.3f} ({min(reached):.3f} to {max(reached):.3f})   {target}")
+
+
+def ratios(rows: list[dict[str, dict[str, Any]]], unit: str) -> Iterator[tuple[str, str, list[float]]]:
+    """Yield what is compared, what it should be, and what each round says."""
+    time = [{who: each[unit] for who, each in row.items()} for row in rows]
+    update = [row["update"]["seconds"] for row in rows]  # of its CPU time most is not the update's
+    beyond = [(t["ours"] - u) / t["floor"] for t, u in zip(time, update, strict=True)]
+    yield "(ours - update) / floor", "at most 1.05", beyond
+    yield "metrics / ours", "at most 1.08", [t["metrics"] / t["ours"] for t in time]
+    if "peer" in time[0]:
+        yield "peer / ours", "at least 1.25", [t["peer"] / t["ours"] for t in time]
+        most = [t["peer"] / (t["floor"] + u) for t, u in zip(time, update, strict=True)]
+        yield "peer / (floor + update)", "what no sampler could exceed", most
+        if unit == "seconds":
+            yield "peer / parallel", "at least 2 (small)", [t["peer"] / t["parallel"] for t in time]
 
 
 def main() -> int:

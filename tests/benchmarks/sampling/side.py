@@ -22,6 +22,7 @@ import torch  # noqa: E402
 from torch import nn  # noqa: E402
 
 VOCAB, CONTEXT, BATCH, CHAINS = 256, 64, 16, 2
+UPDATES = 200  # so many are timed; the passes between them cost fifty times as much
 SIZES = {"small": (32, 2, 4), "large": (192, 4, 6)}  # width, layers, heads: about 42 k and 2 M parameters
 
 
@@ -87,25 +88,25 @@ def floor(size: str, draws: int) -> float:
 
 
 def update(size: str, draws: int) -> float:
-    """The update alone: noise, drift and localisation of every step."""
+    """The update alone: noise, drift and localisation of every step, out of the cache as the passes leave it."""
     from devinterp.slt.sampling.blocks import SampledParameter
+    from devinterp.slt.sampling.losses import next_token_loss
     from devinterp.slt.sampling.settings import SamplerSettings
     from devinterp.slt.sampling.update import UpdateRule
 
     chosen = {key: value for key, value in settings(draws).items() if key != "device"}
-    model = build(size)
+    model, ids = build(size), torch.from_numpy(tokens()[:BATCH])
     rule = UpdateRule(
         [SampledParameter.take(name, p, None) for name, p in model.named_parameters()], SamplerSettings.build(**chosen)
     )
-    gradients = [torch.randn_like(p) for p in model.parameters()]
+    steps = min(CHAINS * draws, UPDATES)
     spent = 0.0
-    for _ in range(CHAINS * draws):
-        for parameter, gradient in zip(model.parameters(), gradients, strict=True):
-            parameter.grad = gradient.clone()
+    for _ in range(steps):
+        next_token_loss(model(ids), ids).mean().backward()
         began = time.perf_counter()
         rule.step()
         spent += time.perf_counter() - began
-    return spent
+    return spent * CHAINS * draws / steps
 
 
 def sampled(who: str, size: str, draws: int) -> float:
