@@ -41,7 +41,9 @@ import pytest  # noqa: E402
 import yaml  # noqa: E402
 from operators import Mutant, mutants_of  # noqa: E402
 
-PATIENCE = 8.0  # seconds of tests that a mutant may survive; what takes longer than four times that has hung
+PATIENCE = 8.0  # seconds of tests that a mutant may survive
+HUNG = 4  # a test that takes so many times longer than without the mutant has hung, but for
+FIXTURES = 10.0  # seconds that it may need for what it shared with others
 LOOK = 0.005  # seconds between two looks at a mutant that runs
 BAR = 0.9
 
@@ -161,8 +163,7 @@ def in_fork(work: Any, limit: float, scratch: Path) -> tuple[int | None, bytes]:
             with open(scratch / "output", "wb") as sink:
                 os.dup2(sink.fileno(), 1)
                 os.dup2(sink.fileno(), 2)
-            used = int(time.process_time())
-            resource.setrlimit(resource.RLIMIT_CPU, (used + int(limit) + 1, resource.RLIM_INFINITY))
+            allow(limit)
             status = work(answer)
         finally:
             os._exit(status)
@@ -178,6 +179,12 @@ def in_fork(work: Any, limit: float, scratch: Path) -> tuple[int | None, bytes]:
             return None, b""
         looks -= 1
         time.sleep(LOOK)
+
+
+def allow(limit: float) -> None:
+    """Let this process run for so many more seconds of processor time."""
+    used = int(time.process_time())
+    resource.setrlimit(resource.RLIMIT_CPU, (used + int(limit) + 1, resource.RLIM_INFINITY))
 
 
 class Trial:
@@ -251,9 +258,13 @@ class Trial:
             if not swap(path, mutant, source):
                 return 3
             session.items = [items[test] for test in order]
-            return int(not all(passes(item, session) for item in session.items))
+            for item in session.items:
+                allow(FIXTURES + HUNG * seconds[item.nodeid])
+                if not passes(item, session):
+                    return 1
+            return 0
 
-        status, _ = in_fork(work, 5.0 + 4 * min(spent, PATIENCE), self.scratch)
+        status, _ = in_fork(work, 5.0 + HUNG * min(spent, PATIENCE), self.scratch)
         return {None: "hung", 0: "survived", 3: "not swapped"}.get(status, "killed")
 
 
