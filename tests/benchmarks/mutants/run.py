@@ -26,6 +26,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import traceback
 import types
 from collections import defaultdict
 from collections.abc import Sequence
@@ -44,6 +45,7 @@ from operators import Mutant, mutants_of  # noqa: E402
 PATIENCE = 8.0  # seconds of tests that a mutant may survive
 HUNG = 4  # a test that takes so many times longer than without the mutant has hung, but for
 FIXTURES = 10.0  # seconds that it may need for what it shared with others
+BROKEN = 99  # exit status of a fork in which not a test but this tool has failed
 LOOK = 0.005  # seconds between two looks at a mutant that runs
 BAR = 0.9
 
@@ -100,7 +102,8 @@ def swap(path: Path, mutant: Mutant, source: str) -> bool:
     mutated = dict(function_of(path, mutant, source))
     changed = False
     for thing in gc.get_objects():
-        if isinstance(thing, types.FunctionType) and thing.__code__.co_filename == str(path):
+        # Not isinstance: it asks proxies for their class, and one of torch's warns of that.
+        if type(thing) is types.FunctionType and thing.__code__.co_filename == str(path):
             code = mutated.get((thing.__code__.co_qualname, thing.__code__.co_firstlineno))
             if code is not None and code != thing.__code__ and code.co_freevars == thing.__code__.co_freevars:
                 thing.__code__ = code
@@ -158,13 +161,15 @@ def in_fork(work: Any, limit: float, scratch: Path) -> tuple[int | None, bytes]:
     sys.stdout.flush()
     child = os.fork()
     if child == 0:
-        status = 99
+        status = BROKEN
         try:
             with open(scratch / "output", "wb") as sink:
                 os.dup2(sink.fileno(), 1)
                 os.dup2(sink.fileno(), 2)
             allow(limit)
             status = work(answer)
+        except BaseException:
+            traceback.print_exc()
         finally:
             os._exit(status)
     looks = int(20 * limit / LOOK)  # counted, since a clock goes on while both processes are stopped
@@ -172,6 +177,8 @@ def in_fork(work: Any, limit: float, scratch: Path) -> tuple[int | None, bytes]:
         done, status = os.waitpid(child, os.WNOHANG)
         if done:
             code = os.waitstatus_to_exitcode(status)
+            if code == BROKEN:
+                raise RuntimeError((scratch / "output").read_text()[-4000:])
             return None if code == -signal.SIGXCPU else code, answer.read_bytes()
         if looks == 0:
             os.kill(child, signal.SIGKILL)
