@@ -6,22 +6,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from contexts import context_of
 
-from devinterp.schema import Limits, load
-from devinterp.schema.bind import Bound, bind_tree
-from devinterp.schema.context import Context, NotReadableError, written_rows
-from devinterp.schema.read_view import read_view
-from devinterp.schema.report import Collector
-from devinterp.schema.view_values import ViewValues
+from devinterp.schema import Limits
+from devinterp.schema.context import NotReadableError, written_rows
 from devinterp.testing import make_tree
 
 SIZES = {"num_chains": 4, "num_draws": 5, "num_burnin_steps": 3, "num_steps_bw_draws": 2}
-
-
-def context_of(tree: Any, schema: str = "samples", *, values: bool = True) -> Context:
-    root = read_view(tree)
-    bounds: dict[str, Bound] = {b.path: b for b in bind_tree(root, load(schema), Collector(), Limits())}
-    return Context(bounds["/"], ViewValues(Limits()) if values else None, bounds)
 
 
 def run(written: Any = None, **parameters: Any) -> Any:

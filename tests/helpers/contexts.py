@@ -1,0 +1,25 @@
+"""Relations on trees in memory, each by itself: also those that a validation leaves out of a view."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from devinterp.schema import Limits, load
+from devinterp.schema.bind import Bound, bind_tree
+from devinterp.schema.context import Context
+from devinterp.schema.predicates import Problem, find_predicate
+from devinterp.schema.read_view import read_view
+from devinterp.schema.report import Collector
+from devinterp.schema.view_values import ViewValues
+
+
+def context_of(tree: Any, schema: str = "samples", *, values: bool = True, path: str = "/") -> Context:
+    """The context of a group of a tree."""
+    root = read_view(tree)
+    bounds: dict[str, Bound] = {b.path: b for b in bind_tree(root, load(schema), Collector(), Limits())}
+    return Context(bounds[path], ViewValues(Limits()) if values else None, bounds)
+
+
+def problems(rule: str, tree: Any, schema: str = "samples", *, path: str = "/", **arguments: Any) -> list[Problem]:
+    """What one relation finds."""
+    return list(find_predicate(rule).function(context_of(tree, schema, path=path), **arguments))
