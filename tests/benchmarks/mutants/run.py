@@ -52,7 +52,12 @@ BAR = 0.9
 GROUPS: dict[str, tuple[list[str], list[str]]] = {
     "bif": (
         ["slt/_kernels.py", "slt/_bif_tiles.py", "slt/_bif_plan.py", "slt/_losses.py", "slt/bif.py"],
-        ["tests/slt/test_bif.py", "tests/slt/test_bif_topk.py", "tests/properties/test_bif_invariants.py"],
+        [
+            "tests/slt/test_bif.py",
+            "tests/slt/test_bif_tiles.py",
+            "tests/slt/test_bif_topk.py",
+            "tests/properties/test_bif_invariants.py",
+        ],
     ),
     "llc": (
         ["slt/llc.py", "slt/_chains.py"],
