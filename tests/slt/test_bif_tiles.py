@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from made_runs import make_run
 
+from devinterp.slt import _kernels
 from devinterp.slt._bif_plan import Plan
 from devinterp.slt._bif_tiles import Operands
 
@@ -74,3 +75,11 @@ def test_the_identity_is_that_of_the_numbers() -> None:
     # Also where only the order of the sequences differs, and every number is the same.
     same = replace(source, plan=replace(source.plan, first=source.plan.first[::-1].copy()))
     assert same.identity() != source.identity()
+
+
+def test_tiles_are_multiplied_where_it_was_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    monkeypatch.setattr(_kernels, "_torch_product", lambda *arguments: asked.append(arguments[-1]))
+    for average in (False, True):
+        replace(operands(average=average), device="cuda:1").tile(slice(0, 1), slice(0, 2))
+    assert asked == ["cuda:1"] * 2

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
-from devinterp.errors import DataError, SettingError
+from devinterp.errors import SettingError
 from devinterp.slt._blocks import block_slices, read_blocks
 from devinterp.slt._chains import ChainSelection, known_states, select_chains
 from devinterp.slt._samples import Samples
@@ -40,12 +40,9 @@ class Sequences:
 
     @classmethod
     def of(cls, run: Samples, observables: tuple[str, ...]) -> Sequences:
-        """Read the sizes; raise `DataError` where the observables do not fit together."""
-        arrays = {name: run.loss(name) for name in observables}
-        shapes = {name: (*a.shape[:2], a.shape[3]) for name, a in arrays.items()}
-        if len(set(shapes.values())) != 1:
-            raise DataError("The observables differ in chains, draws or tokens.", found=shapes)
-        return cls(observables, tuple(a.shape[2] for a in arrays.values()), next(iter(shapes.values()))[2])
+        """Read the sizes; those of chains, draws and tokens are the same in one dataset."""
+        shapes = [run.loss(name).shape for name in observables]
+        return cls(observables, tuple(shape[2] for shape in shapes), shapes[0][3])
 
     def __len__(self) -> int:
         return sum(self.sizes)

@@ -16,7 +16,6 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
-from devinterp.errors import DataError
 from devinterp.slt._blocks import block_slices, in_memory, is_dask, read_blocks
 from devinterp.slt._chains import ChainSelection, known_states, select_chains
 from devinterp.slt._samples import Samples
@@ -123,10 +122,7 @@ def gather_moments(
     """
     names = [task, *(name for name in observables if name != task)]
     arrays = {name: run.loss(name) for name in names}
-    shapes = {name: a.shape[:2] for name, a in arrays.items()}
-    if len(set(shapes.values())) != 1:
-        raise DataError("The observables differ in chains or draws.", found=shapes)
-    num_draws = arrays[task].shape[1]
+    num_draws = arrays[task].shape[1]  # as of all of them, in one dataset
     length = _common_prefix(run, arrays[task]) if allow_partial else num_draws
     if any(is_dask(a) for a in arrays.values()):
         from devinterp.slt._moments_dask import gather_dask as gather

@@ -65,7 +65,11 @@ GROUPS: dict[str, tuple[list[str], list[str]]] = {
     ),
     "susceptibilities": (
         ["slt/_moments.py", "slt/susceptibilities.py", "slt/_sus_tree.py"],
-        ["tests/slt/test_susceptibilities.py", "tests/properties/test_susceptibility_invariants.py"],
+        [
+            "tests/slt/test_susceptibilities.py",
+            "tests/slt/test_moments.py",
+            "tests/properties/test_susceptibility_invariants.py",
+        ],
     ),
     "uncertainty": (
         ["slt/uncertainty.py", "slt/batch_means.py", "slt/diagnostics.py"],
