@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 
 sys.path.insert(0, str(Path(__file__).parent / "helpers"))
 
@@ -24,8 +24,14 @@ NEEDS_EXTRAS = (
 
 REFERENCE = Path(__file__).parent / "data" / "devinterp-2.0.1"
 
+# Who only asks whether a test turns red need not wait for the smallest example.
+PHASES = [p for p in Phase if "HYPOTHESIS_NO_SHRINK" not in os.environ or p not in (Phase.shrink, Phase.explain)]
 settings.register_profile(
-    "ci", deadline=None, derandomize=bool(os.environ.get("CI")), suppress_health_check=[HealthCheck.too_slow]
+    "ci",
+    deadline=None,
+    derandomize=bool(os.environ.get("CI")),
+    suppress_health_check=[HealthCheck.too_slow],
+    phases=PHASES,
 )
 settings.load_profile("ci")
 

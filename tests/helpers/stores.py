@@ -84,6 +84,10 @@ def run_chain(
         step = upto
         if writer.checkpoint_due(draw + 1):
             writer.checkpoint(draw + 1, step, b"state of draw %d" % (draw + 1))
+    if status == "failed":  # the step of the draw that was dropped has been handed over already
+        upto = burnin + end * between + 1
+        writer.steps(step, numbers.steps(chain, step, upto))
+        step = upto
     if stop_at is None and step < burnin + draws * between:
         writer.steps(step, numbers.steps(chain, step, burnin + draws * between))
         step = burnin + draws * between

@@ -62,6 +62,16 @@ def test_is_the_correlation_of_losses_over_chains_and_draws(tree: xr.DataTree, m
 
 @few
 @given(runs(), METHODS)
+def test_covariance_is_that_of_a_sample(tree: xr.DataTree, method: str) -> None:
+    """Divided by the observations less one."""
+    assume(several_draws(tree))
+    expected = naive(tree, observables(tree), sequence=method == "sequence", covariance=True)
+    result = compute_bif(tree, correlation_method=method, compute_covariance=True)
+    np.testing.assert_allclose(matrix(result), expected, atol=2e-4 * np.abs(expected).max() + 1e-12)
+
+
+@few
+@given(runs(), METHODS)
 def test_is_symmetric_bounded_and_one_on_the_diagonal(tree: xr.DataTree, method: str) -> None:
     assume(several_draws(tree))
     result = compute_bif(tree, correlation_method=method)

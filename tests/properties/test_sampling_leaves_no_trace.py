@@ -10,6 +10,7 @@ import pytest
 import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import chi2
 
 from devinterp.schema import validate
 from devinterp.testing import sample_settings
@@ -127,6 +128,11 @@ def check_metrics(tree: Any, arguments: dict[str, Any], masked: list[str] | None
         assert not m["distance"][:, 0].any()
     if arguments["sampling_method"] == "sgmcmc_sgld" and masked is None:
         np.testing.assert_array_equal(m["scaled_grad"], m["unscaled_grad"])
+    if arguments["sampling_method"] == "sgmcmc_sgld" and arguments["noise_level"]:
+        weights = 50 if masked is None else {"embed.weight": 21, "out.weight": 25}[masked[0]]
+        low, high = chi2.ppf([1e-10, 1 - 1e-10], weights)
+        squares = m["noise"] ** 2 / (arguments["lr"] * arguments["noise_level"] ** 2)
+        assert ((low < squares) & (squares < high)).all()
     if arguments["bounding_box_size"] is None:
         terms = m["scaled_grad"] + prior + m["noise"]
         assert (m["distance"][:, 1:] <= (m["distance"] + terms)[:, :-1] * slack + 1e-6).all()

@@ -167,7 +167,8 @@ def test_a_failed_chain_leaves_fill_behind_its_prefix_and_a_warning(tmp_path):
         values = tree[name].values
         assert np.isfinite(values[1, :4]).all()
         assert np.isnan(values[1, 4:]).all()
-    assert tree.attrs["metadata"]["run"]["chains"][1] == {"status": "failed", "reason": "why", "step": 10}
+    assert tree.attrs["metadata"]["run"]["chains"][1] == {"status": "failed", "reason": "why", "step": 12}
+    assert np.isfinite(tree["step_loss"].values[1, : 3 + 4 * 2]).all()
     assert np.isnan(tree["step_loss"].values[1, 3 + 4 * 2 :]).all()
 
 
