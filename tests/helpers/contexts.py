@@ -20,6 +20,6 @@ def context_of(tree: Any, schema: str = "samples", *, values: bool = True, path:
     return Context(bounds[path], ViewValues(Limits()) if values else None, bounds)
 
 
-def problems(rule: str, tree: Any, schema: str = "samples", *, path: str = "/", **arguments: Any) -> list[Problem]:
+def problems(rule: str, tree: Any, schema: str = "samples", *, group: str = "/", **arguments: Any) -> list[Problem]:
     """What one relation finds."""
-    return list(find_predicate(rule).function(context_of(tree, schema, path=path), **arguments))
+    return list(find_predicate(rule).function(context_of(tree, schema, path=group), **arguments))

@@ -256,9 +256,9 @@ def flat(height: int = 2, width: int = 3, names: Any = ("code", "math")) -> xr.D
 def problems_of(tree: xr.DataTree) -> set[str]:
     both = [
         *problems(
-            "flat_bijection", tree, "susceptibilities", path="/susceptibilities", position="target_position", start=1
+            "flat_bijection", tree, "susceptibilities", group="/susceptibilities", position="target_position", start=1
         ),
-        *problems("flat_bijection", tree, "susceptibilities", path="/context", position="position", start=0),
+        *problems("flat_bijection", tree, "susceptibilities", group="/context", position="position", start=0),
         *problems("flat_groups_agree", tree, "susceptibilities"),
     ]
     return {p.message for p in both}
