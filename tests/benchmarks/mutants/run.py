@@ -48,6 +48,7 @@ FIXTURES = 10.0  # seconds that it may need for what it shared with others
 BROKEN = 99  # exit status of a fork in which not a test but this tool has failed
 LOOK = 0.005  # seconds between two looks at a mutant that runs
 BAR = 0.9
+DEAD = {"killed", "hung"}
 
 GROUPS: dict[str, tuple[list[str], list[str]]] = {
     "bif": (
@@ -252,8 +253,10 @@ class Trial:
         for mutant in chosen:
             outcome = self.try_one(session, path, source, mutant, reach)
             self.outcomes[module].append((str(mutant), outcome))
-            if outcome not in {"killed", "hung"}:
+            if outcome not in DEAD:
                 print(f"{module}:{mutant.line}: {mutant}: {outcome}", flush=True)
+        tried = [o for _, o in self.outcomes[module] if o != "not swapped"]
+        print(f"{module}: {sum(o in DEAD for o in tried)} of {len(tried)} killed, out of {len(inner)}", flush=True)
 
     def try_one(self, session: pytest.Session, path: Path, source: str, mutant: Mutant, reach: dict[str, Any]) -> str:
         """Return what became of a mutant: killed, hung, survived, or not reached."""
@@ -291,15 +294,15 @@ def report(trial: Trial, reasons: dict[str, dict[str, str]]) -> int:
     low = 0
     for module, outcomes in trial.outcomes.items():
         tried = [o for o in outcomes if o[1] != "not swapped"]
-        dead = sum(o in {"killed", "hung"} for _, o in tried)
-        alive = [m for m, o in tried if o not in {"killed", "hung"}]
+        dead = sum(o in DEAD for _, o in tried)
+        alive = [m for m, o in tried if o not in DEAD]
         excused = sum(m in reasons.get(module, {}) for m in alive)
         score = dead / len(tried) if tried else 1.0
         low += score < BAR
         print(f"| {module} | {trial.totals[module]} | {len(tried)} | {dead} | {excused} | {len(alive) - excused} | "
               f"{score:.0%} |")  # fmt: skip
     every = [o for outcomes in trial.outcomes.values() for o in outcomes if o[1] != "not swapped"]
-    print(f"\n{sum(o in {'killed', 'hung'} for _, o in every)} of {len(every)} killed")
+    print(f"\n{sum(o in DEAD for _, o in every)} of {len(every)} killed")
     return int(low > 0)
 
 

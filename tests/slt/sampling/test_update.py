@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import weakref
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from oracle import OracleUpdate
 from torch import nn
 
-from devinterp.slt.sampling.blocks import SampledParameter
+from devinterp.slt.sampling.blocks import Block, SampledParameter
 from devinterp.slt.sampling.metrics import pool_metrics
 from devinterp.slt.sampling.settings import METRICS
 from devinterp.slt.sampling.update import UpdateRule
@@ -87,6 +88,59 @@ def test_every_setting_equals_the_oracle_bit_for_bit(method, mask, prior, box, m
         save_metrics=metrics, noise_level=0.7,
     )  # fmt: skip
     check_against_the_oracle(chosen, mask, dtype)
+
+
+@pytest.mark.parametrize("metrics", [False, True])
+@pytest.mark.parametrize("prior", [(0.5, 0.0), (0.0, 0.5), (0.25, 0.75)])
+def test_a_weak_prior_equals_the_oracle_too(prior, metrics):
+    chosen = settings(localization=prior[0], llc_weight_decay=prior[1], save_metrics=metrics, lr=0.1)
+    check_against_the_oracle(chosen, "fractional")
+
+
+@pytest.mark.parametrize("metrics", [False, True])
+@pytest.mark.parametrize("mask", ["none", "fractional"])
+@pytest.mark.parametrize("method", ["sgmcmc_sgld", "rmsprop_sgld"])
+def test_a_step_takes_no_memory_that_grows_with_the_parameters(method, mask, metrics):
+    """All that it needs is scratch of the steps before: what torch gives out in a later step are a few numbers."""
+    made = parameters()[:-1]  # the last is not contiguous, and such a one gets fresh tensors
+    chosen = settings(
+        sampling_method=method, localization=10.0, llc_weight_decay=3.0, bounding_box_size=0.1, save_metrics=metrics
+    )
+    sampled = [
+        SampledParameter.take(str(i), p, m) for i, (p, m) in enumerate(zip(made, masks_for(made, mask), strict=True))
+    ]
+    rule = UpdateRule(sampled, chosen)
+    gradients = [torch.ones_like(p) for p in made]
+
+    def step():
+        for p, gradient in zip(made, gradients, strict=True):
+            p.grad = gradient
+        rule.step()
+
+    step()
+    step()
+    cpu = torch.profiler.ProfilerActivity.CPU
+    with torch.profiler.profile(activities=[cpu], profile_memory=True) as profile:
+        step()
+    taken = sum(max(0, event.self_cpu_memory_usage) for event in profile.key_averages())
+    assert taken < 4096 < sum(p.numel() for p in made)
+
+
+def test_gradients_are_freed_before_noise_is_drawn(monkeypatch):
+    made = [nn.Parameter(torch.zeros(3)) for _ in range(4)]  # updated together: their gradients are copied
+    rule = UpdateRule([SampledParameter.take(str(i), p, None) for i, p in enumerate(made)], settings())
+    for p in made:
+        p.grad = torch.ones_like(p)
+    gradients = [weakref.ref(p.grad) for p in made]
+    alive, draw_noise = [], Block.draw_noise
+
+    def draw(block, level):
+        alive.extend(gradient() is not None for gradient in gradients)
+        return draw_noise(block, level)
+
+    monkeypatch.setattr(Block, "draw_noise", draw)
+    rule.step()
+    assert alive == [False] * 4
 
 
 @pytest.mark.parametrize("method", ["sgmcmc_sgld", "rmsprop_sgld"])
