@@ -1,14 +1,18 @@
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 
 from devinterp.slt.batch_means import (
+    Batches,
     autocorrelation_time,
     batch_groups,
     batch_length,
     batches_of,
     merge_groups,
+    sample_of,
     share_seen,
 )
 
@@ -78,3 +82,105 @@ def test_batches_of_a_slow_series_are_unbiased():
         estimates.append(batches.scale * np.square(deviations).sum() / run.size**2)
     error = np.std(estimates) / np.sqrt(len(estimates))
     assert abs(np.mean(estimates) - known) < 3 * error + 0.03 * known
+
+
+@pytest.mark.parametrize("count", [2, 3, 5])
+def test_the_spread_of_independent_batches_is_unbiased_exactly(count):
+    """Over every outcome of sums that are +1 or -1 with equal chance, whose total has the variance `count`."""
+    batches = Batches(tuple(slice(k, k + 1) for k in range(count)))
+    spreads = [np.sum((np.array(s) - np.mean(s)) ** 2) for s in itertools.product([-1, 1], repeat=count)]
+    assert batches.scale * np.mean(spreads) == pytest.approx(count)
+    assert Batches(batches.slices, share=0.5).scale == pytest.approx(2 * batches.scale)
+    assert (len(batches), list(batches), batches.share) == (count, list(batches.slices), 1.0)
+
+
+def test_a_batch_holds_several_autocorrelation_times_and_a_chain_ten_batches():
+    # Independent draws: a tenth of the chain. Slow ones: five times as long as they are slow.
+    assert [batch_length(4, n, 1.0) for n in (1, 5, 10, 11, 100, 200)] == [1, 1, 1, 2, 10, 20]
+    assert [batch_length(4, 40, time) for time in (1.5, 1.51, 2.0, 2.9, 6.0)] == [4, 8, 10, 15, 30]
+    # And yet at least four batches over all chains.
+    assert [batch_length(c, 200, 1e6) for c in (1, 2, 3, 4, 5, 8)] == [50, 100, 100, 200, 200, 200]
+    assert [batch_length(1, n, 1e6) for n in (1, 3, 4, 7, 8)] == [1, 1, 1, 1, 2]
+    assert type(batch_length(1, 100, 1.0)) is int
+
+
+@pytest.mark.parametrize("num_draws", [1, 2, 9, 10, 101])
+@pytest.mark.parametrize("length", [1, 2, 3, 10, 200])
+def test_batches_of_a_chain_are_as_long_as_each_other(num_draws, length):
+    cuts = batches_of(num_draws, length)
+    assert len(cuts) == max(1, num_draws // length)
+    sizes = [cut.stop - cut.start for cut in cuts]
+    assert sum(sizes) == num_draws
+    assert cuts[0].start == 0
+    assert min(sizes) >= min(length, num_draws)
+    assert max(sizes) - min(sizes) <= 1
+
+
+@pytest.mark.parametrize("width", [1, 2, 31, 32, 33, 1000])
+def test_the_sample_of_series_goes_from_the_first_to_the_last(width):
+    places = sample_of(width)
+    assert places[0] == 0
+    assert places[-1] == width - 1
+    assert len(places) == min(width, 32)
+    steps = np.diff(places)
+    assert steps.size == 0 or (steps.min() >= 1 and steps.max() - steps.min() <= 1)
+    assert places.dtype == np.int64
+
+
+def test_a_series_that_never_changes_does_not_count():
+    series = autoregressive(0.9)[:, :, None]
+    alone = autocorrelation_time(series)
+    assert alone > 10
+    assert autocorrelation_time(np.concatenate([series, np.ones_like(series)], axis=2)) == alone
+    between = np.ones_like(series) * np.arange(4)[:, None, None]  # chains that stand still apart from each other
+    assert autocorrelation_time(np.concatenate([series, between], axis=2)) > alone
+
+
+def test_one_slow_series_in_twenty_is_not_the_time_of_all_and_one_in_five_is():
+    fast = [autoregressive(0.0, draws=300, seed=k) for k in range(20)]
+    slow = [autoregressive(0.95, draws=300, seed=k) for k in range(5)]
+    assert autocorrelation_time(np.stack(fast[:19] + slow[:1], axis=2)) < 2
+    assert autocorrelation_time(np.stack(fast[:16] + slow[:4], axis=2)) > 10
+
+
+def test_an_antithetic_series_is_no_better_than_independent_draws():
+    assert autocorrelation_time(autoregressive(-0.5)) == 1.0
+
+
+@pytest.mark.parametrize("memory", [0.0, 0.9])
+def test_batches_know_the_share_of_the_variance_that_they_show(memory):
+    series = autoregressive(memory, chains=3, draws=200)
+    groups = batch_groups(series.reshape(-1, 1), 3)
+    time = autocorrelation_time(series)
+    lengths = {g.stop - g.start for g in groups}
+    assert groups.share == pytest.approx(share_seen(time, 600 / len(groups)))
+    assert max(lengths) - min(lengths) <= 1
+    assert min(lengths) >= batch_length(3, 200, time)
+
+
+def test_series_are_judged_by_their_own_chains():
+    """Chain after chain: a jump from one to the next is no memory."""
+    rng = np.random.default_rng(0)
+    values = rng.normal(size=(4, 100, 3))
+    values[..., 1:] = np.cumsum(values[..., 1:], axis=1)
+    groups = batch_groups(values.reshape(400, 3), 4)
+    assert groups.share == pytest.approx(share_seen(autocorrelation_time(values), 400 / len(groups)))
+
+
+@pytest.mark.parametrize(
+    ("per_chain", "time", "sizes"),
+    [
+        (10, 1.0, [1] * 10),
+        (10, 4.0, [2] * 5),
+        (4, 1.0, [1] * 4),
+        (10, 1e6, [5, 5]),
+        (1, 1e6, [1]),
+        (10, 3.0, [2, 1, 2, 2, 1, 2]),
+    ],
+)
+def test_groups_are_put_together_as_far_as_it_needs(per_chain, time, sizes):
+    """Of 100 draws in two chains: batches of five times, at least four over both."""
+    merged = merge_groups(2, 100, per_chain, time)
+    assert [g for batch in merged for g in batch] == list(range(2 * per_chain))
+    assert sorted(len(b) for b in merged) == sorted(sizes * 2)
+    assert len({len(b) for b in merged[: len(sizes)]} | {len(b) for b in merged[len(sizes) :]}) == len(set(sizes))
