@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 import warnings
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -69,7 +70,8 @@ def topk(side: str, folder: Path) -> Callable[[], Any]:
         first = np.random.default_rng(0).standard_normal((observations, 1024), dtype=np.float32)
         second = np.random.default_rng(1).standard_normal((observations, 4096), dtype=np.float32)
         count = max(1, round(series * series / (1024 * 4096) / 2))  # each pair once
-        return lambda: [first.T @ second for _ in range(count)]
+        out = np.empty((1024, 4096), dtype=np.float32)
+        return lambda: deque((np.matmul(first.T, second, out=out) for _ in range(count)), maxlen=0)
     from devinterp.slt.bif import compute_bif
 
     return lambda: compute_bif(open_run(path), top_k=10)

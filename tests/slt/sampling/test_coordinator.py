@@ -408,7 +408,8 @@ def test_a_worker_stops_once_its_coordinator_no_longer_holds_the_store(tmp_path,
     assert sign()
 
 
-def test_what_is_counted_as_written_can_be_read_while_the_run_goes_on(tmp_path):
+def test_what_is_counted_as_written_can_be_read_while_the_run_goes_on(tmp_path, monkeypatch):
+    monkeypatch.setattr("devinterp.slt.sampling.coordinator._LOOK_SECONDS", 0.0)  # twice a second, otherwise
     path, seen = tmp_path / "a.zarr", []
 
     def look(event):

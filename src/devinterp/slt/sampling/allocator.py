@@ -1,10 +1,12 @@
-"""Memory that a step frees, kept for the next one."""
+"""Memory that a step frees: kept for the next one, and given back where something large must stand beside it."""
 
 from __future__ import annotations
 
+import ctypes
+
 import torch
 
-__all__ = ["keep_freed_memory"]
+__all__ = ["give_back_freed_memory", "keep_freed_memory"]
 
 # glibc's DEFAULT_MMAP_THRESHOLD_MAX on 64-bit machines, less the room for its own header and the alignment.
 _LARGEST = 32 * 2**20 - 8192
@@ -20,3 +22,12 @@ def keep_freed_memory() -> None:
     would. Other allocators take no notice.
     """
     torch.empty(_LARGEST, dtype=torch.uint8)
+
+
+def give_back_freed_memory() -> None:
+    """Have the C library give back what is free, where it can: glibc's ``malloc_trim``."""
+    try:
+        trim = ctypes.CDLL(None).malloc_trim
+    except (AttributeError, OSError, TypeError):  # another C library
+        return
+    trim(0)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from devinterp.slt.sampling.allocator import keep_freed_memory
+from devinterp.slt.sampling.allocator import give_back_freed_memory, keep_freed_memory
 from devinterp.slt.sampling.blocks import SampledParameter
 from devinterp.slt.sampling.data import Feed
 from devinterp.slt.sampling.hands import Generators, borrowed, seed_generators
@@ -27,6 +27,7 @@ __all__ = ["ChainResult", "ChainSink", "run_chain"]
 
 _FLUSH_STEPS = 50  # rows of a chunk on disk
 _STATE_VERSION = 1
+_LARGE_STATE = 16 * 2**20
 
 
 class ChainSink(Protocol):
@@ -210,8 +211,15 @@ class _Chain:
             "buffers": changed,
             "generators": Generators(self.device).as_dict(),
         }
+        size = sum(t.numel() * t.element_size() for t in _tensors(state))
+        if size > _LARGE_STATE:
+            give_back_freed_memory()  # gradients, as large as the state
         stream = io.BytesIO()
+        stream.seek(size)  # room for it at once: a stream that grows holds itself twice
+        stream.write(b"\0")
+        stream.seek(0)
         torch.save(state, stream)
+        stream.truncate()
         return stream.getvalue()
 
     def load(self, data: bytes) -> None:
@@ -226,6 +234,14 @@ class _Chain:
                 buffers[name].copy_(content)
         self.step = int(state["step"])
         Generators.from_dict(state["generators"], self.device).restore()
+
+
+def _tensors(state: Mapping[str, Any]) -> Iterator[torch.Tensor]:
+    for value in state.values():
+        if isinstance(value, Mapping):
+            yield from _tensors(value)
+        elif isinstance(value, torch.Tensor):
+            yield value
 
 
 def run_chain(

@@ -50,6 +50,8 @@ class UpdateRule:
         self._alpha = settings.sampling_method_kwargs.get("alpha", 0.0)
         self._eps = settings.sampling_method_kwargs.get("eps", 0.0)
         self.square_avg: list[torch.Tensor | None] = [None] * len(self.parameters)
+        # Made before the first gradients, among which they would lie scattered.
+        self._averages = [torch.zeros_like(p.weight) for p in self.parameters] if self._rmsprop else []
         self._scratch = Scratch(self.parameters)
         self._blocks: dict[tuple[bool, ...], list[Block]] = {}
         self._metrics: UpdateMetrics | None = None
@@ -129,10 +131,12 @@ class UpdateRule:
     def _precondition(self, block: Block, gradient: torch.Tensor) -> torch.Tensor:
         """Return G = 1 / (sqrt(v) + eps), v brought up to date."""
         averages = []
-        for index, sampled in enumerate(block.parameters, block.first):
+        for index in range(block.first, block.last):
             average = self.square_avg[index]
             if average is None:
-                average = torch.zeros_like(sampled.weight if block.together else gradient)
+                average = self._averages[index]
+                if not block.together and average.stride() != gradient.stride():
+                    average = torch.zeros_like(gradient)
                 self.square_avg[index] = average
             averages.append(average.view(-1) if block.together else average)
         for average, part in zip(averages, block.parts("drift", gradient), strict=True):
@@ -173,4 +177,6 @@ class UpdateRule:
             sampled.weight.copy_(state["weights"][sampled.name])
             sampled.publish()
             average = state["square_avg"].get(sampled.name)
-            self.square_avg[index] = None if average is None else average.to(sampled.weight.device).clone()
+            if average is not None:
+                self._averages[index] = average.to(sampled.weight.device, copy=True)
+            self.square_avg[index] = None if average is None else self._averages[index]
