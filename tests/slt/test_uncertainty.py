@@ -2,13 +2,20 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from made_runs import make_run, make_study
+from scipy import special
 
 from devinterp.errors import MissingVariableError
 from devinterp.slt._samples import Samples
+from devinterp.slt.batch_means import autocorrelation_time, share_seen
 from devinterp.slt.llc import compute_llc
 from devinterp.slt.susceptibilities import compute_susceptibilities
 from devinterp.slt.uncertainty import (
+    _combined_dof,
+    _mean_variance,
+    _row_noise,
     init_loss_variance,
     llc_interval,
     minibatch_weight,
@@ -133,6 +140,170 @@ def test_sus_se_is_a_jackknife_over_the_batches():
         variance = variance + (len(batches) - 1) / len(batches) * ((left - left.mean(axis=0)) ** 2).sum(axis=0)
     found = result["sus_se"].values[:18, 0]
     np.testing.assert_allclose(found, np.sqrt(variance).ravel(), rtol=0.15)
+
+
+@given(
+    burnin=st.integers(0, 6), between=st.integers(1, 3), draws=st.integers(1, 6), accumulation=st.integers(1, 3),
+    init=st.integers(1, 4), batches=st.integers(0, 7), over=st.sampled_from(["draws", "all steps", "steps"]),
+)  # fmt: skip
+def test_minibatch_weight_is_the_variance_of_the_difference(burnin, between, draws, accumulation, init, batches, over):
+    """Every micro-batch of a pass is given a loss of variance 1, and the sampler's loader is walked through."""
+    tree = make_run(
+        draws=draws, batch=4, num_burnin_steps=burnin, num_steps_bw_draws=between, num_init_loss_batches=init,
+        gradient_accumulation_steps=accumulation,
+    )  # fmt: skip
+    tree.attrs["metadata"]["provenance"] = {"dataset": {"rows": "x", "length": 4 * batches + 3}}
+    per_pass = max(1, batches)
+    total = burnin + draws * between
+    taken = [[(s * accumulation + k) % per_pass for k in range(accumulation)] for s in range(total)]
+    used = {"draws": taken[burnin::between], "all steps": taken, "steps": taken[burnin:]}[over]
+    start = [k % per_pass for k in range(init * accumulation)]
+    flat = [m for step in used for m in step]
+    difference = [flat.count(m) / len(flat) - start.count(m) / len(start) for m in range(per_pass)]
+    found = minibatch_weight(Samples.of(tree), len(used), "draws" if over == "draws" else "steps")
+    assert found == pytest.approx(sum(d**2 for d in difference), abs=1e-12)
+
+
+@pytest.mark.parametrize("name", ["num_burnin_steps", "num_steps_bw_draws", "num_draws", "batch_size"])
+def test_minibatch_weight_without_a_setting_takes_all_as_different(name):
+    run = of(gradient_accumulation_steps=2)
+    del run.metadata["config"]["sampler"][name]
+    assert minibatch_weight(run, 40, "draws") == pytest.approx(1 / 80 + 1 / 16)
+
+
+@pytest.mark.parametrize(("dof", "half"), [(1, 6.3138), (0.2, 6.3138), (4, 2.1318), (1e9, 1.6449)])
+def test_t_interval_is_that_of_students_tables(dof, half):
+    low, high = t_interval(-2.0, 9.0, dof, 0.9)
+    assert (low, high) == (pytest.approx(-2 - 3 * half, abs=1e-3), pytest.approx(-2 + 3 * half, abs=1e-3))
+    assert t_interval(5.0, 0.0, dof, 0.9) == (5.0, 5.0)
+
+
+def test_degrees_of_freedom_of_a_sum_are_those_of_welch_and_satterthwaite():
+    assert _combined_dof([(2.0, 7)]) == pytest.approx(7)
+    assert _combined_dof([(2.0, 7), (2.0, 7)]) == pytest.approx(14)  # as of one sample twice as large
+    assert _combined_dof([(2.0, 7), (0.0, 3)]) == pytest.approx(7)
+    assert _combined_dof([(3.0, 6), (1.0, 2)]) == pytest.approx(16 / (9 / 6 + 1 / 2))
+    assert _combined_dof([(0.0, 3), (0.0, 5)]) == 5
+
+
+def test_the_variance_of_a_mean_is_unbiased_and_does_not_see_what_chains_share():
+    rng = np.random.default_rng(0)
+    runs = rng.normal(size=(300, 3, 40))
+    shared = 5 * rng.normal(size=40)
+    for centre in (False, True):
+        estimates = [_mean_variance(run, centre_over_chains=centre) for run in runs]
+        variances = np.array([v for v, _ in estimates])
+        error = variances.std() / np.sqrt(len(variances))
+        assert abs(variances.mean() - 1 / 120) < 4 * error + 0.03 / 120
+    for run, (variance, dof) in zip(runs[:5], estimates, strict=False):
+        moved = _mean_variance(run + shared, centre_over_chains=True)
+        assert moved == (pytest.approx(variance), dof)
+        assert dof % 2 == 0  # two of three chains are free, per batch
+        assert _mean_variance(run + shared)[0] > 5 * variance
+
+
+def test_batches_of_a_mean_count_once_each():
+    """Chains that stand still at -1 and 1: every batch sum is as far from the mean."""
+    trace = np.repeat([[-1.0], [1.0]], 40, axis=1)
+    trace += 1e-9 * np.random.default_rng(0).normal(size=trace.shape)
+    variance, dof = _mean_variance(trace)
+    count = dof + 1
+    assert count >= 4
+    length = 80 / count
+    time = autocorrelation_time(trace)
+    expected = count * length**2 * count / (count - 1) / 80**2 / share_seen(time, length)
+    assert variance == pytest.approx(expected)
+    assert _mean_variance(trace[:1, :1]) == (0.0, 1.0)
+    assert _mean_variance(trace[:1, :2])[0] == pytest.approx(0, abs=1e-12)
+
+
+@pytest.mark.parametrize("accumulation", [1, 3])
+def test_the_noise_of_rows_is_their_spread_within_a_minibatch(accumulation):
+    run = of(gradient_accumulation_steps=accumulation)
+    rows = np.zeros((2, 5, 4)) + np.arange(5)[:, None] + np.array([-3.0, 3, -3, 3])
+    assert _row_noise(run, rows) == (pytest.approx(12 / 4 * accumulation), 5 * 3)
+    single = np.array([[1.0, -1, 1, -1], [3.0, 1, 3, 1]])[:, :, None]  # their mean goes up and down by two
+    assert _row_noise(run, single) == (pytest.approx(2 * accumulation), 3)
+    assert _row_noise(run, single[:, :1]) == (0.0, 1.0)
+
+
+def still(chains=3, draws=40, rows=4, spread=3.0):
+    """Rows whose mean never changes: all that is uncertain is which rows they are."""
+    return np.full((chains, draws, rows), 2.0) + spread * np.resize([-1.0, 1.0], rows)
+
+
+@pytest.mark.parametrize(("chains", "matched", "divided"), [(3, None, 1), (3, True, 1), (3, False, 3), (1, False, 1)])
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_an_interval_of_still_chains_is_that_of_the_noise_of_rows(chains, matched, divided, accumulation):
+    extra = {} if matched is None else {"match_sampling_input_ids_across_chains": matched}
+    run = of(gradient_accumulation_steps=accumulation, **extra)
+    rows = still(chains)
+    low, high = llc_interval(run, rows, n_beta=30.0, level=0.9, over="draws", init_rows=np.array([0.5, 1.5]))
+    noise = 9 * 4 / 3 / 4 * accumulation * minibatch_weight(run, 40, "draws") / divided
+    assert (low + high) / 2 == pytest.approx(30 * (2.0 - 1.0))
+    assert (high - low) / 2 == pytest.approx(30 * np.sqrt(noise) * special.stdtrit(40 * 3, 0.95), rel=1e-6)
+
+
+def test_an_interval_over_an_observable_is_that_of_its_rows():
+    rise = np.array([0.1, 0.4, 0.9, 0.2])
+    rows = np.full((3, 40, 4), 2.0)
+    low, high = llc_interval(of(), rows, n_beta=30.0, level=0.8, over="observable", init_rows=2.0 - rise)
+    assert (low + high) / 2 == pytest.approx(30 * rise.mean())
+    assert (high - low) / 2 == pytest.approx(30 * rise.std(ddof=1) / 2 * special.stdtrit(3, 0.9))
+    alone = llc_interval(of(), rows[:, :, :1], n_beta=30.0, level=0.8, over="observable", init_rows=np.array([1.0]))
+    assert alone == (pytest.approx(30.0), pytest.approx(30.0))
+
+
+def test_what_moves_the_chains_adds_to_what_the_rows_do():
+    rng = np.random.default_rng(1)
+    moves = rng.normal(size=(3, 40, 1))
+    for matched in (True, False):
+        run = of(match_sampling_input_ids_across_chains=matched)
+        settings = {"n_beta": 30.0, "level": 0.9, "over": "draws", "init_rows": np.array([1.0])}
+        narrow, noisy = (llc_interval(run, moves + still(spread=s), **settings) for s in (0.0, 3.0))
+        signal = _mean_variance(moves[:, :, 0], centre_over_chains=matched)
+        noise = 9 * 4 / 3 / 4
+        batch = noise * minibatch_weight(run, 40, "draws") / (1 if matched else 3)
+        moved = signal[0] if matched else max(0.0, signal[0] - noise / 120)
+        dof = _combined_dof([(moved, signal[1]), (batch, 120)])
+        expected = 30 * np.sqrt(moved + batch) * special.stdtrit(dof, 0.95)
+        assert (noisy[1] - noisy[0]) / 2 == pytest.approx(expected)
+        assert (narrow[1] - narrow[0]) / 2 == pytest.approx(30 * np.sqrt(signal[0]) * special.stdtrit(signal[1], 0.95))
+
+
+def test_without_the_rows_at_the_start_the_first_draw_tells_their_spread():
+    tree = make_run(gradient_accumulation_steps=2)
+    bare = tree.to_dataset().drop_vars("init_loss_train")
+    rows = tree["loss_train"].values[0, 0].astype(np.float64).mean(axis=1)
+    assert init_loss_variance(Samples.of(bare), "train") == (pytest.approx(rows.var(ddof=1) / 64), 4)
+    single = bare.isel(batch_train=[0])
+    assert init_loss_variance(Samples.of(single), "train") == (0.0, 1.0)
+    two = bare.isel(batch_train=[0, 1])
+    assert init_loss_variance(Samples.of(two), "train")[1] == 1
+
+
+def test_rows_that_no_full_minibatch_holds_are_not_seen():
+    """Of 43 rows in minibatches of four the loader drops three: ten minibatches are all there is."""
+    tree = make_run(batch=4, num_init_loss_batches=5)
+    tree.attrs["metadata"]["provenance"] = {"dataset": {"rows": "x", "length": 43}}
+    rows = tree["init_loss_train"].values.astype(np.float64).mean(axis=1)
+    assert init_loss_variance(Samples.of(tree), "train")[0] == pytest.approx(rows.var(ddof=1) / 20 / 2)
+    for name in ("num_init_loss_batches", "batch_size"):
+        lacking = make_run()
+        del lacking.attrs["metadata"]["config"]["sampler"][name]
+        with pytest.raises(MissingVariableError, match="baseline='observable'"):
+            init_loss_variance(Samples.of(lacking), "train")
+
+
+def test_sus_se_counts_the_noise_of_the_loss_at_the_start():
+    """A baseline that is known less well widens the errors where probes move unlike under the two runs."""
+    study = make_study(("full", "a"))
+    errors = {}
+    for batches in (1, 8, 10**6):
+        for run in study.children.values():
+            run.attrs["metadata"]["config"]["sampler"]["num_init_loss_batches"] = batches
+        errors[batches] = compute_susceptibilities(study, se=True)["susceptibilities/sus_se"].values
+    assert errors[1].mean() > errors[8].mean() > errors[10**6].mean()
 
 
 @pytest.mark.slow
