@@ -57,6 +57,22 @@ def run(
     return result, sink
 
 
+class SameMemory(torch.autograd.Function):
+    """The identity, its result at one place in memory at every call, as CUDA graphs have it."""
+
+    place = torch.empty(0)
+
+    @staticmethod
+    def forward(ctx, x):
+        if SameMemory.place.shape != x.shape:
+            SameMemory.place = torch.empty_like(x)
+        return SameMemory.place.copy_(x).detach()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient
+
+
 def same_bytes(one: dict[str, np.ndarray], other: dict[str, np.ndarray], names: Any = None) -> None:
     """Assert that the arrays that both name are equal to the last bit."""
     for name in names if names is not None else one:

@@ -7,11 +7,13 @@ import random
 import numpy as np
 import pytest
 import torch
-from engine import OBSERVABLES, assert_same_snapshot, run, same_bytes, settings, snapshot
+from engine import OBSERVABLES, SameMemory, assert_same_snapshot, run, same_bytes, settings, snapshot
 from memory_sink import MemorySink
 from oracle import oracle_chain
 from tiny_lm import build_model, build_tokens, head_masks
 from torch import nn
+
+from devinterp.slt.sampling.losses import next_token_loss
 
 TRAIN = build_tokens("train")
 
@@ -73,6 +75,17 @@ def test_micro_batches_are_kept_on_request():
     known = {tuple(row) for row in TRAIN.tolist()}
     assert all(tuple(row) in known for row in ids.reshape(-1, 17).tolist())
     np.testing.assert_allclose(arrays["sampling_loss_micro"].mean((1, 2)), arrays["step_loss"], rtol=1e-6)
+
+
+def test_a_loss_may_come_in_the_same_memory_at_every_call():
+    def loss(model, input_ids):
+        return next_token_loss(model(input_ids), input_ids)
+
+    chosen = settings(save_step_losses=True, gradient_accumulation_steps=2, batch_size=4)
+    observables = {f"{name} {k}": (rows[k : k + 4], 1) for name, (rows, _) in OBSERVABLES.items() for k in (0, 4)}
+    _, expected = run(build_model(), chosen, observables=observables, loss_fn=loss)
+    _, sink = run(build_model(), chosen, observables=observables, loss_fn=lambda m, ids: SameMemory.apply(loss(m, ids)))
+    same_bytes(sink.arrays, expected.arrays)
 
 
 @pytest.mark.parametrize("method", ["sgmcmc_sgld", "rmsprop_sgld"])

@@ -5,14 +5,24 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from engine import CPU, OBSERVABLES, assert_same_snapshot, run, same_bytes, sampling_data, settings, snapshot
+from engine import (
+    CPU,
+    OBSERVABLES,
+    SameMemory,
+    assert_same_snapshot,
+    run,
+    same_bytes,
+    sampling_data,
+    settings,
+    snapshot,
+)
 from oracle import loss_of_logits, oracle_init_loss
 from tiny_lm import build_model, build_tokens
 from torch import nn
 
 from devinterp.slt.sampling.hands import Generators
 from devinterp.slt.sampling.init_loss import initial_losses, observable_initial_losses
-from devinterp.slt.sampling.losses import PerTokenLoss
+from devinterp.slt.sampling.losses import PerTokenLoss, next_token_loss
 from devinterp.slt.sampling.observables import build_observables
 
 
@@ -75,3 +85,15 @@ def test_observables_losses_are_those_of_the_callers_weights_and_change_no_draw(
             for observable in observables:
                 plain = [loss_of_logits(model.inner, ids) for ids in observable.ids.split(4)]
                 assert torch.equal(torch.from_numpy(losses[observable.obs_id]), torch.cat(plain))
+
+
+def test_a_loss_may_come_in_the_same_memory_at_every_call():
+    def loss(model, input_ids):
+        return next_token_loss(model(input_ids), input_ids)
+
+    chosen = settings(batch_size=4)
+    rows = {f"{name} {k}": (ids[k : k + 8], 1) for name, (ids, _) in OBSERVABLES.items() for k in (0, 4)}
+    observables = build_observables(rows, chosen, length=17)
+    expected = observable_initial_losses(build_model(), PerTokenLoss(loss), chosen, observables, CPU)
+    same = PerTokenLoss(lambda model, ids: SameMemory.apply(loss(model, ids)))
+    same_bytes(observable_initial_losses(build_model(), same, chosen, observables, CPU), expected)

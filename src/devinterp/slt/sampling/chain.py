@@ -163,7 +163,7 @@ class _Chain:
             per_token = self.loss(self.model, input_ids.to(self.device))
             detached = per_token.detach()
             if settings.save_step_losses:
-                losses.append(detached.float())
+                losses.append(detached.to(torch.float32, copy=True))
                 ids.append(input_ids)
             per_token = per_token.float()
             mean = per_token.mean()
@@ -190,8 +190,10 @@ class _Chain:
         size = self.settings.batch_size
         losses = {}
         for observable, rows in zip(observables, ids, strict=True):
-            parts = [self.loss(self.model, rows[start : start + size]).float() for start in range(0, len(rows), size)]
-            out = parts[0] if len(parts) == 1 else torch.cat(parts)
+            # Copied batch by batch: a compiled loss may give out one and the same memory at every call.
+            out = torch.empty(rows.shape[0], rows.shape[1] - 1, dtype=torch.float32, device=self.device)
+            for start in range(0, len(rows), size):
+                out[start : start + size] = self.loss(self.model, rows[start : start + size])
             self.health.expect(self.loss.finite(), f"the logits on observable {observable.name!r} are not finite")
             self.health.expect_finite(out, f"the loss on observable {observable.name!r} is not finite")
             losses[f"loss_{observable.obs_id}"] = out

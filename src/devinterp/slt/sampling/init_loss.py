@@ -86,6 +86,6 @@ def observable_initial_losses(
         seed_generators(settings.init_seed, device)
         for observable in observables:
             batches = torch.split(observable.ids.to(device), settings.batch_size)
-            per_token = torch.cat([loss(model, batch).float() for batch in batches])
+            per_token = torch.cat([loss(model, batch).to(torch.float32, copy=True) for batch in batches])
             losses[observable.obs_id] = per_token.cpu().numpy()
     return losses
