@@ -34,5 +34,6 @@ def rewrite(store: Path, name: str, change: Callable[[Any], Any]) -> None:
     """Change the values of an array."""
     import zarr
 
-    array = zarr.open_array(str(store / name), mode="r+", config={"write_empty_chunks": True})
-    array[...] = change(array[...])
+    with zarr.config.set({"array.write_empty_chunks": True}):  # of an array that is there a `config` is not heeded
+        array = zarr.open_array(str(store / name), mode="r+")
+        array[...] = change(array[...])

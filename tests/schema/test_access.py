@@ -245,6 +245,26 @@ def test_no_more_than_the_limit_is_fetched_and_not_everything_at_once() -> None:
     assert 1 < store.most <= module.CONCURRENCY
 
 
+class Gone(MemoryStore):
+    """A folder that is there no more, as some file systems say it."""
+
+    async def list_dir(self, prefix: str) -> Any:
+        raise FileNotFoundError(prefix)
+        yield
+
+
+def test_a_folder_that_is_gone_holds_nothing() -> None:
+    assert ZarrAccess(Gone(), "it").entries("b") == []
+
+
+@pytest.mark.parametrize("prefix", ["X", "/X", "X/", "/X/"])
+def test_a_prefix_is_a_path(prefix: str) -> None:
+    access = ZarrAccess(memory({"X/X": b"x", "X/zarr.json": b"{}"}), "it", prefix)
+    assert access.get("X", 1) == b"x"
+    assert [e.name for e in access.entries("")] == ["X", "zarr.json"]
+    assert sorted(e.name for e in access.keys("")) == ["X", "zarr.json"]
+
+
 class NoListing(MemoryStore):
     """A web server: it answers as if nothing were there."""
 
@@ -256,8 +276,8 @@ class NoListing(MemoryStore):
 
 
 def test_a_store_without_listings_says_so() -> None:
-    access = ZarrAccess(NoListing(memory(CONTENT)._store_dict), "it")
-    for prefix in ("", "b"):
+    access = ZarrAccess(NoListing(memory({**CONTENT, "X/zarr.json": b"{}"})._store_dict), "it")
+    for prefix in ("", "b", "X"):
         with pytest.raises(UnlistableError):
             access.entries(prefix)
         with pytest.raises(UnlistableError):
