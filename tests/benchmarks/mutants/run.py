@@ -45,6 +45,7 @@ from operators import Mutant, mutants_of  # noqa: E402
 PATIENCE = 8.0  # seconds of tests that a mutant may survive
 HUNG = 4  # a test that takes so many times longer than without the mutant has hung, but for
 FIXTURES = 10.0  # seconds that it may need for what it shared with others
+IDLE = 20.0  # seconds of sleep after which nothing will wake it
 BROKEN = 99  # exit status of a fork in which not a test but this tool has failed
 LOOK = 0.005  # seconds between two looks at a mutant that runs
 BAR = 0.9
@@ -160,11 +161,11 @@ def passes(item: pytest.Item, session: pytest.Session) -> bool:
     return session.testsfailed == before
 
 
-def in_fork(work: Any, limit: float, scratch: Path) -> tuple[int | None, bytes]:
+def in_fork(work: Any, limit: float, scratch: Path, idle: float = IDLE) -> tuple[int | None, bytes]:
     """Run ``work`` in a fork of this process; return its exit status (None: out of time) and what it wrote.
 
     ``limit`` is in seconds of processor time, so that a busy machine makes no mutant look hung; one that waits for ever
-    is given up after twenty times as long.
+    is given up after twenty times as long, or as soon as it has slept for ``idle`` seconds.
     """
     answer = scratch / "answer"
     answer.write_bytes(b"")
@@ -183,6 +184,7 @@ def in_fork(work: Any, limit: float, scratch: Path) -> tuple[int | None, bytes]:
         finally:
             os._exit(status)
     looks = int(20 * limit / LOOK)  # counted, since a clock goes on while both processes are stopped
+    asleep, used = 0, ""
     while True:
         done, status = os.waitpid(child, os.WNOHANG)
         if done:
@@ -190,12 +192,23 @@ def in_fork(work: Any, limit: float, scratch: Path) -> tuple[int | None, bytes]:
             if code == BROKEN:
                 raise RuntimeError((scratch / "output").read_text()[-4000:])
             return None if code == -signal.SIGXCPU else code, answer.read_bytes()
-        if looks == 0:
+        now = usage(child)
+        asleep, used = (asleep + 1, used) if now and now == used else (0, now)
+        if looks == 0 or asleep > idle / LOOK:
             os.kill(child, signal.SIGKILL)
             os.waitpid(child, 0)
             return None, b""
         looks -= 1
         time.sleep(LOOK)
+
+
+def usage(process: int) -> str:
+    """What a process has used of the processor, while it sleeps; nothing where that cannot be known."""
+    try:
+        fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return ""
+    return f"{fields[11]} {fields[12]}" if fields[0] == "S" else ""
 
 
 def allow(limit: float) -> None:
@@ -225,7 +238,7 @@ class Trial:
             return 0
 
         begun = time.perf_counter()
-        status, found = in_fork(learn, 1800, self.scratch)
+        status, found = in_fork(learn, 1800, self.scratch, float("inf"))
         if status != 0:
             print((self.scratch / "output").read_text()[-4000:], file=sys.stderr)
             raise pytest.UsageError(f"the tests as they are ended with {status}")
