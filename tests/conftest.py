@@ -18,7 +18,7 @@ EXTRAS = ("torch", "tqdm", "cloudpickle", "matplotlib", "dask", "fsspec", "trans
 NEEDS_EXTRAS = (
     "test_packaging.py", "demo", "docs", "faults", "plot", "report", "slt/_restrictions", "slt/sampling",
     "slt/test_weight_restrictions.py",
-    "ground_truth/test_known_answers.py", "properties/test_sampling_leaves_no_trace.py",
+    "ground_truth/test_known_answers.py", "ground_truth/test_sweep.py", "properties/test_sampling_leaves_no_trace.py",
     "properties/test_ways_of_sampling.py",
 )  # fmt: skip
 

@@ -22,8 +22,9 @@ class Bytes:
 
 
 def texts(*values):
-    datasets = pytest.importorskip("datasets", reason="tokenize_and_concatenate works on a HuggingFace dataset")
-    return datasets.Dataset.from_dict({"text": list(values)})
+    from datasets import Dataset
+
+    return Dataset.from_dict({"text": list(values)})
 
 
 @given(st.integers(2, 10**6), st.integers(1, 64))
@@ -44,6 +45,7 @@ def test_default_nbeta_reads_a_loader():
         default_nbeta("32")
 
 
+@pytest.mark.needs("datasets")
 @pytest.mark.parametrize("bos", [True, False])
 def test_every_byte_comes_back_in_order(bos):
     source = texts("hello world " * 40, "second text " * 30)
@@ -59,6 +61,7 @@ def test_every_byte_comes_back_in_order(bos):
     assert bytes(rows.reshape(-1).astype(np.uint8)) == joined[:kept]
 
 
+@pytest.mark.needs("datasets")
 def test_a_padding_token_that_doubles_as_the_end_token_loses_nothing():
     rows = np.asarray(
         tokenize_and_concatenate(
@@ -68,11 +71,13 @@ def test_a_padding_token_that_doubles_as_the_end_token_loses_nothing():
     assert bytes(rows.reshape(-1).astype(np.uint8)) == b"ab\x03cd\x03ef"
 
 
+@pytest.mark.needs("datasets")
 def test_a_short_text_is_filled_up():
     rows = np.asarray(tokenize_and_concatenate(texts("ab"), Bytes(pad=0), max_length=6, num_proc=None)["input_ids"])
     assert rows.tolist() == [[256, 97, 98, 0, 0, 0]]
 
 
+@pytest.mark.needs("datasets")
 def test_bad_input_has_one_clear_error():
     with pytest.raises(SettingError, match="leaves no room"):
         tokenize_and_concatenate(texts("a"), Bytes(), max_length=1)

@@ -255,7 +255,11 @@ def test_stores_of_devinterp_2_are_analysed_without_being_asked(run, reference):
         (["llc", "{store}", "--over", "observable", "--observable", "poems"], "poems"),
         (["llc", "{store}", "--ci", "7"], "between 0 and 1"),
         (["susceptibilities", "{store}"], "without a restriction"),
-        (["report", "{store}", "--tokenizer", "/nowhere/tokenizer.json"], "could not be loaded"),
+        pytest.param(
+            ["report", "{store}", "--tokenizer", "/nowhere/tokenizer.json"],
+            "could not be loaded",
+            marks=pytest.mark.needs("transformers"),
+        ),
         (["report", "{store}", "--tokenizer", "bites"], "Did you mean 'bytes'?"),
         (["report", "{store}", "-o", "nowhere/report.html"], "no folder nowhere"),
         (["llc", "{store}", "-o", "nowhere/llc.csv"], "no folder nowhere"),

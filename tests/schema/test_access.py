@@ -314,11 +314,15 @@ def test_what_names_no_store_is_refused(target: object) -> None:
         open_access(target)
 
 
-def test_a_home_is_found_and_bad_urls_are_errors_of_the_store(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_home_is_found_and_one_that_is_not_there_is_an_error(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(folder.parent))
     assert open_access("~/store").get("a", 8) == b"x"
     with pytest.raises(StoreError, match="cannot be opened"):
         open_access("~no-such-user/store")
+
+
+@pytest.mark.needs("fsspec")
+def test_a_url_of_no_known_scheme_is_an_error_of_the_store() -> None:
     with pytest.raises(StoreError, match="no-such-scheme"):
         open_access("no-such-scheme://x/y")
 

@@ -128,6 +128,7 @@ def test_a_store_and_dask_give_the_same(tmp_path):
     xr.testing.assert_allclose(compute_bif(stored.chunk(chain=1, draw=10), top_k=3), expected, atol=1e-6)
 
 
+@pytest.mark.needs("dask")
 @pytest.mark.parametrize(
     "options",
     [

@@ -39,6 +39,7 @@ def local_cluster():
 
 
 @pytest.mark.slow
+@pytest.mark.needs("dask")
 @pytest.mark.filterwarnings("default")  # what a cluster warns of at its start and end is not ours
 def test_a_cluster_gives_the_in_memory_results_and_no_losses_are_gathered(tmp_path):
     study = make_study(("full", "l0h0"), chains=2, draws=80, rows=ROWS, tokens=TOKENS)

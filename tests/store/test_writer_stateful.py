@@ -138,7 +138,7 @@ class WriterMachine(RuleBasedStateMachine):
             writer = self.writer(chain)
             self.failed[chain], self.ended[chain] = writer.progress.draws, "failed"
             step = writer.progress.steps
-            if surplus and step < BURNIN + DRAWS * BETWEEN:
+            if surplus and 0 < step < BURNIN + DRAWS * BETWEEN:  # the very first step is burn-in, and would be kept
                 writer.steps(step, self.numbers.steps(chain, step, step + 1))
             finish(self.run, self.writers.pop(chain), "failed", step)  # type: ignore[arg-type]
 
