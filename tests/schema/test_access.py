@@ -6,6 +6,7 @@ import os
 import struct
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -113,7 +114,7 @@ def test_a_key_that_leads_out_is_not_read(access: Any, key: str) -> None:
 def test_only_windows_takes_a_colon_for_a_drive(monkeypatch: pytest.MonkeyPatch) -> None:
     assert safe_key("c:/x")
     assert safe_key("a..b/.hidden")
-    monkeypatch.setattr(module.os, "name", "nt")
+    monkeypatch.setattr(module, "os", SimpleNamespace(name="nt"))
     assert not safe_key("c:/x")
     assert safe_key("c/x")
 
