@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import sys
+import types
+
 import numpy as np
 import pytest
 import xarray as xr
-from made_runs import fail_chain, make_run, make_study, to_store
+from made_runs import fail_chain, make_run, make_series, make_study, to_store
 
 from devinterp.errors import (
     AllChainsFailedError,
@@ -14,7 +17,7 @@ from devinterp.errors import (
     SettingError,
 )
 from devinterp.schema import validate
-from devinterp.slt.llc import compute_llc
+from devinterp.slt.llc import best_average, compute_llc, llc
 
 
 def by_hand(tree, chains=None, draws=None):
@@ -267,3 +270,99 @@ def test_what_is_no_run_is_refused():
         compute_llc(
             make_run().drop_nodes([]).to_dataset().drop_vars("init_loss_train"), over="observable", observable="train"
         )
+
+
+def test_one_call_samples_with_what_it_is_given_and_averages_as_asked(monkeypatch):
+    asked = {}
+
+    def sample(*arguments, **options):
+        asked.update(options, arguments=arguments)
+        return make_run(draws=20).to_dataset().assign(step_loss=(("chain", "step"), np.full((3, 25), 4.0)))
+
+    fake = types.ModuleType("devinterp.slt.sampling")
+    fake.sample = sample
+    monkeypatch.setitem(sys.modules, "devinterp.slt.sampling", fake)
+    options = {"lr": 0.1, "n_beta": 3.0, "param_masks": {"a": None}, "loss_fn": len, "num_chains": 3}
+    result = llc("model", "data", {"code": 1}, **options, over="steps", burnin=True, ci=0.5)
+    assert asked == {**options, "arguments": ("model", "data", {"code": 1})}
+    assert (result.attrs["over"], result.attrs["burnin"], result.attrs["ci"]) == ("steps", 1, 0.5)
+    assert result.sizes["step"] == 25
+    chosen = llc("model", "data", {}, lr=1.0, n_beta=1.0, over="observable", observable="code")
+    assert chosen.attrs["observable"] == "code"
+    assert llc("model", "data", {}, lr=1.0, n_beta=1.0).attrs["over"] == "draws"
+
+
+@pytest.mark.parametrize("ci", [1, 1.0, -0.1, 0])
+def test_a_level_lies_between_0_and_1(ci):
+    with pytest.raises(SettingError, match="between 0 and 1"):
+        compute_llc(make_run(), ci=ci)
+    assert compute_llc(make_run(), ci=0.999).attrs["ci"] == 0.999
+
+
+def test_losses_of_every_micro_batch_are_averaged_over_steps():
+    tree = make_run(draws=20)
+    losses = np.random.default_rng(0).normal(3, 0.1, (3, 25, 8, 6)).astype(np.float32)
+    data = tree.to_dataset().assign(sampling_loss_micro=(("chain", "step", "batch_sampling", "token_pos"), losses))
+    start = tree["init_loss"].values.astype(np.float64).mean()
+    for burnin, skipped in ((True, 0), (False, 5)):
+        result = compute_llc(data, over="steps", burnin=burnin, ci=0.9)
+        trace = losses.astype(np.float64).mean(axis=(2, 3))[:, skipped:]
+        np.testing.assert_allclose(result["llc_per_chain"], 30 * (trace.mean(axis=1) - start))
+        np.testing.assert_allclose(result["loss_trace"], trace, rtol=1e-6)
+    both = data.assign(step_loss=(("chain", "step"), np.zeros((3, 25))))  # rows tell more than their mean
+    xr.testing.assert_identical(compute_llc(both, over="steps"), compute_llc(data, over="steps"))
+
+
+def test_which_steps_are_burnin_follows_from_three_settings():
+    steps = np.random.default_rng(0).normal(3, 0.1, (3, 5 + 20 * 3))
+    data = make_run(draws=20, num_steps_bw_draws=3).to_dataset().assign(step_loss=(("chain", "step"), steps))
+    result = compute_llc(data, over="steps")
+    assert result.sizes["step"] == 60
+    np.testing.assert_allclose(result["loss_trace"], steps[:, 5:], rtol=1e-6)
+    for name in ("num_burnin_steps", "num_draws", "num_steps_bw_draws"):
+        lacking = data.copy(deep=True)
+        lacking.attrs["metadata"]["config"]["sampler"].pop(name)
+        with pytest.raises(SettingError, match="burn-in"):
+            compute_llc(lacking, over="steps")
+
+
+@pytest.mark.parametrize("allow_partial", [False, True])
+def test_members_of_a_study_are_named_where_they_fail(allow_partial):
+    study = make_study(("full", "a"))
+    study["a"]["init_loss"].values[0] = np.nan
+    with pytest.raises(DataError, match="of the run 'a' is not finite"):
+        compute_llc(study, allow_partial=allow_partial)
+    unfinished = make_study(("full", "a"))
+    unfinished["a"].attrs["completed"] = 0
+    if allow_partial:
+        assert compute_llc(unfinished, allow_partial=True).attrs["n_chains_used"] == {"full": 3, "a": 3}
+    else:
+        with pytest.raises(IncompleteStoreError, match="'a'"):
+            compute_llc(unfinished)
+
+
+def test_attributes_of_a_study_are_by_run_where_runs_differ():
+    study = {"full": make_run(), "a": fail_chain(make_run(1), 1, 12)}
+    study["a"]["n_beta"].values[...] = 15.0
+    study["a"].attrs["metadata"]["config"]["sampler"]["n_beta"] = 15.0
+    with pytest.warns(ChainFailedWarning):
+        result = compute_llc(study, over="observable", observable="train", ci=0.9)
+    assert result.attrs == {
+        "devinterp_schema": "devinterp/llc@1", "over": "observable", "observable": "train", "ci": 0.9,
+        "n_beta": {"full": 30.0, "a": 15.0}, "n_chains_used": {"full": 3, "a": 2},
+        "chains_excluded": {"full": [], "a": [1]},
+    }  # fmt: skip
+    assert result["llc_ci"].dims == ("wr", "bound")
+
+
+def test_the_best_average_compares_the_same_rows_where_every_run_has_them():
+    assert best_average(make_study()) == "observable"
+    assert best_average(make_study()["full"]) == "observable"
+    assert best_average(make_run()) == "draws"  # which of its observables is the task is not known
+    assert best_average(make_series()) == "observable"
+    study = make_study()
+    study["l0h0"] = xr.DataTree(study["l0h0"].to_dataset().drop_vars("init_loss_train"))
+    assert best_average(study) == "draws"
+    unfinished = make_study()
+    unfinished["l0h0"].attrs["completed"] = 0
+    assert best_average(unfinished) == "observable"

@@ -63,7 +63,13 @@ GROUPS: dict[str, tuple[list[str], list[str]]] = {
     ),
     "llc": (
         ["slt/llc.py", "slt/_chains.py"],
-        ["tests/slt/test_llc.py", "tests/slt/test_chains.py", "tests/properties/test_llc_identities.py"],
+        [
+            "tests/slt/test_llc.py",
+            "tests/slt/test_chains.py",
+            "tests/slt/test_series.py",
+            "tests/slt/test_sweep.py",
+            "tests/properties/test_llc_identities.py",
+        ],
     ),
     "susceptibilities": (
         ["slt/_moments.py", "slt/susceptibilities.py", "slt/_sus_tree.py"],
