@@ -6,6 +6,7 @@ wrong about one run in five hundred, for any seed.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -101,3 +102,9 @@ def test_the_full_table_has_at_least_twenty_cases() -> None:
     assert len(table) >= 20
     assert len({case.name for case in table}) == len(table)
     assert {"update rule", "degenerate", "normal crossing", "BIF"} <= {case.group for case in table}
+
+
+def test_the_page_has_every_case_and_none_that_was_missed() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "ground-truth.md").read_text(encoding="utf-8")
+    assert [c.name for c in full_table() if f"| {c.group} | {c.name} |" not in page] == []
+    assert "**" not in page, "a target lies outside its interval, or beyond the bound"

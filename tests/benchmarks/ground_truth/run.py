@@ -42,11 +42,14 @@ autocorrelation. The targets are exact for the run's own step size, inverse temp
 * λ rows compare with learning coefficients, the limit of large n_beta; they hold up to a bias of {bound:.0%}, which
   was fixed beforehand.
 
-ESS is the number of independent draws that the mean is worth. {peer}
+ESS is the number of independent draws that the mean is worth. Of intervals at 99 %, one in a hundred misses its target
+by chance.{peer}
 
 | group | case | quantity | true value | estimate | 99 % interval | ESS | {peer_title} | verdict |
 |---|---|---|---|---|---|---|---|---|
 """
+
+PEER = " The column of devinterp 2.0.x is its own sampler on the same models, settings and seeds."
 
 
 @dataclass
@@ -179,7 +182,7 @@ def main() -> int:
         found.append(result)
     exact = [r for r in found if r.row.kind == "exact"]
     inside, wrong = sum(r.fine for r in exact), [r for r in found if not r.fine]
-    peer = "The peer's column is devinterp 2.0.x on the same settings and seeds." if arguments.peer else ""
+    peer = PEER if arguments.peer else ""
     header = HEADER.format(bound=ASYMPTOTIC_BOUND, peer=peer, peer_title="devinterp 2.0.x" if arguments.peer else "")
     runs = len({r.case for r in found})
     summary = f"\n{len(found)} numbers of {runs} runs; {inside} of {len(exact)} exact targets inside.\n"
