@@ -16,14 +16,18 @@ from devinterp.schema.report import Report
 from devinterp.testing import StoreRecipe, make_store, make_tree, observable_names, recipes, restriction_names, trees
 from devinterp.testing._bases import EXTENDED
 
-KINDS = ("samples", "study", "llc", "bif", "bif_topk", "susceptibilities", "sweep", "sweep_summary")
+KINDS = ("samples", "study", "llc", "bif", "bif_topk", "susceptibilities", "series", "sweep", "sweep_summary")
 PROFILES = ("strict", "open", "devinterp-2.0")
 CASES = [(k, p) for k in KINDS for p in PROFILES if p in load(k).profiles]
 
 
 def complaints(report: Report, recipe: StoreRecipe) -> list[str]:
     """Findings, but for the one that says that a chain failed where the recipe says that it did."""
-    failed = recipe.failed or any(c.get("failed") for c in recipe.children.values())
+
+    def fails(children: Any) -> bool:
+        return any(c.get("failed") or fails(c.get("children", {})) for c in children.values())
+
+    failed = recipe.failed or fails(recipe.children)
     return [str(f) for f in report.findings if not (failed and f.code == RuleCode.FAILED_CHAIN)]
 
 

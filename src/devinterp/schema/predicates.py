@@ -32,6 +32,7 @@ ENTRY_POINT_GROUP = "devinterp.predicates"
 _OURS = (
     "devinterp.schema.relations_samples",
     "devinterp.schema.relations_study",
+    "devinterp.schema.relations_series",
     "devinterp.schema.relations_sweep",
     "devinterp.schema.relations_results",
 )

@@ -122,6 +122,13 @@ BASES: dict[str, StoreRecipe] = {
         children={name: {"attributes": _VOCABULARY} for name in ("warm", "cold", "fast")},
         seed=19,
     ),
+    "series": StoreRecipe(
+        "series",
+        parameters=_STUDY.parameters,
+        members={**_MEMBERS, "restriction": {"full": {}, "l0h0": {}}, "checkpoint": {"0": {}, "64": {}, "512": {}}},
+        sizes={"token_pos": 2},
+        seed=21,
+    ),
     "llc": StoreRecipe("llc", sizes={"chain": 4, "draw": 5}, optional=frozenset({"llc_ci"}), failed={1: 2}, seed=10),
     "llc of a study": StoreRecipe(
         "llc", sizes={"chain": 2, "draw": 3, "wr": 3, "checkpoint": 2}, leading=frozenset({"wr", "checkpoint"}),

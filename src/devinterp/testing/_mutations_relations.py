@@ -210,47 +210,6 @@ def _a_run_that_did_not_observe_the_task(store: StoreEditor) -> None:
         store.rename(f"l0h0/{name}code", f"l0h0/{name}x")
 
 
-@mutation("DI451", "sweep")
-def _a_cell_that_is_not_listed(store: StoreEditor) -> None:
-    """There is a run of a cell that the list does not name."""
-    store.copy("warm", "warmer")
-
-
-@mutation("DI451", "sweep")
-def _a_listed_cell_is_missing(store: StoreEditor) -> None:
-    """The list names a cell that is not there."""
-    store.remove("cold")
-
-
-@mutation("DI451", "sweep")
-def _settings_of_a_cell_are_missing(store: StoreEditor) -> None:
-    """The root has settings of fewer cells than there are."""
-    for name in ("cell", "lr", "n_beta", "localization"):
-        store.rewrite(name, store.read(name)[:2])
-
-
-@mutation("DI452", "sweep")
-def _settings_of_cells_in_another_order(store: StoreEditor) -> None:
-    """The root tells the step sizes of the cells in the wrong order."""
-    store.change("lr", lambda values: values[::-1].copy())
-
-
-@mutation("DI452", "sweep")
-def _a_cell_was_sampled_at_another_temperature(store: StoreEditor) -> None:
-    """The root tells another inverse temperature than a cell was sampled at."""
-    store.set_value("n_beta", 1, 77.0)
-
-
-@mutation("DI452", "sweep")
-def _two_cells_with_the_same_settings(store: StoreEditor) -> None:
-    """Two cells were sampled with the same settings."""
-    for name in ("lr", "n_beta", "localization"):
-        value = float(store.read(name)[0])
-        store.set_value(name, 2, value)
-        store.set_attribute("fast", f"{_SAMPLER}.{name}", value)
-    store.change("fast/n_beta", lambda values: np.full_like(values, store.read("warm/n_beta")))
-
-
 @mutation("DI421", "llc")
 def _the_mean_is_off(store: StoreEditor) -> None:
     """llc_mean is not the mean of the chains."""

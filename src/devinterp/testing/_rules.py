@@ -154,6 +154,25 @@ def _sweep_settings(draft: Draft, group: GroupDraft, arguments: Arguments) -> No
         group.set(name, [own[name] for own in settings])
 
 
+# ---- series --------------------------------------------------------------------------------------------------------
+
+
+@rule_maker("series_checkpoints_listed", stage="plan")
+def _checkpoints_listed(draft: Draft, group: GroupDraft, arguments: Arguments) -> None:
+    group.sizes["checkpoint"] = len(draft.members["checkpoint"])
+
+
+@rule_maker("series_steps")
+def _series_steps(draft: Draft, group: GroupDraft, arguments: Arguments) -> None:
+    """The root says which steps there are, and every study has the first one's restrictions and sampling task."""
+    group.set("checkpoint", [int(name) for name in draft.members["checkpoint"]])
+    studies = [child.root for child in draft.shared["children"].values()]
+    for path in ("metadata.config.restrictions", "metadata.config.sampling_task"):
+        shared = dig(studies[0].attributes, path)
+        for each in (group, *studies):
+            put(each.attributes, path, deepcopy(shared))
+
+
 # ---- llc -----------------------------------------------------------------------------------------------------------
 
 

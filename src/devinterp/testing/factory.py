@@ -23,9 +23,14 @@ from devinterp.testing._attributes import declared_attributes, draw_instance, pu
 from devinterp.testing._draft import Draft, GroupDraft, rule_makers
 from devinterp.testing._values import draw_values
 
-__all__ = ["StoreRecipe", "build_draft", "make_store", "make_tree"]
+__all__ = ["StoreRecipe", "build_draft", "included_schemas", "make_store", "make_tree"]
 
-_DEFAULT_MEMBERS = {"obs": ("code", "math"), "restriction": ("full", "l0h0", "l1h1 mlp"), "cell": ("warm", "cold")}
+_DEFAULT_MEMBERS = {
+    "obs": ("code", "math"),
+    "restriction": ("full", "l0h0", "l1h1 mlp"),
+    "cell": ("warm", "cold"),
+    "checkpoint": ("0", "512"),
+}
 
 
 @dataclass(frozen=True)
@@ -187,6 +192,15 @@ def build_draft(recipe: StoreRecipe) -> Draft:
     return draft
 
 
+def included_schemas(schema: Schema, profile: str = "strict") -> list[Schema]:
+    """Return the schemas that the groups of a schema are of, from the outside in."""
+    out: list[Schema] = []
+    for name in [str(node.include) for node in schema.nodes if node.include]:
+        one: Schema = load(name, profile=profile if profile in load(name).profiles else "strict")
+        out += [one, *included_schemas(one, profile)]
+    return out
+
+
 def _parameters(schema: Schema, recipe: StoreRecipe) -> dict[str, Any]:
     """Values for every parameter: the recipe's, or small ones within the bounds that the attributes declare."""
     out: dict[str, Any] = {}
@@ -198,7 +212,7 @@ def _parameters(schema: Schema, recipe: StoreRecipe) -> dict[str, Any]:
             out[name] = True if spec.default is None else spec.default
         elif spec.default is not None:
             out[name] = spec.default
-    known = set(schema.parameters).union(*(load(str(n.include)).parameters for n in schema.nodes if n.include))
+    known = {name for each in (schema, *included_schemas(schema)) for name in each.parameters}
     unknown = set(recipe.parameters) - known
     if unknown:
         raise SchemaError(
@@ -235,7 +249,11 @@ def _root_attributes(draft: Draft) -> dict[str, Any]:
     for family, kin in draft.schema.families.items():
         if kin.path is not None:
             entries = draft.members[family]
-            listed = [{kin.key: n, **e} for n, e in entries.items()] if kin.key is not None else list(entries)
+            listed: list[Any] = (
+                [{kin.key: n, **e} for n, e in entries.items()] if kin.key is not None else list(entries)
+            )
+            if subschema(declared, kin.path).get("items", {}).get("type") == "integer":
+                listed = [int(name) for name in entries]
             put(known, kin.path, listed)
     drawn: dict[str, Any] = draw_instance(declared, draft.rng, known)
     return drawn
@@ -263,12 +281,13 @@ def _child(draft: Draft, node: NodeSpec, member: str) -> StoreRecipe:
     recipe = draft.recipe
     included: Schema = load(str(node.include))
     profile = recipe.profile if recipe.profile in included.profiles else "strict"
-    given = {k: v for k, v in recipe.parameters.items() if k in included.parameters}
+    below = (included, *included_schemas(included))
+    given = {k: v for k, v in recipe.parameters.items() if any(k in each.parameters for each in below)}
     child = StoreRecipe(
         schema=str(node.include),
         profile=profile,
         parameters=given,
-        members={k: v for k, v in recipe.members.items() if k in included.families},
+        members={k: v for k, v in recipe.members.items() if any(k in each.families for each in below)},
         sizes=recipe.sizes,
         seed=int(draft.rng.integers(2**31)),
     )

@@ -14,7 +14,7 @@ from devinterp.testing._catalogue import CATALOGUE, Mutation, mutation
 
 __all__ = ["MUTATIONS", "Mutation", "mutation", "mutations_of"]
 
-for _module in ("store", "structure", "storage", "hostile", "values", "relations", "chunks"):
+for _module in ("store", "structure", "storage", "hostile", "values", "relations", "grids", "chunks"):
     import_module(f"devinterp.testing._mutations_{_module}")
 
 MUTATIONS: tuple[Mutation, ...] = tuple(sorted(CATALOGUE.values(), key=lambda m: (m.code, m.name)))

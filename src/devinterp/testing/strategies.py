@@ -23,7 +23,7 @@ from devinterp.names import check_observable_names, check_restriction_names, san
 from devinterp.schema import load
 from devinterp.schema.spec import NodeSpec, Schema
 from devinterp.testing._attributes import declared_attributes, put, subschema
-from devinterp.testing.factory import StoreRecipe, make_tree
+from devinterp.testing.factory import StoreRecipe, included_schemas, make_tree
 
 __all__ = ["member_names", "observable_names", "recipes", "restriction_names", "sample_settings", "trees"]
 
@@ -86,6 +86,9 @@ def member_names(family: str, *, min_size: int = 1, max_size: int = 3) -> st.Sea
             .flatmap(lambda names: st.permutations(["full", *names]))
             .map(lambda names: {n: {} for n in names})
         )
+    if family == "checkpoint":
+        steps = st.lists(st.integers(0, 2**40), min_size=min_size, max_size=max_size, unique=True)
+        return steps.map(lambda numbers: {str(n): {} for n in numbers})
     words = st.from_regex(r"[a-z][a-z0-9]{0,5}", fullmatch=True)
     return st.lists(words, min_size=min_size, max_size=max_size, unique=True).map(lambda names: {n: {} for n in names})
 
@@ -111,8 +114,8 @@ def recipes(
     Parameters
     ----------
     schema : str, Path, mapping or Schema
-        A kind (``"samples"``, ``"study"``, ``"sweep"``, ``"llc"``, ``"bif"``, ``"susceptibilities"``), an id, or a
-        document of your own.
+        A kind (``"samples"``, ``"study"``, ``"series"``, ``"sweep"``, ``"llc"``, ``"bif"``, ``"susceptibilities"``),
+        an id, or a document of your own.
     profile : str
         Profile that the trees are valid under.
     failures : bool
@@ -130,8 +133,7 @@ def recipes(
 def _recipes(
     draw: st.DrawFn, loaded: Schema, source: Any, profile: str, failures: bool, long: bool, min_members: int
 ) -> StoreRecipe:
-    nodes = [*loaded.nodes]
-    included = [load(str(n.include), profile=_profile_of(str(n.include), profile)) for n in nodes if n.include]
+    included = included_schemas(loaded, profile)
     schemas = [loaded, *included]
     parameters: dict[str, Any] = {}
     for one in schemas:
@@ -153,12 +155,19 @@ def _recipes(
     chains = parameters.get("num_chains", sizes.get("chain", 0))
     fail = _failed(chains, parameters.get("num_draws", sizes.get("draw", 1))) if failures else st.just({})
     stateful = any(r.predicate in ("chain_states", "llc_identities") for n in loaded.nodes for r in n.rules)
-    children = {
-        name: {"failed": draw(fail) if profile == "strict" else {}, "attributes": inner}
-        for family in loaded.families
-        for name in members[family]
-        if included
-    }
+
+    def below(levels: list[Schema]) -> dict[str, dict[str, Any]]:
+        """What the recipes of the groups of a level have of their own: runs fail, what holds them does not."""
+        if len(levels) == 1:
+            return {}
+        out: dict[str, dict[str, Any]] = {}
+        for family in levels[0].families:
+            for name in members[family]:
+                run = {"failed": draw(fail) if profile == "strict" else {}, "attributes": inner}
+                out[name] = run if len(levels) == 2 else {"children": below(levels[1:])}
+        return out
+
+    children = below(schemas)
     return StoreRecipe(
         schema=source,
         profile=profile,
@@ -173,10 +182,6 @@ def _recipes(
         children=children,
         seed=draw(st.integers(0, 2**32 - 1), label="seed"),
     )
-
-
-def _profile_of(schema: str, profile: str) -> str:
-    return profile if profile in load(schema).profiles else "strict"
 
 
 def _draw_parameters(draw: st.DrawFn, schema: Schema, long: bool) -> dict[str, Any]:

@@ -133,4 +133,19 @@ TEXTS: dict[str, CodeText] = {
         "all.",
         "Write lr, n_beta and localization again from metadata.config.sampler of every cell.",
     ),
+    "DI461": CodeText(
+        "structure",
+        "error",
+        "checkpoints and groups",
+        "The checkpoints that a series lists, its groups and its dimension checkpoint must be the same, and every "
+        "study of it has the restrictions and the sampling task that its root names.",
+        "Restore the group or the list. sample_checkpoints() with the same arguments adds those that are missing.",
+    ),
+    "DI462": CodeText(
+        "values",
+        "error",
+        "training steps",
+        "The coordinate checkpoint of a series holds the training steps of metadata.config.checkpoints, in that order.",
+        "Write checkpoint again from metadata.config.checkpoints.",
+    ),
 }
