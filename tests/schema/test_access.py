@@ -283,7 +283,8 @@ def test_a_store_without_listings_says_so() -> None:
             access.entries(prefix)
         with pytest.raises(UnlistableError):
             list(access.keys(prefix))
-    assert access.entries("nothing") == []
+    for nothing in ("nothing", "XX"):
+        assert access.entries(nothing) == []
     assert access.exist(["a", "nothing"]) == [True, False]
 
 
@@ -370,3 +371,5 @@ def test_the_list_of_an_archive_is_judged_by_the_largest_of_its_sizes(tmp_path: 
         assert zip_entries(path) == 70_001
     path.write_bytes(b"PK\5\6" + struct.pack("<HHHHIIH", 0, 0, 9, 9, 47 * 9999, 0, 0))
     assert zip_entries(path) == 1  # no list is longer than its file
+    path.write_bytes(b"PK\5\6" + struct.pack("<HHHHIIH", 0, 0, 9, 9, 2**31, 0, 60_000) + bytes(60_000))
+    assert zip_entries(path) == 60_022 // 47 + 1

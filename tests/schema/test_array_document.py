@@ -136,6 +136,21 @@ def test_a_document_that_cannot_be_used_is_refused(members: dict[str, Any]) -> N
     assert read(**members).code == RuleCode.METADATA
 
 
+def test_a_finding_says_which_member_is_wrong_and_what_belongs_there() -> None:
+    for member, value, expected in (
+        ("chunk_grid", {"name": "rectilinear"}, "regular"),
+        ("chunk_key_encoding", "v1", "default"),
+        ("storage_transformers", ["x"], "none"),
+    ):
+        assert read(**{member: value}).expected == expected
+    for member in ("codecs", "chunk_grid", "chunk_key_encoding"):
+        value = [3] if member == "codecs" else 3
+        assert read(**{member: value}).message.startswith(f"{member} cannot be read")
+    assert read(shape=3).message.startswith("shape is no list")
+    assert read(chunk_grid="regular").message.startswith("chunk_shape is no list")
+    assert (read(shape=[1.5, 1]).expected, read(storage_transformers=["x"]).found) == ("integers", "some")
+
+
 def test_codecs_may_be_so_many_and_only_known_ones() -> None:
     assert len(read(codecs=["bytes"] * 16).storage.codecs) == 16
     for name in SAFE_CODECS - {"sharding_indexed"}:
