@@ -254,6 +254,13 @@ def test_what_is_no_stream_of_its_packer_does_not_decode(packer: str) -> None:
             decode_chunk(raw, array, 0)
 
 
+@pytest.mark.parametrize(("packer", "said"), [("zstd", "no zstd frame"), ("blosc", "no blosc frame"), ("gzip", "gzip")])
+def test_what_is_too_short_for_a_header_is_said_to_be_no_stream(packer: str, said: str) -> None:
+    for length in (0, 5):
+        with pytest.raises(CorruptChunkError, match=said):
+            decode_chunk(b"\0" * length, node([codec("bytes"), codec(packer)], (4,)), 0)
+
+
 def test_a_damaged_body_is_named_by_its_packer() -> None:
     values = np.random.default_rng(0).integers(0, 4, 1000).astype("<i4")
     for packer, pack in PACK.items():

@@ -249,6 +249,14 @@ def test_chunks_behind_the_draws_of_an_interrupted_chain_need_not_be_there(
     assert "/loss_code/c/0/2/0/0" in names
 
 
+@pytest.mark.parametrize("dims", [["chain", "x", "batch", "token_pos"], ["x", "draw", "batch", "token_pos"]])
+def test_an_array_of_other_dimensions_has_its_chunks_all_the_same(store_of: StoreOf, dims: list[str]) -> None:
+    store = store_of("samples")
+    edit_array(store, "sampling_loss", dimension_names=dims)
+    (store / "sampling_loss/c/1/0/0/0").unlink()
+    assert ("DI501", "/sampling_loss/c/1/0/0/0") in found(store)
+
+
 def test_a_chunk_may_be_omitted_only_where_its_fill_is_legal(reference: Path, tmp_path: Path) -> None:
     """The peer omits chunks that are all fill: token 0 is a token, and NaN is no loss."""
     store = Path(shutil.copytree(reference / "full.zarr", tmp_path / "full.zarr"))

@@ -62,6 +62,7 @@ def test_a_document_that_may_grow_beyond_memory_when_parsed_is_refused() -> None
     """None takes more than 48 times its size, so that in a small one nothing is counted; a text takes itself."""
     many = b'{"a":[' + b"{}," * 1000 + b"{}]}"
     text = json.dumps({"a": "x" * 10_000}).encode()
+    assert parsed_size(text) < 1.1 * len(text)
     for raw, bound in ((many, 48 * len(many)), (text, parsed_size(text))):
         assert isinstance(parse(raw, Limits(memory=-(-bound * 4 // 3))), dict)
         finding = parse(raw, Limits(memory=bound * 4 // 3 - 1))

@@ -196,6 +196,7 @@ LOOSENED: list[tuple[dict[str, Any], str]] = [
     (root(variables={"a": {"presence": "optional"}}), "//variables/a/presence is 'optional', the base says 'required'"),
     (root(variables={"a": {"presence": "forbidden"}}), "//variables/a/presence"),
     (root(variables={"free": {"presence": {"when": "n"}}}), "//variables/free/presence"),
+    (root(variables={"loss_{wr}": {}}), "//variables/loss_{wr} would also be loss_{obs}"),
     (root(variables={"loss_mine": {}}), "//variables/loss_mine would also be loss_{obs}"),
     (root(variables={"{obs}_a": {}, "{obs}": {}}), "//variables/{obs} would also be a,"),
     ({"profiles": {"strict": {"doc": "x", "undeclared": "note"}}}, "profiles/strict/undeclared differs"),

@@ -239,3 +239,12 @@ def test_the_codecs_that_our_writer_uses_are_those_exported(tmp_path: Path) -> N
     store = make_store(tmp_path / "a.zarr", "samples")
     found = zarr.open_group(store, mode="r")["sampling_loss"].metadata.to_dict()["codecs"]
     assert [c["name"] for c in found] == list(load("samples").storage.codecs)
+
+
+def test_a_number_that_json_does_not_have_is_spelt() -> None:
+    variable = {"dims": [], "dtype": "float32", "unit": "1", "doc": "x", "fill": float("nan")}
+    schema = load(
+        {"schema": "lab/x", "version": 1, "doc": "x", "nodes": {"/": {"doc": "x", "variables": {"a": variable}}}}
+    )
+    assert schema.to_dict()["nodes"]["/"]["variables"]["a"]["fill"] == "NaN"
+    json.dumps(schema.to_json_schema(), allow_nan=False)

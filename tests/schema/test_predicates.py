@@ -39,6 +39,7 @@ def marked(name: str, values: Any, **arguments: Any) -> list[Any]:
     ("name", "arguments", "values", "broken"),
     [
         ("finite", {}, [0.0, np.nan, np.inf, -np.inf, 3e38], [0, 1, 1, 1, 0]),
+        ("finite", {}, [np.inf, -np.inf], [1, 1]),
         ("at_least", {"minimum": 0}, [-1, 0, 1], [1, 0, 0]),
         ("at_least", {"minimum": 0}, [-0.5, np.nan, 0.0], [1, 0, 0]),
         ("at_most", {"maximum": 2}, [3, 2, 1], [1, 0, 0]),

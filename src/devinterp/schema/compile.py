@@ -61,7 +61,7 @@ def to_pandera(
     from devinterp.schema.loader import load
 
     loaded = schema if isinstance(schema, Schema) else load(schema, profile=profile)
-    group = GroupNode("/", dict(attributes or {}), view=True)
+    group = GroupNode("/", dict(attributes or {}))
     for name, dims in (variables or {}).items():
         group.arrays[name] = ArrayNode(f"/{name}", name, tuple(dims), (1,) * len(dims), "", {})
     return compile_node(Bound(loaded, loaded.node(node), group, group, group))

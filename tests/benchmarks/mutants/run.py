@@ -15,6 +15,7 @@ imported (tables, defaults of arguments) is not mutated: it has been run before 
 from __future__ import annotations
 
 import argparse
+import ast
 import gc
 import importlib
 import json
@@ -112,6 +113,17 @@ def function_of(path: Path, mutant: Mutant, source: str) -> list[tuple[tuple[str
 
     walk(compile(mutant.apply(source), str(path), "exec"))
     return found
+
+
+def lines_of_bodies(source: str) -> set[int]:
+    """Lines that run when a function is called: not those of classes, nor of defaults, which run on import."""
+    lines: set[int] = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            lines.update(range(node.body[0].lineno, (node.end_lineno or 0) + 1))
+        elif isinstance(node, ast.Lambda):
+            lines.update(range(node.body.lineno, (node.end_lineno or 0) + 1))
+    return lines
 
 
 def swap(path: Path, mutant: Mutant, source: str) -> bool:
@@ -263,7 +275,8 @@ class Trial:
         """Try the mutants of one module, or a sample of them."""
         path = SRC / module
         source = path.read_text(encoding="utf-8")
-        inner = [m for m in mutants_of(source) if m.where]
+        swappable = lines_of_bodies(source)
+        inner = [m for m in mutants_of(source) if m.line in swappable]
         self.totals[module] = len(inner)
         chosen = inner
         if self.arguments.per_module and len(inner) > self.arguments.per_module:
