@@ -107,6 +107,7 @@ def test_what_a_root_document_says_besides_is_named() -> None:
     assert found == {("DI208", "/")}
     assert tree is not None
     assert tree.root.attrs == {}
+    assert read({"zarr.json": {**GROUP, "aside": {"must_understand": False}}})[1] == set()
     inner = {**NODES, "g/zarr.json": {**GROUP, "mystery": {"must_understand": True}, "attributes": {"x": 1}}}
     tree, found = read(inner)
     assert found == {("DI208", "/g")}

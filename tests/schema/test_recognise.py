@@ -75,6 +75,14 @@ def test_what_was_asked_for_comes_first() -> None:
         choose(nameless("llc"), "nothing")
 
 
+def test_a_tree_may_name_an_extension_of_what_was_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    extension = load({"schema": "lab/x", "version": 1, "extends": "devinterp/llc@1", "doc": "x"})
+    installed = {"lab/x@1": extension, "devinterp/bif@1": load("bif")}
+    monkeypatch.setattr("devinterp.schema.recognise.load_by_id", lambda identity, profile: installed.get(identity))
+    assert choose(named("lab/x@1"), "llc") == ("devinterp/llc@1", [])
+    assert [f[0] for f in choose(named("devinterp/bif@1"), "llc")[1]] == ["DI009"]
+
+
 def test_a_tree_that_fits_nothing_is_told_what_there_is() -> None:
     root = GroupNode("/", {})
     schema, ((code, expected, found),) = choose(root)

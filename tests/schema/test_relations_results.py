@@ -7,7 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 import xarray as xr
-from contexts import problems
+from contexts import context_of, problems
+
+from devinterp.schema.context import NotReadableError
+from devinterp.schema.predicates import find_predicate
 
 
 def result(schema: str, variables: dict[str, Any], coords: Any = None, **attrs: Any) -> xr.DataTree:
@@ -162,7 +165,7 @@ def test_a_correlation_beyond_one_is_found(by_token: bool) -> None:
         assert found(bif(spoilt, by_token=by_token, compute_covariance=True), "bif_correlation") == []
 
 
-@pytest.mark.parametrize("off", [1e-3, 1e-5])
+@pytest.mark.parametrize("off", [1e-3, 3e-5, 1e-5])
 def test_influences_that_are_not_symmetric_are_found_where_they_are(off: float) -> None:
     values = correlations()
     values[2, 1, 0, 1] += off
@@ -289,6 +292,31 @@ def test_an_index_that_is_no_grid_is_found(group: str, name: str, place: Any, va
     assert message in problems_of(tree)
 
 
+def test_a_flat_index_that_is_not_whole_is_not_judged() -> None:
+    arguments = {"group": "/susceptibilities", "position": "target_position", "start": 1}
+    tree = flat()
+    tree["susceptibilities"]["batch"].values[0] = 1
+    assert problems("flat_bijection", tree, "susceptibilities", **arguments)
+    nameless = tree.copy(deep=True)
+    nameless["susceptibilities"].attrs["dataset_id_to_name"] = "code"
+    assert problems("flat_bijection", nameless, "susceptibilities", **arguments) == []
+    tree["susceptibilities"] = xr.DataTree(tree["susceptibilities"].to_dataset().drop_vars("dataset_id"))
+    assert problems("flat_bijection", tree, "susceptibilities", **arguments) == []
+
+
+def test_a_flat_index_is_held_at_once_where_five_numbers_for_each_entry_fit() -> None:
+    size = flat()["susceptibilities"].sizes["sus_flat"]
+    rule = find_predicate("flat_bijection").function
+    for budget, fits in ((5 * 8 * size, True), (5 * 8 * size - 1, False)):
+        context = context_of(flat(), "susceptibilities", path="/susceptibilities")
+        context._values.budget = budget  # type: ignore[union-attr]
+        if fits:
+            assert list(rule(context, position="target_position", start=1)) == []
+        else:
+            with pytest.raises(NotReadableError, match=f"{size} entries"):
+                list(rule(context, position="target_position", start=1))
+
+
 def test_both_groups_speak_of_the_same_rows_and_one_token_more() -> None:
     tree = flat()
     tree["context"].attrs["dataset_id_to_name"] = ["math", "code"]
@@ -301,9 +329,11 @@ def test_both_groups_speak_of_the_same_rows_and_one_token_more() -> None:
         mixed = flat()
         mixed["context"] = other["context"]
         mixed["context"].attrs["dataset_id_to_name"] = ["code", "math"]
-        first, *_ = [(p.message, p.expected, p.found) for p in problems("flat_groups_agree", mixed, "susceptibilities")]
+        first, *_ = [
+            (p.message, p.expected, p.found, p.name) for p in problems("flat_groups_agree", mixed, "susceptibilities")
+        ]
         message = "The groups have different rows or positions."
         if said is not None:
-            assert first == (message, "2 rows of 4 tokens in dataset_id 0", said)
+            assert first == (message, "2 rows of 4 tokens in dataset_id 0", said, "context")
         else:
-            assert first == (message, "3 rows of 4 tokens in dataset_id 1", "none")
+            assert first == (message, "3 rows of 4 tokens in dataset_id 1", "none", "context")

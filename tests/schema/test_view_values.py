@@ -176,6 +176,11 @@ def test_attributes_are_followed_to_a_depth_and_no_further() -> None:
     for _ in range(65):
         (found,) = found
     assert found == 1
+    mapping: Any = 1
+    for _ in range(65):
+        mapping = {"a": mapping}
+    assert jsonable(mapping) == mapping
+    assert jsonable({"a": {"a": mapping}}) != {"a": {"a": mapping}}
     endless: list[Any] = []
     endless.append(endless)
     found = jsonable(endless)

@@ -160,7 +160,7 @@ def _flat(context: Context, position: str) -> tuple[NDArray[Any], NDArray[Any], 
         return None
     total = context.group.arrays["dataset_id"].shape
     if len(total) != 1 or 5 * 8 * total[0] > context.budget:
-        raise NotReadableError(f"the flat index has {total} entries, more than fit the memory limit at once")
+        raise NotReadableError(f"the flat index has {math.prod(total)} entries, more than fit the memory limit at once")
     parts = [context.read(n) for n in ("dataset_id", "batch", position)]
     return None if len({p.shape for p in parts}) > 1 else (parts[0], parts[1], parts[2], len(names))
 
