@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 import xarray as xr
-from contexts import problems
+from contexts import context_of, problems
 
 from devinterp.schema import relations_samples as module
+from devinterp.schema.predicates import find_predicate
 from devinterp.testing import make_tree
 
 SIZES = {"num_chains": 3, "num_draws": 4, "num_burnin_steps": 3, "num_steps_bw_draws": 2, "save_metrics": True}
@@ -335,3 +336,62 @@ def test_cells_are_listed_with_their_own_settings() -> None:
     assert ("A group is not among the listed cells.", first) in messages
     config(tree)["cells"] = 3
     assert said("sweep_cells_listed", tree, "sweep") == said("sweep_settings", tree, "sweep") == []
+
+
+def relation(rule: str, context: Any, **arguments: Any) -> list[str]:
+    return [p.message for p in find_predicate(rule).function(context, **arguments)]
+
+
+def test_a_full_run_that_is_broken_is_not_missing_too() -> None:
+    tree = study()
+    del tree["full"]
+    context = context_of(tree, "study")
+    context.group.broken.add("full")
+    assert relation("study_has_full", context) == []
+    assert said("study_has_full", xr.DataTree(), "study") == [
+        ("The study has no group 'full'.", "full", "no groups", "")
+    ]
+
+
+def test_two_runs_are_compared_with_full_wherever_it_stands() -> None:
+    tree = study()
+    other = next(n for n in tree.children if n != "full")
+    pair = xr.DataTree.from_dict({other: tree[other], "full": tree["full"]})
+    pair[other].attrs["metadata"]["config"]["sampler"] = {"lr": 1}
+    pair["full"].attrs["metadata"]["config"]["sampler"] = {"lr": 2}
+    found = said("study_members_agree", pair, "study", paths=["metadata.config.sampler"])
+    assert found == [("metadata.config.sampler.lr differs from that of 'full'.", "2", "1", other)]
+
+
+def test_the_sampling_task_may_be_called_by_its_name() -> None:
+    tree = study()
+    for run in tree.children.values():
+        run.attrs["metadata"]["config"]["observables"][0]["name"] = "My task!"
+    config(tree)["sampling_task"] = "My task!"
+    assert said("sampling_task_observed", tree, "study") == []
+    for run in tree.children.values():
+        run.attrs["metadata"]["config"]["observables"] = None
+    assert said("sampling_task_observed", tree, "study") != []
+
+
+def test_what_is_hidden_is_no_member() -> None:
+    for kind, rule, key in (
+        ("study", "study_restrictions_listed", "restrictions"),
+        ("sweep", "sweep_cells_listed", "cells"),
+    ):
+        tree = make_tree(kind)
+        tree[".hidden"] = xr.DataTree()
+        assert said(rule, tree, kind) == []
+        empty = xr.DataTree(xr.Dataset(attrs={"metadata": {"config": {key: ["ghost"]}}}))
+        ((_, wanted, there, _), *_) = said(rule, empty, kind)
+        assert (wanted, there) == ("'ghost'", "" if kind == "study" else "no groups")
+
+
+def test_a_sweep_whose_root_lacks_its_settings_is_not_compared_with_them() -> None:
+    tree = make_tree("sweep")
+    config(tree)["cells"] = config(tree)["cells"][:1]
+    assert said("sweep_settings", tree, "sweep") == []
+    whole = make_tree("sweep")
+    bare = whole.copy()
+    bare.dataset = whole.to_dataset().drop_vars("lr")
+    assert said("sweep_settings", bare, "sweep") == []
