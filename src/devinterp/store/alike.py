@@ -127,7 +127,7 @@ class _Kind:
         variables = {}
         for name, variable, handle in self._members:
             place = StorePath(location.store, f"{path}/{name}".lstrip("/"))
-            data: Any = zarr.Array(zarr.AsyncArray(handle.metadata, place, config=handle.async_array.config))
+            data: Any = zarr.Array(zarr.AsyncArray(handle.metadata, place))
             for layer in reversed(LAYERS):
                 data = layer(data)
             variables[name] = xr.Variable(
