@@ -133,6 +133,30 @@ def test_a_result_of_the_middle_of_a_tree_is_recognised() -> None:
     assert report.kind == "susceptibilities"
 
 
+def test_a_tree_in_memory_is_judged_up_to_the_level_asked_for() -> None:
+    tree = make_tree("llc")
+    tree["llc_mean"].values[...] += 1
+    found = {level: validate(tree, level=level).codes for level in ("structure", "completeness", "values")}  # type: ignore[arg-type]
+    assert found == {"structure": frozenset(), "completeness": frozenset(), "values": frozenset({"DI421"})}
+    run = make_tree("samples")
+    run["init_loss"].values[0, 0] = float("nan")
+    assert [validate(run, level=level).codes for level in found] == [frozenset(), frozenset(), {"DI301"}]  # type: ignore[arg-type]
+
+
+def test_a_dataset_that_names_its_schema_is_held_against_that_one() -> None:
+    dataset = make_tree("llc").to_dataset()
+    assert validate(dataset).kind == "llc"
+    report = validate(dataset.assign_attrs(devinterp_schema="devinterp/bif@1"), level="structure")
+    assert report.kind == "bif"
+    assert "DI101" in report.codes
+
+
+def test_a_tree_in_memory_is_offered_the_profile_that_it_fits(reference: Path) -> None:
+    tree = xr.open_datatree(reference / "full.zarr", engine="zarr", consolidated=False)
+    (offer,) = validate(tree, level="structure").filter(code="other-profile").findings
+    assert offer.found == "devinterp-2.0"
+
+
 class Mute(MemoryStore):
     """Like a web server without listings: it answers as if nothing were there."""
 
