@@ -126,7 +126,7 @@ def ratios(rows: list[dict[str, dict[str, Any]]], unit: str) -> Iterator[tuple[s
     if "peer" in time[0]:
         yield "peer / ours", "at least 1.25", [t["peer"] / t["ours"] for t in time]
         most = [t["peer"] / (t["floor"] + u) for t, u in zip(time, update, strict=True)]
-        yield "peer / (floor + update)", "what no sampler could exceed", most
+        yield "peer / (floor + update)", "of the bare passes and the update", most
         if unit == "seconds":
             yield "peer / parallel", "at least 2 (small)", [t["peer"] / t["parallel"] for t in time]
 
