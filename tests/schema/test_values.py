@@ -13,8 +13,8 @@ import xarray as xr
 import zarr
 from edits import chunk_files, edit_array, edit_attributes, edit_json, rewrite
 
-from devinterp.schema import load, validate, values
-from devinterp.testing import make_tree
+from devinterp.schema import Limits, load, validate, values
+from devinterp.testing import make_store, make_tree
 
 StoreOf = Callable[[str], Path]
 WAYS = {
@@ -103,6 +103,25 @@ def test_a_damaged_and_an_absent_chunk_leave_the_rest_to_be_judged(samples: Path
     assert {f.level for f in report.filter(code="DI506")} == {"values"}
     (finding,) = report.filter(code="DI301").findings
     assert finding.found == "1 value(s), the first nan at chain=1, draw=2, batch=0, token_pos=0"
+
+
+def test_an_absent_chunk_alone_leaves_the_rest_to_be_judged(samples: Path, way: str) -> None:
+    (samples / "sampling_loss/c/0/1/0/0").unlink()
+    assert [f[:2] for f in found(samples)] == [("DI501", "/sampling_loss/c/0/1/0/0")]
+
+
+def test_an_array_that_a_rule_needs_whole_must_fit_into_memory(tmp_path: Path) -> None:
+    store = make_store(
+        tmp_path / "a.zarr",
+        "samples",
+        parameters={"batch_size": 20_000, "num_chains": 1, "num_draws": 2},
+        consolidated=False,
+    )
+    size = 8 * make_tree("samples", parameters={"batch_size": 20_000, "num_chains": 1, "num_draws": 2})["row_code"].size
+    why = f"a rule needs all {size} bytes at once, more than the memory limit allows"
+    for memory, left in ((4 * size, False), (4 * size - 4, True)):
+        report = validate(store, limits=Limits(memory=memory))
+        assert (("values", why) in {(n.what, n.why) for n in report.not_checked}) == left
 
 
 def stop(store: Path, chain: int, draws: int) -> None:
