@@ -58,11 +58,13 @@ lane-core: constraints.txt
 	.venv-core/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[testing]' pytest-randomly scipy
 	.venv-core/bin/python -m pytest --core
 
-# The lowest version that pyproject.toml declares of every requirement, extras included.
+# The lowest version that pyproject.toml declares of every requirement, extras included. Left out: what is about the models
+# of transformers, which is no requirement, and about the wheel. torch before 2.6 warns where a pickled tensor is read.
 lane-lowest: constraints-lowest.txt
 	$(PYTHON) -m venv --clear .venv-lowest
 	.venv-lowest/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-lowest.txt -e '.[sampling,plot,dask,remote,testing]' pytest-randomly transformers datasets
-	.venv-lowest/bin/python -m pytest --ignore=tests/docs
+	.venv-lowest/bin/python -m pytest --ignore=tests/docs --ignore=tests/slt/_restrictions --ignore=tests/test_packaging.py \
+	  -W 'ignore:You are using .torch.load. with:FutureWarning'
 
 # Small faults in our own code, and large ones in what the properties hold: which do the tests see?
 mutants: $(STAMP)
