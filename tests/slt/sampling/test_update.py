@@ -217,6 +217,20 @@ def test_weights_or_diagnostics_that_are_not_finite_are_noticed_and_an_overflow_
     assert not rule.finite()
 
 
+def test_a_diagnostic_that_is_not_finite_is_noticed_beside_weights_that_are():
+    rule = UpdateRule([SampledParameter.take("w", nn.Parameter(torch.zeros(4)), None)], settings())
+    assert rule.finite() is True
+    rule.sums[0, 0] = float("inf")
+    assert not rule.finite()
+
+
+def test_a_model_in_half_precision_gets_the_weights_that_are_restored():
+    first, second = (nn.Parameter(torch.full((3,), value, dtype=torch.bfloat16)) for value in (1.0, 2.0))
+    rules = [UpdateRule([SampledParameter.take("w", p, None)], settings()) for p in (first, second)]
+    rules[1].load(rules[0].state())
+    assert torch.equal(second.data, first.data)
+
+
 def test_state_restores_weights_and_preconditioner():
     chosen = settings(sampling_method="rmsprop_sgld")
     first, second = parameters(), parameters()
