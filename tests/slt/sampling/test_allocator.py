@@ -33,4 +33,5 @@ def test_freed_memory_is_not_taken_from_the_system_again():
         command = [sys.executable, "-c", FAULTS, how]
         return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 
-    assert faults("keep") < faults("leave") / 2
+    # Of 189 MB in all, the last 30 need pages; what else the process does, under coverage say, is the same both times.
+    assert faults("leave") - faults("keep") > 20_000
