@@ -323,21 +323,30 @@ class Trial:
 
 
 def report(trial: Trial, reasons: dict[str, dict[str, str]]) -> int:
-    """Print the table; return the exit status."""
-    print("\n| module | mutants | tried | killed | survived with a reason | survived | score |")
-    print("|---|---|---|---|---|---|---|")
+    """Print the table; return the exit status.
+
+    The score is that of the literature, killed / (tried - equivalent): a mutant that changes nothing a test could see
+    is no fault. Those are the ones with a reason; beside it stands the share of all that were tried.
+    """
+    print("\n| module | mutants | tried | killed | survived with a reason | survived | killed of all | score |")
+    print("|---|---|---|---|---|---|---|---|")
+
+    def row(name: str, total: int, tried: int, dead: int, excused: int) -> float:
+        score = dead / (tried - excused) if tried > excused else 1.0
+        print(f"| {name} | {total} | {tried} | {dead} | {excused} | {tried - dead - excused} | "
+              f"{dead / max(tried, 1):.0%} | {score:.0%} |")  # fmt: skip
+        return score
+
     low = 0
+    sums = [0, 0, 0, 0]
     for module, outcomes in trial.outcomes.items():
         tried = [o for o in outcomes if o[1] != "not swapped"]
         dead = sum(o in DEAD for _, o in tried)
-        alive = [m for m, o in tried if o not in DEAD]
-        excused = sum(m in reasons.get(module, {}) for m in alive)
-        score = dead / len(tried) if tried else 1.0
-        low += score < BAR
-        print(f"| {module} | {trial.totals[module]} | {len(tried)} | {dead} | {excused} | {len(alive) - excused} | "
-              f"{score:.0%} |")  # fmt: skip
-    every = [o for outcomes in trial.outcomes.values() for o in outcomes if o[1] != "not swapped"]
-    print(f"\n{sum(o in DEAD for _, o in every)} of {len(every)} killed")
+        excused = sum(o not in DEAD and m in reasons.get(module, {}) for m, o in tried)
+        counts = [trial.totals[module], len(tried), dead, excused]
+        low += row(module, *counts) < BAR
+        sums = [a + b for a, b in zip(sums, counts, strict=True)]
+    row("all", *sums)
     return int(low > 0)
 
 
