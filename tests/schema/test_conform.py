@@ -64,3 +64,12 @@ def test_roles_dimensions_and_types_are_told_apart() -> None:
     assert found(right.assign(a=np.float32(1))) == [("DI104", "/a", "float64", "float32")]
     assert ("DI103", "/v", "(d)", "(e)") in found(right.drop_vars("v").assign(v=("e", np.zeros(2))))
     assert [f[:2] for f in found(right.assign(v=((), np.float32(1))))] == [("DI103", "/v"), ("DI104", "/v")]
+
+
+def test_a_misspelt_copy_of_a_variable_names_it_but_never_one_that_must_not_be_there() -> None:
+    schema = schema_of({"temperature": VARIABLE, "pressure": {**VARIABLE, "presence": {"when": "flag"}}})
+    values = dict.fromkeys(["temperature", "temprature", "presure"], 1.0)
+    report = validate(xr.Dataset(values, attrs={"flag": False}), schema=schema)
+    remedies = {p: str(f.remedy) for f in report.filter(code="DI102") for p in f.paths}
+    assert "'temperature'" in remedies["/temprature"]
+    assert "'pressure'" not in remedies["/presure"]
