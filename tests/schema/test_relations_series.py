@@ -1,0 +1,72 @@
+"""A series whose root, groups and training steps contradict each other, and what the finding says of it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from devinterp.schema import validate
+from devinterp.testing import StoreRecipe, make_tree
+
+STEPS = ("0", "64", "512")
+
+
+@pytest.fixture
+def series() -> xr.DataTree:
+    members = {"checkpoint": {step: {} for step in STEPS}, "restriction": {"full": {}, "l0h0": {}}}
+    return make_tree(StoreRecipe("series", members=members, sizes={"token_pos": 2}))
+
+
+def config(tree: xr.DataTree) -> dict[str, Any]:
+    found: dict[str, Any] = tree.attrs["metadata"]["config"]
+    return found
+
+
+def found(tree: xr.DataTree, code: str) -> list[tuple[str, str | None, str | None]]:
+    return [(path, f.expected, f.found) for f in validate(tree).filter(code=code).findings for path in f.paths]
+
+
+def test_a_series_that_agrees_has_no_finding(series: xr.DataTree) -> None:
+    assert validate(series).findings == ()
+
+
+def test_a_listed_checkpoint_without_a_group_names_the_groups_there_are(series: xr.DataTree) -> None:
+    del series["64"]
+    assert found(series, "DI461") == [("/", "'64'", "0, 512")]
+
+
+def test_a_group_that_is_not_listed_is_named_and_a_hidden_one_is_not_meant(series: xr.DataTree) -> None:
+    series["128"] = series["64"].copy()
+    series[".notes"] = xr.DataTree(xr.Dataset())
+    assert found(series, "DI461") == [("/128", "a step of the list", "'128'")]
+
+
+def test_the_number_of_training_steps_is_that_of_the_list(series: xr.DataTree) -> None:
+    shorter = series.to_dataset().isel(checkpoint=slice(2))
+    series.dataset = shorter
+    assert found(series, "DI461") == [("/", "3", "2")]
+    assert found(series, "DI462") == []  # said once
+
+
+@pytest.mark.parametrize(
+    ("path", "value"), [("restrictions", ["full", "l9h9"]), ("sampling_task", "nobody observed this")]
+)
+def test_every_study_is_one_of_the_series(series: xr.DataTree, path: str, value: Any) -> None:
+    before = config(series)[path]
+    config(series)[path] = value
+    assert found(series, "DI461") == [(f"/{step}", repr(value), repr(before)) for step in STEPS]
+
+
+def test_training_steps_are_those_of_the_list_in_its_order(series: xr.DataTree) -> None:
+    series.dataset = series.to_dataset().assign_coords(checkpoint=np.array([0, 512, 64]))
+    assert found(series, "DI462") == [("/checkpoint", "[0, 64, 512]", "[0, 512, 64]")]
+
+
+def test_what_is_no_list_is_said_once_by_the_check_of_attributes(series: xr.DataTree) -> None:
+    config(series)["checkpoints"] = 3
+    codes = validate(series).codes
+    assert "DI110" in codes
+    assert not codes & {"DI461", "DI462"}
