@@ -55,15 +55,15 @@ docs: $(STAMP)
 # Analysis and validation must work where torch is not installed.
 lane-core: constraints.txt
 	$(PYTHON) -m venv --clear .venv-core
-	.venv-core/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[testing]' pytest-randomly scipy
-	.venv-core/bin/python -m pytest --core
+	.venv-core/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[testing]' pytest-randomly pytest-xdist scipy
+	.venv-core/bin/python -m pytest --core -n 2 --dist loadfile
 
 # The lowest version that pyproject.toml declares of every requirement, extras included. Left out: what is about the models
 # of transformers, which is no requirement, and about the wheel. torch before 2.6 warns where a pickled tensor is read.
 lane-lowest: constraints-lowest.txt
 	$(PYTHON) -m venv --clear .venv-lowest
-	.venv-lowest/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-lowest.txt -e '.[sampling,plot,dask,remote,testing]' pytest-randomly transformers datasets
-	.venv-lowest/bin/python -m pytest --ignore=tests/docs --ignore=tests/slt/_restrictions --ignore=tests/test_packaging.py \
+	.venv-lowest/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-lowest.txt -e '.[sampling,plot,dask,remote,testing]' pytest-randomly pytest-xdist transformers datasets
+	.venv-lowest/bin/python -m pytest -n 2 --dist loadfile --ignore=tests/docs --ignore=tests/slt/_restrictions --ignore=tests/test_packaging.py \
 	  -W 'ignore:You are using .torch.load. with:FutureWarning'
 
 # Small faults in our own code, and large ones in what the properties hold: which do the tests see?
