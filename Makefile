@@ -64,7 +64,7 @@ lane-lowest: constraints-lowest.txt
 	$(PYTHON) -m venv --clear .venv-lowest
 	.venv-lowest/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-lowest.txt -e '.[sampling,plot,dask,remote,testing]' pytest-randomly pytest-xdist transformers datasets
 	.venv-lowest/bin/python -m pytest -n 2 --dist loadfile --ignore=tests/docs --ignore=tests/slt/_restrictions --ignore=tests/test_packaging.py \
-	  -W 'ignore:You are using .torch.load. with:FutureWarning'
+	  -W 'ignore:You are using `torch.load` with:FutureWarning'
 
 # Small faults in our own code, and large ones in what the properties hold: which do the tests see?
 mutants: $(STAMP)

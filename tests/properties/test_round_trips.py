@@ -12,7 +12,6 @@ import xarray as xr
 import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from packaging.version import Version
 
 from devinterp.testing import StoreRecipe, make_store, make_tree, recipes
 
@@ -40,9 +39,6 @@ def rewritten(store: zarr.storage.MemoryStore) -> zarr.storage.MemoryStore:
     return target
 
 
-@pytest.mark.skipif(
-    Version(xr.__version__) < Version("2026.7"), reason="xarray before 2026.7 writes arrays without their fill value"
-)
 @pytest.mark.parametrize("kind", KINDS)
 def test_write_read_write_is_the_identity(kind: str) -> None:
     """What our writer wrote, xarray writes again: equal chunks, equal documents; from then on, equal bytes."""
