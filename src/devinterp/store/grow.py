@@ -95,7 +95,8 @@ def _adopt_progress(run: Run, group: str, attributes: dict[str, Any]) -> None:
                     f"{run.location.name} cannot be given more draws: it did not keep the states of its chains.",
                     remedy="Sample into another output_path, with keep_state=True if it is to grow later.",
                 )
-            progress = replace(saved[0], status="running")
+            # The state was saved before the chain's last rows had reached the disk, which took time too.
+            progress = replace(saved[0], status="running", seconds=max(saved[0].seconds, progress.seconds))
         write_progress(run.location, group, chain, progress)
         run.record(group, chain, progress)
 

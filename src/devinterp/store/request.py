@@ -8,7 +8,7 @@ from typing import Any
 
 from devinterp.schema import load
 from devinterp.schema.spec import GroupLayout, Schema
-from devinterp.store.checkpoint import ChainProgress, read_checkpoint, state_key
+from devinterp.store.checkpoint import ChainProgress, read_checkpoint, read_progress, state_key
 from devinterp.store.location import Location, locate
 from devinterp.store.lock import WriterLock
 from devinterp.store.writer import ChainWriter, StepLayout
@@ -152,6 +152,9 @@ class WriterAddress:
         arrays = {n: replace(a, chunks=self.chunks.get(n, a.chunks)) for n, a in resolved.arrays.items()}
         saved = read_checkpoint(location, self.group, self.chain)
         start, state = (ChainProgress(), None) if saved is None else saved
+        told = read_progress(location, self.group, self.chain)
+        if saved is not None and told is not None:
+            start = replace(start, seconds=max(start.seconds, told.seconds))
         writer = ChainWriter(
             location,
             self.group,

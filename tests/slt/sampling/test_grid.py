@@ -14,6 +14,7 @@ from tiny_lm import build_model, build_tokens
 import devinterp
 from devinterp.errors import SettingError, StoreConflictError
 from devinterp.slt.sampling import coordinator, sample, sweep
+from devinterp.testing._editor import StoreEditor
 
 TRAIN = build_tokens("train")
 OBSERVABLES = {"train": (TRAIN, 1)}
@@ -185,6 +186,16 @@ def test_time_is_counted_over_both_stages(tmp_path):
     longer = swept(tmp_path / "s.zarr", keep_state=True).devinterp.sweep()["seconds"]
     assert (longer >= pilot).all()
     assert float(longer.sum()) > float(pilot.sum())
+
+
+def test_time_that_the_disk_took_at_a_chains_end_is_not_forgotten(tmp_path):
+    path = tmp_path / "s.zarr"
+    before = swept(path, keep_state=True, extend=0)
+    for name in before.children:
+        chains = before[name].sizes["chain"]
+        StoreEditor(path).set_attribute(name, "metadata.run.seconds", [100.0] * chains)
+    after = swept(path, keep_state=True)
+    assert (after.devinterp.sweep()["seconds"] >= 100).all()
 
 
 def test_another_model_or_dataset_is_refused(tmp_path):
