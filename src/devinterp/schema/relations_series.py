@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from devinterp.schema.context import Context
 from devinterp.schema.predicates import Problem, predicate
+from devinterp.schema.relations_members import members_listed
 
 __all__: list[str] = []
 
@@ -19,18 +20,7 @@ def series_checkpoints_listed(context: Context) -> Iterator[Problem]:
     if not isinstance(listed, list):
         return
     names = [str(step) for step in listed]
-    groups = [g for g in context.group.groups if not g.startswith(".")]
-    for name in names:
-        if name not in context.group.groups and name not in context.group.broken:
-            yield Problem("A listed checkpoint has no group.", repr(name), ", ".join(groups[:20]) or "no groups")
-    for name in groups:
-        if name not in names:
-            yield Problem("A group is not among the listed checkpoints.", "a step of the list", repr(name), name)
-    size = context.size("checkpoint")
-    if size is not None and size != len(listed):
-        yield Problem(
-            "The root has training steps of another number of checkpoints than are listed.", len(listed), size
-        )
+    yield from members_listed(context, "checkpoint", names, listed_as="a step of the list", told="training steps")
     for name, study in context.children():
         for path in _SHARED:
             ours, theirs = context.setting(path), study.setting(path)

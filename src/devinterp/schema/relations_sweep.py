@@ -8,6 +8,7 @@ from devinterp.errors import RestrictionError
 from devinterp.names import SWEPT, check_restriction_names
 from devinterp.schema.context import Context
 from devinterp.schema.predicates import Problem, predicate
+from devinterp.schema.relations_members import members_listed, own_groups
 
 __all__: list[str] = []
 
@@ -15,23 +16,13 @@ __all__: list[str] = []
 @predicate("sweep_cells_listed", kind="relation")
 def sweep_cells_listed(context: Context) -> Iterator[Problem]:
     """The listed cells, the groups and the dimension ``cell`` are of the same cells, and every name is legal."""
-    groups = [g for g in context.group.groups if not g.startswith(".")]
     try:
-        check_restriction_names(groups)
+        check_restriction_names(own_groups(context))
     except RestrictionError as error:
         yield Problem(error.problem, error.expected)
     listed = context.setting("metadata.config.cells")
-    if not isinstance(listed, list):
-        return
-    for name in listed:
-        if isinstance(name, str) and name not in context.group.groups and name not in context.group.broken:
-            yield Problem("A listed cell has no group.", repr(name), ", ".join(sorted(groups)[:20]) or "no groups")
-    for name in groups:
-        if name not in listed:
-            yield Problem("A group is not among the listed cells.", "a name of the list", repr(name), name)
-    size = context.size("cell")
-    if size is not None and size != len(listed):
-        yield Problem("The root has settings of another number of cells than are listed.", len(listed), size)
+    if isinstance(listed, list):
+        yield from members_listed(context, "cell", listed, listed_as="a name of the list", told="settings")
 
 
 @predicate("sweep_settings", kind="relation")
