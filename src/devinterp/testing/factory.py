@@ -194,11 +194,14 @@ def build_draft(recipe: StoreRecipe) -> Draft:
 
 def included_schemas(schema: Schema, profile: str = "strict") -> list[Schema]:
     """Return the schemas that the groups of a schema are of, from the outside in."""
-    out: list[Schema] = []
-    for name in [str(node.include) for node in schema.nodes if node.include]:
-        one: Schema = load(name, profile=profile if profile in load(name).profiles else "strict")
-        out += [one, *included_schemas(one, profile)]
-    return out
+    direct = [_load_included(node, profile) for node in schema.nodes if node.include]
+    return [each for one in direct for each in (one, *included_schemas(one, profile))]
+
+
+def _load_included(node: NodeSpec, profile: str) -> Schema:
+    name = str(node.include)
+    loaded: Schema = load(name, profile=profile if profile in load(name).profiles else "strict")
+    return loaded
 
 
 def _parameters(schema: Schema, recipe: StoreRecipe) -> dict[str, Any]:
@@ -279,13 +282,12 @@ def _mount(draft: Draft) -> None:
 
 def _child(draft: Draft, node: NodeSpec, member: str) -> StoreRecipe:
     recipe = draft.recipe
-    included: Schema = load(str(node.include))
-    profile = recipe.profile if recipe.profile in included.profiles else "strict"
+    included = _load_included(node, recipe.profile)
     below = (included, *included_schemas(included))
     given = {k: v for k, v in recipe.parameters.items() if any(k in each.parameters for each in below)}
     child = StoreRecipe(
         schema=str(node.include),
-        profile=profile,
+        profile=included.profile,
         parameters=given,
         members={k: v for k, v in recipe.members.items() if any(k in each.families for each in below)},
         sizes=recipe.sizes,
