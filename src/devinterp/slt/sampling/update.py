@@ -136,7 +136,7 @@ class UpdateRule:
             if average is None:
                 average = self._averages[index]
                 if not block.together and average.stride() != gradient.stride():
-                    average = torch.zeros_like(gradient)
+                    average = self._averages[index] = torch.zeros_like(gradient)
                 self.square_avg[index] = average
             averages.append(average.view(-1) if block.together else average)
         for average, part in zip(averages, block.parts("drift", gradient), strict=True):
