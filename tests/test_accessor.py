@@ -17,7 +17,7 @@ from devinterp.slt.bif import compute_bif
 from devinterp.slt.diagnostics import diagnose
 from devinterp.slt.llc import compute_llc
 from devinterp.slt.susceptibilities import compute_susceptibilities
-from devinterp.slt.susceptibility_views import flatten, matrix, pca, split_half, unflatten
+from devinterp.slt.susceptibilities.views import flatten, matrix, pca, split_half, unflatten
 from devinterp.slt.sweep import compute_sweep
 
 

@@ -18,7 +18,7 @@ from tables import cell, code, table
 
 import devinterp
 from devinterp.schema import RuleCode, Schema, VariableSpec, available, load
-from devinterp.schema.loader import schemas_folder
+from devinterp.schema.model.load import schemas_folder
 
 FAMILIES = {
     "DI0": "the store as such",
@@ -280,7 +280,7 @@ def examples(cache: Path) -> dict[str, str]:
 
 
 def _example(value: str) -> str:
-    from devinterp.schema.render import finding_text
+    from devinterp.schema.findings.render import finding_text
     from devinterp.testing import mutations_of
 
     mutations = mutations_of(value)

@@ -14,8 +14,8 @@ from devinterp import accessor as _accessor  # noqa: F401  (registers .devinterp
 if TYPE_CHECKING:
     from devinterp.schema import validate as validate
     from devinterp.slt.sampling import sample as sample
-    from devinterp.slt.sampling import sweep as sweep
     from devinterp.slt.susceptibilities import sample_restrictions as sample_restrictions
+    from devinterp.slt.sweep.sample_sweep import sweep as sweep
     from devinterp.store import open_store as open_store
 
 __version__ = "3.0.0"
@@ -23,7 +23,7 @@ __version__ = "3.0.0"
 _PUBLIC = {
     "sample": "devinterp.slt.sampling",
     "sample_restrictions": "devinterp.slt.susceptibilities",
-    "sweep": "devinterp.slt.sampling",
+    "sweep": "devinterp.slt.sweep.sample_sweep",
     "validate": "devinterp.schema",
     "open_store": "devinterp.store",
 }

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from devinterp.plot import PlotAccessor, TokenText
     from devinterp.schema import Report
     from devinterp.slt.diagnostics import Diagnosis, SeriesDiagnosis, StudyDiagnosis
-    from devinterp.slt.recommend import Recommendation
+    from devinterp.slt.sweep.recommend import Recommendation
 
 __all__ = ["DevinterpAccessor"]
 
@@ -42,14 +42,14 @@ class DevinterpAccessor:
     @property
     def kind(self) -> str:
         """``samples``, ``study``, ``series``, ``sweep``, ``llc``, ``bif``, ``susceptibilities`` ..., or ``unknown``."""
-        from devinterp.slt._kinds import kind_of
+        from devinterp.slt.runs.kind import kind_of
 
         return kind_of(self._obj)
 
     @property
     def config(self) -> Mapping[str, Any]:
         """``metadata.config``: the sampler's settings, the observables; empty where none is recorded."""
-        from devinterp.slt._samples import dig, metadata_of
+        from devinterp.slt.runs.run import dig, metadata_of
 
         return dig(metadata_of(self._obj), "config") or {}
 
@@ -59,14 +59,14 @@ class DevinterpAccessor:
 
         Empty where none is recorded.
         """
-        from devinterp.slt._provenance import shared_provenance
+        from devinterp.slt.runs.comparable import shared_provenance
 
         return shared_provenance(self._obj)
 
     @property
     def observables(self) -> tuple[str, ...]:
         """Ids of the observables, in the caller's order."""
-        from devinterp.slt._overview import observables
+        from devinterp.slt.runs.overview import observables
 
         return observables(self._obj)
 
@@ -123,8 +123,8 @@ class DevinterpAccessor:
         return compute_sweep(self._obj, over=over, observable=observable, ci=ci, allow_partial=allow_partial)
 
     def recommend(self, **options: Any) -> Recommendation:
-        """Recommend a setting, from a sweep or the summary of one; see `devinterp.slt.recommend.recommend`."""
-        from devinterp.slt.recommend import recommend
+        """Recommend a setting, from a sweep or the summary of one; see `devinterp.slt.sweep.recommend.recommend`."""
+        from devinterp.slt.sweep.recommend import recommend
 
         return recommend(self._obj, **options)
 
@@ -223,42 +223,42 @@ class DevinterpAccessor:
     # Susceptibilities, looked at
 
     def unflatten(self) -> xr.DataTree:
-        """Give every observable an array of its own; see `devinterp.slt.susceptibility_views.unflatten`."""
-        from devinterp.slt.susceptibility_views import unflatten
+        """Give every observable an array of its own; see `devinterp.slt.susceptibilities.views.unflatten`."""
+        from devinterp.slt.susceptibilities.views import unflatten
 
         return unflatten(self._tree)
 
     def flatten(self) -> xr.DataTree:
-        """Go back from `unflatten`; see `devinterp.slt.susceptibility_views.flatten`."""
-        from devinterp.slt.susceptibility_views import flatten
+        """Go back from `unflatten`; see `devinterp.slt.susceptibilities.views.flatten`."""
+        from devinterp.slt.susceptibilities.views import flatten
 
         return flatten(self._tree)
 
     def matrix(self, *, standardize: bool | Literal["columns"] = True, variable: str = "sus") -> xr.DataArray:
-        """Tokens by restrictions, made comparable; see `devinterp.slt.susceptibility_views.matrix`.
+        """Tokens by restrictions, made comparable; see `devinterp.slt.susceptibilities.views.matrix`.
 
         ``(sus - mean) / sd`` of every restriction, in its own standard deviations (dimensionless); with ``True`` each
         token's mean over restrictions is removed as well; with ``False`` nat².
         """
-        from devinterp.slt.susceptibility_views import matrix
+        from devinterp.slt.susceptibilities.views import matrix
 
         return matrix(self._tree, standardize=standardize, variable=variable)
 
     def pca(self, n_components: int | None = None, *, standardize: bool | Literal["columns"] = True) -> xr.Dataset:
-        """Principal components of the matrix; see `devinterp.slt.susceptibility_views.pca`.
+        """Principal components of the matrix; see `devinterp.slt.susceptibilities.views.pca`.
 
         ``matrix = scores @ loadings``, centred; loadings are unit vectors over restrictions, scores have its unit.
         """
-        from devinterp.slt.susceptibility_views import pca
+        from devinterp.slt.susceptibilities.views import pca
 
         return pca(self._tree, n_components, standardize=standardize)
 
     def split_half(self, sampling_task: str | None = None, **options: Any) -> xr.Dataset:
-        """Reproducibility between halves of the chains; see `devinterp.slt.susceptibility_views.split_half`.
+        """Reproducibility between halves of the chains; see `devinterp.slt.susceptibilities.views.split_half`.
 
         The correlation (dimensionless) of every restriction's values from the one half with those from the other.
         """
-        from devinterp.slt.susceptibility_views import split_half
+        from devinterp.slt.susceptibilities.views import split_half
 
         return split_half(self._tree, sampling_task, **options)
 
@@ -286,11 +286,11 @@ class DevinterpAccessor:
         return self._obj
 
     def __repr__(self) -> str:
-        from devinterp.slt._overview import overview_text
+        from devinterp.slt.runs.overview import overview_text
 
         return overview_text(self._obj)
 
     def _repr_html_(self) -> str:
-        from devinterp.slt._overview import overview_html
+        from devinterp.slt.runs.overview import overview_html
 
         return overview_html(self._obj)

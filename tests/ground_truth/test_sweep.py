@@ -24,7 +24,7 @@ LEVEL = 1 - 1e-3 / 12  # so that the intervals of all twelve cells hold together
 
 @pytest.fixture(scope="module")
 def tree() -> Any:
-    from devinterp.slt.sampling import sweep
+    from devinterp import sweep
 
     h = torch.tensor(CURVATURES)
     model = Replicas({"w": np.zeros(len(CURVATURES))}, [lambda w: 0.5 * (h * w**2).sum(1)], 512)

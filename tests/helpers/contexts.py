@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from devinterp.schema import Limits, load
-from devinterp.schema.bind import Bound, bind_tree
-from devinterp.schema.context import Context
-from devinterp.schema.predicates import Problem, find_predicate
-from devinterp.schema.read_view import read_view
-from devinterp.schema.report import Collector
-from devinterp.schema.view_values import ViewValues
+from devinterp.schema.checks.bind import Bound, bind_tree
+from devinterp.schema.findings.report import Collector
+from devinterp.schema.reading.memory_tree import read_view
+from devinterp.schema.reading.memory_values import ViewValues
+from devinterp.schema.rules.context import Context
+from devinterp.schema.rules.registry import Problem, find_predicate
 
 
 def context_of(tree: Any, schema: str = "samples", *, values: bool = True, path: str = "/") -> Context:

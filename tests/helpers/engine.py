@@ -10,12 +10,12 @@ from memory_sink import MemorySink
 from tiny_lm import build_tokens
 from torch import nn
 
-from devinterp.slt.sampling.chain import ChainResult, run_chain
-from devinterp.slt.sampling.data import SamplingData
-from devinterp.slt.sampling.losses import PerTokenLoss
-from devinterp.slt.sampling.masks import check_masks
-from devinterp.slt.sampling.observables import build_observables
-from devinterp.slt.sampling.rows import TokenRows
+from devinterp.slt.sampling.engine.chain import ChainResult, run_chain
+from devinterp.slt.sampling.engine.losses import PerTokenLoss
+from devinterp.slt.sampling.inputs.batches import SamplingData
+from devinterp.slt.sampling.inputs.masks import check_masks
+from devinterp.slt.sampling.inputs.observables import build_observables
+from devinterp.slt.sampling.inputs.rows import TokenRows
 from devinterp.slt.sampling.settings import SamplerSettings
 
 CPU = torch.device("cpu")

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from devinterp.slt._restrictions import attention, stack
+from devinterp.slt.weight_restrictions import attention, stack
 
 torch.set_num_threads(1)  # hundreds of tiny forward passes: threads only wait for each other
 

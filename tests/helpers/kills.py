@@ -21,7 +21,7 @@ HERE = Path(__file__).resolve().parent
 _SERVER = """
 import json, os, signal, sys, warnings
 sys.path.insert(0, {helpers!r})
-import torch, devinterp.slt.sampling, devinterp.schema, devinterp.slt.sampling.coordinator, xarray, zarr
+import torch, devinterp.slt.sampling, devinterp.schema, devinterp.slt.sampling.running.coordinator, xarray, zarr
 from tiny_lm import build_model, build_tokens
 for line in sys.stdin:
     task = json.loads(line)

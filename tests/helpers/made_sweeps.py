@@ -9,7 +9,7 @@ import numpy as np
 import xarray as xr
 from made_runs import make_run
 
-from devinterp.slt._sweep import cell_name
+from devinterp.slt.runs.grid import cell_name
 
 START = 30.0  # nat; a loss that more than doubles counts as diverged
 

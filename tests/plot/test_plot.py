@@ -27,9 +27,9 @@ from devinterp.plot import (
     token_influence,
     verdict_table,
 )
-from devinterp.plot.numbers import with_error
-from devinterp.plot.style import symmetric_limit
-from devinterp.plot.token_text import drawable
+from devinterp.plot.drawing.numbers import with_error
+from devinterp.plot.drawing.style import symmetric_limit
+from devinterp.plot.tokens.decode import drawable
 from devinterp.slt.bif import compute_bif
 from devinterp.slt.llc import compute_llc
 from devinterp.slt.susceptibilities import compute_susceptibilities

@@ -11,8 +11,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from runs import a_run, assign, observables, runs
 
-from devinterp.slt import _kernels
 from devinterp.slt.bif import compute_bif
+from devinterp.slt.bif import kernels as _kernels
 
 few = settings(max_examples=12)
 TOLERANCE = 1e-5

@@ -15,9 +15,9 @@ from devinterp.errors import StoreError, StoreNotFoundError
 from devinterp.report import build_report, write_report
 from devinterp.report.elements import listing
 from devinterp.report.script import SCRIPT
-from devinterp.slt._sweep import cell_name
+from devinterp.slt.runs.grid import cell_name
 from devinterp.store import Container, locate, open_run
-from devinterp.store.status import read_status
+from devinterp.store.reading.status import read_status
 
 NASTY = "<img src=x onerror=alert(1)>"
 SMALL = {"chains": 2, "draws": 20, "rows": 2, "save_metrics": False}

@@ -16,15 +16,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from devinterp.schema import Limits, validate
-from devinterp.schema.chunk_codecs import (
+from devinterp.schema.findings.report import Collector
+from devinterp.schema.reading.decode_chunk import (
     BombError,
     CorruptChunkError,
     decode_chunk,
     object_bound,
     zstd_declared_size,
 )
-from devinterp.schema.report import Collector
-from devinterp.schema.tree import ArrayNode, CodecNode, StorageNode
+from devinterp.schema.reading.nodes import ArrayNode, CodecNode, StorageNode
 from devinterp.testing import make_tree
 
 StoreOf = Callable[[str], Path]
@@ -92,7 +92,7 @@ def test_a_list_of_many_objects_that_must_differ_takes_no_square(store_of: Store
 def test_an_archive_with_a_list_too_long_for_memory_is_not_opened(tmp_path: Path) -> None:
     import struct
 
-    from devinterp.schema.access import zip_entries
+    from devinterp.schema.reading.access import zip_entries
 
     path = tmp_path / "many.zip"
     entry = b"PK\1\2" + struct.pack("<HHHHHHIIIHHHHHII", 20, 20, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0) + b"a"
@@ -147,8 +147,8 @@ def test_packed_chunks_decode_and_their_bombs_do_not(name: str) -> None:
 def test_shards_decode_as_zarr_writes_them(tmp_path: Path) -> None:
     import zarr
 
-    from devinterp.schema.array_document import read_array_document
-    from devinterp.schema.report import Collector
+    from devinterp.schema.findings.report import Collector
+    from devinterp.schema.reading.array_metadata import read_array_document
 
     values = np.arange(24, dtype="f4").reshape(4, 6)
     array = zarr.create_array(tmp_path / "a", data=values, chunks=(2, 3), shards=(4, 6), dimension_names=("x", "y"))

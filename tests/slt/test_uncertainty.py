@@ -8,9 +8,9 @@ from made_runs import make_run, make_study
 from scipy import special
 
 from devinterp.errors import MissingVariableError
-from devinterp.slt._samples import Samples
 from devinterp.slt.batch_means import autocorrelation_time, share_seen
 from devinterp.slt.llc import compute_llc
+from devinterp.slt.runs.run import Samples
 from devinterp.slt.susceptibilities import compute_susceptibilities
 from devinterp.slt.uncertainty import (
     _combined_dof,

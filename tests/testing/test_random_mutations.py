@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from devinterp.schema import RuleCode, validate
 from devinterp.testing import StoreRecipe, make_store, recipes
-from devinterp.testing._editor import StoreEditor
+from devinterp.testing.mutations.editor import StoreEditor
 
 Damage = Callable[[StoreEditor, str, Any], None]
 

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from devinterp.names import check_observable_names, check_restriction_names
 from devinterp.schema import RuleCode, load, validate
-from devinterp.schema.report import Report
+from devinterp.schema.findings.report import Report
 from devinterp.testing import StoreRecipe, make_store, make_tree, observable_names, recipes, restriction_names, trees
-from devinterp.testing._bases import EXTENDED
+from devinterp.testing.mutations.bases import EXTENDED
 
 KINDS = ("samples", "study", "llc", "bif", "bif_topk", "susceptibilities", "series", "sweep", "sweep_summary")
 PROFILES = ("strict", "open", "devinterp-2.0")

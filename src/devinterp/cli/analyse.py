@@ -213,7 +213,7 @@ def bif(
 
 def _at(tree: xr.DataTree, checkpoint: int | None) -> xr.DataTree:
     """Return the study of one checkpoint of a series; all of the store where none is named."""
-    from devinterp.slt._samples import series_members
+    from devinterp.slt.runs.run import series_members
 
     if checkpoint is None:
         return tree
@@ -226,7 +226,7 @@ def _at(tree: xr.DataTree, checkpoint: int | None) -> xr.DataTree:
 
 
 def _one_run(tree: xr.DataTree, restriction: str | None) -> Any:
-    from devinterp.slt._samples import series_members, study_members
+    from devinterp.slt.runs.run import series_members, study_members
 
     steps = series_members(tree)
     if steps is not None:
@@ -331,7 +331,7 @@ def susceptibilities(
 
 def _show_sus(result: xr.DataTree, study: str) -> None:
     from devinterp.cli.console import put, table
-    from devinterp.slt.susceptibility_views import matrix
+    from devinterp.slt.susceptibilities.views import matrix
 
     sus = result["susceptibilities"].to_dataset()
     names = [str(n) for n in sus.attrs["dataset_id_to_name"]]

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from devinterp.cli.watch import Live, Traces
     from devinterp.store.location import Location
-    from devinterp.store.status import ChainStatus, RunStatus, StoreStatus
+    from devinterp.store.reading.status import ChainStatus, RunStatus, StoreStatus
 
 __all__ = ["info"]
 
@@ -64,7 +64,7 @@ def info(
     from devinterp.cli.console import put
     from devinterp.cli.watch import Traces
     from devinterp.store import locate
-    from devinterp.store.status import read_status
+    from devinterp.store.reading.status import read_status
 
     location = locate(store)
     status = read_status(location)
@@ -84,7 +84,7 @@ def _watch(location: Location, traces: Traces, interval: float, format: Format) 
     from rich.console import Group
 
     from devinterp.cli.console import out
-    from devinterp.store.status import read_status
+    from devinterp.store.reading.status import read_status
 
     console = out()
     if format is Format.json or not console.is_terminal:

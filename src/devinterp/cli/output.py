@@ -45,7 +45,7 @@ def choose_profile(path: str, profile: str) -> str:
     if profile != "auto":
         return profile
     from devinterp.store import locate
-    from devinterp.store.open import root_document
+    from devinterp.store.reading.open import root_document
 
     attributes = root_document(locate(path)).get("attributes")
     declared = isinstance(attributes, dict) and "devinterp_schema" in attributes
@@ -116,7 +116,7 @@ def emit(
     """
     kind = target_kind(output)
     if kind == "zarr":
-        from devinterp.store.result import write_result
+        from devinterp.store.writing.result import write_result
 
         write_result(result, str(output))
     elif kind == "json" or (kind is None and format is Format.json):

@@ -34,8 +34,8 @@ def repair(
     import sys
 
     from devinterp.cli.console import put
-    from devinterp.store.lost import plan_repair
-    from devinterp.store.repair import apply_repair
+    from devinterp.store.repair.apply import apply_repair
+    from devinterp.store.repair.plan import plan_repair
 
     plan = plan_repair(store)
     if plan.nothing:

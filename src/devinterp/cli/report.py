@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from devinterp.errors import MissingDependencyError, SettingError, StoreError
-from devinterp.schema.suggest import closest
+from devinterp.schema.model.suggest import closest
 
 __all__ = ["load_tokenizer", "report"]
 

@@ -99,7 +99,7 @@ def export(
       devinterp schema export samples --as document
     """
     from devinterp.schema import load
-    from devinterp.schema.json_schema import json_document, json_schema
+    from devinterp.schema.model.to_json_schema import json_document, json_schema
 
     loaded = load(schema, profile=profile)
     document = json_schema(loaded) if what is As.jsonschema else json_document(loaded)

@@ -68,7 +68,7 @@ def validate(
             }
             typer.echo(json.dumps(together, indent=2, ensure_ascii=False, allow_nan=False))
     elif format is Format.sarif:
-        from devinterp.schema.render import sarif
+        from devinterp.schema.findings.render import sarif
 
         typer.echo(json.dumps(sarif(reports), indent=2, ensure_ascii=False, allow_nan=False))
     else:

@@ -11,9 +11,9 @@ import numpy.typing as npt
 import xarray as xr
 import zarr
 
-from devinterp.slt._samples import Samples, dig
+from devinterp.slt.runs.run import Samples, dig
 from devinterp.store.location import Location
-from devinterp.store.status import RunStatus
+from devinterp.store.reading.status import RunStatus
 
 __all__ = ["Live", "Traces"]
 

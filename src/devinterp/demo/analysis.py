@@ -12,7 +12,7 @@ from devinterp.demo.corpus import HALF, KINDS
 from devinterp.slt.bif import compute_bif
 from devinterp.slt.llc import compute_llc
 from devinterp.slt.susceptibilities import compute_susceptibilities
-from devinterp.slt.susceptibility_views import matrix, split_half
+from devinterp.slt.susceptibilities.views import matrix, split_half
 
 __all__ = [
     "CLASSES",

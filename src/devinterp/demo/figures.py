@@ -9,7 +9,7 @@ from matplotlib.figure import Figure  # here, so that a missing matplotlib is no
 
 from devinterp.demo.analysis import CONFIDENCE
 from devinterp.demo.results import Results
-from devinterp.plot.style import DIVERGING, NEUTRAL, PALETTE, style, symmetric_limit
+from devinterp.plot.drawing.style import DIVERGING, NEUTRAL, PALETTE, style, symmetric_limit
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from devinterp.plot.accessor import PlotAccessor
-from devinterp.plot.coloured import TokenText
-from devinterp.plot.facets import Facets
+from devinterp.plot.drawing.facets import Facets
 from devinterp.plot.influence import influence_matrix, token_influence
 from devinterp.plot.llc import llc_estimates, llc_over_checkpoints, llc_over_restrictions, llc_per_chain
 from devinterp.plot.metrics import sgld_metrics
 from devinterp.plot.susceptibility import susceptibility_classes, susceptibility_pca, susceptibility_text
 from devinterp.plot.sweep import sweep_map
+from devinterp.plot.tokens.coloured import TokenText
 from devinterp.plot.traces import loss_traces
 from devinterp.plot.verdict import verdict_table
 

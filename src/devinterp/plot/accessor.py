@@ -7,8 +7,8 @@ from typing import Any
 import xarray as xr
 
 from devinterp.errors import SettingError
-from devinterp.plot._inputs import kind_of
 from devinterp.plot.influence import influence_matrix, token_influence
+from devinterp.plot.inputs import kind_of
 from devinterp.plot.llc import llc_estimates
 from devinterp.plot.metrics import sgld_metrics
 from devinterp.plot.susceptibility import susceptibility_classes, susceptibility_pca, susceptibility_text

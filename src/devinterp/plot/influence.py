@@ -9,11 +9,11 @@ import numpy.typing as npt
 import xarray as xr
 
 from devinterp.errors import MissingVariableError, SettingError
-from devinterp.plot._inputs import as_bif
-from devinterp.plot.labels import label_tokens
-from devinterp.plot.style import DIVERGING, add_colorbar, new_axes, symmetric_limit, thin_labels
-from devinterp.plot.token_text import drawable, token_strings
-from devinterp.slt._samples import Tree
+from devinterp.plot.drawing.labels import label_tokens
+from devinterp.plot.drawing.style import DIVERGING, add_colorbar, new_axes, symmetric_limit, thin_labels
+from devinterp.plot.inputs import as_bif
+from devinterp.plot.tokens.decode import drawable, token_strings
+from devinterp.slt.runs.run import Tree
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -91,7 +91,7 @@ def token_influence(
     batch_1, batch_2 : int
         The sequences, as indices into the concatenated observables (the result's coordinates).
     tokenizer : optional
-        See `devinterp.plot.token_text.token_strings`; without it token ids stand on the axes.
+        See `devinterp.plot.tokens.decode.token_strings`; without it token ids stand on the axes.
     ax, vmax, colorbar, **options
         As in `influence_matrix`.
 

@@ -8,10 +8,10 @@ import numpy as np
 import numpy.typing as npt
 
 from devinterp.errors import MissingVariableError, SettingError
-from devinterp.plot._inputs import one_run
-from devinterp.plot.facets import Facets, draw_facets, make_facets
-from devinterp.plot.style import NEUTRAL, PALETTE, colours, legend, new_axes, note, title
-from devinterp.slt._samples import Samples, Tree
+from devinterp.plot.drawing.facets import Facets, draw_facets, make_facets
+from devinterp.plot.drawing.style import NEUTRAL, PALETTE, colours, legend, new_axes, note, title
+from devinterp.plot.inputs import one_run
+from devinterp.slt.runs.run import Samples, Tree
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

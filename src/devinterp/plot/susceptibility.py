@@ -1,7 +1,7 @@
 """Susceptibilities: by restriction and class of token, along a text, and as principal components.
 
 Raw values of two restrictions are not comparable (each scales with the spread of its own posterior), so that pictures
-show `devinterp.slt.susceptibility_views.matrix`, standardised, unless told otherwise.
+show `devinterp.slt.susceptibilities.views.matrix`, standardised, unless told otherwise.
 """
 
 from __future__ import annotations
@@ -14,10 +14,9 @@ import numpy.typing as npt
 import xarray as xr
 
 from devinterp.errors import MissingVariableError, SettingError
-from devinterp.plot._inputs import as_susceptibilities, context_of, observable_names
-from devinterp.plot.labels import label_tokens, place_labels
-from devinterp.plot.numbers import rounded
-from devinterp.plot.style import (
+from devinterp.plot.drawing.labels import label_tokens, place_labels
+from devinterp.plot.drawing.numbers import rounded
+from devinterp.plot.drawing.style import (
     DIVERGING,
     NEUTRAL,
     PALETTE,
@@ -30,9 +29,10 @@ from devinterp.plot.style import (
     thin_labels,
     title,
 )
-from devinterp.plot.token_text import KINDS, drawable, token_kind, token_strings
-from devinterp.slt._samples import Tree
-from devinterp.slt.susceptibility_views import matrix, pca
+from devinterp.plot.inputs import as_susceptibilities, context_of, observable_names
+from devinterp.plot.tokens.decode import KINDS, drawable, token_kind, token_strings
+from devinterp.slt.runs.run import Tree
+from devinterp.slt.susceptibilities.views import matrix, pca
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -68,7 +68,7 @@ def susceptibility_classes(
         The observables; kinds of tokens by their spelling (the default where there is a tokenizer); a label for every
         entry of ``sus_flat``; or a function from a token's text to its label.
     tokenizer : optional
-        See `devinterp.plot.token_text.token_strings`.
+        See `devinterp.plot.tokens.decode.token_strings`.
     standardize : bool or "columns"
         ``"columns"``: each restriction to mean 0 and standard deviation 1 over its tokens. True: then also each token's
         mean over restrictions removed, which leaves what restrictions differ in. False: as they are, in nat².

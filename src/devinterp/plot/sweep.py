@@ -9,12 +9,12 @@ import numpy as np
 import xarray as xr
 
 from devinterp.errors import SettingError
-from devinterp.plot.facets import Facets, draw_facets, make_facets
-from devinterp.plot.numbers import with_error
-from devinterp.plot.style import NEUTRAL, SEQUENTIAL, add_colorbar, new_axes, note, title
-from devinterp.slt._samples import Tree
-from devinterp.slt.recommend import recommend
+from devinterp.plot.drawing.facets import Facets, draw_facets, make_facets
+from devinterp.plot.drawing.numbers import with_error
+from devinterp.plot.drawing.style import NEUTRAL, SEQUENTIAL, add_colorbar, new_axes, note, title
+from devinterp.slt.runs.run import Tree
 from devinterp.slt.sweep import CONTROL, compute_sweep
+from devinterp.slt.sweep.recommend import recommend
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -44,7 +44,7 @@ def sweep_map(
     Parameters
     ----------
     obj : DataTree or Dataset
-        What `devinterp.slt.sampling.sweep` returned, or what `devinterp.slt.sweep.compute_sweep` made of it.
+        What `devinterp.sweep` returned, or what `devinterp.slt.sweep.compute_sweep` made of it.
     ax : matplotlib.axes.Axes, optional
         Where to draw one localization; a new figure by default.
     localization : float, optional

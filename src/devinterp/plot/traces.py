@@ -9,11 +9,11 @@ import numpy as np
 import numpy.typing as npt
 
 from devinterp.errors import MissingVariableError, SettingError
-from devinterp.plot._inputs import chain_failures, one_run
-from devinterp.plot.facets import Facets, draw_facets, make_facets
-from devinterp.plot.style import NEUTRAL, colours, legend, new_axes, note, title
-from devinterp.slt._blocks import row_means
-from devinterp.slt._samples import Samples, Tree, series_members, study_members
+from devinterp.plot.drawing.facets import Facets, draw_facets, make_facets
+from devinterp.plot.drawing.style import NEUTRAL, colours, legend, new_axes, note, title
+from devinterp.plot.inputs import chain_failures, one_run
+from devinterp.slt.runs.read_blocks import row_means
+from devinterp.slt.runs.run import Samples, Tree, series_members, study_members
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

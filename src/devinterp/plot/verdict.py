@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from devinterp.plot._inputs import kind_of
-from devinterp.plot.numbers import with_error
-from devinterp.plot.style import NEUTRAL, new_axes, note, title
-from devinterp.plot.token_text import drawable
-from devinterp.slt._diagnosis import TITLES
-from devinterp.slt._samples import Tree
+from devinterp.plot.drawing.numbers import with_error
+from devinterp.plot.drawing.style import NEUTRAL, new_axes, note, title
+from devinterp.plot.inputs import kind_of
+from devinterp.plot.tokens.decode import drawable
 from devinterp.slt.diagnostics import ChainDiagnosis, Diagnosis, SeriesDiagnosis, StudyDiagnosis, diagnose
+from devinterp.slt.diagnostics.diagnosis import TITLES
+from devinterp.slt.runs.run import Tree
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -7,17 +7,17 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from devinterp._html import Content, Markup, join, tag
 from devinterp.errors import MissingVariableError
-from devinterp.plot.coloured import TextRow, TokenText
-from devinterp.plot.html import Content, Markup, join, tag
+from devinterp.plot.drawing.numbers import with_error
+from devinterp.plot.drawing.style import legend, title
 from devinterp.plot.influence import influence_matrix
 from devinterp.plot.llc import llc_over_checkpoints, llc_per_chain
 from devinterp.plot.metrics import QUANTITIES, TITLES, sgld_metrics
-from devinterp.plot.numbers import with_error
-from devinterp.plot.style import legend, title
 from devinterp.plot.susceptibility import susceptibility_classes, susceptibility_pca, token_classes
-from devinterp.plot.token_text import token_strings
 from devinterp.plot.tokens import tokens
+from devinterp.plot.tokens.coloured import TextRow, TokenText
+from devinterp.plot.tokens.decode import token_strings
 from devinterp.plot.traces import loss_traces
 from devinterp.report.elements import listing, note, number, section
 from devinterp.report.restrictions import MOST_RESTRICTIONS, class_table, llc_pictures, llc_table
@@ -327,7 +327,7 @@ def susceptibilities(subject: Subject) -> Markup | None:
 
 def _most_different(result: xr.DataTree, tokenizer: Any) -> xr.DataTree:
     """Keep the restrictions whose classes differ most, in the order of the study."""
-    from devinterp.slt.susceptibility_views import matrix
+    from devinterp.slt.susceptibilities.views import matrix
 
     total = result["susceptibilities"].sizes["wr"]
     if total <= MOST_RESTRICTIONS:

@@ -8,16 +8,16 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+from devinterp._html import Content, Markup, join, tag
 from devinterp.errors import DevinterpError, DevinterpWarning
-from devinterp.plot.html import Content, Markup, join, tag
 from devinterp.report import analyses
 from devinterp.report.elements import badge, facts, listing, nested, note, section
 from devinterp.report.script import SCRIPT, SOURCE_HASH
 from devinterp.report.style import SHEET
 from devinterp.report.subject import Subject, open_subject
 from devinterp.report.sweep import settings_swept
-from devinterp.slt._blocks import remembered_means
-from devinterp.slt._samples import dig
+from devinterp.slt.runs.read_blocks import remembered_means
+from devinterp.slt.runs.run import dig
 from devinterp.store.location import StoreLike
 
 __all__ = ["build_report", "write_report"]
@@ -42,7 +42,7 @@ def build_report(
     store : path, URL or zarr Store
         A run, a study, a series or a sweep; one that has not completed is reported on as far as it has come.
     tokenizer : optional
-        Reads the token ids; see `devinterp.plot.token_text.token_strings`.
+        Reads the token ids; see `devinterp.plot.tokens.decode.token_strings`.
     title : str, optional
         By default the store's name.
     profile, level : str

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from devinterp.plot.html import Content, Markup, join, tag
+from devinterp._html import Content, Markup, join, tag
 
 __all__ = ["badge", "facts", "listing", "note", "number", "section"]
 

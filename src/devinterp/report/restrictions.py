@@ -9,10 +9,10 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
-from devinterp.plot.html import Content, Markup, tag
+from devinterp._html import Content, Markup, tag
+from devinterp.plot.drawing.numbers import with_error
+from devinterp.plot.drawing.style import NEUTRAL, PALETTE, SEQUENTIAL, add_colorbar, note, title
 from devinterp.plot.llc import LABEL, llc_over_restrictions
-from devinterp.plot.numbers import with_error
-from devinterp.plot.style import NEUTRAL, PALETTE, SEQUENTIAL, add_colorbar, note, title
 from devinterp.plot.susceptibility import class_means
 from devinterp.report.elements import listing, number
 from devinterp.report.svg import picture

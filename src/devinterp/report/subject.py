@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any, Literal
 import xarray as xr
 
 from devinterp.errors import StoreError
-from devinterp.slt._criteria import sampled_cells
-from devinterp.slt._samples import Samples, is_samples, study_members
-from devinterp.slt._sweep import grid_of
-from devinterp.slt.recommend import recommend
+from devinterp.slt.runs.grid import grid_of
+from devinterp.slt.runs.run import Samples, is_samples, study_members
 from devinterp.slt.sweep import compute_sweep
+from devinterp.slt.sweep.criteria import sampled_cells
+from devinterp.slt.sweep.recommend import recommend
 from devinterp.store.location import locate
-from devinterp.store.open import open_tree
-from devinterp.store.status import StoreStatus, read_status
+from devinterp.store.reading.open import open_tree
+from devinterp.store.reading.status import StoreStatus, read_status
 
 if TYPE_CHECKING:
     from devinterp.schema import Report
@@ -43,7 +43,7 @@ class Subject:
     main : DataTree
         What single pictures are about: the store, the last checkpoint of a series, or the recommended cell of a sweep.
     tokenizer : optional
-        See `devinterp.plot.token_text.token_strings`.
+        See `devinterp.plot.tokens.decode.token_strings`.
     sweep : Dataset or None
         The summary of a sweep.
     """

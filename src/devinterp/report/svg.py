@@ -7,8 +7,8 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from devinterp.plot.html import Markup, tag
-from devinterp.plot.style import canvas, style
+from devinterp._html import Markup, tag
+from devinterp.plot.drawing.style import canvas, style
 
 __all__ = ["picture"]
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from itertools import product
 
+from devinterp._html import Content, Markup, tag
 from devinterp.names import SWEPT
-from devinterp.plot.html import Content, Markup, tag
 from devinterp.plot.sweep import sweep_map
 from devinterp.report.elements import listing, note, number, section
 from devinterp.report.subject import Subject
 from devinterp.report.svg import picture
-from devinterp.slt._criteria import verdict_title
-from devinterp.slt.recommend import Recommendation, recommend
+from devinterp.slt.sweep.criteria import verdict_title
+from devinterp.slt.sweep.recommend import Recommendation, recommend
 
 __all__ = ["settings_swept"]
 

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from devinterp.schema.codes import RuleCode
-from devinterp.schema.compile import to_pandera
-from devinterp.schema.limits import Limits
-from devinterp.schema.loader import available, load
-from devinterp.schema.predicates import Problem, predicate
-from devinterp.schema.report import Finding, NotChecked, Report
-from devinterp.schema.spec import (
+from devinterp.schema.checks.to_pandera import to_pandera
+from devinterp.schema.findings.codes import RuleCode
+from devinterp.schema.findings.report import Finding, NotChecked, Report
+from devinterp.schema.model.load import available, load
+from devinterp.schema.model.spec import (
     ArrayLayout,
     Check,
     DimensionSpec,
@@ -23,6 +21,8 @@ from devinterp.schema.spec import (
     StorageSpec,
     VariableSpec,
 )
+from devinterp.schema.reading.limits import Limits
+from devinterp.schema.rules.registry import Problem, predicate
 from devinterp.schema.validation import validate
 
 __all__ = [

@@ -5,19 +5,19 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from devinterp.errors import MissingDependencyError, SettingError, StoreError
-from devinterp.schema.access import Access, open_access
-from devinterp.schema.bind import Bound
-from devinterp.schema.codes import RuleCode
-from devinterp.schema.completeness import check_completeness
-from devinterp.schema.limits import Limits
-from devinterp.schema.read_store import read_store
-from devinterp.schema.read_view import read_view
-from devinterp.schema.recognise import choose_schema, fitting_node
-from devinterp.schema.report import Collector, Report, clip
-from devinterp.schema.store_values import StoreValues
-from devinterp.schema.structure import check_structure, offer_profile, run_rules
-from devinterp.schema.values import check_values
-from devinterp.schema.view_values import ViewValues
+from devinterp.schema.checks.bind import Bound
+from devinterp.schema.checks.completeness import check_completeness
+from devinterp.schema.checks.recognise import choose_schema, fitting_node
+from devinterp.schema.checks.structure import check_structure, offer_profile, run_rules
+from devinterp.schema.checks.values import check_values
+from devinterp.schema.findings.codes import RuleCode
+from devinterp.schema.findings.report import Collector, Report, clip
+from devinterp.schema.reading.access import Access, open_access
+from devinterp.schema.reading.limits import Limits
+from devinterp.schema.reading.memory_tree import read_view
+from devinterp.schema.reading.memory_values import ViewValues
+from devinterp.schema.reading.store_tree import read_store
+from devinterp.schema.reading.store_values import StoreValues
 
 if TYPE_CHECKING:
     import os
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     import zarr
     from zarr.abc.store import Store
 
-    from devinterp.schema.spec import Level, Schema
+    from devinterp.schema.model.spec import Level, Schema
 
 __all__ = ["validate"]
 

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from devinterp.slt._blocks import row_means
-from devinterp.slt._chains import select_chains, warn_excluded
-from devinterp.slt._samples import Samples, Tree
+from devinterp.slt.runs.chains import select_chains, warn_excluded
+from devinterp.slt.runs.read_blocks import row_means
+from devinterp.slt.runs.run import Samples, Tree
 
 __all__ = ["to_arviz"]
 

@@ -16,12 +16,12 @@ import numpy.typing as npt
 import xarray as xr
 
 from devinterp.errors import AllChainsFailedError, DataError, MissingVariableError, SettingError
-from devinterp.slt._blocks import row_means
-from devinterp.slt._chains import ChainSelection, select_chains, warn_excluded
-from devinterp.slt._results import label_result, schema_id, string_index
-from devinterp.slt._samples import Samples, Tree, study_members
-from devinterp.slt._series import check_curve, series_members, stack_checkpoints
-from devinterp.slt._sweep import Grid, grid_of
+from devinterp.slt.runs.chains import ChainSelection, select_chains, warn_excluded
+from devinterp.slt.runs.grid import Grid, grid_of
+from devinterp.slt.runs.read_blocks import row_means
+from devinterp.slt.runs.results import label_result, schema_id, string_index
+from devinterp.slt.runs.run import Samples, Tree, study_members
+from devinterp.slt.runs.side_by_side import check_curve, series_members, stack_checkpoints
 
 if TYPE_CHECKING:
     import torch

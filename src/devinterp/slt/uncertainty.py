@@ -12,9 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from devinterp.errors import MissingVariableError
-from devinterp.slt._moments import Moments
-from devinterp.slt._samples import Samples, dig
 from devinterp.slt.batch_means import autocorrelation_time, batch_length, batches_of, share_seen
+from devinterp.slt.runs.run import Samples, dig
+from devinterp.slt.susceptibilities.moments import Moments
 
 __all__ = [
     "init_loss_variance",

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from devinterp.store.begin import open_run
 from devinterp.store.location import Location, StoreLike, locate
-from devinterp.store.open import open_store
-from devinterp.store.request import Container, SamplesRequest, WriterAddress
-from devinterp.store.run import Run
-from devinterp.store.writer import ChainWriter, StepLayout
+from devinterp.store.reading.open import open_store
+from devinterp.store.writing.chain_writer import ChainWriter, StepLayout
+from devinterp.store.writing.open_run import open_run
+from devinterp.store.writing.request import Container, SamplesRequest, WriterAddress
+from devinterp.store.writing.run import Run
 
 __all__ = [
     "ChainWriter",

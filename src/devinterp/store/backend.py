@@ -29,7 +29,7 @@ class DevinterpBackendEntrypoint(BackendEntrypoint):
         consolidated: bool | None = None,
     ) -> xr.DataTree:
         """Open the whole store as a DataTree."""
-        from devinterp.store.open import open_store
+        from devinterp.store.reading.open import open_store
 
         tree = open_store(filename_or_obj, profile=profile, level=level, consolidated=consolidated)  # type: ignore[arg-type]
         return (

@@ -78,7 +78,7 @@ class Location:
         for key, value in items.items():
             _write_file(self.folder / key, (value,))
 
-    def settle(self, keys: Iterable[str]) -> None:
+    def fsync(self, keys: Iterable[str]) -> None:
         """Wait until what was written at ``keys`` survives a power cut; an object store has seen to that already."""
         if self.folder is not None:
             sync_files(self.folder / key for key in keys)
@@ -87,7 +87,7 @@ class Location:
         """Remove ``key`` where it is there."""
         sync(self.store.delete(key))
 
-    def withdraw(self, key: str) -> None:
+    def undo_write(self, key: str) -> None:
         """Remove what was written at ``key`` into a store that is no more, and the folders that this made."""
         if self.exists("zarr.json"):  # it is there again, and another's
             return

@@ -13,15 +13,15 @@ import xarray as xr
 
 from devinterp.errors import SchemaError
 from devinterp.schema import load
-from devinterp.schema.resolve import array_attributes, bindings, chunk_shape, dimension_sizes
-from devinterp.schema.spec import ArrayLayout, GroupLayout, NodeSpec, Schema, VariableSpec
-from devinterp.store.complete import write_consolidated_root
-from devinterp.store.layout import documents, open_array
+from devinterp.schema.model.layout import array_attributes, bindings, chunk_shape, dimension_sizes
+from devinterp.schema.model.spec import ArrayLayout, GroupLayout, NodeSpec, Schema, VariableSpec
 from devinterp.store.location import StoreLike, locate
-from devinterp.testing import _rules as _rules  # registers how our own rules are satisfied
-from devinterp.testing._attributes import declared_attributes, draw_instance, put, subschema
-from devinterp.testing._draft import Draft, GroupDraft, rule_makers
-from devinterp.testing._values import draw_values
+from devinterp.store.metadata import documents, open_array
+from devinterp.store.writing.complete import write_consolidated_root
+from devinterp.testing.valid import rules as rules  # registers how our own rules are satisfied
+from devinterp.testing.valid.attributes import declared_attributes, draw_instance, put, subschema
+from devinterp.testing.valid.draft import Draft, GroupDraft, rule_makers
+from devinterp.testing.valid.values import draw_values
 
 __all__ = ["StoreRecipe", "build_draft", "included_schemas", "make_store", "make_tree"]
 

@@ -32,9 +32,8 @@ from reasons import explain
 from tiny_models import CannotBuild, causal_lm_types, preload, tiny_model
 
 from devinterp.errors import RestrictionError
-from devinterp.slt._restrictions import attention, stack
-from devinterp.slt._restrictions.masks import Architecture
-from devinterp.slt.weight_restrictions import create_param_masks
+from devinterp.slt.weight_restrictions import attention, create_param_masks, stack
+from devinterp.slt.weight_restrictions.masks import Architecture
 
 BATCH = 16
 

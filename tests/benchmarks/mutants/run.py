@@ -54,49 +54,49 @@ DEAD = {"killed", "hung"}
 
 GROUPS: dict[str, tuple[list[str], list[str]]] = {
     "bif": (
-        ["slt/_kernels.py", "slt/_bif_tiles.py", "slt/_bif_plan.py", "slt/_losses.py", "slt/bif.py"],
+        [f"slt/bif/{name}.py" for name in ("kernels", "tiles", "request", "loss_matrix", "__init__")],
         [
-            "tests/slt/test_bif.py",
-            "tests/slt/test_bif_tiles.py",
-            "tests/slt/test_bif_topk.py",
+            "tests/slt/bif/test_bif.py",
+            "tests/slt/bif/test_tiles.py",
+            "tests/slt/bif/test_strongest.py",
             "tests/properties/test_bif_invariants.py",
         ],
     ),
     "llc": (
-        ["slt/llc.py", "slt/_chains.py"],
+        ["slt/llc.py", "slt/runs/chains.py"],
         [
             "tests/slt/test_llc.py",
-            "tests/slt/test_chains.py",
-            "tests/slt/test_series.py",
-            "tests/slt/test_sweep.py",
+            "tests/slt/runs/test_chains.py",
+            "tests/slt/runs/test_side_by_side.py",
+            "tests/slt/sweep/test_grid.py",
             "tests/properties/test_llc_identities.py",
         ],
     ),
     "susceptibilities": (
-        ["slt/_moments.py", "slt/susceptibilities.py", "slt/_sus_tree.py"],
+        ["slt/susceptibilities/moments.py", "slt/susceptibilities/__init__.py", "slt/susceptibilities/flat.py"],
         [
-            "tests/slt/test_susceptibilities.py",
-            "tests/slt/test_moments.py",
+            "tests/slt/susceptibilities/test_susceptibilities.py",
+            "tests/slt/susceptibilities/test_moments.py",
             "tests/properties/test_susceptibility_invariants.py",
         ],
     ),
     "uncertainty": (
-        ["slt/uncertainty.py", "slt/batch_means.py", "slt/diagnostics.py"],
-        ["tests/slt/test_uncertainty.py", "tests/slt/test_batch_means.py", "tests/slt/test_diagnostics.py"],
+        ["slt/uncertainty.py", "slt/batch_means.py", "slt/diagnostics/__init__.py"],
+        ["tests/slt/test_uncertainty.py", "tests/slt/test_batch_means.py", "tests/slt/diagnostics/test_diagnostics.py"],
     ),
     "update": (
-        ["slt/sampling/update.py"],
+        ["slt/sampling/engine/update.py"],
         [
-            "tests/slt/sampling/test_update.py",
-            "tests/slt/sampling/test_chain.py",
+            "tests/slt/sampling/engine/test_update.py",
+            "tests/slt/sampling/engine/test_chain.py",
             "tests/ground_truth/test_known_answers.py",
         ],
     ),
     "schema": (
         # The tables of codes and their words are left out: a mutant of a text is a text.
-        [f"schema/{p.name}" for p in sorted((SRC / "schema").glob("*.py"))
-         if p.name not in {"__init__.py", "codes.py", "code_texts.py"}],
-        ["tests/schema", "tests/testing/test_mutations.py", "tests/testing/test_strategies.py"],
+        [p.relative_to(SRC).as_posix() for p in sorted((SRC / "schema").rglob("*.py"))
+         if p.name not in {"__init__.py", "codes.py"}],
+        ["tests/schema", "tests/testing/mutations/test_mutations.py", "tests/testing/test_strategies.py"],
     ),
 }  # fmt: skip
 

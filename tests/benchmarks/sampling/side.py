@@ -71,7 +71,7 @@ def settings(draws: int) -> dict[str, Any]:
 
 def floor(size: str, draws: int) -> float:
     """Forward and backward of every step and the observable's pass of every draw, and nothing else."""
-    from devinterp.slt.sampling.losses import next_token_loss
+    from devinterp.slt.sampling.engine.losses import next_token_loss
 
     model, rows = build(size), torch.from_numpy(tokens())
     batches = [rows[i : i + BATCH].clone() for i in range(0, 512, BATCH)]
@@ -89,10 +89,10 @@ def floor(size: str, draws: int) -> float:
 
 def update(size: str, draws: int) -> float:
     """The update alone: noise, drift and localisation of every step, out of the cache as the passes leave it."""
-    from devinterp.slt.sampling.blocks import SampledParameter
-    from devinterp.slt.sampling.losses import next_token_loss
+    from devinterp.slt.sampling.engine.losses import next_token_loss
+    from devinterp.slt.sampling.engine.parameters import SampledParameter
+    from devinterp.slt.sampling.engine.update import UpdateRule
     from devinterp.slt.sampling.settings import SamplerSettings
-    from devinterp.slt.sampling.update import UpdateRule
 
     chosen = {key: value for key, value in settings(draws).items() if key != "device"}
     model, ids = build(size), torch.from_numpy(tokens()[:BATCH])

@@ -15,7 +15,7 @@ import torch
 from replicas import Replicas, interval, readout, run_arguments
 from targets import quadratic_llc
 
-from devinterp.slt.sampling import sweep
+from devinterp import sweep
 
 CURVATURES = (0.2, 0.5, 1.0, 3.0)
 GRID = {"lr": [0.005, 0.02], "n_beta": [3.0, 10.0, 20.0, 40.0], "localization": [2.0, 5.0, 10.0, 30.0]}

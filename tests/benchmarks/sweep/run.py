@@ -22,13 +22,13 @@ from typing import Any
 import numpy as np
 import torch
 
+from devinterp import sample, sweep
 from devinterp.demo.corpus import load_corpus
 from devinterp.demo.model import AttentionOnly, build_model
 from devinterp.demo.sampling import TASK, Data
 from devinterp.demo.settings import Settings
 from devinterp.demo.train import train
 from devinterp.errors import AllChainsFailedError
-from devinterp.slt.sampling import sample, sweep
 
 GRID = {"lr": [3e-4, 1e-3, 3e-3], "n_beta": [10.0, 30.0, 100.0], "localization": [100.0, 300.0, 1000.0]}
 

@@ -19,8 +19,9 @@ from devinterp.errors import (
     StoreNotFoundError,
 )
 from devinterp.slt.llc import compute_llc
-from devinterp.slt.sampling import execution, from_state_dicts, sample, sample_checkpoints
-from devinterp.slt.sampling.data import SamplingData
+from devinterp.slt.sampling import from_state_dicts, sample, sample_checkpoints
+from devinterp.slt.sampling.inputs.batches import SamplingData
+from devinterp.slt.sampling.running import options as execution
 
 SETTINGS = {
     "lr": 1e-3,

@@ -1,14 +1,13 @@
-"""SGLD sampling of a model's loss around its weights: one run, a study, a series of checkpoints, a sweep."""
+"""SGLD sampling of a model's loss around its weights: one run, a study, a series of checkpoints."""
 
 from __future__ import annotations
 
-from devinterp.slt.sampling.api import sample
-from devinterp.slt.sampling.grid import sweep
-from devinterp.slt.sampling.losses import LossFn
+from devinterp.slt.sampling.engine.losses import LossFn
+from devinterp.slt.sampling.one_run import sample
 from devinterp.slt.sampling.progress import ProgressEvent
-from devinterp.slt.sampling.restrictions import sample_restrictions
 from devinterp.slt.sampling.series import from_revisions, from_state_dicts, sample_checkpoints
 from devinterp.slt.sampling.settings import SamplerSettings
+from devinterp.slt.sampling.study import sample_restrictions
 
 __all__ = [
     "LossFn",
@@ -19,5 +18,4 @@ __all__ = [
     "sample",
     "sample_checkpoints",
     "sample_restrictions",
-    "sweep",
 ]

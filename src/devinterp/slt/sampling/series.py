@@ -10,11 +10,12 @@ import torch
 import xarray as xr
 
 from devinterp.errors import MissingDependencyError, SettingError, StoreNotFoundError
-from devinterp.slt.sampling.coordinator import complete_run, open_finished, sample_part
-from devinterp.slt.sampling.execution import shared_workers
-from devinterp.slt.sampling.losses import LossFn
-from devinterp.slt.sampling.plan import Plan, Variant, check_visited, describe, make_plan
-from devinterp.slt.sampling.restrictions import (
+from devinterp.slt.sampling.engine.losses import LossFn
+from devinterp.slt.sampling.running.coordinator import complete_run, open_finished, sample_part
+from devinterp.slt.sampling.running.options import shared_workers
+from devinterp.slt.sampling.running.plan import Plan, Variant, check_visited, describe, make_plan
+from devinterp.slt.sampling.settings import SamplerSettings
+from devinterp.slt.sampling.study import (
     OVERRIDABLE,
     check_names,
     check_overridable,
@@ -23,7 +24,6 @@ from devinterp.slt.sampling.restrictions import (
     overridden,
     read_settings,
 )
-from devinterp.slt.sampling.settings import SamplerSettings
 from devinterp.store import Container, SamplesRequest, StoreLike, locate, open_run
 
 __all__ = ["from_revisions", "from_state_dicts", "sample_checkpoints"]

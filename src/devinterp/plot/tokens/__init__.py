@@ -1,0 +1,284 @@
+"""Texts coloured by loss, susceptibility or influence: HTML in a notebook, text in a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from devinterp.errors import SettingError
+from devinterp.plot.drawing.style import symmetric_limit
+from devinterp.plot.inputs import as_bif, as_susceptibilities, context_of, kind_of, observable_names, one_run
+from devinterp.plot.tokens.coloured import TextRow, TokenText
+from devinterp.plot.tokens.decode import token_strings
+from devinterp.slt.runs.read_blocks import block_slices, read_blocks
+from devinterp.slt.runs.run import Tree, study_members
+from devinterp.slt.susceptibilities.views import matrix
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+__all__ = ["tokens"]
+
+
+def tokens(
+    obj: Tree,
+    tokenizer: Any = None,
+    *,
+    by: Literal["loss", "change", "susceptibility", "influence"] | None = None,
+    observable: str | None = None,
+    rows: Sequence[int] | int | None = None,
+    wr: str | None = None,
+    query: tuple[int, int] | None = None,
+    limit: float | None = None,
+    most: int = 6,
+    **options: Any,
+) -> TokenText:
+    """Show texts as text, each token coloured by a number.
+
+    Parameters
+    ----------
+    obj : DataTree or Dataset
+        A run, a study, or a result of ``compute_bif`` or ``compute_susceptibilities``.
+    tokenizer : optional
+        See `devinterp.plot.tokens.decode.token_strings`.
+    by : {"loss", "change", "susceptibility", "influence"}, optional
+        The mean loss over chains and draws; its change against the loss at the start; the susceptibility of the
+        restriction ``wr``, in its standard deviations; the influence on the token ``query``. By default what the
+        object holds: of a run the loss, of a study the loss of ``full``.
+    observable : str, optional
+        Which texts; by default those of the first observable (for an influence: all).
+    rows : int or sequence of int, optional
+        Which of its rows; the first ``most`` by default, for an influence the most influential.
+    wr : str, optional
+        Which restriction; the first by default.
+    query : (int, int), optional
+        Sequence (as in ``batch_1``) and 1-indexed position of the token whose influences are shown.
+    limit : float, optional
+        Where the colour is strongest; by default what covers 99.5 % of the values.
+    most : int
+        At most so many rows, where ``rows`` does not say which.
+    **options
+        Passed to the analysis, where one is needed.
+
+    Returns
+    -------
+    TokenText
+        HTML in a notebook, colours in a terminal (``rich.print``), and plain text by ``str``.
+
+    Raises
+    ------
+    SettingError
+        An argument is missing or has no such value.
+    MissingVariableError
+        There is no such observable, restriction or row.
+    """
+    kind = kind_of(obj)
+    if by is None:
+        by = {"bif": "influence", "bif_topk": "influence", "susceptibilities": "susceptibility"}.get(kind, "loss")  # type: ignore[assignment]
+    if by in ("loss", "change"):
+        label = "mean loss" if by == "loss" else "mean loss minus loss at the start"
+        found = _loss_rows(obj, tokenizer, observable, _row_list(rows), most, change=by == "change", wr=wr)
+        return _finish(found, label, "nat", limit, diverging=by == "change")
+    if by == "susceptibility":
+        name, found = _susceptibility_rows(obj, tokenizer, observable, _row_list(rows), most, wr, options)
+        return _finish(found, f"susceptibility of {name}", "standard deviations", limit, diverging=True)
+    if by == "influence":
+        if query is None:
+            raise SettingError("Whose influences?", expected="query=(sequence, position)", found=None)
+        found, unit = _influence_rows(obj, tokenizer, observable, _row_list(rows), most, query, options)
+        return _finish(found, f"influence on position {query[1]} of sequence {query[0]}", unit, limit, diverging=True)
+    raise SettingError(
+        "Tokens cannot be coloured by that.",
+        expected="by = 'loss', 'change', 'susceptibility' or 'influence'",
+        found=repr(by),
+    )
+
+
+def _row_list(rows: Sequence[int] | int | None) -> list[int] | None:
+    if rows is None:
+        return None
+    return [int(rows)] if isinstance(rows, int | np.integer) else [int(r) for r in rows]
+
+
+def _finish(rows: list[TextRow], label: str, unit: str, limit: float | None, *, diverging: bool) -> TokenText:
+    values = np.concatenate([r.values[[i for i in range(r.values.size) if i != r.marked]] for r in rows])
+    return TokenText(tuple(rows), label, unit, symmetric_limit(values, limit=limit)[0], diverging)
+
+
+def _picked(count: int, rows: list[int] | None, most: int, what: str) -> list[int]:
+    if rows is None:
+        return list(range(min(count, most)))
+    wrong = [r for r in rows if not 0 <= r < count]
+    if wrong or not rows:
+        raise SettingError(f"{what} has no such row.", expected=f"rows from 0 to {count - 1}", found=wrong)
+    return rows
+
+
+def _loss_rows(
+    obj: Tree,
+    tokenizer: Any,
+    observable: str | None,
+    rows: list[int] | None,
+    most: int,
+    *,
+    change: bool,
+    wr: str | None,
+) -> list[TextRow]:
+    members = study_members(obj)
+    if wr is not None:
+        if members is None or wr not in members:
+            raise SettingError(f"There is no restriction {wr!r}.", expected=f"one of {list(members or ())}")
+        obj = members[wr]
+    run = one_run(obj)
+    if not run.observables:
+        raise SettingError("The run has no observable whose texts could be shown.")
+    name = run.observables[0] if observable is None else run.observable(observable)
+    ids = run.input_ids(name)
+    losses = run.loss(name)
+    picked = _picked(losses.sizes[f"batch_{name}"], rows, most, repr(name))
+    chosen = losses.isel({f"batch_{name}": picked})
+    values = _mean_loss(chosen)
+    if change:
+        start = run.variable(f"init_loss_{name}", (f"batch_{name}", "token_pos"))
+        values = values - np.asarray(start.isel({f"batch_{name}": picked}).values, dtype=np.float64)
+    return [
+        TextRow(f"{name}, row {row}", tuple(token_strings(ids[row], tokenizer)), np.concatenate([[np.nan], line]))
+        for row, line in zip(picked, values, strict=True)
+    ]
+
+
+def _mean_loss(losses: xr.DataArray) -> npt.NDArray[np.float64]:
+    """Mean over chains and draws, the fill of chains that stopped left out: shape (row, token_pos)."""
+    total = np.zeros(losses.shape[2:])
+    count = np.zeros(losses.shape[2:])
+    for block in read_blocks(("", losses, chains, draws) for chains, draws in block_slices(losses)):
+        known = np.isfinite(block.values)
+        total += np.where(known, block.values, 0).sum(axis=(0, 1), dtype=np.float64)
+        count += known.sum(axis=(0, 1))
+    return np.asarray(np.divide(total, count, out=np.full(total.shape, np.nan), where=count > 0))
+
+
+def _susceptibility_rows(
+    obj: Tree,
+    tokenizer: Any,
+    observable: str | None,
+    rows: list[int] | None,
+    most: int,
+    wr: str | None,
+    options: dict[str, Any],
+) -> tuple[str, list[TextRow]]:
+    tree = as_susceptibilities(obj, **options)
+    sus, context = tree["susceptibilities"].to_dataset(), context_of(tree)
+    restrictions = [str(v) for v in sus["wr"].values]
+    wr = restrictions[0] if wr is None else wr
+    names = observable_names(sus)
+    observable = names[0] if observable is None else observable
+    for given, known in ((wr, restrictions), (observable, names)):
+        if given not in known:
+            raise SettingError(f"There is no {given!r} here.", expected=f"one of {known[:30]}")
+    column = matrix(tree, standardize="columns").isel(wr=restrictions.index(wr)).values
+    which = names.index(observable)
+    here, there = sus["dataset_id"].values == which, context["dataset_id"].values == which
+    count = int(context["batch"].values[there].max(initial=-1)) + 1
+    found = []
+    for row in _picked(count, rows, most, repr(observable)):
+        line, text = here & (sus["batch"].values == row), there & (context["batch"].values == row)
+        order = np.argsort(context["position"].values[text], kind="stable")
+        positions = context["position"].values[text][order]
+        values = np.full(positions.size, np.nan)
+        values[np.searchsorted(positions, sus["target_position"].values[line])] = column[line]
+        texts = token_strings(context["input_ids"].values[text][order], tokenizer)
+        found.append(TextRow(f"{observable}, row {row}", tuple(texts), values))
+    return wr, found
+
+
+def _influence_rows(
+    obj: Tree,
+    tokenizer: Any,
+    observable: str | None,
+    rows: list[int] | None,
+    most: int,
+    query: tuple[int, int],
+    options: dict[str, Any],
+) -> tuple[list[TextRow], str]:
+    from devinterp.plot.influence import observable_of
+
+    sequence, position = query
+    if kind_of(obj) in ("samples", "study"):
+        options = {"batch_index_range_1": [sequence], **options}
+        if observable is not None:
+            options.setdefault("batch_index_range_2", observable)
+    result = as_bif(obj, **options)
+    if kind_of(obj) == "bif_topk":
+        return _partner_rows(result, tokenizer, query, most), "correlation"
+    matrix = result["influences"]
+    if "target_position" not in matrix.dims:
+        raise SettingError("These are influences between sequences.", expected='correlation_method="token"')
+    labels = {d: np.asarray(result[d].values if d in result.coords else range(result.sizes[d])) for d in matrix.dims}
+    for dim, wanted in (("batch_1", sequence), ("target_position", position)):
+        if wanted not in labels[dim]:
+            raise SettingError(f"The result has no {dim} {wanted}.", expected=f"one of {labels[dim].tolist()[:30]}")
+    line = matrix.isel(
+        batch_1=int(np.flatnonzero(labels["batch_1"] == sequence)[0]),
+        target_position=int(np.flatnonzero(labels["target_position"] == position)[0]),
+    )
+    values = np.asarray(line.transpose("batch_2", "target_position_T").values, dtype=np.float64)
+    found = [observable_of(result, int(i)) or ("sequence", int(i)) for i in labels["batch_2"]]
+    allowed = [k for k, (name, _) in enumerate(found) if observable is None or name == observable]
+    if rows is not None:
+        allowed = [k for k in allowed if (int(labels["batch_2"][k]) if observable is None else found[k][1]) in rows]
+    else:
+        strength = {
+            k: np.abs(np.delete(values[k], _own(labels, k, sequence, position))).max(initial=0) for k in allowed
+        }
+        allowed = sorted(allowed, key=lambda k: -strength[k])[:most]
+    if not allowed:
+        raise SettingError("There is no such row.", found=rows if rows is not None else observable)
+    ids = np.asarray(result["input_ids"].transpose("batch", "position").values)
+    out = []
+    for k in allowed:
+        index = int(labels["batch_2"][k])
+        text = token_strings(ids[index], tokenizer)
+        numbers = np.full(len(text), np.nan)
+        numbers[labels["target_position_T"].astype(int)] = values[k]
+        own = index == sequence
+        out.append(TextRow(f"{found[k][0]}, row {found[k][1]}", tuple(text), numbers, position if own else None))
+    covariance = bool(result.attrs.get("compute_covariance", 0))
+    return out, "covariance, nat²" if covariance else "correlation"
+
+
+def _own(labels: dict[Any, Any], k: int, sequence: int, position: int) -> list[int]:
+    """Place of the query itself, whose correlation of 1 with itself says nothing."""
+    if int(labels["batch_2"][k]) != sequence:
+        return []
+    return np.flatnonzero(labels["target_position_T"] == position).tolist()
+
+
+def _partner_rows(result: xr.Dataset, tokenizer: Any, query: tuple[int, int], most: int) -> list[TextRow]:
+    """The query's own text, then those of its strongest partners."""
+    from devinterp.plot.influence import observable_of
+
+    if "partner_position" not in result:
+        raise SettingError("These are influences between sequences.", expected='correlation_method="token"')
+    labels = {d: np.asarray(result[d].values) for d in ("batch_1", "target_position")}
+    for dim, wanted in zip(labels, query, strict=True):
+        if wanted not in labels[dim]:
+            raise SettingError(f"The result has no {dim} {wanted}.", expected=f"one of {labels[dim].tolist()[:30]}")
+    one = result.isel({d: int(np.flatnonzero(v == w)[0]) for (d, v), w in zip(labels.items(), query, strict=True)})
+    values = np.asarray(one["influences"].values, dtype=np.float64).ravel()
+    batches, positions = (np.asarray(one[f"partner_{n}"].values).ravel() for n in ("batch", "position"))
+    ids = np.asarray(result["input_ids"].transpose("batch", "position").values)
+
+    def row(batch: int, position: int, value: float, marked: int | None) -> TextRow:
+        numbers = np.full(ids.shape[1], np.nan)
+        numbers[position] = value
+        name, index = observable_of(result, batch) or ("sequence", batch)
+        return TextRow(f"{name}, row {index}", tuple(token_strings(ids[batch], tokenizer)), numbers, marked)
+
+    order = np.argsort(-np.abs(np.nan_to_num(values)), kind="stable")
+    strongest = [k for k in order if np.isfinite(values[k])][:most]
+    partners = [row(int(batches[k]), int(positions[k]), float(values[k]), None) for k in strongest]
+    return [row(query[0], query[1], np.nan, query[1]), *partners]

@@ -1,0 +1,1 @@
+"""The validator's questions, one module each: names and types, attributes, sizes, storage, completeness, values."""

@@ -1,0 +1,281 @@
+"""Which node of which schema each group of a tree belongs to, and what its settings make of that node."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from itertools import islice
+from typing import Any
+
+from devinterp.errors import SchemaError
+from devinterp.names import sanitize_observable_name
+from devinterp.schema.findings.codes import RuleCode
+from devinterp.schema.findings.report import Collector
+from devinterp.schema.model.layout import bindings
+from devinterp.schema.model.spec import NodeSpec, Schema, VariableSpec
+from devinterp.schema.model.suggest import suggestion
+from devinterp.schema.reading.limits import Limits
+from devinterp.schema.reading.nodes import GroupNode, dig, join
+
+__all__ = ["Bound", "bind_tree", "load_by_id"]
+
+Members = Mapping[str, Mapping[str, Mapping[str, Any]]]
+
+
+@dataclass(frozen=True)
+class Bound:
+    """One group and the node that it must conform to.
+
+    Attributes
+    ----------
+    schema, node : Schema, NodeSpec
+    group : GroupNode
+    root : GroupNode
+        The group at the root of the schema's tree: its attributes hold the settings.
+    top : GroupNode
+        The root of the whole tree.
+    """
+
+    schema: Schema
+    node: NodeSpec
+    group: GroupNode
+    root: GroupNode
+    top: GroupNode
+    placeholders: Mapping[str, str] = field(default_factory=dict)
+    limits: Limits = field(default_factory=Limits)
+
+    @property
+    def path(self) -> str:
+        """The group's path."""
+        return self.group.path
+
+    @cached_property
+    def parameters(self) -> dict[str, Any]:
+        """Values of the schema's parameters that the attributes hold, in their declared types."""
+        return parameters_of(self.schema, self.root.attrs)
+
+    @cached_property
+    def members(self) -> dict[str, dict[str, dict[str, Any]]]:
+        """Members of every family: those that the attributes list, else those that the names speak of."""
+        found = members_of(self.schema, self.node, self.root.attrs, self.group.arrays)
+        return {family: dict(islice(own.items(), self.limits.members)) for family, own in found.items()}
+
+    @cached_property
+    def variables(self) -> dict[str, tuple[VariableSpec, dict[str, str]]]:
+        """Every variable that may be here, by its concrete name."""
+        return {
+            spec.name.format_map(bound): (spec, bound)
+            for spec in self.node.variables.values()
+            for bound in bindings(spec.name, self.members)
+        }
+
+    def presence(self, spec: VariableSpec) -> str:
+        """``required``, ``optional`` or ``forbidden``, as the settings have it."""
+        kind, argument = spec.presence.kind, spec.presence.argument
+        if kind == "when":
+            value = self.parameters.get(argument or "")
+            return "optional" if value is None else ("required" if value else "forbidden")
+        if kind == "with_dimension":
+            # A variable of its own name would make every stray coordinate required by itself.
+            used = {d for a in self.group.arrays.values() for d in a.dims if a.name != argument}
+            return "required" if argument in used else "optional"
+        return kind
+
+
+def parameters_of(schema: Schema, attrs: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the parameters that ``attrs`` hold; one of the wrong type is left out, and found by another rule."""
+    types: dict[str, tuple[type, ...]] = {
+        "integer": (int,),
+        "number": (int, float),
+        "boolean": (bool,),
+        "string": (str,),
+    }
+    out: dict[str, Any] = {}
+    for name, spec in schema.parameters.items():
+        value = dig(attrs, spec.path)
+        if value is None:
+            value = spec.default
+        numeric = spec.type in ("integer", "number")
+        if spec.type == "integer" and isinstance(value, float) and value.is_integer():
+            value = int(value)  # JSON knows one sort of number: some writers say 2.0
+        if isinstance(value, types[spec.type]) and not (numeric and isinstance(value, bool)):
+            out[name] = value
+    return out
+
+
+def members_of(
+    schema: Schema, node: NodeSpec, attrs: Mapping[str, Any], names: Mapping[str, Any]
+) -> dict[str, dict[str, dict[str, Any]]]:
+    """Return the members of every family that the node's variables use."""
+    used = {p for spec in node.variables.values() for p in spec.placeholders}
+    out: dict[str, dict[str, dict[str, Any]]] = {}
+    for family in schema.families.values():
+        if family.name not in used:
+            continue
+        listed = dig(attrs, family.path) if family.path else None
+        if isinstance(listed, list):
+            found = {}
+            for entry in listed:
+                member = entry.get(family.key) if family.key and isinstance(entry, Mapping) else entry
+                if isinstance(member, str):
+                    own = entry if isinstance(entry, Mapping) else {}
+                    values = {p: own[p] for p in family.parameters if type(own.get(p)) is int}
+                    found[sanitize_observable_name(member)] = values
+            out[family.name] = found
+        else:
+            out[family.name] = {m: {} for m in _spoken_of(node, family.name, names)}
+    return out
+
+
+def _spoken_of(node: NodeSpec, family: str, names: Mapping[str, Any]) -> list[str]:
+    out: dict[str, None] = {}
+    for name in names:
+        match = node.find(name)
+        if match is not None and family in match[1]:
+            out[match[1][family]] = None
+    return list(out)
+
+
+def bind_tree(root: GroupNode, schema: Schema, findings: Collector, limits: Limits) -> Iterator[Bound]:
+    """Yield every group that the schema has a node for; the others become findings."""
+    for bound in _bind(root, schema, "/", root, root, findings, {}):
+        bound = replace(bound, limits=limits)
+        _count_members(bound, findings)
+        yield bound
+
+
+def _count_members(bound: Bound, findings: Collector) -> None:
+    """Say where there are more members of a family than variables are looked for."""
+    for family, own in members_of(bound.schema, bound.node, bound.root.attrs, bound.group.arrays).items():
+        if len(own) > bound.limits.members:
+            findings.add(
+                RuleCode.OVERSIZED_METADATA,
+                bound.path,
+                f"There are too many members of the family {family!r}.",
+                expected=f"at most {bound.limits.members}",
+                found=len(own),
+            )
+
+
+def _bind(
+    group: GroupNode,
+    schema: Schema,
+    relative: str,
+    root: GroupNode,
+    top: GroupNode,
+    findings: Collector,
+    loaded: dict[str, Schema | None],
+) -> Iterator[Bound]:
+    match = schema.match_node(relative)
+    if match is None:
+        _undeclared(group, schema, relative, findings)
+        return
+    node, placeholders = match
+    if node.include is not None:
+        included = _included(group, node.include, schema.profile, findings, loaded)
+        yield from _bind(group, included, "/", group, top, findings, loaded)
+        return
+    yield Bound(schema, node, group, root, top, placeholders)
+    bound = []
+    for name, child in group.groups.items():
+        if node.find(name) is not None:
+            findings.add(RuleCode.NODE_TYPE, child.path, "A group lies where an array belongs.", expected="an array")
+            continue
+        inner = join(relative, name)
+        found = schema.match_node(inner)
+        bound += [found[0].path] if found is not None else []
+        yield from _bind(child, schema, inner, root, top, findings, loaded)
+    _missing_groups(group, schema, node.path, bound, findings)
+
+
+def _included(
+    group: GroupNode, identity: str, profile: str, findings: Collector, loaded: dict[str, Schema | None]
+) -> Schema:
+    """The schema of an included tree: the node's, or the one that the tree itself names if it extends the node's."""
+    named = group.attrs.get("devinterp_schema")
+    base = loaded.get(identity) or _load(identity, profile)
+    loaded[identity] = base
+    if not isinstance(named, str) or named == identity:
+        return base
+    if named not in loaded:
+        loaded[named] = load_by_id(named, profile)
+    own = loaded[named]
+    if own is None:
+        findings.add(
+            RuleCode.UNKNOWN_SCHEMA,
+            group.path,
+            "The schema of the group cannot be loaded.",
+            expected=identity,
+            found=named,
+        )
+        return base
+    if identity not in own.extends:
+        findings.add(
+            RuleCode.OTHER_SCHEMA,
+            group.path,
+            "The group is of another schema than belongs here.",
+            expected=f"{identity}, or one that extends it",
+            found=named,
+        )
+        return base
+    return own
+
+
+def load_by_id(identity: str, profile: str) -> Schema | None:
+    """Return an installed schema by its id, or None. The id comes from a store: it is never taken as a path.
+
+    Raises
+    ------
+    SchemaError
+        The schema is there, but has no such profile or is broken.
+    """
+    from devinterp.schema.model.load import find_schema
+
+    path = find_schema(identity)
+    return None if path is None else _load(path, profile)
+
+
+def _load(source: Any, profile: str) -> Schema:
+    from devinterp.schema.model.load import load
+
+    try:
+        schema: Schema = load(source, profile=profile)
+    except SchemaError:
+        # A schema need not have every profile of the tree that it is part of.
+        schema = load(source)
+        if profile in schema.profiles:
+            raise
+    return schema
+
+
+def _undeclared(group: GroupNode, schema: Schema, relative: str, findings: Collector) -> None:
+    parent, _, name = relative.rpartition("/")
+    siblings = [n.path.rpartition("/")[2] for n in schema.nodes if n.path.rpartition("/")[0] == parent]
+    findings.add(
+        RuleCode.UNDECLARED_GROUP,
+        group.path,
+        "The group is not declared.",
+        expected=", ".join(s for s in siblings if s) or "no groups here",
+        remedy=suggestion(name, siblings),
+        severity=schema.undeclared,
+    )
+
+
+def _missing_groups(group: GroupNode, schema: Schema, pattern: str, bound: list[str], findings: Collector) -> None:
+    for node in schema.nodes:
+        parent, _, name = node.path.rpartition("/")
+        if node.path == "/" or (parent or "/") != pattern or name in group.broken:
+            continue
+        if name in group.arrays:
+            findings.add(
+                RuleCode.NODE_TYPE, join(group.path, name), "An array lies where a group belongs.", expected="a group"
+            )
+        elif bound.count(node.path) < node.minimum:
+            findings.add(
+                RuleCode.MISSING_GROUP,
+                group.path,
+                "A group is missing.",
+                expected=node.path if not node.placeholders else f"at least {node.minimum} of {node.path}",
+                found=", ".join(sorted(group.groups)) or "no groups",
+            )

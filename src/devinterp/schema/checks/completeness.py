@@ -1,0 +1,280 @@
+"""The level ``completeness``: every chunk that should be there is, and nothing else; no chunk is decoded.
+
+The exception are a few small arrays that say which draws were written.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from devinterp.errors import StoreError
+from devinterp.schema.findings.codes import RuleCode
+from devinterp.schema.reading.access import UnlistableError, read_many
+from devinterp.schema.reading.array_metadata import chunk_grid
+from devinterp.schema.reading.decode_chunk import numpy_dtype
+from devinterp.schema.reading.nodes import dig, join
+from devinterp.schema.reading.store_tree import STATE_FOLDER
+from devinterp.schema.reading.store_values import chunk_key
+from devinterp.schema.rules.context import Context, written_rows
+from devinterp.schema.rules.registry import find_predicate, resolve_arguments
+
+if TYPE_CHECKING:
+    from devinterp.schema.checks.bind import Bound
+    from devinterp.schema.checks.structure import Checked
+    from devinterp.schema.findings.report import Collector
+    from devinterp.schema.model.spec import VariableSpec
+    from devinterp.schema.reading.access import Access
+    from devinterp.schema.reading.limits import Limits
+    from devinterp.schema.reading.nodes import ArrayNode, GroupNode
+    from devinterp.schema.reading.store_tree import StoreTree
+    from devinterp.schema.reading.store_values import StoreValues
+
+__all__ = ["check_completeness"]
+
+# Up to so many absent chunks of an array are looked at each for itself.
+_ONE_BY_ONE = 10_000
+
+
+def check_completeness(
+    access: Access, tree: StoreTree, checked: Checked, values: StoreValues, limits: Limits, findings: Collector
+) -> None:
+    """Compare the objects of a store with those that its metadata call for."""
+    if tree.consolidated is not None:
+        _compare_consolidated(access, tree.consolidated, limits, findings)
+    try:
+        for group in tree.root.subtree():
+            try:
+                _check_group(access, group, tree, findings)
+            except UnlistableError as error:
+                findings.skip(group.path, "leftovers and stray objects", error.problem)
+        for bound in checked.bounds.values():
+            _Chunks(access, bound, checked, values, limits, findings).check()
+    except StoreError as error:
+        findings.add(RuleCode.UNREADABLE, "/", error.problem, level="completeness")
+
+
+def _compare_consolidated(access: Access, gathered: Mapping[str, Any], limits: Limits, findings: Collector) -> None:
+    keys = list(gathered)
+    # The gathered documents stay in memory meanwhile; one of a node is a small part of them.
+    documents = read_many(access, [f"{k}/zarr.json" for k in keys], limits.document // 8)
+    for key, raw in zip(keys, documents, strict=True):
+        if raw is None:
+            findings.add(RuleCode.STALE_CONSOLIDATED, f"/{key}", "The node's own document is missing.")
+        elif isinstance(raw, StoreError):
+            findings.add(RuleCode.STALE_CONSOLIDATED, f"/{key}", "The node's own document cannot be read.")
+        elif _plain(_parsed(raw, limits)) != _plain(gathered[key]):
+            findings.add(RuleCode.STALE_CONSOLIDATED, f"/{key}", "The node's own document says otherwise.")
+
+
+def _parsed(raw: bytes, limits: Limits) -> Any:
+    from devinterp.schema.findings.report import Collector
+    from devinterp.schema.reading.parse_json import parse_document
+
+    # What is wrong with the document is said where documents are read; here it is only another one.
+    return parse_document(raw, "/", limits, Collector())
+
+
+def _plain(document: Any) -> str:
+    """A document's text without what may be left out."""
+    if not isinstance(document, Mapping):
+        return ""
+    kept = {k: v for k, v in document.items() if k != "consolidated_metadata" and v not in (None, [], {})}
+    return json.dumps(kept, sort_keys=True)
+
+
+def _check_group(access: Access, group: GroupNode, tree: StoreTree, findings: Collector) -> None:
+    """Look at what lies directly in a group and is none of its nodes."""
+    known = {"zarr.json", *group.arrays, *group.groups, *group.broken}
+    for entry in access.entries(group.path.strip("/")):
+        path = join(group.path, entry.name)
+        if entry.name in known:
+            if entry.escapes:
+                findings.add(
+                    RuleCode.PATH_ESCAPE, path, "A symbolic link leads out of the store.", level="completeness"
+                )
+        elif entry.escapes:
+            findings.add(RuleCode.PATH_ESCAPE, path, "A symbolic link leads out of the store.", level="completeness")
+        elif group.path == "/" and entry.name == STATE_FOLDER:
+            if group.attrs.get("completed") == 1:
+                findings.add(RuleCode.STATE_FOLDER, path, "A completed store still holds the state of its run.")
+        elif entry.name.endswith(".partial"):
+            findings.add(RuleCode.LEFTOVER, path, "A temporary file of a killed writer.")
+        elif tree.consolidated is not None and access.get(f"{path.strip('/')}/zarr.json", 2**20) is not None:
+            findings.add(RuleCode.STALE_CONSOLIDATED, path, "The node is not among the consolidated metadata.")
+        else:
+            older = access.get(f"{path.strip('/')}/.zarray", 2**20) is not None
+            findings.add(
+                RuleCode.STRAY_CHUNK,
+                path,
+                "There is something in the group that is no node.",
+                found="an array of Zarr v2, which readers of Zarr v3 pass over" if older else None,
+                severity="warning",
+            )
+
+
+class _Chunks:
+    """The chunks of one group's arrays."""
+
+    def __init__(
+        self, access: Access, bound: Bound, checked: Checked, values: StoreValues, limits: Limits, findings: Collector
+    ) -> None:
+        self.access, self.bound, self.values, self.findings = access, bound, values, findings
+        self.limits = limits
+        self.context = Context(bound, values, checked.bounds)
+        self.omitted = bound.schema.storage.empty_chunks == "omitted"
+        states = dig(bound.group.attrs, "metadata.run.chains")
+        self.states = (
+            [s.get("status") if isinstance(s, dict) else None for s in states] if isinstance(states, list) else []
+        )
+        self._rows: dict[str, list[int] | None] = {}
+
+    def check(self) -> None:
+        for name, array in self.bound.group.arrays.items():
+            declared = self.bound.variables.get(name)
+            if declared is None:
+                self.findings.skip(array.path, "chunks", "the variable is not declared")
+            elif array.storage is not None:
+                self._check_array(array, declared[0])
+
+    def _check_array(self, array: ArrayNode, spec: VariableSpec) -> None:
+        assert array.storage is not None
+        grid = chunk_grid(array.shape, array.storage.chunks)
+        total = math.prod(grid)
+        if self.findings.checked["chunks"] + total > self.limits.all_chunks:
+            self.values.left_out[array.path] = "the store has too many chunks"
+            self.findings.add(
+                RuleCode.TOO_MANY_CHUNKS,
+                array.path,
+                "The arrays have too many chunks together; this one was left out.",
+                expected=self.limits.all_chunks,
+                level="completeness",
+            )
+            return
+        present = bytearray(total)
+        try:
+            self._list(array, grid, present)
+        except UnlistableError as error:
+            self.findings.skip(array.path, "leftovers and stray objects", error.problem)
+            self._ask(array, grid, present)
+        self.findings.checked["chunks"] += total
+        if self.omitted and total and self._fill_is_legal(array, spec, (0,) * len(grid)):
+            self.values.omittable.add(array.path)
+        missing = present.count(0)
+        if missing and (missing == total or missing > _ONE_BY_ONE):
+            self.values.left_out[array.path] = f"{missing} of its {total} chunks are not there"
+        if missing > _ONE_BY_ONE:
+            # A million lost chunks are one finding, and not a million looks at where each of them lies.
+            self._report_missing(array, spec, _place(present.find(0), grid), missing)
+        elif missing:
+            for number in _zeros(present):
+                self._report_missing(array, spec, _place(number, grid))
+
+    def _list(self, array: ArrayNode, grid: tuple[int, ...], present: bytearray) -> None:
+        """Mark the chunks that are listed; what else is listed becomes a finding."""
+        wanted = _ChunkKeys(array, grid)
+        for entry in self.access.keys(array.path.strip("/")):
+            path = f"{array.path}/{entry.name}"
+            if entry.escapes:
+                self.findings.add(
+                    RuleCode.PATH_ESCAPE, path, "A symbolic link leads out of the store.", level="completeness"
+                )
+            number = wanted.number(entry.name)
+            if number is not None:
+                present[number] = 1
+            elif entry.name.endswith(".partial"):
+                self.findings.add(RuleCode.LEFTOVER, path, "A temporary file of a killed writer.")
+            elif entry.name != "zarr.json":
+                self.findings.add(RuleCode.STRAY_CHUNK, path, "The object is no chunk of its array.")
+
+    def _ask(self, array: ArrayNode, grid: tuple[int, ...], present: bytearray) -> None:
+        """Mark the chunks of a store that cannot be listed: each is asked for."""
+        folder = array.path.strip("/")
+        for start in range(0, len(present), _ONE_BY_ONE):
+            numbers = range(start, min(start + _ONE_BY_ONE, len(present)))
+            keys = [f"{folder}/{chunk_key(array, _place(n, grid))}" for n in numbers]
+            present[start : start + len(keys)] = bytes(self.access.exist(keys))
+
+    def _report_missing(self, array: ArrayNode, spec: VariableSpec, index: tuple[int, ...], times: int = 1) -> None:
+        path = f"{array.path}/{chunk_key(array, index)}"
+        if times == 1 and self._behind_prefix(array, spec, index):
+            return
+        reads = f"reads as {spec.fill}"
+        if self.omitted and self._fill_is_legal(array, spec, index):
+            self.findings.add(
+                RuleCode.OMITTED_CHUNK, path, "A chunk is absent that may be all fill.", found=reads, times=times
+            )
+        else:
+            self.findings.add(RuleCode.MISSING_CHUNK, path, "A chunk is missing.", found=reads, times=times)
+
+    def _behind_prefix(self, array: ArrayNode, spec: VariableSpec, index: tuple[int, ...]) -> bool:
+        """Whether the chunk holds only rows that its chain never wrote, and its writer need not have filled them."""
+        if spec.prefix is None or "chain" not in array.dims or spec.prefix not in array.dims:
+            return False
+        assert array.storage is not None
+        if spec.prefix not in self._rows:
+            self._rows[spec.prefix] = written_rows(self.context, spec.prefix)[1]
+        rows = self._rows[spec.prefix]
+        if rows is None:
+            return False
+        chain_axis, row_axis = array.dims.index("chain"), array.dims.index(spec.prefix)
+        size, first = array.storage.chunks[chain_axis], index[row_axis] * array.storage.chunks[row_axis]
+        chains = range(index[chain_axis] * size, min((index[chain_axis] + 1) * size, len(rows)))
+        return all(
+            first >= rows[c] and (self.omitted or (c < len(self.states) and self.states[c] == "interrupted"))
+            for c in chains
+        )
+
+    def _fill_is_legal(self, array: ArrayNode, spec: VariableSpec, index: tuple[int, ...]) -> bool:
+        assert array.storage is not None
+        shape = tuple(min(c, n - i * c, 4) for i, c, n in zip(index, array.storage.chunks, array.shape, strict=True))
+        fill = np.full(shape, spec.fill, dtype=numpy_dtype(array))
+        for check in spec.checks:
+            arguments = resolve_arguments(check.predicate, check.arguments, self.bound.root.attrs)
+            if arguments is not None and not find_predicate(check.predicate).holds(fill, **arguments):
+                return False
+        return True
+
+
+class _ChunkKeys:
+    """From the name of an object to the number of its chunk."""
+
+    def __init__(self, array: ArrayNode, grid: tuple[int, ...]) -> None:
+        assert array.storage is not None
+        self._separator, self._grid = array.storage.separator, grid
+        self._default = array.storage.encoding == "default"
+
+    def number(self, key: str) -> int | None:
+        parts = key.split(self._separator)
+        if self._default:
+            if parts[0] != "c":
+                return None
+            parts = parts[1:]
+        elif not self._grid:
+            return 0 if key == "0" else None
+        if len(parts) != len(self._grid):
+            return None
+        out = 0
+        for part, count in zip(parts, self._grid, strict=True):
+            # Only the plain form of a number is a key: neither 01 nor +1 nor another script's digits.
+            if len(part) > 16 or not (part.isascii() and part.isdigit()) or (part[0] == "0" and part != "0"):
+                return None
+            if int(part) >= count:
+                return None
+            out = out * count + int(part)
+        return out
+
+
+def _place(number: int, grid: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(int(i) for i in np.unravel_index(number, grid)) if grid else ()
+
+
+def _zeros(present: bytearray) -> Iterator[int]:
+    position = present.find(0)
+    while position >= 0:
+        yield position
+        position = present.find(0, position + 1)

@@ -1,0 +1,231 @@
+"""pandera's verdict on a group's variables, coordinates, dimensions and types, turned into our findings.
+
+pandera is shown a hollow copy (names, dimensions and types over single elements), so no size that a store claims costs
+memory; what it says is kept with what failed, and where.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from devinterp.schema.checks.to_pandera import compile_node
+from devinterp.schema.findings.codes import RuleCode
+from devinterp.schema.findings.report import Collector
+from devinterp.schema.model.spec import legal_dims
+from devinterp.schema.model.suggest import closest
+from devinterp.schema.reading.array_metadata import NUMERIC
+from devinterp.schema.reading.nodes import ArrayNode, join
+from devinterp.schema.rules.registry import resolve_arguments
+
+if TYPE_CHECKING:
+    import pandera.xarray as pa
+
+    from devinterp.schema.checks.bind import Bound
+
+__all__ = ["Conformance", "component", "pinned"]
+
+# A store with thousands of undeclared names is not misspelt.
+_MAX_SUGGESTIONS = 50
+# What pandera says of one variable's dimensions and type depends on these alone.
+_VERDICTS: dict[Any, list[Any]] = {}
+
+
+@contextmanager
+def pinned(depth: str) -> Iterator[None]:
+    """Run pandera switched on and to this depth, whatever the environment says."""
+    from pandera.config import config_context
+
+    with config_context(validation_enabled=True, validation_depth=depth):
+        yield
+
+
+class Conformance:
+    """Compiled schemas and verdicts of one validation, so that equal groups are decided once."""
+
+    def __init__(self) -> None:
+        self._compiled: dict[Any, pa.DatasetSchema] = {}
+        self._presence: dict[Any, list[Any]] = {}
+
+    def compiled(self, bound: Bound) -> pa.DatasetSchema:
+        """Return the pandera schema of a bound group."""
+        limits = tuple(
+            str(resolve_arguments(c.predicate, c.arguments, bound.root.attrs))
+            for s in bound.node.variables.values()
+            for c in s.checks
+            if "path" in c.arguments
+        )
+        key = (
+            id(bound.schema),
+            bound.node.path,
+            tuple((n, bound.presence(s), self._choice(bound, n)) for n, (s, _) in bound.variables.items()),
+            limits,
+        )
+        if key not in self._compiled:
+            self._compiled[key] = compile_node(bound)
+        return self._compiled[key]
+
+    def _choice(self, bound: Bound, name: str) -> tuple[str, ...]:
+        array = bound.group.arrays.get(name)
+        return array.dims if array is not None else ()
+
+    def check(self, bound: Bound, findings: Collector) -> set[str]:
+        """Add what pandera finds about a group; return the names of the variables whose dimensions are right."""
+        compiled = self.compiled(bound)
+        missing, extra = self._names(bound, compiled)
+        both = missing & extra
+        for name in sorted(both):
+            wanted = "a coordinate" if bound.variables[name][0].role == "coordinate" else "a data variable"
+            found = "a data variable" if wanted == "a coordinate" else "a coordinate"
+            findings.add(RuleCode.ROLE, join(bound.path, name), f"It should be {wanted}.", expected=wanted, found=found)
+        self._report_missing(bound, missing - both, extra - both, findings)
+        self._report_extra(bound, missing - both, extra - both, findings)
+        sound = set()
+        for name, (spec, placeholders) in bound.variables.items():
+            array = bound.group.arrays.get(name)
+            own = component(compiled, name)
+            if array is None or own is None:
+                continue
+            failed = {e.check for e in self._verdict(own, array)}
+            if "dims" in failed:
+                legal = " or ".join(_tuple(d) for d in legal_dims(spec, placeholders))
+                findings.add(
+                    RuleCode.DIMS, array.path, "The dimensions are wrong.", expected=legal, found=_tuple(array.dims)
+                )
+            else:
+                sound.add(name)
+            if failed - {"dims"}:
+                findings.add(
+                    RuleCode.DTYPE, array.path, "The data type is wrong.", expected=spec.dtype, found=array.dtype
+                )
+        return sound
+
+    def _names(self, bound: Bound, compiled: pa.DatasetSchema) -> tuple[set[str], set[str]]:
+        """Names that pandera misses, and names that it does not expect."""
+        arrays = bound.group.arrays
+        coordinates = bound.group.coordinates()
+        key = (id(compiled), frozenset(arrays), coordinates)
+        if key not in self._presence:
+            self._presence[key] = _presence_errors(compiled, set(arrays), coordinates)
+        missing: set[str] = set()
+        extra: set[str] = set()
+        for error in self._presence[key]:
+            if error.check in ("data_var_presence", "coords"):
+                missing.add(error.failure_cases)
+            elif error.check == "strict_data_vars":
+                extra.update(ast.literal_eval(error.failure_cases))
+            else:
+                extra.add(error.failure_cases)
+        return missing, extra
+
+    def _verdict(self, component: Any, array: ArrayNode) -> list[Any]:
+        key = (component.dims, str(component.dtype), array.dims, array.dtype)
+        if key not in _VERDICTS:
+            import xarray as xr
+
+            if len(_VERDICTS) > 10_000:  # names come from stores
+                _VERDICTS.clear()
+
+            schema = component.to_data_array_schema(array.name)
+            hollow = xr.DataArray(
+                np.zeros((1,) * len(array.dims), _hollow(array.dtype)), dims=array.dims, name=array.name
+            )
+            _VERDICTS[key] = _errors(schema, hollow, "SCHEMA_ONLY")
+        return _VERDICTS[key]
+
+    def _report_missing(self, bound: Bound, missing: set[str], extra: set[str], findings: Collector) -> None:
+        for name in sorted(missing - bound.group.broken - set(bound.group.groups)):
+            spec, placeholders = bound.variables[name]
+            near = closest(name, extra) if len(missing) <= _MAX_SUGGESTIONS else None
+            findings.add(
+                RuleCode.MISSING_VARIABLE,
+                join(bound.path, name),
+                "The variable is missing.",
+                expected=f"{name} {_tuple(legal_dims(spec, placeholders)[0])} {spec.dtype}: {spec.doc}",
+                remedy=None if near is None else f"Is it the undeclared {near!r}? Then rename that to {name!r}.",
+            )
+
+    def _report_extra(self, bound: Bound, missing: set[str], extra: set[str], findings: Collector) -> None:
+        known = [n for n, (s, _) in bound.variables.items() if bound.presence(s) != "forbidden"]
+        for name in sorted(extra):
+            path = join(bound.path, name)
+            own = bound.variables.get(name)
+            if own is not None:
+                findings.add(
+                    RuleCode.FORBIDDEN_VARIABLE, path, "The variable must not be there.", found=_why(bound, own[0])
+                )
+                continue
+            if any(n.path == join(bound.node.path, name) for n in bound.schema.nodes):
+                continue  # an array where a group belongs: the walk over the groups says so
+            near = None
+            if len(extra) <= _MAX_SUGGESTIONS:
+                near = closest(name, missing) or closest(name, known)
+            findings.add(
+                RuleCode.UNDECLARED_VARIABLE,
+                path,
+                "The variable is not declared.",
+                remedy=None
+                if near is None
+                else f"Did you mean {near!r}? Rename it, or declare it in a schema of your own.",
+                severity=bound.schema.undeclared,
+            )
+
+
+def component(compiled: pa.DatasetSchema, name: str) -> Any:
+    """Return what a compiled schema says of one variable or coordinate, or None."""
+    coords: Any = compiled.coords
+    return coords.get(name) or compiled.data_vars.get(name)
+
+
+def _presence_errors(compiled: pa.DatasetSchema, arrays: set[str], coordinates: frozenset[str]) -> list[Any]:
+    import pandera.xarray as pa
+    import xarray as xr
+
+    def wanted(components: Any, present: set[str]) -> list[str]:
+        return [n for n, c in components.items() if c.required or n in present]
+
+    schema = pa.DatasetSchema(
+        data_vars=dict.fromkeys(wanted(compiled.data_vars, arrays - coordinates)),
+        coords=wanted(compiled.coords, set(coordinates)),
+        # Under a lenient profile an undeclared name is still found, only of less weight.
+        strict=True,
+        strict_coords=True,
+    )
+    scalar = xr.Variable((), 0)
+    data_vars = dict.fromkeys(sorted(arrays - coordinates), scalar)
+    hollow = xr.Dataset(data_vars, coords=dict.fromkeys(sorted(coordinates), scalar))
+    return _errors(schema, hollow, "SCHEMA_ONLY")
+
+
+def _errors(schema: Any, target: Any, depth: str) -> list[Any]:
+    from pandera.errors import SchemaError, SchemaErrors
+
+    try:
+        with pinned(depth):
+            schema.validate(target, lazy=True, inplace=True)
+    except SchemaErrors as errors:
+        return list(errors.schema_errors)
+    except SchemaError as error:
+        return [error]
+    return []
+
+
+def _hollow(dtype: str) -> np.dtype[Any]:
+    if dtype in NUMERIC:
+        return np.dtype(dtype)
+    # Text of fixed length is another type in a store, so that here it must look like another one too.
+    return np.dtype({"string": "U1", "fixed_length_utf32": "S1"}.get(dtype, "V1"))
+
+
+def _tuple(dims: tuple[str, ...]) -> str:
+    return f"({', '.join(dims)})"
+
+
+def _why(bound: Bound, spec: Any) -> str:
+    if spec.presence.kind == "when":
+        return f"{spec.presence.argument} is false in the settings"
+    return f"the profile {bound.schema.profile} forbids it"

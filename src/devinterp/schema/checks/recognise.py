@@ -1,0 +1,144 @@
+"""Which schema a tree is to be held against: the one asked for, the one it names, or the one it looks like."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+from devinterp.errors import SchemaError
+from devinterp.schema.checks.bind import load_by_id
+from devinterp.schema.findings.codes import RuleCode
+from devinterp.schema.findings.report import Collector, clip
+from devinterp.schema.model.spec import NodeSpec, Schema
+
+if TYPE_CHECKING:
+    from devinterp.schema.reading.nodes import GroupNode
+
+__all__ = ["choose_schema", "fitting_node", "recognise"]
+
+_ID = re.compile(r"[A-Za-z0-9][\w./-]*@[1-9][0-9]{0,5}")
+_THRESHOLD = 0.3
+
+
+def choose_schema(root: GroupNode, asked: Any, profile: str, findings: Collector) -> Schema | None:
+    """Return the schema, or None after the finding that says that there is none.
+
+    Raises
+    ------
+    SchemaError
+        The schema or profile that was asked for does not exist.
+    """
+    named = root.attrs.get("devinterp_schema")
+    if asked is not None:
+        schema: Schema = asked if isinstance(asked, Schema) else _load(asked, profile)
+        if isinstance(named, str) and named not in (schema.id, *schema.extends):
+            own = load_by_id(named, "strict") if _ID.fullmatch(named) else None
+            if own is None or schema.id not in own.extends:
+                findings.add(
+                    RuleCode.OTHER_SCHEMA, "/", "The store names another schema.", expected=schema.id, found=named
+                )
+        return schema
+    if isinstance(named, str):
+        own = _named_schema(named, profile)
+        if own is not None:
+            return own
+        findings.add(
+            RuleCode.UNKNOWN_SCHEMA, "/", "The schema that the store names cannot be loaded.", found=clip(named, 120)
+        )
+    recognised = recognise(root, profile)
+    if recognised is None:
+        names = [*root.arrays, *(f"{g}/" for g in root.groups)]
+        findings.add(
+            RuleCode.UNKNOWN_KIND,
+            "/",
+            "The store fits no known schema.",
+            expected=f"one of {', '.join(s.id for s in known_schemas('strict'))}",
+            found=", ".join(names[:20]) or "an empty group",
+        )
+    return recognised
+
+
+def _load(source: Any, profile: str) -> Schema:
+    from devinterp.schema.model.load import load
+
+    schema: Schema = load(source, profile=profile)
+    return schema
+
+
+def _named_schema(named: str, profile: str) -> Schema | None:
+    if not _ID.fullmatch(named):
+        return None
+    found = load_by_id(named, profile)
+    if found is not None and found.profile != profile:
+        raise SchemaError(
+            f"The schema {named!r} has no profile {profile!r}.", expected=f"one of {sorted(found.profiles)}"
+        )
+    return found
+
+
+def known_schemas(profile: str) -> list[Schema]:
+    """Every installed schema that extends none, under ``profile`` where it has it."""
+    from devinterp.schema.model.load import available, load
+
+    out = []
+    for path in available().values():
+        schema = load(path)
+        if not schema.extends and profile in schema.profiles:
+            out.append(load(path, profile=profile))
+    return out
+
+
+def recognise(root: GroupNode, profile: str) -> Schema | None:
+    """Return the schema whose names fit the tree best, or None where none fits.
+
+    Raises
+    ------
+    SchemaError
+        No schema has the profile.
+    """
+    schemas = known_schemas(profile)
+    if not schemas:
+        raise SchemaError(f"No schema has a profile {profile!r}.", expected="strict, open or devinterp-2.0")
+    best = max(schemas, key=lambda s: fit(root, s))
+    return best if fit(root, best) >= _THRESHOLD else None
+
+
+def fit(group: GroupNode, schema: Schema, depth: int = 0) -> float:
+    """How well names fit, from 0 to 1: of the arrays here and required here, and of the groups below."""
+    node = next((n for n in schema.nodes if n.path == "/"), None)
+    if node is None or depth > 4:
+        return 0.0
+    if node.variables:
+        return _fit_node(group, node)
+    below = [n for n in schema.nodes if n.path.count("/") == 1 and n.path != "/"]
+    if not below or group.arrays:
+        return 0.0
+    literal = [n for n in below if not n.placeholders]
+    if literal:
+        scores = [_fit_node(group.groups[n.path[1:]], n) if n.path[1:] in group.groups else 0.0 for n in literal]
+        return sum(scores) / len(scores)
+    included = [n for n in below if n.include is not None]
+    if not included or not group.groups:
+        return 0.0
+    inner = load_by_id(str(included[0].include), schema.profile)
+    children = list(group.groups.values())[:8]
+    return 0.0 if inner is None else sum(fit(c, inner, depth + 1) for c in children) / len(children)
+
+
+def _fit_node(group: GroupNode, node: NodeSpec) -> float:
+    required = {v.name for v in node.variables.values() if v.presence.kind == "required" and not v.placeholders}
+    names = set(group.arrays) | group.broken
+    declared = {n for n in names if node.find(n) is not None}
+    # A name that another schema shares (init_loss, input_ids) says little: the required ones must be there too.
+    return len(declared) / len(names | required) if names else 0.0
+
+
+def fitting_node(group: GroupNode, profile: str) -> tuple[Schema, NodeSpec] | None:
+    """Return the schema and node that a single dataset fits best, the roots of schemas first."""
+    best: tuple[float, Schema, NodeSpec] | None = None
+    for schema in known_schemas(profile):
+        for node in schema.nodes:
+            score = _fit_node(group, node) if node.variables else 0.0
+            if score >= _THRESHOLD and (best is None or score > best[0]):
+                best = (score, schema, node)
+    return None if best is None else best[1:]

@@ -1,0 +1,196 @@
+"""How an array is stored, against what its spec and the schema's storage section say."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import math
+import struct
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from devinterp.schema.findings.codes import RuleCode
+from devinterp.schema.findings.report import Collector
+from devinterp.schema.model.layout import chunk_shape
+
+if TYPE_CHECKING:
+    from devinterp.schema.checks.bind import Bound
+    from devinterp.schema.model.spec import StorageSpec, VariableSpec
+    from devinterp.schema.reading.nodes import ArrayNode, CodecNode, StorageNode
+
+__all__ = ["check_storage", "fill_number"]
+
+# xarray changes values on reading where it meets one of these.
+_DECODED = ("scale_factor", "add_offset", "missing_value", "_Unsigned")
+
+
+def check_storage(bound: Bound, name: str, array: ArrayNode, spec: VariableSpec, findings: Collector) -> None:
+    """Check units, fill, chunks and codecs of one declared array (of a variable in memory: units alone)."""
+    _check_units(array, spec, findings)
+    if array.storage is None:
+        return
+    storage = bound.schema.storage
+    _check_fill(array, array.storage, spec, findings)
+    _check_decoding(array, findings)
+    _check_grid(array, array.storage, spec, storage, findings)
+    _check_codecs(array, array.storage, storage, findings)
+
+
+def _check_units(array: ArrayNode, spec: VariableSpec, findings: Collector) -> None:
+    found = array.attrs.get("units")
+    if found is not None and found not in (spec.unit, *spec.alternative_units):
+        expected = " or ".join(repr(u) for u in (spec.unit, *spec.alternative_units))
+        findings.add(RuleCode.UNIT, array.path, "The unit is wrong.", expected=expected, found=repr(found))
+
+
+def _check_fill(array: ArrayNode, storage: StorageNode, spec: VariableSpec, findings: Collector) -> None:
+    if not _same(storage.fill, spec.fill, array.dtype):
+        findings.add(
+            RuleCode.FILL_VALUE, array.path, "The fill value is wrong.", expected=spec.fill, found=repr(storage.fill)
+        )
+
+
+def _check_decoding(array: ArrayNode, findings: Collector) -> None:
+    marker = array.attrs.get("_FillValue")
+    if marker is not None and array.dtype.startswith(("int", "uint")):
+        findings.add(
+            RuleCode.INTEGER_FILL_ATTRIBUTE, array.path, "An integer array has the attribute _FillValue.", found=marker
+        )
+    elif marker is not None and array.dtype.startswith("float") and not _is_nan(marker):
+        findings.add(
+            RuleCode.FILL_VALUE,
+            array.path,
+            "The attribute _FillValue makes xarray read a number as missing.",
+            expected="NaN",
+            found=repr(marker),
+        )
+    for name in _DECODED:
+        if name in array.attrs:
+            findings.add(
+                RuleCode.ATTRIBUTE,
+                array.path,
+                f"The attribute {name} makes xarray change the values on reading.",
+                found=repr(array.attrs[name]),
+            )
+
+
+def _check_grid(
+    array: ArrayNode, storage: StorageNode, spec: VariableSpec, declared: StorageSpec, findings: Collector
+) -> None:
+    if (storage.encoding, storage.separator) != ("default", "/"):
+        findings.add(
+            RuleCode.CHUNK_KEYS,
+            array.path,
+            "Chunks lie under other keys than the default ones.",
+            expected="default, separated by '/'",
+            found=f"{storage.encoding}, separated by {storage.separator!r}",
+        )
+    sharded = any(codec.name == "sharding_indexed" for codec in storage.codecs)
+    if sharded and declared.shards == "forbidden":
+        findings.add(RuleCode.SHARDED, array.path, "The array is sharded.", expected="one object per chunk")
+    if declared.chunks != "declared" or sharded or array.dims not in _dims_of(spec, array):
+        return
+    wanted = chunk_shape(spec, array.dims, array.shape)
+    # A declared chunk is the largest that is right: a store that was given more draws keeps its first, smaller chunks.
+    fits = len(storage.chunks) == len(wanted) and all(
+        1 <= n <= w if dim in spec.chunks else n == w
+        for dim, n, w in zip(array.dims, storage.chunks, wanted, strict=True)
+    )
+    if not fits:
+        findings.add(
+            RuleCode.CHUNK_GRID,
+            array.path,
+            "The chunks are not as declared.",
+            expected=f"at most {_sizes(array.dims, wanted)}" if spec.chunks else _sizes(array.dims, wanted),
+            found=_sizes(array.dims, storage.chunks),
+        )
+
+
+def _dims_of(spec: VariableSpec, array: ArrayNode) -> tuple[tuple[str, ...], ...]:
+    # Chunks are declared for the documented dimensions; under other legal ones they are free.
+    return (array.dims,) if len(spec.dims) == len(array.dims) else ()
+
+
+def _check_codecs(array: ArrayNode, storage: StorageNode, declared: StorageSpec, findings: Collector) -> None:
+    codecs: Sequence[CodecNode] = storage.codecs
+    for codec in storage.codecs:
+        if codec.name == "sharding_indexed":
+            codecs = inner_codecs(codec.configuration)
+    serializer = "vlen-utf8" if array.dtype == "string" else "bytes"
+    wanted = [serializer if c == "bytes" else c for c in declared.codecs]
+    found = [c.name for c in codecs]
+    if found == [c for c in wanted if c != "crc32c"]:
+        if declared.checksums == "required" and "crc32c" in wanted:
+            findings.add(
+                RuleCode.NO_CHECKSUM, array.path, "Chunks have no checksum.", expected=_list(wanted), found=_list(found)
+            )
+    elif found != wanted and not (declared.checksums == "optional" and found == [*wanted, "crc32c"]):
+        findings.add(
+            RuleCode.CODECS, array.path, "The codecs are not as declared.", expected=_list(wanted), found=_list(found)
+        )
+    for codec in codecs:
+        if codec.name == "bytes" and codec.configuration.get("endian", "little") != "little":
+            findings.add(RuleCode.CODECS, array.path, "The bytes are in another order.", expected="little", found="big")
+
+
+def inner_codecs(configuration: Mapping[str, Any]) -> list[CodecNode]:
+    """Return the codecs of the chunks inside a shard."""
+    from devinterp.schema.reading.nodes import CodecNode
+
+    return [
+        CodecNode(c, {}) if isinstance(c, str) else CodecNode(c["name"], c.get("configuration", {}))
+        for c in configuration["codecs"]
+    ]
+
+
+def fill_number(value: Any) -> float | int | None:
+    """Return the number that a fill value in JSON stands for, or None where it stands for none."""
+    if isinstance(value, bool):
+        return int(value)
+    if isinstance(value, int | float):
+        return value
+    if not isinstance(value, str):
+        return None
+    named = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
+    if value in named:
+        return named[value]
+    formats = {4: ">e", 8: ">f", 16: ">d"}
+    if value.startswith("0x") and len(value) - 2 in formats:
+        try:
+            return float(struct.unpack(formats[len(value) - 2], bytes.fromhex(value[2:]))[0])
+        except ValueError:
+            return None
+    return None
+
+
+def _same(found: Any, declared: float | int | str | bool | None, dtype: str) -> bool:
+    if isinstance(declared, str):
+        return bool(found == declared)
+    if isinstance(declared, bool):
+        return found is declared
+    number = fill_number(found)
+    if number is None or declared is None or (isinstance(found, bool) and dtype != "bool"):
+        return False
+    return number == declared or (math.isnan(number) and isinstance(declared, float) and math.isnan(declared))
+
+
+def _is_nan(marker: Any) -> bool:
+    if isinstance(marker, float):
+        return math.isnan(marker)
+    if not isinstance(marker, str):
+        return False
+    if marker == "NaN":
+        return True
+    try:
+        raw = base64.standard_b64decode(marker)
+    except (binascii.Error, ValueError):
+        return False
+    return len(raw) in (4, 8) and math.isnan(struct.unpack("<f" if len(raw) == 4 else "<d", raw)[0])
+
+
+def _sizes(dims: Sequence[str], sizes: Sequence[int]) -> str:
+    return ", ".join(f"{d}: {n}" for d, n in zip(dims, sizes, strict=True)) or "()"
+
+
+def _list(names: Sequence[str]) -> str:
+    return ", ".join(names)

@@ -1,0 +1,1 @@
+"""What a validation found: codes, findings, reports, and how they are shown."""

@@ -1,0 +1,111 @@
+"""From patterns to concrete arrays: placeholders bound, sizes computed, chunks cut."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from devinterp.errors import SchemaError
+from devinterp.schema.model.spec import ArrayLayout, GroupLayout, NodeSpec, Schema, VariableSpec
+
+__all__ = ["array_attributes", "chunk_shape", "dimension_sizes", "resolve_node"]
+
+
+def resolve_node(
+    schema: Schema,
+    node: NodeSpec,
+    parameters: Mapping[str, Any],
+    members: Mapping[str, Mapping[str, Mapping[str, int]]],
+    sizes: Mapping[str, int],
+    optional: frozenset[str],
+) -> GroupLayout:
+    """Resolve one node; see `Schema.resolve`."""
+    values = {name: spec.default for name, spec in schema.parameters.items() if spec.default is not None}
+    values.update(parameters)
+    concrete = dimension_sizes(node, values, members, sizes)
+    arrays: dict[str, ArrayLayout] = {}
+    for spec in node.variables.values():
+        if not _included(spec, values, optional):
+            continue
+        for bound in bindings(spec.name, members):
+            name = spec.name.format_map(bound)
+            dims = tuple(d.format_map(bound) for d in spec.dims)
+            missing = [d for d in dims if d not in concrete]
+            if missing:
+                raise SchemaError(
+                    f"The size of dimension {missing[0]!r} of {name!r} is not known.",
+                    expected=f"a value for it, or for what it is computed from ({node.dimensions})",
+                    found=f"sizes of {sorted(concrete)}",
+                )
+            shape = tuple(concrete[d] for d in dims)
+            arrays[name] = ArrayLayout(
+                name=name,
+                dims=dims,
+                shape=shape,
+                dtype=spec.dtype,
+                fill=spec.fill,
+                chunks=chunk_shape(spec, dims, shape),
+                attrs=array_attributes(spec, bound),
+                spec=spec,
+            )
+    used = {d for a in arrays.values() for d in a.dims}
+    return GroupLayout(node.path, arrays, {d: n for d, n in concrete.items() if d in used})
+
+
+def _included(spec: VariableSpec, values: Mapping[str, Any], optional: frozenset[str]) -> bool:
+    kind, argument = spec.presence.kind, spec.presence.argument
+    if kind == "when":
+        return bool(values.get(argument or "", False))
+    return kind == "required" or spec.name in optional
+
+
+def bindings(pattern: str, members: Mapping[str, Mapping[str, Any]]) -> Iterator[dict[str, str]]:
+    """Yield every binding of the placeholders in ``pattern`` to members (one placeholder per name at most)."""
+    for family, names in members.items():
+        if f"{{{family}}}" in pattern:
+            for name in names:
+                yield {family: name}
+            return
+    if "{" not in pattern:
+        yield {}
+
+
+def dimension_sizes(
+    node: NodeSpec,
+    values: Mapping[str, Any],
+    members: Mapping[str, Mapping[str, Mapping[str, int]]],
+    sizes: Mapping[str, int],
+) -> dict[str, int]:
+    """Compute every dimension's size that can be computed; dimensions may refer to each other."""
+    known = dict(sizes)
+    pending: list[tuple[str, Any, dict[str, Any]]] = []
+    for dim in node.dimensions.values():
+        for bound in bindings(dim.name, members):
+            own: dict[str, Any] = {}
+            for family, member in bound.items():
+                own.update(members[family][member])
+            if dim.size is not None:
+                pending.append((dim.name.format_map(bound), dim.size, own))
+    progress = True
+    while progress:
+        progress = False
+        for name, expression, own in pending:
+            if name not in known:
+                value = expression.evaluate({**values, **known, **own})
+                if value is not None:
+                    known[name] = value
+                    progress = True
+    return known
+
+
+def chunk_shape(spec: VariableSpec, dims: tuple[str, ...], shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Chunks as declared, never larger than the array, never 0."""
+    return tuple(max(1, min(spec.chunks.get(d, n), n)) for d, n in zip(dims, shape, strict=True))
+
+
+def array_attributes(spec: VariableSpec, bound: Mapping[str, str]) -> dict[str, Any]:
+    """The attributes written beside an array: its meaning and its unit."""
+    doc = spec.doc
+    for family, member in bound.items():
+        doc = doc.replace(f"{{{family}}}", member)
+    return {"long_name": doc, "units": spec.unit}

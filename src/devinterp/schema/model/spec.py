@@ -1,0 +1,378 @@
+"""Frozen specs: what a schema document says, after loading, and the concrete layouts that come from it.
+
+A `Schema` is a pattern: sizes are expressions over parameters, ``{obs}`` stands for every member of a family.
+`Schema.resolve` turns it into `GroupLayout` objects, from which the store is created and against which it is checked.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+
+from devinterp.schema.model.size_expression import Expression
+
+__all__ = [
+    "ArrayLayout",
+    "Check",
+    "DimensionSpec",
+    "FamilySpec",
+    "GroupLayout",
+    "NodeSpec",
+    "ParameterSpec",
+    "Presence",
+    "Profile",
+    "Rule",
+    "Schema",
+    "StorageSpec",
+    "VariableSpec",
+]
+
+Level = Literal["structure", "completeness", "values"]
+Severity = Literal["error", "warning", "note"]
+
+
+@dataclass(frozen=True)
+class ParameterSpec:
+    """A setting that sizes or presence depend on, and its dotted path in the root attributes."""
+
+    name: str
+    path: str
+    type: str
+    doc: str
+    default: Any = None
+
+
+@dataclass(frozen=True)
+class FamilySpec:
+    """A placeholder such as ``{obs}``: one variable, dimension or group per member.
+
+    ``path`` is the dotted path of the list of members in the attributes and ``key`` the field that names a member;
+    both are None where the members are known from the names in the store alone.
+    """
+
+    name: str
+    doc: str
+    path: str | None = None
+    key: str | None = None
+    parameters: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class DimensionSpec:
+    """A named dimension; ``size`` is None where any size (from ``minimum`` up) is right."""
+
+    name: str
+    doc: str
+    size: Expression | None = None
+    minimum: int = 0
+
+
+@dataclass(frozen=True)
+class Check:
+    """A value rule of one variable: a registered predicate with its arguments."""
+
+    code: str
+    predicate: str
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A rule over several variables, or over a node's attributes, by a registered predicate.
+
+    ``views`` is ``skip`` where the rule relates values to settings: a selection in memory breaks it by right.
+    """
+
+    code: str
+    predicate: str
+    level: Level = "values"
+    severity: Severity = "error"
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    views: Literal["check", "skip"] = "check"
+
+
+@dataclass(frozen=True)
+class Presence:
+    """When a variable must be there.
+
+    ``required``, ``optional`` or ``forbidden`` as such; ``when`` names a boolean parameter (required where true,
+    forbidden where false); ``with_dimension`` requires the variable exactly where another variable uses that dimension.
+    """
+
+    kind: Literal["required", "optional", "forbidden", "when", "with_dimension"] = "required"
+    argument: str | None = None
+
+
+@dataclass(frozen=True)
+class VariableSpec:
+    """One variable or coordinate: the only place where its shape, type, fill and unit stand.
+
+    Attributes
+    ----------
+    name : str
+        May contain a family's placeholder, as in ``loss_{obs}``.
+    dims : tuple of str
+        The documented dimensions; ``alternatives`` are other legal ones.
+    leading : tuple of str
+        Dimensions that may stand before them, in this order (a study's ``wr``).
+    dtype : str
+        A NumPy dtype name; ``string`` for variable-length strings, ``text`` for strings of any representation.
+    fill : float or int or str
+        Zarr fill value.
+    unit : str
+        ``nat``, ``nat^2``, ``1`` ...; ``alternative_units`` are legal too.
+    chunks : mapping of str to int
+        Largest chunk along a dimension; the others are whole.
+    prefix : str or None
+        The dimension along which a chain that stopped early leaves fill behind its prefix.
+    """
+
+    name: str
+    dims: tuple[str, ...]
+    dtype: str
+    unit: str
+    doc: str
+    fill: float | int | str | bool | None = None
+    role: Literal["data", "coordinate"] = "data"
+    presence: Presence = Presence()
+    alternatives: tuple[tuple[str, ...], ...] = ()
+    leading: tuple[str, ...] = ()
+    chunks: Mapping[str, int] = field(default_factory=dict)
+    prefix: str | None = None
+    checks: tuple[Check, ...] = ()
+    alternative_units: tuple[str, ...] = ()
+
+    @property
+    def placeholders(self) -> tuple[str, ...]:
+        """Families in the name."""
+        return tuple(re.findall(r"\{(\w+)\}", self.name))
+
+    def matches(self, name: str) -> dict[str, str] | None:
+        """Return the placeholder values for which ``name`` is this variable's, or None."""
+        return match_pattern(self.name, name)
+
+    def legal_dims(self) -> tuple[tuple[str, ...], ...]:
+        """Every legal tuple of dimensions, the documented one first."""
+        bases = (self.dims, *self.alternatives)
+        prefixes: list[tuple[str, ...]] = [()]
+        for dim in reversed(self.leading):
+            prefixes += [(dim, *p) for p in prefixes]
+        return tuple(p + base for p in sorted(prefixes, key=len) for base in bases)
+
+
+@dataclass(frozen=True)
+class StorageSpec:
+    """How chunks are stored.
+
+    Attributes
+    ----------
+    codecs : tuple of str
+        Their names, in order (``bytes`` stands for ``vlen-utf8`` where an array holds strings).
+    checksums : {"required", "optional"}
+        Whether crc32c must close them.
+    chunks : {"declared", "any"}
+        Whether the chunk grid is the one that variables declare.
+    empty_chunks : {"written", "omitted"}
+        Whether the writer writes a chunk that is all fill, so that an absent one proves a loss.
+    shards : {"forbidden", "allowed"}
+        Whether several chunks may share an object.
+    """
+
+    codecs: tuple[str, ...] = ("bytes", "zstd", "crc32c")
+    checksums: Literal["required", "optional"] = "required"
+    chunks: Literal["declared", "any"] = "declared"
+    empty_chunks: Literal["written", "omitted"] = "written"
+    shards: Literal["forbidden", "allowed"] = "forbidden"
+
+
+@dataclass(frozen=True)
+class NodeSpec:
+    """One group of the tree: its path pattern, variables, dimensions and a JSON Schema of its attributes.
+
+    A node with ``include`` is a tree of another schema (its id), mounted at ``path``.
+    """
+
+    path: str
+    doc: str
+    dimensions: Mapping[str, DimensionSpec] = field(default_factory=dict)
+    variables: Mapping[str, VariableSpec] = field(default_factory=dict)
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+    rules: tuple[Rule, ...] = ()
+    include: str | None = None
+    minimum: int = 1
+
+    @property
+    def placeholders(self) -> tuple[str, ...]:
+        """Families in the path."""
+        return tuple(re.findall(r"\{(\w+)\}", self.path))
+
+    def find(self, name: str) -> tuple[VariableSpec, dict[str, str]] | None:
+        """Return the spec that ``name`` belongs to and its placeholders; an exact name wins over a pattern."""
+        exact = self.variables.get(name)
+        if exact is not None:
+            return exact, {}
+        best: tuple[VariableSpec, dict[str, str]] | None = None
+        for spec in self.variables.values():
+            bound = spec.matches(name) if spec.placeholders else None
+            # 'init_loss_x' is init_loss_{obs}, not loss_{obs}: the longest literal part wins.
+            if bound is not None and (best is None or len(spec.name) > len(best[0].name)):
+                best = (spec, bound)
+        return best
+
+
+@dataclass(frozen=True)
+class Profile:
+    """A named variant of a schema, for stores of another writer."""
+
+    name: str
+    doc: str
+    undeclared: Severity = "error"
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class ArrayLayout:
+    """One concrete array."""
+
+    name: str
+    dims: tuple[str, ...]
+    shape: tuple[int, ...]
+    dtype: str
+    fill: float | int | str | bool | None
+    chunks: tuple[int, ...]
+    attrs: Mapping[str, Any]
+    spec: VariableSpec
+
+    @property
+    def nbytes(self) -> int:
+        """Uncompressed size in bytes (strings count 8 per element)."""
+        itemsize = 8 if self.dtype in ("string", "text") else np.dtype(self.dtype).itemsize
+        return int(np.prod(self.shape, dtype=np.int64)) * itemsize
+
+
+@dataclass(frozen=True)
+class GroupLayout:
+    """One concrete group: the arrays it must have and the sizes of its dimensions."""
+
+    path: str
+    arrays: Mapping[str, ArrayLayout]
+    sizes: Mapping[str, int]
+
+
+@dataclass(frozen=True, eq=False)  # a schema is itself: loading twice gives one object, and it can be a key
+class Schema:
+    """A loaded schema document.
+
+    Attributes
+    ----------
+    name, version : str, int
+        Together the id, ``devinterp/samples@1``.
+    nodes : tuple of NodeSpec
+        The root first.
+    document : mapping
+        The merged document it was loaded from (extensions applied), JSON-able.
+    """
+
+    name: str
+    version: int
+    doc: str
+    parameters: Mapping[str, ParameterSpec]
+    families: Mapping[str, FamilySpec]
+    nodes: tuple[NodeSpec, ...]
+    profiles: Mapping[str, Profile]
+    storage: StorageSpec
+    profile: str
+    undeclared: Severity
+    document: Mapping[str, Any]
+    extends: tuple[str, ...] = ()
+
+    @property
+    def id(self) -> str:
+        """``name@version``, as written to the attribute ``devinterp_schema``."""
+        return f"{self.name}@{self.version}"
+
+    @property
+    def kind(self) -> str:
+        """What kind of tree this describes: the last part of the name it goes back to (``samples``)."""
+        return (self.extends[-1] if self.extends else self.name).split("@")[0].rsplit("/", 1)[-1]
+
+    def node(self, path: str = "/") -> NodeSpec:
+        """Return the node whose path pattern is ``path``."""
+        for node in self.nodes:
+            if node.path == path:
+                return node
+        raise KeyError(path)
+
+    def match_node(self, path: str) -> tuple[NodeSpec, dict[str, str]] | None:
+        """Return the node that a concrete group path belongs to, literal paths before patterns."""
+        for node in sorted(self.nodes, key=lambda n: len(n.placeholders)):
+            bound = match_pattern(node.path, path, separator="/")
+            if bound is not None:
+                return node, bound
+        return None
+
+    def to_json_schema(self) -> dict[str, Any]:
+        """Return a JSON Schema (draft 2020-12) of a store's ``zarr.json`` with consolidated metadata."""
+        from devinterp.schema.model.to_json_schema import json_schema
+
+        return json_schema(self)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the document, extensions merged, as JSON types: the whole contract for another language."""
+        from devinterp.schema.model.to_json_schema import json_document
+
+        return json_document(self)
+
+    def resolve(
+        self,
+        parameters: Mapping[str, Any],
+        *,
+        members: Mapping[str, Mapping[str, Mapping[str, int]]] | None = None,
+        sizes: Mapping[str, int] | None = None,
+        optional: frozenset[str] | set[str] = frozenset(),
+    ) -> GroupLayout:
+        """Turn the root node's patterns into concrete arrays.
+
+        Parameters
+        ----------
+        parameters : mapping
+            Values of the schema's parameters.
+        members : mapping
+            For each family its members with their own parameters:
+            ``{"obs": {"code": {"batches_per_draw": 3}}}``.
+        sizes : mapping
+            Sizes of dimensions that no expression gives (``token_pos``).
+        optional : set of str
+            Names (patterns) of optional variables to include.
+
+        Raises
+        ------
+        SchemaError
+            A size cannot be computed from what was given.
+        """
+        from devinterp.schema.model.layout import resolve_node
+
+        return resolve_node(self, self.node("/"), parameters, members or {}, sizes or {}, frozenset(optional))
+
+
+def legal_dims(spec: VariableSpec, placeholders: Mapping[str, str]) -> list[tuple[str, ...]]:
+    """Every legal tuple of dimensions of a concrete variable, the documented one first."""
+    return [tuple(d.format_map(placeholders) for d in dims) for dims in spec.legal_dims()]
+
+
+def stored_types(spec: VariableSpec) -> tuple[str, ...]:
+    """Data types, as a store names them, whose values can be checked as those of the variable."""
+    return ("string", "fixed_length_utf32") if spec.dtype in ("string", "text") else (spec.dtype,)
+
+
+def match_pattern(pattern: str, name: str, separator: str | None = None) -> dict[str, str] | None:
+    """Match ``loss_{obs}`` against ``loss_code`` and return ``{"obs": "code"}``, or None."""
+    inner = r"[^/]+" if separator == "/" else r"\w+"
+    parts = re.split(r"(\{\w+\})", pattern)
+    regex = "".join(f"(?P<{p[1:-1]}>{inner})" if p.startswith("{") and p.endswith("}") else re.escape(p) for p in parts)
+    found = re.fullmatch(regex, name)
+    return dict(found.groupdict()) if found else None

@@ -1,0 +1,199 @@
+"""A schema as JSON Schema: of the ``zarr.json`` of a store's root, for tools in other languages.
+
+JSON Schema cannot compute sizes from settings nor look at chunks; the merged document, which can say so, travels along
+under ``x-devinterp``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from devinterp.schema.model.spec import NodeSpec, Schema, StorageSpec, VariableSpec
+
+__all__ = ["json_document", "json_schema"]
+
+# What a store may call our types of text.
+_TEXT = {"text": ["string", "fixed_length_utf32"]}
+_DIALECT = "https://json-schema.org/draft/2020-12/schema"
+
+
+def json_schema(schema: Schema) -> dict[str, Any]:
+    """Return a JSON Schema (draft 2020-12) of the root's ``zarr.json`` with consolidated metadata.
+
+    Parameters
+    ----------
+    schema : Schema
+        Under the profile that stores are to be held against.
+
+    Returns
+    -------
+    dict
+        JSON types only.
+    """
+    definitions: dict[str, Any] = {}
+    exact: dict[str, Any] = {}
+    patterns: dict[str, Any] = {}
+    required: list[str] = []
+    root: Any = {"type": "object"}
+    for path, node, owner, storage in _nodes(schema):
+        prefix = path.strip("/")
+        if node.attributes and not prefix:
+            root = _plain(node.attributes)
+        elif prefix:
+            group: dict[str, Any] = {
+                "type": "object",
+                "required": ["node_type"],
+                "description": node.doc,
+                "properties": {"node_type": {"const": "group"}},
+            }
+            if node.attributes:
+                group["properties"]["attributes"] = _plain(node.attributes)
+            _put(prefix, group, exact, patterns)
+        for variable in node.variables.values():
+            if variable.presence.kind == "forbidden":
+                continue
+            key = f"{owner} {node.path} {variable.name}"
+            definitions[key] = _array(variable, storage)
+            name = f"{prefix}/{variable.name}".lstrip("/")
+            _put(name, {"$ref": f"#/$defs/{_pointer(key)}"}, exact, patterns)
+            if variable.presence.kind == "required" and "{" not in name:
+                required.append(name)
+    metadata: dict[str, Any] = {
+        "type": "object",
+        "required": required,
+        "properties": exact,
+        "patternProperties": {_except(pattern, exact): value for pattern, value in patterns.items()},
+    }
+    if schema.undeclared == "error":
+        metadata["additionalProperties"] = False
+    return {
+        "$schema": _DIALECT,
+        "$id": f"urn:devinterp:{schema.name}:{schema.version}:{schema.profile}",
+        "title": schema.id,
+        "description": schema.doc,
+        "type": "object",
+        "required": ["zarr_format", "node_type", "attributes"],
+        "properties": {
+            "zarr_format": {"const": 3},
+            "node_type": {"const": "group"},
+            "attributes": root,
+            "consolidated_metadata": {"type": "object", "properties": {"metadata": metadata}},
+        },
+        "$defs": definitions,
+        "x-devinterp": json_document(schema),
+    }
+
+
+def json_document(schema: Schema) -> dict[str, Any]:
+    """Return the schema's own document, extensions merged, as JSON types (NaN as the string ``"NaN"``)."""
+    plain: dict[str, Any] = _plain(schema.document)
+    return plain
+
+
+def _nodes(schema: Schema, mount: str = "") -> list[tuple[str, NodeSpec, str, StorageSpec]]:
+    """Every node with its path pattern, those of included schemas below where they are mounted."""
+    out: list[tuple[str, NodeSpec, str, StorageSpec]] = []
+    for node in schema.nodes:
+        path = f"{mount}{node.path}".rstrip("/") or "/"
+        if node.include is None:
+            out.append((path, node, schema.id, schema.storage))
+            continue
+        from devinterp.schema.model.load import load
+
+        out += _nodes(load(node.include, profile=schema.profile), path)
+    return out
+
+
+def _put(name: str, value: Any, exact: dict[str, Any], patterns: dict[str, Any]) -> None:
+    if "{" in name:
+        patterns[_regex(name)] = value
+    else:
+        exact[name] = value
+
+
+def _regex(pattern: str) -> str:
+    """Return the regular expression of names; a placeholder stands for anything within one path component."""
+    parts = re.split(r"\{\w+\}", pattern)
+    return "^" + "[^/]+".join(map(re.escape, parts)) + "$"
+
+
+def _except(pattern: str, names: Iterable[str]) -> str:
+    """Leave names of their own out of a pattern: JSON Schema would apply both, and the array `lr` be a cell too."""
+    own = "|".join(re.escape(n) for n in sorted(names) if re.fullmatch(pattern, n))
+    return f"^(?!(?:{own})$){pattern[1:]}" if own else pattern
+
+
+def _array(variable: VariableSpec, storage: StorageSpec) -> dict[str, Any]:
+    legal = variable.legal_dims()
+    types = _TEXT.get(variable.dtype, [variable.dtype])
+    dims: dict[str, Any]
+    if any("{" in d for t in legal for d in t):
+        dims = {
+            "prefixItems": [{"pattern": _regex(d)} if "{" in d else {"const": d} for d in legal[0]],
+            "minItems": len(legal[0]),
+            "maxItems": len(legal[0]),
+        }
+    else:
+        dims = {"enum": [list(t) for t in legal]}
+    properties: dict[str, Any] = {
+        "node_type": {"const": "array"},
+        "zarr_format": {"const": 3},
+        # Without a type, what is said of members would hold for any string.
+        "data_type": {
+            "anyOf": [
+                {"enum": types},
+                {"type": "object", "required": ["name"], "properties": {"name": {"enum": types}}},
+            ]
+        },
+        "dimension_names": dims,
+        "shape": {"type": "array", "items": {"type": "integer", "minimum": 0}},
+        "attributes": {"properties": {"units": {"enum": [variable.unit, *variable.alternative_units]}}},
+        "codecs": {"anyOf": [_codec_list(names) for names in _codecs(variable, storage)]},
+    }
+    if all(t == () for t in legal):  # Zarr leaves the names out where there are none
+        properties["dimension_names"] = {"enum": [[], None]}
+    fill = variable.fill
+    if fill is not None:
+        properties["fill_value"] = {"const": "NaN" if isinstance(fill, float) and fill != fill else fill}
+    return {
+        "type": "object",
+        "description": f"{variable.doc} (unit: {variable.unit})",
+        "required": ["node_type", "data_type", "shape", "codecs"],
+        "properties": properties,
+    }
+
+
+def _codecs(variable: VariableSpec, storage: StorageSpec) -> list[list[str]]:
+    """Every legal list of codecs."""
+    serializers = {"string": ["vlen-utf8"], "text": ["vlen-utf8", "bytes"]}.get(variable.dtype, ["bytes"])
+    bare = [c for c in storage.codecs if c != "crc32c"]
+    closed = [storage.codecs, [*bare, "crc32c"]] if storage.checksums == "optional" else [storage.codecs]
+    lists = [*closed, bare] if storage.checksums == "optional" else closed
+    return [[s if c == "bytes" else c for c in names] for s in serializers for names in lists]
+
+
+def _codec_list(names: list[str]) -> dict[str, Any]:
+    return {
+        "type": "array",
+        "prefixItems": [{"type": "object", "required": ["name"], "properties": {"name": {"const": c}}} for c in names],
+        "minItems": len(names),
+        "maxItems": len(names),
+    }
+
+
+def _pointer(key: str) -> str:
+    from urllib.parse import quote
+
+    return quote(key.replace("~", "~0").replace("/", "~1"), safe="~")
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    if isinstance(value, float) and value != value:
+        return "NaN"
+    return value

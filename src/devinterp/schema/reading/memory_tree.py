@@ -1,0 +1,83 @@
+"""The tree of a DataTree or Dataset in memory, seen as the validator sees a store."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from devinterp.schema.findings.report import shown
+from devinterp.schema.reading.nodes import ArrayNode, GroupNode, join
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+__all__ = ["read_view"]
+
+# Attributes in memory may contain themselves.
+_DEPTH = 64
+
+
+def read_view(target: xr.DataTree | xr.Dataset) -> GroupNode:
+    """Return the groups and variables of a tree or dataset; nothing is loaded."""
+    import xarray as xr
+
+    if isinstance(target, xr.Dataset):
+        return _group(target, "/")
+    return _node(target, "/")
+
+
+def _node(tree: xr.DataTree, path: str) -> GroupNode:
+    group = _group(tree.to_dataset(inherit=False), path)
+    for name, child in tree.children.items():
+        group.groups[name] = _node(child, join(path, name))
+    return group
+
+
+def _group(dataset: xr.Dataset, path: str) -> GroupNode:
+    group = GroupNode(path, jsonable(dataset.attrs), view=True)
+    for key, variable in dataset.variables.items():
+        name = str(key)
+        group.arrays[name] = ArrayNode(
+            path=join(path, name),
+            name=name,
+            dims=tuple(str(d) for d in variable.dims),
+            shape=tuple(variable.shape),
+            dtype=_dtype(variable),
+            attrs=jsonable(variable.attrs),
+            coordinate=key in dataset.coords,
+            values=variable,
+        )
+    return group
+
+
+def _dtype(variable: xr.Variable) -> str:
+    dtype = variable.dtype
+    if dtype.kind in "UT":
+        return "string"
+    if dtype.kind == "O":
+        # Strings in memory are often Python objects; a lazily opened array of them cannot be looked into for free.
+        data = variable._data
+        sample = data.ravel()[:1000] if isinstance(data, np.ndarray) else ()
+        return "string" if all(isinstance(v, str) for v in sample) else "object"
+    return str(dtype.name)
+
+
+def jsonable(value: Any, depth: int = 0) -> Any:
+    """Return attributes as JSON types; what has none, or lies too deep, becomes its text."""
+    if isinstance(value, int) and not isinstance(value, bool) and value.bit_length() > 2**13:
+        return f"an integer of {value.bit_length()} bits"  # CPython refuses to print it
+    if value is None or isinstance(value, str | bool | int | float):
+        return value
+    if isinstance(value, np.generic):
+        return jsonable(value.item()) if value.dtype.kind in "biufU" else str(value)
+    if depth > _DEPTH:
+        return shown(value)
+    if isinstance(value, np.ndarray):
+        return jsonable(value.tolist(), depth)
+    if isinstance(value, Mapping):
+        return {str(k): jsonable(v, depth + 1) for k, v in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [jsonable(v, depth + 1) for v in value]
+    return str(value)

@@ -1,0 +1,134 @@
+"""What a relation is given: a group with its settings, the values it asks for, and the groups around it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from devinterp.errors import StoreError
+from devinterp.schema.model.spec import legal_dims, stored_types
+from devinterp.schema.reading.nodes import dig, join
+
+if TYPE_CHECKING:
+    from devinterp.schema.checks.bind import Bound
+    from devinterp.schema.reading.nodes import ArrayNode, GroupNode
+
+__all__ = ["Context", "NotReadableError", "Values"]
+
+
+class NotReadableError(StoreError):
+    """A relation needs values that are damaged, missing, unsafe or too large; the relation is then not checked."""
+
+
+class Values(Protocol):
+    """Where values come from: the chunks of a store, or variables in memory."""
+
+    budget: int
+
+    def read(self, array: ArrayNode, selection: Mapping[str, slice] | None = None) -> NDArray[Any]:
+        """Return values of an array; raise `NotReadableError` where that cannot be."""
+
+
+class Context:
+    """One group, as a relation sees it.
+
+    Attributes
+    ----------
+    bound : Bound
+    attrs : mapping
+        Attributes of the group.
+    """
+
+    def __init__(self, bound: Bound, values: Values | None, tree: Mapping[str, Bound]) -> None:
+        self.bound, self._values, self._tree = bound, values, tree
+        self.attrs: Mapping[str, Any] = bound.group.attrs
+
+    @property
+    def group(self) -> GroupNode:
+        """The group, with what lies below it."""
+        return self.bound.group
+
+    @property
+    def budget(self) -> int:
+        """Bytes that a relation may hold at once."""
+        return self._values.budget if self._values is not None else 0
+
+    def setting(self, path: str) -> Any:
+        """Return what stands at a dotted path of the attributes, or None."""
+        return dig(self.attrs, path)
+
+    def has(self, *names: str) -> bool:
+        """Whether every one of the variables is there and declared."""
+        return all(n in self.group.arrays and n in self.bound.variables for n in names)
+
+    def size(self, dim: str) -> int | None:
+        """Return the size of a dimension, or None where no declared variable has it."""
+        for name in self.bound.variables:
+            array = self.group.arrays.get(name)
+            if array is not None and dim in array.dims:
+                return array.shape[array.dims.index(dim)]
+        return None
+
+    def read(self, name: str, **selection: slice) -> NDArray[Any]:
+        """Return the values of a variable, or of a part of it by dimension.
+
+        Raises
+        ------
+        NotReadableError
+            They are damaged, missing or more than the budget.
+        """
+        array = self.group.arrays.get(name)
+        if self._values is None or array is None:
+            raise NotReadableError(f"{name} cannot be read.")
+        declared = self.bound.variables.get(name)
+        if declared is not None and (
+            array.dtype not in stored_types(declared[0]) or array.dims not in legal_dims(*declared)
+        ):
+            raise NotReadableError(f"{array.path} has the wrong dimensions or the wrong data type")
+        return self._values.read(array, selection)
+
+    def written_rows(self, dim: str) -> list[int] | None:
+        """For each chain how many rows along ``dim`` are surely written; None where nothing says so."""
+        return written_rows(self, dim)[0]
+
+    def child(self, name: str) -> Context | None:
+        """Return the context of a group below, or None."""
+        bound = self._tree.get(join(self.group.path, name))
+        return None if bound is None else Context(bound, self._values, self._tree)
+
+    def children(self) -> Iterator[tuple[str, Context]]:
+        """Yield the groups below by name."""
+        for name in self.group.groups:
+            child = self.child(name)
+            if child is not None:
+                yield name, child
+
+
+def written_rows(context: Context, dim: str) -> tuple[list[int] | None, list[int] | None]:
+    """For each chain: rows along ``dim`` that are surely written, and rows behind which everything is fill.
+
+    Between a draw and the next the steps of a chain that failed may or may not have been kept, so that for steps the
+    two numbers differ. Both are None where no ``draws_written`` is declared, or where it makes no sense.
+    """
+    if not context.has("draws_written"):
+        return None, None
+    try:
+        draws = context.read("draws_written").astype(np.int64)
+    except NotReadableError:
+        return None, None
+    total = context.size("draw")
+    if draws.ndim != 1 or total is None or (draws < 0).any() or (draws > total).any():
+        return None, None
+    if dim == "draw":
+        rows = [int(n) for n in draws]
+        return rows, rows
+    burnin, between = (context.bound.parameters.get(p) for p in ("num_burnin_steps", "num_steps_bw_draws"))
+    steps = context.size("step")
+    if dim != "step" or type(burnin) is not int or type(between) is not int or steps is None:
+        return None, None
+    surely = [steps if n == total else (burnin + (n - 1) * between + 1 if n else 0) for n in draws.tolist()]
+    at_most = [steps if n == total else burnin + n * between for n in draws.tolist()]
+    return [min(n, steps) for n in surely], [min(n, steps) for n in at_most]

@@ -1,0 +1,184 @@
+"""Rules of the trees that hold several runs: studies, series, sweeps.
+
+Their roots list members, have a group for each, and series and sweeps a dimension along them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from devinterp.errors import RestrictionError
+from devinterp.names import SWEPT, check_restriction_names
+from devinterp.schema.reading.nodes import dig
+from devinterp.schema.rules.context import Context
+from devinterp.schema.rules.registry import Problem, predicate
+
+__all__: list[str] = []
+
+
+def own_groups(context: Context) -> list[str]:
+    """Return the groups below that may be members: hidden ones are none."""
+    return [name for name in context.group.groups if not name.startswith(".")]
+
+
+def members_listed(
+    context: Context, kind: str, names: Sequence[object], *, listed_as: str, told: str
+) -> Iterator[Problem]:
+    """Yield where the listed names, the groups and the size of the dimension ``kind`` disagree.
+
+    Parameters
+    ----------
+    kind : str
+        What a member is, and the name of its dimension.
+    names : sequence
+        The list of the root; what in it is no string is the business of the check of attributes.
+    listed_as, told : str
+        For the message: what a group should be, and what the root tells of every member.
+    """
+    groups = own_groups(context)
+    for name in names:
+        if isinstance(name, str) and name not in context.group.groups and name not in context.group.broken:
+            yield Problem(f"A listed {kind} has no group.", repr(name), ", ".join(sorted(groups)[:20]) or "no groups")
+    for name in groups:
+        if name not in names:
+            yield Problem(f"A group is not among the listed {kind}s.", listed_as, repr(name), name)
+    size = context.size(kind)
+    if size is not None and size != len(names):
+        yield Problem(f"The root has {told} of another number of {kind}s than are listed.", len(names), size)
+
+
+@predicate("study_has_full", kind="relation")
+def study_has_full(context: Context) -> Iterator[Problem]:
+    """The run without a restriction is among the groups."""
+    if "full" not in context.group.groups and "full" not in context.group.broken:
+        yield Problem("The study has no group 'full'.", "full", ", ".join(sorted(context.group.groups)) or "no groups")
+
+
+@predicate("study_restrictions_listed", kind="relation")
+def study_restrictions_listed(context: Context) -> Iterator[Problem]:
+    """The listed restrictions and the groups are the same names, and every name is legal."""
+    groups = [g for g in context.group.groups if not g.startswith(".")]
+    try:
+        check_restriction_names(groups)
+    except RestrictionError as error:
+        yield Problem(error.problem, error.expected)
+    listed = context.setting("metadata.config.restrictions")
+    if not isinstance(listed, list):
+        return
+    named = {name for name in listed if isinstance(name, str)}
+    there = ", ".join(sorted(groups)[:20])
+    for name in sorted(named - set(context.group.groups) - context.group.broken):
+        yield Problem("A listed restriction has no group.", repr(name), there)
+    for name in groups:
+        if name not in named:
+            yield Problem("A group is not among the listed restrictions.", "a name of the list", repr(name), name)
+
+
+@predicate("study_members_agree", kind="relation")
+def study_members_agree(context: Context, *, paths: Sequence[str], ignoring: Sequence[str] = ()) -> Iterator[Problem]:
+    """What stands at ``paths`` of the attributes is the same in every run, but for ``ignoring``."""
+    members = dict(context.children())
+    if len(members) < 2:
+        return
+    name, reference = ("full", members["full"]) if "full" in members else next(iter(members.items()))
+    for path in paths:
+        wanted = _canonical(dig(reference.attrs, path), path, ignoring)
+        for other, member in members.items():
+            found = _canonical(dig(member.attrs, path), path, ignoring)
+            if found == wanted:
+                continue
+            for where, ours, theirs in _differences(path, wanted, found):
+                yield Problem(f"{where} differs from that of {name!r}.", ours, theirs, other)
+
+
+def _canonical(value: Any, path: str, ignoring: Sequence[str]) -> Any:
+    if isinstance(value, Mapping):
+        return {k: _canonical(v, f"{path}.{k}", ignoring) for k, v in value.items() if f"{path}.{k}" not in ignoring}
+    return value
+
+
+def _differences(path: str, ours: Any, theirs: Any) -> Iterator[tuple[str, str, str]]:
+    if isinstance(ours, Mapping) and isinstance(theirs, Mapping):
+        for key in sorted({*ours, *theirs}):
+            if ours.get(key) != theirs.get(key):
+                yield from _differences(f"{path}.{key}", ours.get(key), theirs.get(key))
+    else:
+        yield path, json.dumps(ours), json.dumps(theirs)
+
+
+@predicate("sampling_task_observed", kind="relation")
+def sampling_task_observed(context: Context) -> Iterator[Problem]:
+    """Every run observed the sampling task."""
+    task = context.setting("metadata.config.sampling_task")
+    if not isinstance(task, str):
+        return
+    for name, member in context.children():
+        observables = member.bound.members.get("obs", {})
+        listed = member.setting("metadata.config.observables")
+        names = [e.get("name") for e in listed if isinstance(e, dict)] if isinstance(listed, list) else []
+        if task not in observables and task not in names:
+            yield Problem("The sampling task is not observed.", task, ", ".join(sorted(observables)) or "none", name)
+
+
+_SHARED = ("metadata.config.restrictions", "metadata.config.sampling_task")
+
+
+@predicate("series_checkpoints_listed", kind="relation")
+def series_checkpoints_listed(context: Context) -> Iterator[Problem]:
+    """The listed checkpoints, the groups and the dimension are of the same checkpoints; every study is the series'."""
+    listed = context.setting("metadata.config.checkpoints")
+    if not isinstance(listed, list):
+        return
+    names = [str(step) for step in listed]
+    yield from members_listed(context, "checkpoint", names, listed_as="a step of the list", told="training steps")
+    for name, study in context.children():
+        for path in _SHARED:
+            ours, theirs = context.setting(path), study.setting(path)
+            if ours is not None and theirs is not None and ours != theirs:
+                yield Problem(f"{path} differs from that of the series.", repr(ours), repr(theirs), name)
+
+
+@predicate("series_steps", kind="relation")
+def series_steps(context: Context) -> Iterator[Problem]:
+    """The coordinate ``checkpoint`` holds the listed training steps, in the list's order."""
+    listed = context.setting("metadata.config.checkpoints")
+    if not isinstance(listed, list) or not context.has("checkpoint") or context.size("checkpoint") != len(listed):
+        return
+    steps = context.read("checkpoint").tolist()
+    if steps != listed:
+        yield Problem("checkpoint does not hold the listed training steps.", repr(listed), repr(steps), "checkpoint")
+
+
+@predicate("sweep_cells_listed", kind="relation")
+def sweep_cells_listed(context: Context) -> Iterator[Problem]:
+    """The listed cells, the groups and the dimension ``cell`` are of the same cells, and every name is legal."""
+    try:
+        check_restriction_names(own_groups(context))
+    except RestrictionError as error:
+        yield Problem(error.problem, error.expected)
+    listed = context.setting("metadata.config.cells")
+    if isinstance(listed, list):
+        yield from members_listed(context, "cell", listed, listed_as="a name of the list", told="settings")
+
+
+@predicate("sweep_settings", kind="relation")
+def sweep_settings(context: Context) -> Iterator[Problem]:
+    """The settings on the root are those of the cells, in the list's order, and no two cells share them all."""
+    listed = context.setting("metadata.config.cells")
+    if not isinstance(listed, list) or not context.has(*SWEPT) or context.size("cell") != len(listed):
+        return
+    columns = [context.read(name).tolist() for name in SWEPT]
+    seen: dict[tuple[float, ...], str] = {}
+    for name, values in zip(listed, zip(*columns, strict=True), strict=True):
+        other = seen.setdefault(values, name)
+        if other != name:
+            yield Problem("Two cells have the same settings.", f"settings other than those of {other!r}", name, name)
+        cell = context.child(name) if isinstance(name, str) else None
+        if cell is None:
+            continue
+        for setting, value in zip(SWEPT, values, strict=True):
+            sampled = cell.setting(f"metadata.config.sampler.{setting}")
+            if isinstance(sampled, int | float) and float(sampled) != value:
+                yield Problem(f"{setting} of the cell {name!r} is not what it was sampled with.", sampled, value, name)

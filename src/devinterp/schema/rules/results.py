@@ -1,0 +1,236 @@
+"""Relations inside results: LLC, BIF and susceptibilities."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from devinterp.schema.rules.context import Context, NotReadableError
+from devinterp.schema.rules.registry import Problem, predicate
+
+__all__: list[str] = []
+
+# Correlations are float32 products of standardised losses.
+_CORRELATION = 1e-5
+
+
+@predicate("llc_identities", kind="relation")
+def llc_identities(context: Context) -> Iterator[Problem]:
+    """llc_mean and llc_std are those of llc_per_chain, over the chains that are not NaN."""
+    if not context.has("llc_mean", "llc_std", "llc_per_chain"):
+        return
+    per_chain = context.read("llc_per_chain").astype(np.float64)
+    tolerance = 1e-4 if context.group.arrays["llc_per_chain"].dtype == "float32" else 1e-9
+    counted = np.isfinite(per_chain).sum(axis=-1)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        total = np.where(np.isfinite(per_chain), per_chain, 0.0).sum(axis=-1)
+        mean = np.where(counted > 0, total / counted, np.nan)
+        spread = np.where(np.isfinite(per_chain), per_chain - np.expand_dims(mean, -1), 0.0)
+        std = np.where(counted > 0, np.sqrt((spread**2).sum(axis=-1) / counted), np.nan)
+    # The spread of nearly equal numbers is only as good as the numbers.
+    scale = tolerance * np.maximum(np.abs(mean), 1e-12)
+    for name, wanted in (("llc_mean", mean), ("llc_std", std)):
+        found = context.read(name).astype(np.float64)
+        if found.shape != wanted.shape:
+            continue  # the dimensions have their own finding
+        close = (np.abs(found - wanted) <= scale + tolerance * np.abs(wanted)) | (np.isnan(found) & np.isnan(wanted))
+        if not close.all():
+            where = int(np.flatnonzero(~close.ravel())[0])
+            yield Problem(f"{name} is not that of llc_per_chain.", wanted.ravel()[where], found.ravel()[where], name)
+
+
+@predicate("llc_from_trace", kind="relation")
+def llc_from_trace(context: Context) -> Iterator[Problem]:
+    """llc_per_chain and llc_scalar are n_beta * (mean of loss_trace - init_loss), where a single run says n_beta."""
+    n_beta = context.setting("n_beta")
+    if not context.has("llc_per_chain", "llc_scalar", "loss_trace", "init_loss") or context.has("wr"):
+        return
+    if isinstance(n_beta, bool) or not isinstance(n_beta, int | float) or not math.isfinite(n_beta):
+        return
+    per_chain, trace = (context.read(n).astype(np.float64) for n in ("llc_per_chain", "loss_trace"))
+    init, scalar = (context.read(n).astype(np.float64) for n in ("init_loss", "llc_scalar"))
+    if trace.ndim != 2 or per_chain.shape != trace.shape[:1] or init.shape or scalar.shape:
+        return  # stacked along checkpoints; or the sizes have their own finding
+    used = trace[np.isfinite(per_chain)]
+    # Of chains of different lengths those draws count that all of them have.
+    length = int(np.isfinite(used).sum(axis=1).min(initial=trace.shape[1]))
+    if not used.size or not length or not np.isfinite(used[:, :length]).all():
+        return
+    # The trace was rounded to single precision after the estimate was made.
+    tolerance = abs(n_beta) * 1e-6 * (float(np.abs(used[:, :length]).max()) + abs(float(init))) + 1e-9
+    wanted = n_beta * (used[:, :length].mean(axis=1) - init)
+    found = per_chain[np.isfinite(per_chain)]
+    for name, ours, theirs in (("llc_per_chain", wanted, found), ("llc_scalar", wanted.mean(), scalar)):
+        off = np.abs(np.atleast_1d(ours - theirs))
+        if not (off <= tolerance).all():  # NaN too
+            worst = int(np.argmax(np.nan_to_num(off, nan=np.inf)))
+            yield Problem(
+                f"{name} does not follow from loss_trace, init_loss and n_beta.",
+                f"n_beta * (mean of loss_trace - init_loss) = {np.atleast_1d(ours)[worst]:.9g}",
+                f"{np.atleast_1d(theirs)[worst]:.9g}",
+                name,
+            )
+
+
+@predicate("bif_indices", kind="relation")
+def bif_indices(context: Context) -> Iterator[Problem]:
+    """Indices of sequences exist, and so do the positions that are predicted."""
+    rows, positions = context.size("batch"), context.size("position")
+    for name in ("batch_1", "batch_2"):
+        if context.has(name) and rows is not None:
+            found = context.read(name)
+            if found.size and int(found.max()) >= rows:
+                yield Problem(f"{name} names a sequence that is not there.", f"below {rows}", int(found.max()), name)
+    for name in ("target_position", "target_position_T"):
+        if context.has(name) and positions is not None:
+            found = context.read(name)
+            if found.size and int(found.max()) >= positions:
+                yield Problem(f"{name} lies behind the last token.", f"below {positions}", int(found.max()), name)
+
+
+@predicate("bif_correlation", kind="relation")
+def bif_correlation(context: Context) -> Iterator[Problem]:
+    """Symmetric; a correlation lies in [-1, 1] and is 1 with itself, 0 where a loss is constant."""
+    if not context.has("influences", "batch_1", "batch_2"):
+        return
+    array = context.group.arrays["influences"]
+    first, second = context.read("batch_1"), context.read("batch_2")
+    if array.dims[:2] != ("batch_1", "batch_2") or array.shape[:2] != (first.size, second.size):
+        return
+    values = context.read("influences")
+    by_token = values.ndim == 4
+    if by_token and values.shape[2] != values.shape[3]:
+        return  # the sizes have their own finding
+    shared, left, right = np.intersect1d(first, second, return_indices=True)
+    covariance = _is_covariance(context, values, left, right)
+    if not covariance:
+        worst = float(np.nanmax(np.abs(values))) if np.isfinite(values).any() else 0.0
+        if worst > 1 + _CORRELATION:
+            yield Problem("A correlation is beyond 1.", "from -1 to 1", worst, "influences")
+    scale = max(1.0, float(np.nanmax(np.abs(values)))) if values.size and np.isfinite(values).any() else 1.0
+    for row in range(shared.size):
+        ours, theirs = values[left[row], right], values[left, right[row]]
+        mirrored = np.swapaxes(theirs, -1, -2) if by_token else theirs
+        difference = np.abs(ours - mirrored)
+        if difference.size and float(np.nanmax(difference, initial=0.0)) > 2 * _CORRELATION * scale:
+            yield Problem(
+                "The influences are not symmetric.",
+                "the same value under (batch_1, p) and (batch_2, q) exchanged",
+                f"a difference of {float(np.nanmax(difference))} in the row of sequence {int(shared[row])}",
+                "influences",
+            )
+            break
+    if not covariance and (by_token or context.setting("correlation_method") == "sequence"):
+        yield from _check_diagonal(values, left, right, by_token)
+
+
+def _is_covariance(context: Context, values: NDArray[Any], left: NDArray[Any], right: NDArray[Any]) -> bool:
+    said = context.setting("compute_covariance")
+    if said is not None:
+        return bool(said)
+    # The peer's results do not say: a correlation has ones on its diagonal.
+    diagonal = _diagonal(values, left, right, values.ndim == 4)
+    return bool(diagonal.size) and float(np.median(np.abs(diagonal - 1))) > 1e-3 and values.ndim == 4
+
+
+def _diagonal(values: NDArray[Any], left: NDArray[Any], right: NDArray[Any], by_token: bool) -> NDArray[Any]:
+    blocks = values[left, right]
+    return np.diagonal(blocks, axis1=-2, axis2=-1) if by_token else blocks
+
+
+def _check_diagonal(values: NDArray[Any], left: NDArray[Any], right: NDArray[Any], by_token: bool) -> Iterator[Problem]:
+    diagonal = _diagonal(values, left, right, by_token)
+    wrong = (np.abs(diagonal - 1) > _CORRELATION) & (diagonal != 0)
+    if wrong.any():
+        yield Problem(
+            "A loss does not correlate with itself.",
+            "1 on the diagonal, or 0 for a constant loss",
+            float(diagonal[wrong].ravel()[0]),
+            "influences",
+        )
+
+
+def _flat(context: Context, position: str) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any], int] | None:
+    names = context.attrs.get("dataset_id_to_name")
+    if not context.has("dataset_id", "batch", position) or not isinstance(names, list):
+        return None
+    total = context.group.arrays["dataset_id"].shape
+    if len(total) != 1 or 5 * 8 * total[0] > context.budget:
+        raise NotReadableError(f"the flat index has {math.prod(total)} entries, more than fit the memory limit at once")
+    parts = [context.read(n) for n in ("dataset_id", "batch", position)]
+    return None if len({p.shape for p in parts}) > 1 else (parts[0], parts[1], parts[2], len(names))
+
+
+@predicate("flat_bijection", kind="relation")
+def flat_bijection(context: Context, *, position: str, start: int) -> Iterator[Problem]:
+    """Every (observable, row, position) exactly once, without a gap."""
+    flat = _flat(context, position)
+    if flat is None:
+        return
+    dataset, row, place, count = flat
+    if dataset.size and (dataset.min() < 0 or dataset.max() >= count):
+        yield Problem(
+            "dataset_id names an observable that is not there.", f"below {count}", int(dataset.max()), "dataset_id"
+        )
+        return
+    for identity in range(count):
+        here = dataset == identity
+        rows, places = row[here], place[here] - start
+        if not rows.size:
+            yield Problem(
+                "An observable has no entries.", "every listed observable", f"dataset_id {identity}", "dataset_id"
+            )
+            continue
+        if rows.min() < 0 or places.min() < 0:
+            yield Problem(
+                "An index is negative.", f"rows from 0, {position} from {start}", f"dataset_id {identity}", position
+            )
+            continue
+        height, width = int(rows.max()) + 1, int(places.max()) + 1
+        if height * width != rows.size or np.unique(rows * width + places).size != rows.size:
+            yield Problem(
+                "The flat index is no grid of rows and positions.",
+                f"{height} x {width} different pairs",
+                f"{rows.size} entries in dataset_id {identity}",
+                position,
+            )
+
+
+@predicate("flat_groups_agree", kind="relation")
+def flat_groups_agree(context: Context) -> Iterator[Problem]:
+    """Both groups speak of the same observables and rows; the tokens have one position more than the predictions."""
+    sus, tokens = context.child("susceptibilities"), context.child("context")
+    if sus is None or tokens is None:
+        return
+    names = [c.attrs.get("dataset_id_to_name") for c in (sus, tokens)]
+    if names[0] != names[1]:
+        yield Problem("The groups list different observables.", names[0], names[1], "context")
+        return
+    shapes = [_grids(c, p) for c, p in ((sus, "target_position"), (tokens, "position"))]
+    for identity, (height, width) in (shapes[0] or {}).items():
+        wanted = (height, width + 1)
+        found = (shapes[1] or {}).get(identity)
+        if found != wanted:
+            yield Problem(
+                "The groups have different rows or positions.",
+                f"{wanted[0]} rows of {wanted[1]} tokens in dataset_id {identity}",
+                "none" if found is None else f"{found[0]} rows of {found[1]} tokens",
+                "context",
+            )
+
+
+def _grids(context: Context, position: str) -> Mapping[int, tuple[int, int]] | None:
+    flat = _flat(context, position)
+    if flat is None:
+        return None
+    dataset, row, place, count = flat
+    out = {}
+    for identity in range(count):
+        here = dataset == identity
+        if here.any():
+            out[identity] = (int(row[here].max()) + 1, int(place[here].max() - place[here].min()) + 1)
+    return out

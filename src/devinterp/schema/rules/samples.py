@@ -1,0 +1,197 @@
+"""Relations inside one run."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from devinterp.errors import SettingError
+from devinterp.names import check_observable_names, sanitize_observable_name
+from devinterp.schema.rules.context import Context
+from devinterp.schema.rules.registry import Problem, predicate
+
+__all__: list[str] = []
+
+# The metrics are sums in float32: what an inequality may be missed by.
+_RELATIVE, _ABSOLUTE = 1e-4, 1e-12
+_BLOCK = 262_144
+
+
+@predicate("completed", kind="relation")
+def completed(context: Context, *, what: str, unless_without: Sequence[str] = ()) -> Iterator[Problem]:
+    """``completed`` is 1; attributes without any of ``unless_without`` need not say so."""
+    found = context.attrs.get("completed")
+    if unless_without and not set(unless_without) & set(context.attrs):
+        return
+    if found != 1:
+        yield Problem(
+            f"The {what} has not completed.", "completed = 1", "no attribute" if found is None else repr(found)
+        )
+
+
+@predicate("failed_chains", kind="relation")
+def failed_chains(context: Context) -> Iterator[Problem]:
+    """No chain of a completed run failed."""
+    if context.attrs.get("completed") != 1:
+        return
+    for number, chain in enumerate(_chains(context)):
+        if isinstance(chain, dict) and chain.get("status") == "failed":
+            yield Problem(f"Chain {number} failed.", found=f"at step {chain.get('step')}: {chain.get('reason')}")
+
+
+@predicate("chain_states", kind="relation")
+def chain_states(context: Context) -> Iterator[Problem]:
+    """One state per chain; none interrupted in a completed run."""
+    chains = _chains(context)
+    wanted = context.bound.parameters.get("num_chains")
+    completed = context.attrs.get("completed") == 1
+    if wanted is not None and (completed or chains) and len(chains) != wanted:
+        yield Problem("metadata.run.chains has not one entry per chain.", wanted, len(chains))
+    for number, chain in enumerate(chains):
+        if completed and isinstance(chain, dict) and chain.get("status") == "interrupted":
+            yield Problem(f"Chain {number} of a completed run is interrupted.", "complete or failed", "interrupted")
+
+
+def _chains(context: Context) -> list[Any]:
+    chains = context.setting("metadata.run.chains")
+    return chains if isinstance(chains, list) else []
+
+
+@predicate("sanitized_observables", kind="relation")
+def sanitized_observables(context: Context) -> Iterator[Problem]:
+    """Every obs_id is its name made safe; no two clash."""
+    listed = context.setting("metadata.config.observables")
+    entries = [e for e in listed if isinstance(e, dict)] if isinstance(listed, list) else []
+    identities = []
+    for entry in entries:
+        identity, name = entry.get("obs_id"), entry.get("name")
+        if not isinstance(identity, str):
+            continue
+        identities.append(identity)
+        wanted = sanitize_observable_name(name if isinstance(name, str) else identity)
+        if identity != wanted:
+            yield Problem("An obs_id is not the observable's name made safe.", repr(wanted), repr(identity))
+    try:
+        check_observable_names(identities)
+    except SettingError as error:
+        yield Problem(error.problem)
+
+
+@predicate("draws_written_agree", kind="relation")
+def draws_written_agree(context: Context, *, variable: str, dim: str) -> Iterator[Problem]:
+    """Every number is from 0 to the size of ``dim``, and equal to it where a chain is complete."""
+    total = context.size(dim)
+    if not context.has(variable) or total is None:
+        return
+    written = context.read(variable)
+    chains = _chains(context)
+    for number, count in enumerate(written.ravel().tolist()):
+        state = chains[number].get("status") if number < len(chains) and isinstance(chains[number], dict) else None
+        if not 0 <= count <= total:
+            yield Problem(f"{variable} is out of bounds.", f"from 0 to {total}", f"{count} in chain {number}", variable)
+        elif state == "complete" and count != total:
+            yield Problem("A complete chain lacks draws.", total, f"{count} in chain {number}", variable)
+
+
+@predicate("scalar_equals_parameter", kind="relation")
+def scalar_equals_parameter(context: Context, *, variable: str, path: str) -> Iterator[Problem]:
+    """A scalar variable repeats a setting."""
+    wanted = context.setting(path)
+    if not context.has(variable) or isinstance(wanted, bool) or not isinstance(wanted, int | float):
+        return
+    found = context.read(variable)
+    if found.size == 1 and not math.isclose(float(found.item()), float(wanted), rel_tol=1e-12, abs_tol=0.0):
+        yield Problem(f"{variable} is not the setting {path}.", wanted, found.item(), variable)
+
+
+Metrics = dict[str, NDArray[np.float64]]
+_NORMS = ("scaled_grad", "localization", "weight_decay", "noise")
+
+
+def _step_blocks(context: Context, *metrics: str) -> Iterator[tuple[int, int, Metrics]]:
+    """Yield (chain, first step, metrics) over the written steps, each block beginning with the last row before it."""
+    names = [f"metrics_{m}" for m in metrics]
+    chains, steps = context.size("chain"), context.size("step")
+    if not context.has(*names) or chains is None or steps is None:
+        return
+    rows = context.written_rows("step") or [steps] * chains
+    for chain in range(chains):
+        for start in range(0, rows[chain] if chain < len(rows) else 0, _BLOCK):
+            first = max(0, start - 1)
+            part = {"chain": slice(chain, chain + 1), "step": slice(first, min(start + _BLOCK, rows[chain]))}
+            yield (
+                chain,
+                first,
+                {m: context.read(n, **part)[0].astype(np.float64) for m, n in zip(metrics, names, strict=True)},
+            )
+
+
+def _first_break(excess: NDArray[np.bool_], chain: int, first: int) -> str:
+    where = np.flatnonzero(excess)
+    return f"{where.size} step(s), the first in chain {chain} at step {first + int(where[0])}"
+
+
+@predicate("metric_inequalities", kind="relation")
+def metric_inequalities(context: Context) -> Iterator[Problem]:
+    """Cauchy-Schwarz between the terms of every update."""
+    pairs: tuple[tuple[str, str, Callable[[Metrics], NDArray[np.float64]]], ...] = (
+        ("dot_grad_noise", "scaled_grad * noise", lambda m: m["scaled_grad"] * m["noise"]),
+        (
+            "dot_prior_noise",
+            "(localization + weight_decay) * noise",
+            lambda m: (m["localization"] + m["weight_decay"]) * m["noise"],
+        ),
+        (
+            "dot_grad_prior",
+            "scaled_grad * (localization + weight_decay)",
+            lambda m: m["scaled_grad"] * (m["localization"] + m["weight_decay"]),
+        ),
+    )
+    for chain, first, metrics in _step_blocks(context, *_NORMS, *(p[0] for p in pairs)):
+        for dot, text, bound in pairs:
+            excess = np.abs(metrics[dot]) > bound(metrics) * (1 + _RELATIVE) + _ABSOLUTE
+            if excess.any():
+                yield Problem(
+                    f"|{dot}| is larger than {text}.",
+                    f"at most {text}",
+                    _first_break(excess, chain, first),
+                    f"metrics_{dot}",
+                )
+
+
+@predicate("distance_starts_at_zero", kind="relation")
+def distance_starts_at_zero(context: Context) -> Iterator[Problem]:
+    """Without init_noise a chain starts at the parameters that its distance is taken from."""
+    rows = context.written_rows("step")
+    if not context.has("metrics_distance") or context.setting("metadata.config.sampler.init_noise"):
+        return
+    for chain in range(context.size("chain") or 0):
+        if rows is not None and (chain >= len(rows) or rows[chain] == 0):
+            continue
+        start = context.read("metrics_distance", chain=slice(chain, chain + 1), step=slice(0, 1))
+        if start.size and abs(float(start.ravel()[0])) > _ABSOLUTE:
+            yield Problem(
+                "The distance does not start at 0.", 0, f"{start.ravel()[0]} in chain {chain}", "metrics_distance"
+            )
+
+
+@predicate("distance_growth", kind="relation")
+def distance_growth(context: Context) -> Iterator[Problem]:
+    """From step to step the distance grows by no more than the terms of the update together."""
+    if context.setting("metadata.config.sampler.bounding_box_size") is not None:
+        return  # the box moves parameters too
+    for chain, first, metrics in _step_blocks(context, "distance", *_NORMS):
+        terms = sum((metrics[n] for n in _NORMS), start=np.zeros_like(metrics["distance"]))
+        reach = (metrics["distance"] + terms)[:-1]
+        excess = metrics["distance"][1:] > reach * (1 + _RELATIVE) + _ABSOLUTE
+        if excess.any():
+            yield Problem(
+                "The distance grows by more than the terms of the update.",
+                "at most distance + scaled_grad + localization + weight_decay + noise of the step before",
+                _first_break(excess, chain, first + 1),
+                "metrics_distance",
+            )

@@ -1,0 +1,231 @@
+"""The Bayesian influence function (BIF): how the losses of tokens, or of sequences, move together.
+
+    BIF(z, z') = Corr(l_z, l_z')      over the draws of SGLD
+
+Sign: positive where the two losses rise and fall together, so that learning one lowers the loss of the other (the
+literature often writes the influence as the *negative* covariance; ours has no minus sign, as devinterp 2.0 has none).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from os import PathLike
+from typing import TYPE_CHECKING, Any, Literal
+
+import xarray as xr
+
+from devinterp.errors import SettingError
+from devinterp.slt.bif.loss_matrix import Reduce
+from devinterp.slt.bif.request import Plan, check_memory
+from devinterp.slt.bif.tiles import Operands, Source
+from devinterp.slt.runs.chains import warn_excluded
+from devinterp.slt.runs.run import Tree
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["bif", "compute_bif"]
+
+CorrelationMethod = Literal["token", "sequence"]
+IndexRange = str | Sequence[int]
+
+
+def bif(
+    model: torch.nn.Module,
+    dataset: Any,
+    observables: Mapping[str, Any],
+    *,
+    lr: float,
+    n_beta: float,
+    param_masks: Any = None,
+    correlation_method: CorrelationMethod = "token",
+    reduce_chain_dimension_method: Reduce = "stack",
+    average_tokenwise_bif: bool = False,
+    compute_covariance: bool = False,
+    bif_batch_size: int = 32,
+    bif_device: str | torch.device | None = None,
+    top_k: int | None = None,
+    se: bool = False,
+    loss_fn: Any = None,
+    **kwargs: Any,
+) -> xr.Dataset:
+    """Sample and compute the BIF in one call.
+
+    Parameters
+    ----------
+    model, dataset, observables, lr, n_beta, param_masks, loss_fn, **kwargs
+        As in `devinterp.sample`.
+    correlation_method, reduce_chain_dimension_method, average_tokenwise_bif, compute_covariance, top_k, se
+        As in `compute_bif`.
+    bif_batch_size, bif_device
+        ``batch_size`` and ``device`` of `compute_bif`.
+
+    Returns
+    -------
+    xarray.Dataset
+        As `compute_bif`.
+    """
+    from devinterp.slt.sampling import sample
+
+    samples = sample(
+        model, dataset, observables, lr=lr, n_beta=n_beta, param_masks=param_masks, loss_fn=loss_fn, **kwargs
+    )
+    return compute_bif(
+        samples,
+        correlation_method=correlation_method,
+        reduce_chain_dimension_method=reduce_chain_dimension_method,
+        average_tokenwise_bif=average_tokenwise_bif,
+        compute_covariance=compute_covariance,
+        batch_size=bif_batch_size,
+        device=bif_device,
+        top_k=top_k,
+        se=se,
+    )
+
+
+def compute_bif(
+    samples: Tree,
+    *,
+    correlation_method: CorrelationMethod = "token",
+    reduce_chain_dimension_method: Reduce = "stack",
+    loss_keys: Literal["all"] | Sequence[str] = "all",
+    batch_index_range_1: IndexRange = "all",
+    batch_index_range_2: IndexRange = "all",
+    average_tokenwise_bif: bool = False,
+    compute_covariance: bool = False,
+    batch_size: int = 32,
+    device: str | torch.device | None = None,
+    se: bool = False,
+    top_k: int | None = None,
+    lazy: bool | None = None,
+    output_path: str | PathLike[str] | None = None,
+    allow_partial: bool = False,
+) -> xr.Dataset:
+    """Compute the BIF between the observables' tokens or sequences.
+
+    Parameters
+    ----------
+    samples : DataTree or Dataset
+        What ``sample()`` returned, or a selection of it.
+    correlation_method : {"token", "sequence"}
+        Between tokens, or between sequences, whose losses are averaged over tokens (in float32) first.
+    reduce_chain_dimension_method : {"stack", "mean"}
+        Observations are all (chain, draw) pairs, or draws, with losses averaged over chains (in float32) first.
+    loss_keys : "all" or sequence of str
+        Observables, concatenated in sorted order for ``"all"``, else in the order given.
+    batch_index_range_1, batch_index_range_2 : "all", str, or sequence of int
+        Sequences of the first and of the second operand: all, an observable by name, or indices into the
+        concatenated sequences. Asymmetric choices are queries against a corpus.
+    average_tokenwise_bif : bool
+        Average the token BIF of each pair of sequences over both positions.
+    compute_covariance : bool
+        Covariance (nat^2, n - 1) instead of correlation.
+    batch_size : int
+        Sequences per chunk of a result that is not held in memory.
+    device : str or torch.device, optional
+        Multiply on this torch device; None or ``"cpu"`` is numpy.
+    se : bool
+        Also ``influences_se``, the standard error by batch means, which accounts for autocorrelation.
+    top_k : int, optional
+        Keep, for each query, only the strongest positive and negative partners: a result of schema
+        ``devinterp/bif_topk@1``, see `devinterp.slt.bif.strongest.topk_of_source`.
+    lazy : bool, optional
+        Return ``influences`` as a chunked dask array, computed on demand. By default only where the losses are dask.
+    output_path : path, optional
+        Write the result to a Zarr store there, tile by tile, and return it lazily loaded. An interrupted call with
+        the same arguments goes on where it stopped.
+    allow_partial : bool
+        Accept a store that has not completed, and use the draws that all chains have instead of complete chains only.
+
+    Returns
+    -------
+    xarray.Dataset
+        Schema ``devinterp/bif@1``: ``influences`` float32, (batch_1, batch_2, target_position, target_position_T) for
+        tokens, (batch_1, batch_2) for sequences or averages; ``input_ids`` (batch, position); with ``se`` also
+        ``influences_se``. Attributes ``n_chains_used``, ``chains_excluded``, ``n_draws_used``, ``observables``,
+        ``n_constant_losses``: how many of the losses never change; their correlations are 0.
+
+    Raises
+    ------
+    MissingVariableError
+        An observable or its tokens are missing.
+    SettingError
+        An argument has no such value, or the result would not fit into memory.
+    IncompleteStoreError
+        The store has not completed, and ``allow_partial`` is false.
+    AllChainsFailedError
+        No chain is complete.
+
+    Warns
+    -----
+    ChainFailedWarning
+        A chain that failed was excluded.
+
+    References
+    ----------
+    Kreer, Wu, Adam, Furman & Hoogland 2025, "Bayesian influence functions for Hessian-free data attribution",
+    `arXiv:2509.26544 <https://arxiv.org/abs/2509.26544>`_.
+    """
+    plan = Plan.of(
+        samples,
+        method=correlation_method,
+        reduce=reduce_chain_dimension_method,
+        loss_keys=loss_keys,
+        first=batch_index_range_1,
+        second=batch_index_range_2,
+        average=average_tokenwise_bif,
+        covariance=compute_covariance,
+        batch_size=batch_size,
+        allow_partial=allow_partial,
+    )
+    if top_k is not None:
+        if output_path is not None or lazy or se or average_tokenwise_bif or compute_covariance:
+            raise SettingError(
+                "top_k goes with none of output_path, lazy, se, average_tokenwise_bif and compute_covariance.",
+                remedy="Leave them out: a top-k result is small, is made of correlations and has its noise floor.",
+            )
+        if top_k < 1:
+            raise SettingError("top_k must be positive.", expected="at least 1", found=top_k)
+        from devinterp.slt.bif.strongest import topk_of_source
+
+        return topk_of_source(_source(plan, batches=True, device=device), top_k)
+    if output_path is not None:
+        from devinterp.slt.bif.to_store import check_path, stream_bif
+
+        location = check_path(output_path)
+        return stream_bif(_source(plan, batches=se, device=device), location, se=se)
+    if lazy or (lazy is None and plan.distributed):
+        from devinterp.slt.bif.dask_tiles import LazyOperands
+
+        source = LazyOperands.of(plan, batches=se)
+        warn_excluded(plan.run, source.selection)
+        return source.result(se=se)
+    return _in_memory(plan, se=se, device=device)
+
+
+def _in_memory(plan: Plan, *, se: bool, device: Any) -> xr.Dataset:
+    check_memory(plan.shape, 3 if se else 1)
+    operands = _operands(plan, batches=se, device=device)
+    influences, spread = operands.tile(slice(0, plan.first.size), slice(0, plan.second.size), se=se)
+    data, attrs = {"influences": influences}, dict(operands.attrs)
+    if spread is not None and operands.groups is not None:
+        data["influences_se"] = spread
+        attrs["se_dof"] = len(operands.groups) - 1
+    return plan.result(data, attrs)
+
+
+def _operands(plan: Plan, *, batches: bool, device: Any) -> Operands:
+    losses = plan.load()
+    warn_excluded(plan.run, losses.selection)
+    return Operands.of(plan, losses, batches=batches, device=device)
+
+
+def _source(plan: Plan, *, batches: bool, device: Any) -> Source:
+    """Where tiles come from: a cluster that has the losses, or this machine's memory."""
+    if plan.distributed:
+        from devinterp.slt.bif.dask_tiles import LazyOperands
+
+        source = LazyOperands.of(plan, batches=batches)
+        warn_excluded(plan.run, source.selection)
+        return source.held()
+    return _operands(plan, batches=batches, device=device)

@@ -1,0 +1,189 @@
+"""What a BIF was asked to be: every argument checked, nothing read yet."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import xarray as xr
+
+from devinterp.errors import SettingError
+from devinterp.slt.bif.loss_matrix import LossMatrix, Reduce, Sequences, load_losses
+from devinterp.slt.runs.chains import ChainSelection
+from devinterp.slt.runs.read_blocks import is_dask
+from devinterp.slt.runs.results import label_result, schema_id
+from devinterp.slt.runs.run import Samples, Tree
+
+__all__ = ["Plan", "check_memory"]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A BIF that was asked for: everything checked, nothing read.
+
+    Attributes
+    ----------
+    run : Samples
+        Where the losses are.
+    sequences : Sequences
+        The concatenated rows that indices count.
+    first, second : array of int64
+        Indices of the sequences of both operands.
+    by_token : bool
+        Whether losses of tokens, or of whole sequences, are correlated.
+    reduce : {"stack", "mean"}
+        What is done with the chains.
+    average : bool
+        Whether the result is averaged over both positions.
+    covariance : bool
+        Whether covariances are computed.
+    batch_size : int
+        Sequences per chunk.
+    allow_partial : bool
+        Whether runs that have not completed are used.
+    """
+
+    run: Samples
+    sequences: Sequences
+    first: npt.NDArray[np.int64]
+    second: npt.NDArray[np.int64]
+    by_token: bool
+    reduce: Reduce
+    average: bool
+    covariance: bool
+    batch_size: int
+    allow_partial: bool
+
+    @classmethod
+    def of(
+        cls,
+        samples: Tree,
+        *,
+        method: str,
+        reduce: str,
+        loss_keys: Any,
+        first: Any,
+        second: Any,
+        average: bool,
+        covariance: bool,
+        batch_size: int,
+        allow_partial: bool,
+    ) -> Plan:
+        """Check every argument; see `compute_bif` for their meaning and for the errors."""
+        for value, known, argument in (
+            (method, ("token", "sequence"), "correlation_method"),
+            (reduce, ("stack", "mean"), "reduce_chain_dimension_method"),
+        ):
+            if value not in known:
+                raise SettingError(f"There is no such {argument}.", expected=f"one of {known}", found=repr(value))
+        if batch_size < 1:
+            raise SettingError("batch_size is too small.", expected="at least 1", found=batch_size)
+        run = Samples.of(samples, allow_partial=allow_partial)
+        sequences = Sequences.of(run, run.resolve(loss_keys))
+        indices = []
+        for chosen, argument in ((first, "batch_index_range_1"), (second, "batch_index_range_2")):
+            if isinstance(chosen, str) and chosen != "all" and chosen not in sequences.observables:
+                chosen = run.observable(chosen)
+            indices.append(sequences.indices(chosen, argument))
+        return cls(
+            run,
+            sequences,
+            indices[0],
+            indices[1],
+            by_token=method == "token",
+            reduce="mean" if reduce == "mean" else "stack",
+            average=average and method == "token",
+            covariance=covariance,
+            batch_size=batch_size,
+            allow_partial=allow_partial,
+        )
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of ``influences``."""
+        pairs = (self.first.size, self.second.size)
+        tokens = self.sequences.num_tokens
+        return pairs if self.average or not self.by_token else (*pairs, tokens, tokens)
+
+    @property
+    def dims(self) -> tuple[str, ...]:
+        """Dimensions of ``influences``."""
+        return ("batch_1", "batch_2", "target_position", "target_position_T")[: len(self.shape)]
+
+    @property
+    def distributed(self) -> bool:
+        """Whether the losses are backed by dask."""
+        return any(is_dask(self.run.loss(name)) for name in self.sequences.observables)
+
+    @property
+    def units(self) -> dict[str, str]:
+        """Units that differ from the schema's."""
+        return {"influences": "nat^2", "influences_se": "nat^2"} if self.covariance else {}
+
+    def target_positions(self) -> npt.NDArray[np.int64]:
+        """Label the tokens: 1-indexed, or by a coordinate ``token_pos`` that a selection kept."""
+        dataset = self.run.dataset
+        if "token_pos" in dataset.coords and dataset["token_pos"].dims == ("token_pos",):
+            return np.asarray(dataset["token_pos"].values, dtype=np.int64) + 1
+        return np.arange(1, self.sequences.num_tokens + 1)
+
+    def input_ids(self) -> npt.NDArray[np.int64]:
+        """Token ids of every sequence, (batch, position)."""
+        return np.concatenate([self.run.input_ids(name) for name in self.sequences.observables])
+
+    def load(self) -> LossMatrix:
+        """Read the losses of both operands."""
+        wanted = np.union1d(self.first, self.second)
+        return load_losses(
+            self.run,
+            self.sequences,
+            wanted,
+            by_token=self.by_token,
+            reduce=self.reduce,
+            allow_partial=self.allow_partial,
+        )
+
+    def result(self, data: Mapping[str, Any], attrs: Mapping[str, Any]) -> xr.Dataset:
+        """Label the influences and put tokens and attributes beside them."""
+        coords: dict[str, Any] = {"batch_1": self.first, "batch_2": self.second}
+        if len(self.shape) == 4:
+            coords["target_position"] = coords["target_position_T"] = self.target_positions()
+        variables = {name: (self.dims, values) for name, values in data.items()}
+        dataset = xr.Dataset({**variables, "input_ids": (("batch", "position"), self.input_ids())}, coords=coords)
+        return label_result(dataset, "bif", attrs=attrs, units=self.units)
+
+    def attrs(self, selection: ChainSelection, num_constant: int) -> dict[str, Any]:
+        """Attributes of the result."""
+        return {
+            "devinterp_schema": schema_id("bif"),
+            "correlation_method": "token" if self.by_token else "sequence",
+            "reduce_chain_dimension_method": self.reduce,
+            "average_tokenwise_bif": int(self.average),
+            "compute_covariance": int(self.covariance),
+            "observables": list(self.sequences.observables),
+            "observable_sizes": list(self.sequences.sizes),
+            **selection.attrs,
+            "n_draws_used": selection.length,
+            "n_constant_losses": num_constant,
+        }
+
+
+def check_memory(shape: tuple[int, ...], copies: int = 1) -> None:
+    """Raise `SettingError` where float32 arrays of this shape cannot be held in memory."""
+    size = 4 * copies * int(np.prod(shape, dtype=object))
+    try:
+        total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, OSError, ValueError):  # not on every system
+        return
+    if size > 0.9 * total:
+        raise SettingError(
+            f"The influences would take {size / 1e9:.3g} GB, more than this machine's memory.",
+            expected=f"at most {0.9 * total / 1e9:.3g} GB",
+            found=f"shape {shape}",
+            remedy="Pass output_path to write them to disk, top_k to keep the strongest, average_tokenwise_bif=True, "
+            "or narrower index ranges.",
+        )

@@ -1,0 +1,234 @@
+"""The strongest partners of every token or sequence, without the matrix of all pairs.
+
+Memory: the losses, one tile, and k partners per query. Left out are pairs that say nothing: a token with itself, two
+tokens of one sequence, and tokens in a prefix that two sequences share, which have the very same loss in both.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import xarray as xr
+
+from devinterp.slt.bif.dask_tiles import LazyOperands
+from devinterp.slt.bif.kernels import F32, product_se
+from devinterp.slt.bif.tiles import Source
+from devinterp.slt.runs.results import label_result, schema_id
+
+__all__ = ["Strongest", "as_matrix", "leave_out", "topk_of_source"]
+
+ROW_SERIES, COLUMN_SERIES = 1024, 4096
+NOISE_SERIES = 64
+
+
+def topk_of_source(source: Source, k: int) -> xr.Dataset:
+    """Find the k strongest positive and negative partners of every query.
+
+    Parameters
+    ----------
+    source : Source
+        Where tiles come from, its draws cut into batches: the first operand are the queries, the second the corpus.
+    k : int
+        Partners of each sign.
+
+    Returns
+    -------
+    xarray.Dataset
+        Schema ``devinterp/bif_topk@1``. ``influences`` (batch_1, target_position, sign, rank) float32, strongest
+        first, and beside it ``partner_batch``, ``partner_position`` and ``partner_token`` int64; for sequences
+        (batch_1, sign, rank) and ``partner_batch`` alone. NaN and -1 where there are fewer than k. Attributes
+        ``effective_draws`` (of a correlation between unrelated losses, autocorrelation included), ``noise_floor``
+        (what 95 % of unrelated pairs stay below) and ``noise_floor_strongest`` (what the strongest of that many
+        unrelated partners stays below, for 95 % of queries).
+
+    Notes
+    -----
+    Left out: pairs within one sequence; and of two sequences that begin alike, every pair with a token of the shared
+    beginning, since that token has the same context, hence the same loss, in both. Sequences that are identical are
+    left out as wholes.
+    """
+    plan = source.plan
+    ids = plan.input_ids()
+    tokens = plan.sequences.num_tokens if plan.by_token else 1
+    if isinstance(source, LazyOperands):
+        from devinterp.slt.bif.strongest_dask import gather_strongest
+
+        best = gather_strongest(source, k, ids)
+    else:
+        best = _strongest(source, k, ids)
+    return _result(source, k, ids, tokens, best, _effective_draws(source, tokens))
+
+
+def _strongest(source: Source, k: int, ids: npt.NDArray[np.int64]) -> dict[int, Strongest]:
+    """Go through all pairs tile by tile; by sign, 1 and -1."""
+    plan = source.plan
+    tokens = plan.sequences.num_tokens if plan.by_token else 1
+    best = {sign: Strongest.empty(plan.first.size * tokens, k) for sign in (1, -1)}
+    step = (max(1, ROW_SERIES // tokens), max(1, COLUMN_SERIES // tokens))
+    for i in range(0, plan.first.size, step[0]):
+        rows = slice(i, min(i + step[0], plan.first.size))
+        for j in range(i if source.symmetric else 0, plan.second.size, step[1]):
+            columns = slice(j, min(j + step[1], plan.second.size))
+            tile = as_matrix(source.tile(rows, columns)[0])
+            leave_out(tile, plan.first[rows], plan.second[columns], ids, tokens, plan.by_token)
+            for sign, strongest in best.items():
+                strongest.add(tile if sign > 0 else -tile, rows.start * tokens, columns.start * tokens)
+            if source.symmetric and columns.stop > rows.stop:
+                # What lies right of the diagonal block serves the other sequences as queries too.
+                ahead = max(rows.stop, columns.start)
+                mirrored = np.ascontiguousarray(tile[:, (ahead - columns.start) * tokens :].T)
+                for sign, strongest in best.items():
+                    strongest.add(mirrored if sign > 0 else -mirrored, ahead * tokens, rows.start * tokens)
+    return best
+
+
+@dataclass
+class Strongest:
+    """The k largest positive values seen so far of every query, and where they came from.
+
+    Attributes
+    ----------
+    values : array of float32, shape (query, k)
+        Descending; 0 where there is none yet.
+    partners : array of int64, shape (query, k)
+        Series of the corpus; -1 where there is none yet.
+    """
+
+    values: F32
+    partners: npt.NDArray[np.int64]
+    k: int = field(default=1)
+
+    @classmethod
+    def empty(cls, queries: int, k: int) -> Strongest:
+        """Nothing seen yet."""
+        return cls(np.zeros((queries, k), dtype=np.float32), np.full((queries, k), -1, dtype=np.int64), k)
+
+    def add(self, tile: F32, first_query: int, first_partner: int) -> None:
+        """Take in a tile, (query, partner); NaN is passed over."""
+        at = slice(first_query, first_query + tile.shape[0])
+        with np.errstate(invalid="ignore"):
+            candidate = tile > self.values[at, -1:]
+            if np.count_nonzero(candidate) > 8 * self.k * tile.shape[0] and tile.shape[1] > self.k:
+                # Early on half of all values would do: take each query's own k-th largest for the threshold.
+                known = np.where(candidate, tile, np.float32(0))
+                candidate &= tile >= np.partition(known, -self.k, axis=1)[:, -self.k, None]
+        where = np.flatnonzero(candidate)
+        if where.size == 0:
+            return
+        query, partner = np.divmod(where, tile.shape[1])
+        value = tile.ravel()[where]
+        order = np.lexsort((partner, -value, query))
+        query, partner, value = query[order], partner[order], value[order]
+        touched, start, count = np.unique(query, return_index=True, return_counts=True)
+        rank = np.arange(query.size) - np.repeat(start, count)
+        kept = rank < self.k
+        line = np.repeat(np.arange(touched.size), count)[kept]
+        new_values = np.zeros((touched.size, self.k), dtype=np.float32)
+        new_partners = np.full((touched.size, self.k), -1, dtype=np.int64)
+        new_values[line, rank[kept]] = value[kept]
+        new_partners[line, rank[kept]] = partner[kept] + first_partner
+        self.merge(new_values, new_partners, first_query + touched)
+
+    def merge(self, values: F32, partners: npt.NDArray[np.int64], rows: Any = slice(None)) -> None:
+        """Take in what was seen elsewhere for some of the queries, all of them by default; both (query, k)."""
+        values = np.concatenate([self.values[rows], values], axis=1)
+        partners = np.concatenate([self.partners[rows], partners], axis=1)
+        best = np.argsort(-values, axis=1, kind="stable")[:, : self.k]
+        self.values[rows] = np.take_along_axis(values, best, axis=1)
+        self.partners[rows] = np.take_along_axis(partners, best, axis=1)
+
+
+def as_matrix(tile: F32) -> F32:
+    """A tile as (series, series), writable."""
+    if tile.ndim == 4:
+        tile = tile.transpose(0, 2, 1, 3).reshape(tile.shape[0] * tile.shape[2], -1)
+    return np.require(tile, requirements=["C", "W"])
+
+
+def leave_out(
+    tile: F32,
+    first: npt.NDArray[np.int64],
+    second: npt.NDArray[np.int64],
+    ids: npt.NDArray[np.int64],
+    tokens: int,
+    by_token: bool,
+) -> None:
+    """Put NaN where a pair says nothing, in place."""
+    wide = tile.reshape(first.size, tokens, second.size, tokens)
+    alike = np.logical_and.accumulate(ids[first][:, None, :] == ids[second][None, :, :], axis=2).sum(axis=2)
+    own = (first[:, None] == second[None, :]) | (alike == ids.shape[1])
+    for i, j in np.argwhere(own):
+        wide[i, :, j, :] = np.nan
+    if not by_token:
+        return
+    # Token p (from 0) is predicted at p + 1, so its loss is shared where the first p + 2 tokens are.
+    shared = np.where(own, 0, np.clip(alike - 1, 0, tokens))
+    longest = int(shared.max(initial=0))
+    if longest:
+        inside = np.arange(longest) < shared[:, :, None]  # (first, second, token)
+        wide[:, :longest][inside.transpose(0, 2, 1)] = np.nan
+        np.copyto(wide[..., :longest], np.nan, where=inside[:, None, :, :])
+
+
+def _effective_draws(source: Source, tokens: int) -> float:
+    """Draws that a correlation between unrelated losses is worth, by batch means over a sample of pairs."""
+    plan = source.plan
+    at = [np.linspace(0, n.size * tokens - 1, NOISE_SERIES).round().astype(np.int64) for n in (plan.first, plan.second)]
+    first, second = source.series(np.unique(at[0]), np.unique(at[1]))
+    product = first.T @ second
+    assert source.groups is not None  # the noise floor is asked of sources that were made with batches
+    spread = product_se(first, second, product, source.groups, covariance=False)
+    related = np.abs(product) > 0.9  # a loss with itself, or a constant one (spread 0)
+    null = (spread / np.where(related, 1, 1 - product**2))[~related & (spread > 0)]
+    count = float(first.shape[0])
+    return min(count, 1 + 1 / float((null.astype(np.float64) ** 2).mean())) if null.size else count
+
+
+def _floor(effective: float, pairs: int) -> float:
+    """Correlation that the largest of ``pairs`` unrelated ones stays below with 95 % (Fisher's z)."""
+    from scipy import special  # type: ignore[import-untyped]  # ships no types
+
+    z = -float(special.ndtri(0.05 / (2 * pairs)))
+    return float(np.tanh(z / np.sqrt(max(1.0, effective - 3))))
+
+
+def _result(
+    source: Source,
+    k: int,
+    ids: npt.NDArray[np.int64],
+    tokens: int,
+    best: dict[int, Strongest],
+    effective: float,
+) -> xr.Dataset:
+    plan = source.plan
+    shape = (plan.first.size, tokens, k) if plan.by_token else (plan.first.size, k)
+    partners = np.stack([s.partners.reshape(shape) for s in best.values()], axis=-2)
+    values = np.stack([sign * s.values.reshape(shape) for sign, s in best.items()], axis=-2)
+    found = partners >= 0
+    values[~found] = np.nan
+    sequence = np.where(found, plan.second[np.maximum(partners, 0) // tokens], -1)
+    dims = ("batch_1", "target_position", "sign", "rank") if plan.by_token else ("batch_1", "sign", "rank")
+    data: dict[str, Any] = {"influences": (dims, values), "partner_batch": (dims, sequence)}
+    coords: dict[str, Any] = {"batch_1": plan.first, "sign": np.array(list(best), dtype=np.int64)}
+    if plan.by_token:
+        position = np.maximum(partners, 0) % tokens
+        labels = plan.target_positions()
+        data["partner_position"] = (dims, np.where(found, labels[position], -1))
+        data["partner_token"] = (dims, np.where(found, ids[np.maximum(sequence, 0), labels[position]], -1))
+        coords["target_position"] = labels
+    data["input_ids"] = (("batch", "position"), ids)
+    corpus = plan.second.size * tokens
+    attrs = {
+        **source.attrs,
+        "devinterp_schema": schema_id("bif_topk"),
+        "top_k": k,
+        "effective_draws": round(effective, 3),
+        "noise_floor": round(_floor(effective, 1), 6),
+        "noise_floor_strongest": round(_floor(effective, corpus), 6),
+    }
+    for setting in ("average_tokenwise_bif", "compute_covariance"):
+        attrs.pop(setting)
+    return label_result(xr.Dataset(data, coords=coords), "bif_topk", attrs=attrs)

@@ -1,0 +1,196 @@
+"""A BIF larger than memory: written tile by tile to a Zarr store, resumable."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from os import PathLike
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import xarray as xr
+
+from devinterp.errors import DataError, StoreConflictError, StoreExistsError
+from devinterp.schema import ArrayLayout, GroupLayout, Schema, load, validate
+from devinterp.slt.bif.request import Plan
+from devinterp.slt.bif.tiles import Source
+from devinterp.store.location import Location, locate
+from devinterp.store.lock import WriterLock
+from devinterp.store.metadata import create_groups, documents, jsonable, open_array
+from devinterp.store.reading.path_state import PathState, differences, inspect_path, read_group
+from devinterp.store.writing.complete import write_consolidated_root
+from devinterp.store.writing.run import LOCK_KEY
+
+__all__ = ["check_path", "stream_bif"]
+
+CHUNK_BYTES = 32 * 2**20
+WRITERS = 2
+
+
+def check_path(output_path: str | PathLike[str]) -> Location:
+    """Return the place where a store is to go; raise `StoreExistsError` where something that is not ours lies."""
+    location = locate(output_path, mode="w")
+    if inspect_path(location) is PathState.FOREIGN:
+        raise StoreExistsError(
+            f"Something that is not a devinterp store lies at {location.name}; it was left untouched.",
+            remedy="Choose another output_path.",
+        )
+    return location
+
+
+def stream_bif(source: Source, location: Location, *, se: bool = False) -> xr.Dataset:
+    """Write a BIF to a store and return it, lazily loaded.
+
+    Every tile is checked and written once; of a symmetric BIF one half is computed. A store that an interrupted call
+    of the same request left is completed, one that a finished call left is returned.
+
+    Parameters
+    ----------
+    source : Source
+        Where tiles come from.
+    location : Location
+        Where the store goes.
+    se : bool
+        Also standard errors.
+
+    Returns
+    -------
+    xarray.Dataset
+        As `devinterp.slt.bif.compute_bif`, its arrays lazily loaded from the store.
+
+    Raises
+    ------
+    StoreConflictError
+        A BIF of other losses or another request lies there.
+    StoreLockedError
+        A live process is writing to it.
+    """
+    schema = load("bif")
+    plan = source.plan
+    layouts = GroupLayout("/", _layouts(plan, schema, se), {})
+    attributes = {**source.attrs, "losses_sha256": source.identity()}
+    if se and source.groups is not None:
+        attributes["se_dof"] = len(source.groups) - 1
+    _compare(location, attributes, layouts)
+    if inspect_path(location) is not PathState.COMPLETE:
+        lock = WriterLock(location, LOCK_KEY)
+        try:
+            if inspect_path(location) is PathState.ABSENT:
+                create_groups(location, {"/": layouts}, {"/": {**attributes, "completed": 0}}, schema.storage)
+            _write_small(location, plan, layouts, schema)
+            _write_tiles(location, source, layouts, schema, se=se)
+            # Values were checked tile by tile; what is left to check is that nothing is missing.
+            validate(location.store, level="completeness").without("incomplete").raise_for_errors()
+            finished = {**attributes, "completed": 1}
+            write_consolidated_root(location, finished, documents({"/": layouts}, {"/": finished}, schema.storage))
+        finally:
+            lock.release()
+            if location.folder is not None:  # an empty folder beside the arrays makes zarr warn
+                (location.folder / LOCK_KEY).parent.rmdir()
+    return xr.open_dataset(location.read_only().store, engine="zarr", consolidated=True)  # type: ignore[arg-type]
+
+
+def _layouts(plan: Plan, schema: Schema, se: bool) -> dict[str, ArrayLayout]:
+    """The arrays of the store, from the schema, at the sizes of this result."""
+    from devinterp.schema.model.layout import array_attributes
+
+    sizes = dict(zip(plan.dims, plan.shape, strict=True))
+    sizes |= dict(zip(("batch", "position"), plan.input_ids().shape, strict=True))
+    node = schema.node("/")
+    names = ["influences", *(["influences_se"] if se else []), "input_ids", *plan.dims]
+    out = {}
+    for name in names:
+        spec = node.variables[name]
+        dims = plan.dims if name.startswith("influences") else spec.dims
+        shape = tuple(sizes[d] for d in dims)
+        chunks = (*_tile_shape(plan), *shape[2:]) if name.startswith("influences") else shape
+        attrs = {**array_attributes(spec, {}), **({"units": plan.units[name]} if name in plan.units else {})}
+        out[name] = ArrayLayout(name, dims, shape, spec.dtype, spec.fill, chunks, attrs, spec)
+    return out
+
+
+def _tile_shape(plan: Plan) -> tuple[int, int]:
+    """Sequences per chunk along both axes: ``batch_size`` where that fits, more where a pair is a single number."""
+    per_pair = 4 * int(np.prod(plan.shape[2:], dtype=np.int64))
+    fits = max(1, int(np.sqrt(CHUNK_BYTES / per_pair)))
+    side = min(fits, plan.batch_size) if len(plan.shape) == 4 else fits
+    return min(side, plan.shape[0]), min(side, plan.shape[1])
+
+
+def _compare(location: Location, attributes: dict[str, Any], layouts: GroupLayout) -> None:
+    """Refuse a store of another request."""
+    document = read_group(location)
+    if document is None:
+        return
+    stored = {key: value for key, value in document.get("attributes", {}).items() if key != "completed"}
+    found = list(differences(jsonable(attributes), stored, "request"))
+    for name, layout in layouts.arrays.items():
+        array = read_group(location, name)
+        if array is None or tuple(array.get("shape", ())) != layout.shape:
+            found.append(f"{name}: the store has shape {array and array.get('shape')}, this call {layout.shape}")
+        elif tuple(array["chunk_grid"]["configuration"]["chunk_shape"]) != layout.chunks:
+            found.append(f"{name}: the store has other chunks than {layout.chunks}")
+    if found:
+        raise StoreConflictError(
+            f"A result of another request lies at {location.name}:\n  " + "\n  ".join(found[:20]) + "\n",
+            remedy="Choose another output_path, or repeat the call that made that store.",
+        )
+
+
+def _write_small(location: Location, plan: Plan, layouts: GroupLayout, schema: Schema) -> None:
+    values = {"input_ids": plan.input_ids(), "batch_1": plan.first, "batch_2": plan.second}
+    values |= {name: plan.target_positions() for name in ("target_position", "target_position_T")}
+    for name, layout in layouts.arrays.items():
+        if name in values:
+            open_array(location, f"/{name}", layout, schema.storage)[...] = values[name]
+
+
+def _pending(location: Location, layouts: GroupLayout, symmetric: bool) -> Iterator[tuple[slice, slice]]:
+    """Yield the tiles that are not on disk yet, of a symmetric result those on and above the diagonal."""
+    there: dict[str, set[tuple[int, ...]]] = {name: set() for name in layouts.arrays}
+    for key in list(location.list_keys()):
+        name, _, index = key.partition("/c/")
+        if key.endswith(".partial"):  # left by a process that was killed while it wrote
+            location.delete(key)
+        elif index and name in there:
+            there[name].add(tuple(int(i) for i in index.split("/")[:2]))
+    results = [name for name in layouts.arrays if name.startswith("influences")]
+    layout = layouts.arrays["influences"]
+    counts = [-(-size // chunk) for size, chunk in zip(layout.shape[:2], layout.chunks[:2], strict=True)]
+    for i in range(counts[0]):
+        for j in range(i if symmetric else 0, counts[1]):
+            if any((i, j) not in there[name] or (symmetric and (j, i) not in there[name]) for name in results):
+                rows, columns = (
+                    slice(k * chunk, min((k + 1) * chunk, size))
+                    for k, chunk, size in zip((i, j), layout.chunks, layout.shape, strict=False)
+                )
+                yield rows, columns
+
+
+def _write_tiles(location: Location, source: Source, layouts: GroupLayout, schema: Schema, *, se: bool) -> None:
+    """Compute tile after tile while others are being compressed and written."""
+    arrays = {
+        name: open_array(location, f"/{name}", layout, schema.storage)
+        for name, layout in layouts.arrays.items()
+        if name.startswith("influences")
+    }
+    waiting: deque[Future[None]] = deque()
+    with ThreadPoolExecutor(WRITERS, thread_name_prefix="devinterp-write") as pool:
+        for rows, columns in _pending(location, layouts, source.symmetric):
+            for name, values in zip(arrays, source.tile(rows, columns, se=se), strict=False):
+                if values is None or not np.isfinite(values).all():
+                    raise DataError(f"A tile of {name} is not finite.", found=f"sequences {rows} and {columns}")
+                waiting.append(pool.submit(_write, arrays[name], (rows, columns), values))
+                if source.symmetric and rows != columns:
+                    mirrored = values.transpose(1, 0, 3, 2) if values.ndim == 4 else values.T
+                    waiting.append(pool.submit(_write, arrays[name], (columns, rows), mirrored))
+            while len(waiting) > 2 * WRITERS:
+                waiting.popleft().result()
+        while waiting:
+            waiting.popleft().result()
+
+
+def _write(array: Any, where: tuple[slice, slice], values: npt.NDArray[np.float32]) -> None:
+    array[where] = np.ascontiguousarray(values)

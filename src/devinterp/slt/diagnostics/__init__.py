@@ -1,0 +1,237 @@
+"""Is this run to be trusted? R-hat, effective draws, drift and signal, with a verdict and what to try next.
+
+Everything is computed on the sampling task's *fixed rows* where the store has them: minibatch losses are blind, since
+all chains see the same minibatches and their noise drowns where the chains went.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from devinterp.errors import MissingVariableError
+from devinterp.slt.diagnostics.diagnosis import ChainDiagnosis, Diagnosis, SeriesDiagnosis, StudyDiagnosis, Verdict
+from devinterp.slt.diagnostics.verdicts import judge
+from devinterp.slt.runs.chains import known_states
+from devinterp.slt.runs.read_blocks import row_means
+from devinterp.slt.runs.run import Samples, Tree, series_members, study_members
+
+__all__ = ["ChainDiagnosis", "Diagnosis", "SeriesDiagnosis", "StudyDiagnosis", "Verdict", "diagnose"]
+
+F64 = npt.NDArray[np.float64]
+
+SPIKE_DEVIATIONS = 8.0
+
+
+def diagnose(
+    samples: Tree | Mapping[str, Tree], *, sampling_task: str | None = None
+) -> Diagnosis | StudyDiagnosis | SeriesDiagnosis:
+    """Judge a run, or every run of a study or series. Runs that have not completed are judged by what there is.
+
+    Parameters
+    ----------
+    samples : DataTree, Dataset, or mapping of str to DataTree
+        What ``sample()`` returned, a selection of it, a study, or a series.
+    sampling_task : str, optional
+        The observable whose fixed rows are looked at; by default the sampling task's where the store tells it, else
+        all observables' together, else the minibatches.
+
+    Returns
+    -------
+    Diagnosis, StudyDiagnosis for a study, or SeriesDiagnosis for a series
+
+    Raises
+    ------
+    MissingVariableError
+        There is no loss to look at.
+
+    Notes
+    -----
+    All chains start at the same weights, so that their agreement does not prove convergence: a drift, or too few
+    effective draws, outweighs an R-hat near 1.
+    """
+    checkpoints = series_members(samples)
+    if checkpoints is not None:
+        return SeriesDiagnosis(
+            {
+                step: _diagnose_study(study_members(study) or {}, sampling_task, f"{step}/")
+                for step, study in checkpoints.items()
+            }
+        )
+    members = study_members(samples)
+    if members is None:
+        run = Samples.of(samples, allow_partial=True)  # type: ignore[arg-type]  # no mapping: study_members
+        return _diagnose(run, sampling_task)
+    return _diagnose_study(members, sampling_task, "")
+
+
+def _diagnose_study(members: Mapping[str, Tree], sampling_task: str | None, above: str) -> StudyDiagnosis:
+    return StudyDiagnosis(
+        {
+            name: _diagnose(Samples.of(tree, label=f"{above}{name}", allow_partial=True), sampling_task)
+            for name, tree in members.items()
+        }
+    )
+
+
+def _diagnose(run: Samples, sampling_task: str | None) -> Diagnosis:
+    source, rows, traces, start, start_se = _trace(run, sampling_task)
+    finite = np.isfinite(traces)
+    num_chains, num_draws = traces.shape
+    prefix = np.where(finite.all(axis=1), num_draws, np.argmin(finite, axis=1))
+    written, failures = known_states(run, num_chains)
+    if written is not None and run.setting("num_draws") in (None, num_draws):
+        prefix = np.minimum(prefix, written)
+    for c in range(num_chains):
+        if failures[c] is None and prefix[c] < num_draws:
+            failures[c] = f"non-finite loss at draw {int(prefix[c])}"
+    chains = tuple(
+        _chain(c, traces[c, : prefix[c]], failures[c], int((~finite[c]).sum()), start) for c in range(num_chains)
+    )
+    used = [c for c in range(num_chains) if failures[c] is None]
+    kept = traces[used] if used else traces[:0]
+    numbers = _numbers(kept)
+    rise = float(kept.mean()) - start if used and start is not None else None
+    rise_se = None if numbers["mcse"] is None or start_se is None else float(np.hypot(numbers["mcse"], start_se))
+    variations = [c.signal_to_variation for c in chains if c.signal_to_variation is not None and c.chain in used]
+    try:
+        llc = None if rise is None else run.n_beta * rise
+    except MissingVariableError:
+        llc = None
+    diagnosis = Diagnosis(
+        label=run.label,
+        source=source,
+        rows=rows,
+        start=start,
+        start_se=start_se,
+        rise=rise,
+        rise_se=rise_se,
+        llc=llc,
+        signal_to_variation=float(np.median(variations)) if variations else None,
+        gradient_to_noise=_gradient_to_noise(run, used),
+        chains=chains,
+        settings={
+            name: run.setting(name)
+            for name in ("lr", "n_beta", "localization", "num_draws", "num_burnin_steps", "num_steps_bw_draws")
+            if run.setting(name) is not None
+        },
+        **numbers,
+    )
+    return replace(diagnosis, verdicts=tuple(judge(diagnosis, kept)))
+
+
+def _trace(
+    run: Samples, sampling_task: str | None
+) -> tuple[str, Literal["fixed", "minibatch"], F64, float | None, float | None]:
+    """The loss at every draw, (chain, draw), what it is of, and the loss at the start that it is compared with."""
+    task = run.sampling_task(sampling_task)
+    names = (task,) if task is not None else run.observables
+    if names:
+        means = [row_means(run.loss(name)) for name in names]
+        trace = np.mean([m.mean(axis=2) for m in means], axis=0)
+        source = " + ".join(f"loss_{name}" for name in names)
+        starts = [f"init_loss_{name}" for name in names]
+        if all(name in run.dataset for name in starts):
+            start = float(np.mean([np.asarray(run.dataset[n].values, dtype=np.float64).mean() for n in starts]))
+            return source, "fixed", trace, start, 0.0
+        if task is None:  # init_loss is of other data
+            return source, "fixed", trace, None, None
+        first = means[0][0, 0]
+        spread = float(first.var(ddof=1)) if first.size > 1 else 0.0
+        known, variance = _init_loss(run, spread)
+        return source, "fixed", trace, known, float(np.sqrt(variance + spread / first.size))
+    rows = row_means(run.variable("sampling_loss", ("chain", "draw", "batch", "token_pos")))
+    trace = rows.mean(axis=2)
+    spread = float(np.nanmean(rows.var(axis=2, ddof=1))) if rows.shape[2] > 1 else 0.0
+    known, variance = _init_loss(run, spread)
+    return "sampling_loss", "minibatch", trace, known, float(np.sqrt(variance))
+
+
+def _init_loss(run: Samples, row_variance: float) -> tuple[float | None, float]:
+    """``init_loss`` and its variance, from the spread of rows; None where there is none."""
+    if "init_loss" not in run.dataset:
+        return None, 0.0
+    start = float(np.nanmean(np.asarray(run.dataset["init_loss"].values, dtype=np.float64)))
+    sizes = [run.setting(s) or 1 for s in ("num_init_loss_batches", "batch_size", "gradient_accumulation_steps")]
+    return start, row_variance / int(np.prod(sizes))
+
+
+def _numbers(trace: F64) -> dict[str, Any]:
+    """R-hat, effective draws, Monte Carlo error and drift of complete chains, (chain, draw)."""
+    names = ("rhat", "ess_bulk", "mcse", "drift", "drift_se")
+    if trace.shape[0] == 0 or trace.shape[1] < 4:
+        return dict.fromkeys(names)
+    third = trace.shape[1] // 3
+    first, last = trace[:, :third], trace[:, -third:]
+    error = None
+    if third >= 4:
+        error = float(np.hypot(_arviz("mcse", first, method="mean"), _arviz("mcse", last, method="mean")))
+    constant = np.ptp(trace) == 0
+    found: dict[str, float | None] = {
+        "rhat": None if constant or trace.shape[0] < 2 else _arviz("rhat", trace, method="rank"),
+        "ess_bulk": None if constant else _arviz("ess", trace, method="bulk"),
+        "mcse": 0.0 if constant else _arviz("mcse", trace, method="mean"),
+        "drift": float(last.mean() - first.mean()),
+        "drift_se": error,
+    }
+    return {name: value if value is None or np.isfinite(value) else None for name, value in found.items()}
+
+
+def _arviz(name: str, trace: F64, **options: Any) -> float:
+    from arviz_stats.base.array import array_stats
+
+    if np.ptp(trace) == 0:
+        return 0.0
+    return float(getattr(array_stats, name)(trace, chain_axis=0, draw_axis=1, **options))
+
+
+def _chain(chain: int, trace: F64, failure: str | None, nonfinite: int, start: float | None) -> ChainDiagnosis:
+    count = trace.size
+    common: dict[str, Any] = {
+        "chain": chain,
+        "status": failure or "complete",
+        "n_draws": count,
+        "n_nonfinite": nonfinite,
+    }
+    rise = float(trace.mean()) - start if count and start is not None else None
+    if count < 4:
+        return ChainDiagnosis(n_spikes=0, rise=rise, **common)
+    changes = np.diff(trace)
+    deviation = np.abs(changes - np.median(changes))
+    scale = 1.4826 * float(np.median(deviation))  # of a normal law, its standard deviation
+    third = max(1, count // 3)
+    variation = float(changes.std())
+    return ChainDiagnosis(
+        n_spikes=int((deviation > SPIKE_DEVIATIONS * scale).sum()) if scale > 0 else 0,
+        rise=rise,
+        drift=float(trace[-third:].mean() - trace[:third].mean()),
+        **_alone(trace),
+        signal_to_variation=rise / variation if rise is not None and variation > 0 else None,
+        **common,
+    )
+
+
+def _alone(trace: F64) -> dict[str, Any]:
+    """R-hat, effective draws and Monte Carlo error of one chain, (draw,); nothing of one that never moves."""
+    if np.ptp(trace) == 0:
+        return {"rhat": None, "ess": None, "mcse": 0.0}
+    half = trace.size // 2
+    found = {
+        "rhat": _arviz("rhat", np.stack([trace[:half], trace[-half:]]), method="z_scale"),
+        "ess": _arviz("ess", trace[None], method="bulk"),
+        "mcse": _arviz("mcse", trace[None], method="mean"),
+    }
+    return {name: value if np.isfinite(value) else None for name, value in found.items()}
+
+
+def _gradient_to_noise(run: Samples, used: list[int]) -> float | None:
+    names = ("metrics_scaled_grad", "metrics_noise")
+    if not used or any(name not in run.dataset for name in names):
+        return None
+    gradient, noise = (np.asarray(run.variable(n, ("chain", "step"))[used].values, dtype=np.float64) for n in names)
+    valid = np.isfinite(gradient) & np.isfinite(noise) & (noise > 0)
+    return float(np.median(gradient[valid] / noise[valid])) if valid.any() else None

@@ -1,0 +1,167 @@
+"""Which chains and draws an analysis uses."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from devinterp.errors import AllChainsFailedError, ChainFailedWarning
+from devinterp.slt.runs.run import Samples, dig
+
+__all__ = ["ChainSelection", "known_states", "select_chains", "warn_excluded"]
+
+
+@dataclass(frozen=True)
+class ChainSelection:
+    """The chains that an estimate is made from.
+
+    Attributes
+    ----------
+    used, excluded : tuple of int
+        Positions along ``chain``.
+    length : int
+        How many draws (or steps), a prefix, are used of each.
+    reasons : mapping of int to str
+        Why each excluded chain is left out.
+    """
+
+    used: tuple[int, ...]
+    excluded: tuple[int, ...]
+    length: int
+    reasons: Mapping[int, str]
+
+    @property
+    def attrs(self) -> dict[str, Any]:
+        """The counts that stand in the attributes of every result."""
+        return {"n_chains_used": len(self.used), "chains_excluded": list(self.excluded)}
+
+
+def known_states(samples: Samples, size: int) -> tuple[npt.NDArray[np.int64] | None, list[str | None]]:
+    """Return what the store says about its chains, without reading a loss.
+
+    Parameters
+    ----------
+    samples : Samples
+        The run.
+    size : int
+        Number of chains in the view.
+
+    Returns
+    -------
+    written : array of int64, shape (chain,), or None
+        ``draws_written``.
+    failures : list of str or None
+        Per chain the reason for which it is known not to be complete, or None.
+
+    Notes
+    -----
+    ``draws_written`` travels with a selection of chains and ``metadata.run.chains`` does not, so the latter counts
+    only where both have the same number of chains and do not contradict each other.
+    """
+    failures: list[str | None] = [None] * size
+    written: npt.NDArray[np.int64] | None = None
+    expected = samples.setting("num_draws")
+    if "draws_written" in samples.dataset:
+        written = np.maximum(np.atleast_1d(samples.dataset["draws_written"].values).astype(np.int64), 0)
+        goal = int(expected) if expected is not None else int(written.max(initial=0))
+        for c, count in enumerate(written):
+            if count < goal:
+                failures[c] = f"{count} of {goal} draws written"
+    recorded = dig(samples.metadata, "run.chains")
+    if isinstance(recorded, list) and len(recorded) == size:
+        states = [entry.get("status", "complete") if isinstance(entry, Mapping) else "complete" for entry in recorded]
+        contradicted = any(f is not None and s == "complete" for f, s in zip(failures, states, strict=True))
+        if not contradicted:
+            for c, (entry, state) in enumerate(zip(recorded, states, strict=True)):
+                if state != "complete":
+                    failures[c] = f"{state} at step {entry.get('step')}: {entry.get('reason') or 'no reason recorded'}"
+    return written, failures
+
+
+def select_chains(
+    samples: Samples, finite: npt.NDArray[np.bool_], *, allow_partial: bool = False, axis: str = "draw"
+) -> ChainSelection:
+    """Choose the complete chains, or with ``allow_partial`` the draws that all chains have.
+
+    Parameters
+    ----------
+    samples : Samples
+        The run.
+    finite : array of bool, shape (chain, draw) or (chain, step)
+        Where every loss that the analysis uses is finite.
+    allow_partial : bool
+        Use the longest prefix that all chains have, instead of the complete chains. A chain without any draw is
+        still excluded.
+    axis : {"draw", "step"}
+        What the second axis of ``finite`` is.
+
+    Returns
+    -------
+    ChainSelection
+
+    Raises
+    ------
+    AllChainsFailedError
+        No chain is left.
+    """
+    size, total = finite.shape
+    written, failures = known_states(samples, size)
+    prefix = np.where(finite.all(axis=1), total, np.argmin(finite, axis=1))
+    if written is not None and axis == "draw" and samples.setting("num_draws") in (None, total):
+        prefix = np.minimum(prefix, written)
+    if allow_partial:
+        used = tuple(int(c) for c in np.flatnonzero(prefix > 0))
+        reasons = {c: failures[c] or "no finite draw" for c in range(size) if c not in used}
+        length = int(prefix[list(used)].min()) if used else 0
+    else:
+        reasons = {}
+        for c in range(size):
+            if failures[c] is not None:
+                reasons[c] = str(failures[c])
+            elif prefix[c] < total:
+                reasons[c] = f"non-finite loss at {axis} {int(prefix[c])}"
+        used = tuple(c for c in range(size) if c not in reasons)
+        length = total
+    selection = ChainSelection(used, tuple(sorted(reasons)), length, reasons)
+    if not used:
+        raise AllChainsFailedError(
+            f"No chain{_of(samples)} can be used: {describe(reasons)}.",
+            expected="at least one complete chain",
+            remedy="Lower lr or n_beta, raise localization, or pass allow_partial=True to use what there is.",
+        )
+    return selection
+
+
+def warn_excluded(samples: Samples, selection: ChainSelection) -> None:
+    """Warn, by `ChainFailedWarning` at the caller's line, where chains were left out."""
+    if selection.excluded:
+        warnings.warn(
+            ChainFailedWarning(
+                f"{len(selection.excluded)} of {len(selection.used) + len(selection.excluded)} chains{_of(samples)} "
+                f"left out ({describe(selection.reasons)})."
+            ),
+            stacklevel=_level_outside(),
+        )
+
+
+def _level_outside() -> int:
+    """Frames up to the first outside this package: analyses are called directly, by each other and by the accessor."""
+    frame, level = sys._getframe(1), 1
+    while frame.f_back is not None and frame.f_globals["__name__"].partition(".")[0] == "devinterp":
+        frame, level = frame.f_back, level + 1
+    return level
+
+
+def describe(reasons: Mapping[int, str]) -> str:
+    """Put the reasons into one line."""
+    return "; ".join(f"chain {c}: {why}" for c, why in sorted(reasons.items()))
+
+
+def _of(samples: Samples) -> str:
+    return f" of the run {samples.label!r}" if samples.label else ""

@@ -1,0 +1,126 @@
+"""The cells of a sweep, and results of theirs laid out over the grid of settings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import xarray as xr
+
+from devinterp.errors import MissingVariableError
+from devinterp.names import SWEPT as SETTINGS
+from devinterp.slt.runs.run import Tree, dig, is_samples, metadata_of
+
+__all__ = ["SETTINGS", "Grid", "cell_name", "grid_of"]
+
+
+F64 = npt.NDArray[np.float64]
+
+
+def cell_name(settings: Mapping[str, Any]) -> str:
+    """Return the name of a cell's group: ``lr=0.001,n_beta=30,localization=100``."""
+    return ",".join(f"{name}={float(settings[name])!r}".removesuffix(".0") for name in SETTINGS)
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A sweep, as an analysis sees it.
+
+    Attributes
+    ----------
+    axes : mapping of str to array of float64
+        The values of each setting, ascending.
+    cells : mapping of str to DataTree
+        The runs by name, in the store's order.
+    places : mapping of str to (int, int, int)
+        Where each stands along `axes`.
+    """
+
+    axes: Mapping[str, F64]
+    cells: Mapping[str, xr.DataTree]
+    places: Mapping[str, tuple[int, ...]]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Number of values of each setting."""
+        return tuple(axis.size for axis in self.axes.values())
+
+    def lay_out(self, results: Mapping[str, xr.Dataset]) -> xr.Dataset:
+        """Put the results of single cells side by side.
+
+        Parameters
+        ----------
+        results : mapping of str to Dataset
+            By the cell's name, with the same variables; a cell without a result is NaN.
+
+        Returns
+        -------
+        xarray.Dataset
+            With the leading dimensions of `axes`; NaN fills up where cells have other numbers of chains or draws.
+        """
+        sizes: dict[str, int] = {}
+        for result in results.values():
+            for dim, size in result.sizes.items():
+                sizes[str(dim)] = max(size, sizes.get(str(dim), 0))
+        first = next(iter(results.values()))
+        laid: dict[str, Any] = {}
+        for name, variable in first.data_vars.items():
+            dims = tuple(map(str, variable.dims))
+            values = np.full((*self.shape, *(sizes[d] for d in dims)), np.nan, dtype=variable.dtype)
+            for cell, result in results.items():
+                own = result[name].values
+                place: tuple[Any, ...] = (*self.places[cell], *(slice(n) for n in own.shape))
+                values[place] = own
+            laid[str(name)] = ((*SETTINGS, *dims), values)
+        return xr.Dataset(laid, coords={name: (name, axis) for name, axis in self.axes.items()})
+
+    def map(self, function: Callable[[str, xr.DataTree], Any]) -> dict[str, Any]:
+        """Return ``function(name, run)`` of every cell."""
+        return {name: function(name, run) for name, run in self.cells.items()}
+
+
+def grid_of(obj: Tree | Mapping[str, Tree]) -> Grid | None:
+    """Return the cells of a sweep, or of a selection along ``cell``; None where ``obj`` is no sweep.
+
+    Raises
+    ------
+    MissingVariableError
+        A cell does not tell its settings.
+    """
+    if not isinstance(obj, xr.DataTree) or is_samples(obj):
+        return None
+    listed = dig(metadata_of(obj), "config.cells")
+    if not isinstance(listed, list) and not set(SETTINGS) <= set(obj.coords):
+        return None
+    cells = {str(name): child for name, child in obj.children.items() if is_samples(child)}
+    if not cells:
+        return None
+    if isinstance(listed, list):
+        order = [name for name in listed if name in cells]
+        cells = {name: cells[name] for name in [*order, *(n for n in cells if n not in order)]}
+    settings = {name: _settings(name, cell) for name, cell in cells.items()}
+    if set(SETTINGS) <= set(obj.coords):  # a selection along `cell` leaves every group in the tree
+        chosen = set(zip(*(np.atleast_1d(obj.coords[s].values).tolist() for s in SETTINGS), strict=True))
+        settings = {name: own for name, own in settings.items() if own in chosen}
+        cells = {name: cells[name] for name in settings}
+    axes = {s: np.unique([own[i] for own in settings.values()]) for i, s in enumerate(SETTINGS)}
+    places = {
+        name: tuple(int(np.searchsorted(axes[s], own[i])) for i, s in enumerate(SETTINGS))
+        for name, own in settings.items()
+    }
+    return Grid(axes, cells, places)
+
+
+def _settings(name: str, cell: xr.DataTree) -> tuple[float, ...]:
+    sampler = dig(metadata_of(cell), "config.sampler") or {}
+    missing = [s for s in SETTINGS if not isinstance(sampler.get(s), int | float)]
+    if missing:
+        raise MissingVariableError(
+            f"The cell {name!r} does not tell its settings.",
+            expected=f"metadata.config.sampler.{missing[0]}",
+            found=sorted(map(str, sampler)) or "no settings",
+        )
+    return tuple(float(sampler[s]) for s in SETTINGS)

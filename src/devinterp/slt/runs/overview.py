@@ -1,0 +1,156 @@
+"""What a tree is, whether it is whole, and what can be called on it: in a few lines, without reading a loss."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from html import escape
+
+import xarray as xr
+
+from devinterp.slt.runs.chains import known_states
+from devinterp.slt.runs.grid import grid_of
+from devinterp.slt.runs.kind import kind_of
+from devinterp.slt.runs.run import Samples, Tree, dig, is_samples, metadata_of, series_members, study_members
+
+__all__ = ["observables", "overview", "overview_html", "overview_text"]
+
+TITLES = {
+    "samples": "SGLD run",
+    "study": "study of weight restrictions",
+    "series": "series of checkpoints",
+    "sweep": "sweep of sampler settings",
+    "sweep_summary": "summary of a sweep",
+    "llc": "local learning coefficient",
+    "bif": "Bayesian influence function",
+    "bif_topk": "strongest influences",
+    "susceptibilities": "susceptibilities",
+    "unflattened": "susceptibilities, an array for each observable",
+    "unknown": "no devinterp data that is known",
+}
+RUN = "validate() report() diagnose() llc() bif() to_arviz() tokens() plot"
+CALLS = {
+    "samples": RUN,
+    "study": "validate() report() diagnose() llc() susceptibilities() split_half() tokens() plot",
+    "series": "validate() report() diagnose() llc() susceptibilities() split_half() plot",
+    "sweep": "validate() report() recommend() sweep() diagnose() llc() plot",
+    "sweep_summary": "validate() report() recommend() plot",
+    "llc": "validate() report() plot",
+    "bif": "validate() report() tokens() plot",
+    "bif_topk": "validate() report() tokens()",
+    "susceptibilities": "validate() report() unflatten() matrix() pca() tokens() plot",
+    "unflattened": "flatten()",
+    "unknown": "validate() report()",
+}
+
+
+def observables(obj: Tree) -> tuple[str, ...]:
+    """Ids of the observables of a run, of the run ``full`` of a study or series, or of a result, in order."""
+    if is_samples(obj):
+        return Samples.of(obj, allow_partial=True).observables
+    steps = series_members(obj)
+    members = study_members(next(iter(steps.values())) if steps else obj)
+    if members:
+        first = members.get("full", next(iter(members.values())))
+        return Samples.of(first, allow_partial=True).observables
+    nodes = list(obj.subtree) if isinstance(obj, xr.DataTree) else [obj]
+    for node in nodes:
+        for key in ("dataset_id_to_name", "observables"):
+            if key in node.attrs:
+                return tuple(str(name) for name in node.attrs[key])
+    return ()
+
+
+def overview(obj: Tree) -> list[tuple[str, str]]:
+    """Return (what, text) pairs."""
+    kind = kind_of(obj)
+    if kind == "unknown" and isinstance(obj, xr.DataTree) and any("sus" in c.data_vars for c in obj.children.values()):
+        kind = "unflattened"
+    rows = [("kind", TITLES.get(kind, kind))]
+    if kind in ("study", "series"):
+        steps = series_members(obj) or {}
+        members = study_members(next(iter(steps.values())) if steps else obj) or {}
+        if kind == "series":
+            rows.append(("checkpoints", _some(steps)))
+        rows.append(("restrictions", _some(members)))
+        task = dig(metadata_of(obj), "config.sampling_task")
+        rows += [("sampling task", str(task))] if task else []
+        every = {
+            f"{s}/{name}": tree for s, study in steps.items() for name, tree in (study_members(study) or {}).items()
+        }
+        states = {name: _state(tree) for name, tree in (every or members).items()}
+        wrong = [f"{name}: {state}" for name, state in states.items() if state != "complete"]
+        rows.append(("state", "; ".join(wrong[:5]) or "complete"))
+    elif kind == "sweep":
+        grid = grid_of(obj)
+        if grid is not None:
+            axes = [f"{name} {', '.join(f'{v:g}' for v in axis[:6])}" for name, axis in grid.axes.items()]
+            rows += [("cells", str(len(grid.cells))), ("grid", "; ".join(axes))]
+            whole = sum(_state(cell) == "complete" for cell in grid.cells.values())
+            rows.append(("state", f"{whole} of {len(grid.cells)} cells without a failed chain"))
+    elif kind == "samples":
+        rows.append(("state", _state(obj)))
+        sizes = [f"{obj.sizes[dim]} {dim}s" for dim in ("chain", "draw", "step") if dim in obj.sizes]
+        rows.append(("size", ", ".join(sizes)))
+        sampler = dig(metadata_of(obj), "config.sampler") or {}
+        shown = [f"{k} {sampler[k]:g}" for k in ("lr", "n_beta", "localization") if k in sampler]
+        rows += [("settings", ", ".join(shown))] if shown else []
+    else:
+        rows += _result_rows(obj)
+    if kind in ("samples", "study", "series"):
+        rows.append(("health", "diagnose() reads the losses and judges"))
+    names_found = observables(obj)
+    rows += [("observables", ", ".join(names_found))] if names_found else []
+    rows.append(("can be called", CALLS.get(kind, CALLS["unknown"])))
+    return rows
+
+
+def _result_rows(obj: Tree) -> list[tuple[str, str]]:
+    """How a result was made, and of one LLC the number itself."""
+    rows: list[tuple[str, str]] = []
+    dims = [d for d in ("checkpoint", "wr", "batch_1", "batch_2", "target_position") if d in obj.sizes]
+    rows += [("size", ", ".join(f"{obj.sizes[d]} {d}" for d in dims))] if dims else []
+    if "llc_mean" in obj.data_vars and not obj["llc_mean"].dims:
+        ends = [f"{float(v):.4g}" for v in obj.data_vars["llc_ci"].values] if "llc_ci" in obj.data_vars else []
+        level = f", {100 * float(obj.attrs.get('ci', 0)):g} % interval {' to '.join(ends)}" if ends else ""
+        rows.append(("LLC", f"{float(obj['llc_mean']):.4g}{level}"))
+    made = [
+        f"{k} {obj.attrs[k]}" for k in ("over", "observable", "method", "sampling_task", "baseline") if k in obj.attrs
+    ]
+    rows += [("settings", ", ".join(made))] if made else []
+    if isinstance(obj.attrs.get("n_chains_used"), int):
+        excluded = obj.attrs.get("chains_excluded") or []
+        rows.append(("chains", f"{obj.attrs['n_chains_used']} used, {len(excluded)} excluded"))
+    return rows
+
+
+def _some(names: Collection[object]) -> str:
+    """How many there are, and the first of them."""
+    shown = ", ".join(str(name) for name in list(names)[:8])
+    return f"{len(names)} ({shown}{', ...' if len(names) > 8 else ''})"
+
+
+def _state(obj: Tree) -> str:
+    """Say, without reading a loss, whether the run is whole."""
+    declared = "devinterp_schema" in obj.attrs or "completed" in obj.attrs
+    run = Samples.of(obj, allow_partial=True)
+    size = run.dataset.sizes.get("chain", 1)
+    failures = [f"chain {c} {why}" for c, why in enumerate(known_states(run, size)[1]) if why is not None]
+    if declared and obj.attrs.get("completed") != 1:
+        return "not completed"
+    return "; ".join(failures) or "complete"
+
+
+def overview_text(obj: Tree) -> str:
+    """The overview as plain text."""
+    rows = overview(obj)
+    return "\n".join(["<devinterp>", *(f"  {name + ':':15s}{text}" for name, text in rows)])
+
+
+def overview_html(obj: Tree) -> str:
+    """The overview as an HTML table, every text escaped."""
+    cells = "".join(
+        f"<tr><th style='text-align:left'>{escape(name)}</th><td style='text-align:left'>{escape(text)}</td></tr>"
+        for name, text in overview(obj)
+    )
+    caption = "<caption style='text-align:left;font-weight:bold'>devinterp</caption>"
+    return f"<table>{caption}{cells}</table>"

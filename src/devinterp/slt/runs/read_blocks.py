@@ -1,0 +1,156 @@
+"""Reading losses block by block, ahead of their use, in bounded memory."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import xarray as xr
+
+from devinterp.store.reading.fast_chunks import BlockReader, block_reader
+
+__all__ = ["Block", "block_slices", "in_memory", "is_dask", "read_blocks", "remembered_means", "row_means"]
+
+READ_AHEAD_BYTES = 48 * 2**20
+BLOCK_BYTES = 8 * 2**20  # stays within the cache of the last level
+READERS = min(8, os.cpu_count() or 2)  # more than there are cores only cost memory that is got and given back
+REMEMBERED_BYTES = 256 * 2**20
+
+# Means that were computed within `remembered_means`, by the identity of the variable, which is kept so that no other
+# can take its place.
+_means: ContextVar[dict[int, tuple[xr.Variable, npt.NDArray[np.float64]]] | None] = ContextVar("means", default=None)
+
+
+class Block(NamedTuple):
+    """Part of one array: whole along all dimensions but the first two, (chain, draw) or (chain, step)."""
+
+    key: str
+    chains: slice
+    draws: slice
+    values: npt.NDArray[Any]
+
+
+def is_dask(array: xr.DataArray) -> bool:
+    """Whether the array is backed by dask."""
+    return array.chunks is not None
+
+
+def in_memory(array: xr.DataArray) -> bool:
+    """Whether reading the array costs no I/O."""
+    return not is_dask(array) and bool(array.variable._in_memory)
+
+
+def block_slices(array: xr.DataArray) -> list[tuple[slice, slice]]:
+    """Cut the first two dimensions along the store's chunks, chain by chain.
+
+    Small chunks of one chain are taken together, and then small chains, since every read has a cost of its own; an
+    array in memory is cut into views of the same size.
+    """
+    num_chains, num_draws = array.shape[:2]
+    per_draw = max(1, int(np.prod(array.shape[2:], dtype=np.int64)) * array.dtype.itemsize)
+    if in_memory(array):
+        chain_step, draw_step = 1, max(1, BLOCK_BYTES // per_draw)
+    else:
+        chunks = array.encoding.get("preferred_chunks") or {}
+        chain_step = int(chunks.get(array.dims[0], 1))
+        draw_step = int(chunks.get(array.dims[1], num_draws))
+        draw_step *= max(1, BLOCK_BYTES // (per_draw * draw_step * chain_step))
+        if draw_step >= num_draws:
+            chain_step *= max(1, BLOCK_BYTES // (per_draw * num_draws * chain_step))
+    return [
+        (slice(c, min(c + chain_step, num_chains)), slice(d, min(d + draw_step, num_draws)))
+        for c in range(0, num_chains, chain_step)
+        for d in range(0, num_draws, draw_step)
+    ]
+
+
+def read_blocks(requests: Iterable[tuple[str, xr.DataArray, slice, slice]]) -> Iterator[Block]:
+    """Yield the requested blocks in order, reading ahead on a few threads.
+
+    At most `READ_AHEAD_BYTES` (and always one block) wait in memory. Values of arrays in memory are views.
+    """
+    pending: deque[tuple[str, slice, slice, Future[npt.NDArray[Any]] | npt.NDArray[Any], int]] = deque()
+    waiting = 0
+    readers: dict[int, tuple[xr.Variable, BlockReader]] = {}  # the variable is kept, so that its identity is
+    with ThreadPoolExecutor(max_workers=READERS, thread_name_prefix="devinterp-read") as pool:
+        try:
+            for key, array, chains, draws in requests:
+                if in_memory(array):
+                    pending.append((key, chains, draws, np.asarray(array.variable[chains, draws].values), 0))
+                else:
+                    rows = (chains.stop - chains.start) * (draws.stop - draws.start)
+                    size = rows * int(np.prod(array.shape[2:], dtype=np.int64)) * array.dtype.itemsize
+                    while pending and waiting + size > READ_AHEAD_BYTES:
+                        block, freed = _finish(pending)
+                        yield block
+                        del block
+                        waiting -= freed
+                    variable = array.variable
+                    if id(variable) not in readers:
+                        readers[id(variable)] = variable, block_reader(variable)
+                    pending.append((key, chains, draws, pool.submit(readers[id(variable)][1], chains, draws), size))
+                    waiting += size
+                while pending and isinstance(pending[0][3], np.ndarray):
+                    yield _finish(pending)[0]
+            while pending:
+                yield _finish(pending)[0]
+        finally:
+            for *_, value, _size in pending:
+                if isinstance(value, Future):
+                    value.cancel()
+
+
+def _finish(pending: deque[Any]) -> tuple[Block, int]:
+    key, chains, draws, value, size = pending.popleft()
+    return Block(key, chains, draws, value.result() if isinstance(value, Future) else value), size
+
+
+def row_means(array: xr.DataArray) -> npt.NDArray[np.float64]:
+    """Average over tokens in float64, one pass over the array's chunks.
+
+    Parameters
+    ----------
+    array : DataArray, dims (chain, draw or step, row, token_pos)
+        Losses (nat), lazily loaded, in memory, or backed by dask.
+
+    Returns
+    -------
+    array of float64, shape (chain, draw or step, row)
+        NaN or infinite where a token's loss is.
+    """
+    if is_dask(array):
+        return np.asarray(array.mean([array.dims[-1]], dtype=np.float64, skipna=False).values)
+    known = _means.get()
+    found = known.get(id(array.variable)) if known is not None else None
+    if found is not None:
+        return found[1]
+    means = np.empty(array.shape[:3], dtype=np.float64)
+    requests = (("", array, chains, draws) for chains, draws in block_slices(array))
+    with np.errstate(invalid="ignore", over="ignore"):
+        for block in read_blocks(requests):
+            np.mean(block.values, axis=-1, dtype=np.float64, out=means[block.chains, block.draws])
+    if known is not None and sum(m.nbytes for _, m in known.values()) + means.nbytes <= REMEMBERED_BYTES:
+        means.flags.writeable = False
+        known[id(array.variable)] = (array.variable, means)
+    return means
+
+
+@contextmanager
+def remembered_means() -> Iterator[None]:
+    """While the context lasts, `row_means` reads every stored array once.
+
+    For callers that make several analyses of one and the same store, as a report does: what a diagnosis has averaged, a
+    coefficient and a picture need again.
+    """
+    token = _means.set({})
+    try:
+        yield
+    finally:
+        _means.reset(token)

@@ -1,0 +1,349 @@
+"""One chain: the loop over steps, its records, its health, and the state that it can go on from."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from devinterp.slt.sampling.engine.allocator import give_back_freed_memory, keep_freed_memory
+from devinterp.slt.sampling.engine.losses import NonFiniteError, PerTokenLoss, all_finite
+from devinterp.slt.sampling.engine.metrics import pool_metrics
+from devinterp.slt.sampling.engine.parameters import SampledParameter
+from devinterp.slt.sampling.engine.restore import Generators, restoring, seed_generators
+from devinterp.slt.sampling.engine.update import UpdateRule
+from devinterp.slt.sampling.inputs.batches import Feed
+from devinterp.slt.sampling.inputs.masks import Masks
+from devinterp.slt.sampling.inputs.observables import Observable
+from devinterp.slt.sampling.settings import METRICS, SamplerSettings
+
+__all__ = ["ChainResult", "ChainSink", "run_chain"]
+
+_FLUSH_STEPS = 50  # rows of a chunk on disk
+_STATE_VERSION = 1
+_LARGE_STATE = 16 * 2**20
+
+
+class ChainSink(Protocol):
+    """Where a chain hands its records; see docs/architecture.md."""
+
+    def steps(self, first_step: int, arrays: dict[str, npt.NDArray[Any]]) -> None:
+        """Take the rows of consecutive steps."""
+
+    def draw(self, draw: int, arrays: dict[str, npt.NDArray[Any]]) -> None:
+        """Take one draw, whole."""
+
+    def checkpoint_due(self, draws: int) -> bool:
+        """Whether a checkpoint should follow `draws` recorded draws."""
+
+    def checkpoint(self, draws: int, step: int, state: bytes) -> None:
+        """Keep the state from which the chain goes on with `step`."""
+
+    def finish(self, status: str, reason: str | None, step: int) -> object:
+        """End the chain; everything that was taken is written when this returns."""
+
+
+@dataclass(frozen=True)
+class ChainResult:
+    """How a chain ended.
+
+    Attributes
+    ----------
+    chain : int
+    status : {"complete", "failed", "interrupted"}
+    reason : str or None
+        What ended a chain that is not complete.
+    step : int
+        Steps that were done in full.
+    draws : int
+        Draws that were recorded.
+    """
+
+    chain: int
+    status: str
+    reason: str | None
+    step: int
+    draws: int
+
+
+@dataclass
+class _Records:
+    """Rows of steps that wait to be handed over together."""
+
+    first: int
+    rows: dict[str, list[Any]] = field(default_factory=dict)
+    count: int = 0
+
+    def add(self, values: Mapping[str, Any]) -> None:
+        for name, value in values.items():
+            self.rows.setdefault(name, []).append(value)
+        self.count += 1
+
+    def take(self) -> tuple[int, dict[str, npt.NDArray[Any]]]:
+        first, rows = self.first, self.rows
+        self.first, self.rows, self.count = first + self.count, {}, 0
+        arrays = {name: torch.stack(values).cpu().numpy() for name, values in rows.items()}
+        sums = arrays.pop("sums", None)
+        if sums is not None:
+            pooled = pool_metrics(sums)
+            arrays.update({f"metrics_{name}": pooled[:, row].copy() for row, name in enumerate(METRICS)})
+        return first, arrays
+
+
+class _Health:
+    """Finds out whether everything is finite, with one wait for the device per step (none on the CPU)."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._immediate = device.type == "cpu"
+        self._pending: list[tuple[str, torch.Tensor]] = []
+
+    def expect(self, fine: torch.Tensor | bool | None, reason: str) -> None:
+        if isinstance(fine, torch.Tensor):
+            self._pending.append((reason, fine))
+        elif fine is False:
+            raise NonFiniteError(reason)
+
+    def expect_finite(self, values: torch.Tensor, reason: str) -> None:
+        self.expect(all_finite(values) if self._immediate else torch.isfinite(values).all(), reason)
+
+    def settle(self) -> None:
+        pending, self._pending = self._pending, []
+        if pending:
+            for (reason, _), fine in zip(pending, torch.stack([fine for _, fine in pending]).tolist(), strict=True):
+                if not fine:
+                    raise NonFiniteError(reason)
+
+
+class _Chain:
+    """What a running chain holds. The model is already borrowed."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        loss: PerTokenLoss,
+        settings: SamplerSettings,
+        masks: Masks,
+        chain: int,
+        device: torch.device,
+    ) -> None:
+        self.model, self.loss, self.settings, self.device = model, loss, settings, device
+        parameters = dict(model.named_parameters())
+        self.buffers = {name: buffer.detach().clone() for name, buffer in model.named_buffers()}
+        seed_generators(settings.init_seed + chain, device)
+        self.rule = UpdateRule(
+            [SampledParameter.take(name, parameters[name], mask) for name, mask in masks.items()], settings
+        )
+        self.health = _Health(device)
+        self.step = 0
+
+    def add_init_noise(self) -> None:
+        """Move the sampled weights off their start, which localization, box and distance still refer to."""
+        scale = self.settings.init_noise
+        if not scale:
+            return
+        for sampled in self.rule.parameters:
+            noise = torch.randn_like(sampled.weight) * scale
+            sampled.weight.add_(noise if sampled.mask is None else noise * sampled.mask)
+            sampled.publish()
+
+    def advance(self, feed: Feed) -> dict[str, torch.Tensor]:
+        """Do one step; return its loss (batch, token_pos), diagnostics, and micro-batches where they are kept."""
+        settings = self.settings
+        parts = settings.gradient_accumulation_steps
+        losses, ids = [], []
+        total: torch.Tensor | None = None
+        for part in range(parts):
+            input_ids = feed.batch(self.step * parts + part)
+            per_token = self.loss(self.model, input_ids.to(self.device))
+            detached = per_token.detach()
+            if settings.save_step_losses:
+                losses.append(detached.to(torch.float32, copy=True))
+                ids.append(input_ids)
+            per_token = per_token.float()
+            mean = per_token.mean()
+            (mean if parts == 1 else mean / parts).backward()  # type: ignore[no-untyped-call]
+            share = detached.float() if parts == 1 else detached.float() / parts
+            total = share + 0.0 if total is None else total + share  # + 0.0: the sum has no negative zero
+        assert total is not None
+        self.health.expect(self.loss.finite(), "the logits are not finite")
+        mean = total.mean()  # not finite where any loss is not, nor where finite ones are too large to be added
+        self.health.expect_finite(mean, "the loss is not finite")
+        self.rule.step()
+        self.health.expect(self.rule.finite(), "the weights are not finite")
+        record = {"loss": total, "step_loss": mean}
+        if self.rule.sums is not None:
+            record["sums"] = self.rule.sums.clone()
+        if settings.save_step_losses:
+            record["sampling_loss_micro"] = torch.cat(losses).cpu()
+            record["sampling_input_ids_micro"] = torch.cat(ids)
+        return record
+
+    @torch.no_grad()
+    def observe(self, observables: Sequence[Observable], ids: Sequence[torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Evaluate the observables at the present weights, batch by batch in the caller's order."""
+        size = self.settings.batch_size
+        losses = {}
+        for observable, rows in zip(observables, ids, strict=True):
+            # Copied batch by batch: a compiled loss may give out one and the same memory at every call.
+            out = torch.empty(rows.shape[0], rows.shape[1] - 1, dtype=torch.float32, device=self.device)
+            for start in range(0, len(rows), size):
+                out[start : start + size] = self.loss(self.model, rows[start : start + size])
+            self.health.expect(self.loss.finite(), f"the logits on observable {observable.name!r} are not finite")
+            self.health.expect_finite(out, f"the loss on observable {observable.name!r} is not finite")
+            losses[f"loss_{observable.obs_id}"] = out
+        return losses
+
+    def state(self) -> bytes:
+        """Return everything that the steps to come depend on, for `torch.load` with ``weights_only=True``."""
+        changed = {
+            name: buffer.detach()
+            for name, buffer in self.model.named_buffers()
+            if name not in self.buffers or not torch.equal(buffer, self.buffers[name])
+        }
+        state = {
+            "version": _STATE_VERSION,
+            "step": self.step,
+            **self.rule.state(),
+            "buffers": changed,
+            "generators": Generators(self.device).as_dict(),
+        }
+        size = sum(t.numel() * t.element_size() for t in _tensors(state))
+        if size > _LARGE_STATE:
+            give_back_freed_memory()  # gradients, as large as the state
+        stream = io.BytesIO()
+        stream.seek(size)  # room for it at once: a stream that grows holds itself twice
+        stream.write(b"\0")
+        stream.seek(0)
+        torch.save(state, stream)
+        stream.truncate()
+        return stream.getvalue()
+
+    def load(self, data: bytes) -> None:
+        """Go on from `state`."""
+        state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+        if state["version"] != _STATE_VERSION:
+            raise ValueError(f"checkpoint version {state['version']}, this release reads {_STATE_VERSION}")
+        self.rule.load(state)
+        buffers = dict(self.model.named_buffers())
+        with torch.no_grad():
+            for name, content in state["buffers"].items():
+                buffers[name].copy_(content)
+        self.step = int(state["step"])
+        Generators.from_dict(state["generators"], self.device).restore()
+
+
+def _tensors(state: Mapping[str, Any]) -> Iterator[torch.Tensor]:
+    for value in state.values():
+        if isinstance(value, Mapping):
+            yield from _tensors(value)
+        elif isinstance(value, torch.Tensor):
+            yield value
+
+
+def run_chain(
+    model: nn.Module,
+    loss: PerTokenLoss,
+    settings: SamplerSettings,
+    feed: Feed,
+    observables: Sequence[Observable],
+    masks: Masks,
+    sink: ChainSink,
+    *,
+    chain: int,
+    device: torch.device,
+    start_state: bytes | None = None,
+    keep_state: bool = False,
+    should_stop: Callable[[], bool] = lambda: False,
+    on_step: Callable[[int], None] = lambda step: None,
+) -> ChainResult:
+    """Sample one chain from the model's present weights, and give the model back unchanged.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+    loss : PerTokenLoss
+    settings : SamplerSettings
+    feed : Feed
+        Batches of this chain.
+    observables : sequence of Observable
+        Evaluated after the update of every draw.
+    masks : mapping
+        The parameters to sample, in the order of the update.
+    sink : ChainSink
+        Takes the records.
+    chain : int
+        Number of the chain; with ``init_seed`` it decides the seeds.
+    device : torch.device
+    start_state : bytes, optional
+        A state that an earlier run of the same chain handed to ``sink.checkpoint``.
+    keep_state : bool
+        Whether a complete chain hands over its last state, so that more draws can follow one day.
+    should_stop : callable, optional
+        Asked after each draw, and after each step of the burn-in; True ends the chain as interrupted, with a
+        checkpoint.
+    on_step : callable, optional
+        Told the number of steps that are done.
+
+    Returns
+    -------
+    ChainResult
+        Failed where a loss, logit or weight is not finite. That step, and a draw that falls on it, are not recorded.
+
+    Raises
+    ------
+    Exception
+        Whatever the model or its loss raises, with a note that names the chain and the step. Complete draws are kept.
+    """
+    keep_freed_memory()
+    with restoring(model, device, mode=settings.mode, sampled=frozenset(masks)):
+        state = _Chain(model, loss, settings, masks, chain, device)
+        if start_state is None:
+            state.add_init_noise()
+        else:
+            state.load(start_state)
+        first, since = divmod(max(state.step - settings.num_burnin_steps, 0), settings.num_steps_bw_draws)
+        draws = first + (since > 0)
+        records = _Records(state.step)
+        rows = [observable.ids.to(device) for observable in observables]
+        status, reason = "complete", None
+        try:
+            while state.step < settings.num_steps:
+                record = state.advance(feed)
+                total = record.pop("loss")
+                draw = settings.draw_at(state.step)
+                arrays = {} if draw is None else state.observe(observables, rows)
+                state.health.settle()
+                records.add(record)
+                state.step += 1
+                on_step(state.step)
+                if draw is not None:
+                    arrays["sampling_loss"] = total
+                    sink.draw(draw, {name: values.cpu().numpy() for name, values in arrays.items()})
+                    draws = draw + 1
+                end = state.step == settings.num_steps
+                stop = (draw is not None or state.step <= settings.num_burnin_steps) and should_stop()
+                keep = stop or (draw is not None and sink.checkpoint_due(draws)) or (end and keep_state)
+                if keep or end or records.count >= _FLUSH_STEPS:
+                    sink.steps(*records.take())
+                if keep:
+                    sink.checkpoint(draws, state.step, state.state())
+                if stop and not end:
+                    status, reason = "interrupted", "stopped on request"
+                    break
+        except NonFiniteError as failure:
+            status, reason = "failed", str(failure)
+            if records.count:
+                sink.steps(*records.take())
+        except BaseException as error:
+            error.add_note(f"in chain {chain} at step {state.step}; its {draws} complete draws are kept")
+            with suppress(Exception):  # the sink itself may be what broke
+                sink.finish("interrupted", f"{type(error).__name__}: {error}", state.step)
+            raise
+        sink.finish(status, reason, state.step)
+        return ChainResult(chain, status, reason, state.step, draws)

@@ -1,0 +1,1 @@
+"""What a call is given, made into what the engine takes: rows, batches, observables, masks, identity."""

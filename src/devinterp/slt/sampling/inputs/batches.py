@@ -1,0 +1,142 @@
+"""The sampling dataset as chains see it: which rows they visit, in what order, batch by batch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from devinterp.errors import DataError
+from devinterp.slt.sampling.inputs.rows import IdArray, TokenRows, fingerprint, hash_rows, read_compact
+from devinterp.slt.sampling.settings import SamplerSettings
+
+__all__ = ["Feed", "SamplingData", "loader_order"]
+
+
+def loader_order(num_rows: int, *, shuffle: bool, seed: int) -> npt.NDArray[np.int64]:
+    """Order of the rows in the first pass of a `torch.utils.data.DataLoader` with a generator of its own.
+
+    Parameters
+    ----------
+    num_rows : int
+        Rows of the dataset.
+    shuffle : bool
+        False gives the rows as they stand.
+    seed : int
+        Seed of the loader's CPU generator.
+
+    Returns
+    -------
+    (num_rows,) int64
+    """
+    if not shuffle:
+        return np.arange(num_rows, dtype=np.int64)
+    generator = torch.Generator(device="cpu").manual_seed(seed)
+    # A DataLoader draws the base seed of its workers first, even without workers.
+    torch.empty((), dtype=torch.int64).random_(generator=generator)
+    order: npt.NDArray[np.int64] = torch.randperm(num_rows, generator=generator).numpy()
+    return order
+
+
+@dataclass(frozen=True)
+class Feed:
+    """Batches of one chain by number; the first pass over the data repeats in the same order.
+
+    Attributes
+    ----------
+    ids : (n, token) integer array
+        Rows that are held.
+    positions : (m,) int64
+        Which held row stands where in the pass, a multiple of `batch_size` long.
+    batch_size : int
+    per_pass : int
+        Batches of a whole pass; `positions` may stop earlier where a run does not get that far.
+    """
+
+    ids: IdArray
+    positions: npt.NDArray[np.int64]
+    batch_size: int
+    per_pass: int
+
+    def batch(self, number: int) -> torch.Tensor:
+        """Return micro-batch `number` of the chain, (batch_size, token) int64 on the CPU."""
+        start = (number % self.per_pass) * self.batch_size
+        rows = self.ids[self.positions[start : start + self.batch_size]]
+        return torch.from_numpy(rows.astype(np.int64, copy=False))
+
+
+class SamplingData:
+    """The sampling dataset as a run sees it: the rows that it visits, checked and held in memory.
+
+    Ids are held in the smallest of uint16, int32 and int64 that takes them.
+
+    Parameters
+    ----------
+    rows : TokenRows
+        The caller's dataset.
+    settings : sequence of SamplerSettings
+        They decide which rows are visited. Several (a study with overrides) agree in everything that decides the
+        order, and differ in how far they go.
+
+    Attributes
+    ----------
+    identity : dict
+        `fingerprint` of the dataset.
+    num_rows, length : int
+        Rows of the dataset, tokens per row.
+    ids : (n, token) integer array
+        The rows that are visited.
+
+    Raises
+    ------
+    DataError
+        There are fewer rows than a batch has.
+    """
+
+    def __init__(self, rows: TokenRows, settings: Sequence[SamplerSettings]) -> None:
+        first = settings[0]
+        if len(rows) < first.batch_size:
+            raise DataError(
+                f"{rows.name} is too small for one batch.",
+                expected=f"at least batch_size = {first.batch_size} rows",
+                found=f"{len(rows)} rows",
+            )
+        self.num_rows, self.length = len(rows), rows.length
+        self.identity = fingerprint(rows)
+        self._batch_size = first.batch_size
+        self._per_pass = len(rows) // first.batch_size
+        held = max(map(self._held, settings))
+        self.shared = first.match_sampling_input_ids_across_chains or not first.shuffle
+        chains = 1 if self.shared else max(each.num_chains for each in settings)
+        orders = [
+            loader_order(len(rows), shuffle=first.shuffle, seed=first.loader_seed(chain))[:held]
+            for chain in range(chains)
+        ]
+        if self.shared:
+            visited, self._positions = orders[0], [np.arange(held, dtype=np.int64)]
+        else:
+            visited, inverse = np.unique(np.concatenate(orders), return_inverse=True)
+            self._positions = list(inverse.astype(np.int64).reshape(chains, held))
+        self.ids = read_compact(rows, visited)
+
+    def _held(self, settings: SamplerSettings) -> int:
+        needed = max(settings.num_batches, settings.num_init_batches)
+        return min(self._per_pass, needed) * self._batch_size
+
+    def feed(self, chain: int) -> Feed:
+        """Return the batches of `chain`."""
+        return Feed(self.ids, self._positions[0 if self.shared else chain], self._batch_size, self._per_pass)
+
+    def visited(self, settings: SamplerSettings) -> dict[str, Any]:
+        """Return the number and the sha256 of the rows that a run with `settings` visits, in the order of its chains.
+
+        The hash takes the ids as little-endian int64, whatever they are held in.
+        """
+        held = self._held(settings)
+        chains = self._positions[: 1 if self.shared else settings.num_chains]
+        positions = np.concatenate([order[:held] for order in chains])
+        return {"rows": hash_rows(self.ids, positions), "count": len(positions)}

@@ -1,0 +1,81 @@
+"""Who made a run: hashes of everything that its numbers depend on, as plain JSON values."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import platform
+from importlib import metadata
+from typing import Any
+
+import torch
+from torch import nn
+
+from devinterp.errors import SettingError
+from devinterp.slt.sampling.engine.losses import PerTokenLoss
+
+__all__ = ["describe_loss", "describe_tokenizer", "describe_versions", "hash_weights"]
+
+_PACKAGES = ("devinterp", "torch", "numpy", "xarray", "zarr", "transformers", "transformer_lens")
+
+
+def hash_weights(model: nn.Module) -> str:
+    """Return the sha256 of all parameters and buffers: names, dtypes, shapes and bytes."""
+    digest = hashlib.sha256()
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        digest.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)};".encode())
+        # reinterpreted as bytes, since numpy knows no bfloat16
+        data = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+        digest.update(data.data)
+    return digest.hexdigest()
+
+
+def describe_loss(loss: PerTokenLoss) -> dict[str, str | None]:
+    """Return the qualified name of the loss and the sha256 of its source, None where it has none."""
+    described = loss.describe()
+    source = described["source"]
+    return {
+        "name": described["name"],
+        "source": None if source is None else hashlib.sha256(source.encode()).hexdigest(),
+    }
+
+
+def describe_tokenizer(tokenizer: Any) -> dict[str, Any] | str | None:
+    """Return what identifies a tokenizer; a string stands for itself.
+
+    Raises
+    ------
+    SettingError
+        It is neither a string nor something with a vocabulary.
+    """
+    if tokenizer is None or isinstance(tokenizer, str):
+        return tokenizer
+    if not hasattr(tokenizer, "get_vocab"):
+        raise SettingError(
+            "tokenizer has no vocabulary to identify it by.",
+            expected="a HuggingFace tokenizer, or a string that names one",
+            found=type(tokenizer).__name__,
+        )
+    vocabulary = tokenizer.get_vocab()
+    listed = "\n".join(f"{index}\t{token}" for token, index in sorted(vocabulary.items(), key=lambda item: item[1]))
+    return {
+        "name": str(getattr(tokenizer, "name_or_path", type(tokenizer).__name__)),
+        "size": len(vocabulary),
+        "vocabulary": hashlib.sha256(listed.encode()).hexdigest(),
+    }
+
+
+def describe_versions() -> dict[str, str]:
+    """Return the versions of Python and of the packages that the numbers pass through."""
+    return {"python": platform.python_version(), **_installed()}
+
+
+@functools.cache  # reading a package's metadata takes milliseconds, and they do not change under a running process
+def _installed() -> dict[str, str]:
+    versions = {}
+    for package in _PACKAGES:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return versions

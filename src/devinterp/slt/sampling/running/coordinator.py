@@ -1,0 +1,358 @@
+"""From a plan to a completed store: chains here or elsewhere, one writer of attributes, an orderly end on a signal."""
+
+from __future__ import annotations
+
+import hashlib
+import signal
+import socket
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import (
+    FIRST_COMPLETED,
+    BrokenExecutor,
+    CancelledError,
+    Executor,
+    Future,
+    ThreadPoolExecutor,
+    wait,
+)
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+import torch
+import xarray as xr
+
+from devinterp.errors import SamplingError
+from devinterp.slt.sampling.engine.init_loss import initial_losses, observable_initial_losses
+from devinterp.slt.sampling.progress import Progress, ProgressEvent, make_progress
+from devinterp.slt.sampling.running.environment import choose_threads, enter_environment
+from devinterp.slt.sampling.running.finish import complete_run, open_finished
+from devinterp.slt.sampling.running.options import Execution, shared_workers
+from devinterp.slt.sampling.running.plan import Plan, check_visited
+from devinterp.slt.sampling.running.pool import children_ignore_sigint
+from devinterp.slt.sampling.running.signals import Stop
+from devinterp.slt.sampling.running.worker import (
+    ONE_CHAIN_PER_PROCESS,
+    PATIENCE,
+    PLAN_KEY,
+    STOP_KEY,
+    ChainTask,
+    limited_threads,
+    live_step,
+    pack_plan,
+    run_chain_task,
+)
+from devinterp.store import ChainWriter, Run, SamplesRequest, StoreLike, locate, open_run
+
+__all__ = ["Execution", "complete_run", "execute", "open_finished", "sample_part"]
+
+_LOOK_SECONDS = 0.5
+
+
+def execute(
+    plan: Plan,
+    requests: Mapping[str, SamplesRequest],
+    target: StoreLike | None,
+    options: Execution,
+    *,
+    root: Mapping[str, Any] | None = None,
+    stacklevel: int,
+) -> xr.DataTree:
+    """Carry a plan out, and return its store, lazily loaded.
+
+    Parameters
+    ----------
+    plan : Plan
+    requests : mapping of group path to SamplesRequest
+    target : path, URL, zarr Store or None
+        None is a temporary directory.
+    options : Execution
+    root : mapping, optional
+        ``metadata`` of a study's root.
+    stacklevel : int
+        What a `warnings.warn` in this function needs to point at the caller's line.
+
+    Raises
+    ------
+    AllChainsFailedError
+        No chain of the whole run survived.
+    KeyboardInterrupt, SystemExit
+        The run was stopped by SIGINT or SIGTERM; what it has done is written.
+    StoreError
+        The store cannot be written, or something else lies there.
+    """
+    if target is not None:
+        check_visited(plan, locate(target))
+    run = open_run(
+        target,
+        requests,
+        root=root,
+        resume=bool(options.resume),
+        keep_state=options.keep_state,
+        checkpoint_every=options.checkpoint_every,
+    )
+    with run:
+        if not run.finished:
+            sample_part(plan, run, options)
+            complete_run(run)
+        return open_finished(run, stacklevel + 1)
+
+
+def sample_part(plan: Plan, run: Run, options: Execution) -> None:
+    """Bring every chain of the plan's variants to its end; the store stays open for others.
+
+    Raises
+    ------
+    KeyboardInterrupt, SystemExit
+        The run was stopped by a signal; what it has done is written.
+    """
+    _Coordinator(plan, run, options).carry_out()
+
+
+class _Coordinator:
+    def __init__(self, plan: Plan, run: Run, options: Execution) -> None:
+        self.plan, self.run, self.options = plan, run, options
+        self.stop = Stop()
+
+    def carry_out(self) -> None:
+        parallel = self.options.chain_method == "parallel"
+        threads = choose_threads(self.run, self.options)
+        device, inexact = self.plan.device, self.options.resume == "inexact"
+        self.environment = enter_environment(self.run, device, threads, inexact=inexact)
+        self._note("started", threads)
+        try:
+            with self.stop.listening(), self._bars() as bars:
+                if parallel:
+                    self._parallel(bars, threads)
+                else:
+                    with limited_threads(threads):
+                        self._initial_arrays()
+                        self._sequential(bars)
+        except BaseException:
+            self._publish_quietly()
+            raise
+        # A signal during the last draw of a part ends the run all the same, where other parts remain.
+        if self.run.remaining() or (self.stop and self.run.whole.remaining()):
+            self._publish_quietly()
+            self._leave()
+        self._note("ended", None)
+
+    def _note(self, moment: str, threads: int | None) -> None:
+        facts: dict[str, Any] = {moment: datetime.now(UTC).isoformat(timespec="seconds")}
+        if threads is not None:
+            facts |= {"device": self.plan.device, "threads_per_chain": threads, "host": socket.gethostname()}
+        for group in self.plan.variants:
+            self.run.add_facts(group, facts)
+
+    def _bars(self) -> Progress:
+        events = [
+            self._event(group, chain, self.run.progress(group, chain).step) for group, chain in self.run.remaining()
+        ]
+        return make_progress(self.options.progress, events, torch.device(self.plan.device))
+
+    def _event(self, group: str, chain: int, step: int) -> ProgressEvent:
+        progress = self.run.progress(group, chain)
+        name = group.strip("/") or None
+        return ProgressEvent(name, chain, step, self.plan.variants[group].settings.num_steps, progress.loss)
+
+    # What belongs to no chain
+
+    def _initial_arrays(self) -> None:
+        """Write what is not there yet; initial losses are computed once for all variants."""
+        plan, run = self.plan, self.run
+        settings = [variant.settings for variant in plan.variants.values()]
+        missing = {
+            group: [
+                name
+                for name, layout in run.layout(group).arrays.items()
+                if self._is_ours(layout) and not run.has_array(group, name)
+            ]
+            for group in plan.variants
+        }
+        wanted = {name for names in missing.values() for name in names}
+        values: dict[str, Any] = {}
+        for observable in plan.observables:
+            values[f"input_ids_{observable.obs_id}"] = observable.ids.numpy()
+            values[f"row_{observable.obs_id}"] = observable.rows
+        device = torch.device(plan.device)
+        if "init_loss" in wanted:
+            most = max(settings, key=lambda each: each.num_chains)
+            values["init_loss"] = initial_losses(plan.model, plan.loss, most, plan.data, device)
+        if any(f"init_loss_{observable.obs_id}" in wanted for observable in plan.observables):
+            losses = observable_initial_losses(plan.model, plan.loss, settings[0], plan.observables, device)
+            values |= {f"init_loss_{obs_id}": loss for obs_id, loss in losses.items()}
+        for name, array in values.items():
+            if name.startswith("init_loss") and not np.isfinite(array).all():
+                raise SamplingError(
+                    f"The initial loss is not finite ({name}), so nothing can be measured against it.",
+                    remedy="Look at the model's losses on these rows.",
+                )
+        for group, names in missing.items():
+            each = plan.variants[group].settings
+            own = {**values, "n_beta": each.n_beta}
+            if "init_loss" in own:
+                own["init_loss"] = own["init_loss"][: each.num_chains]
+            for name in names:
+                run.write_array(group, name, own[name])
+
+    @staticmethod
+    def _is_ours(layout: Any) -> bool:
+        return layout.spec.prefix is None and layout.name != "draws_written"
+
+    # Chains
+
+    def _sequential(self, bars: Progress) -> None:
+        for group, chain in self.run.remaining():
+            if self.stop:
+                return
+            writer, state = self.run.writer(group, chain, patience=PATIENCE)
+            looked = time.monotonic()
+
+            def show(step: int, group: str = group, chain: int = chain, writer: ChainWriter = writer) -> None:
+                nonlocal looked
+                if time.monotonic() - looked > _LOOK_SECONDS:
+                    looked = time.monotonic()
+                    self.run.confirm()  # or hours are spent on a store that is no more
+                    self.run.record(group, chain, writer.durable)
+                    self.run.publish_draws(group)
+                if bars.shows:
+                    bars.show(replace(self._event(group, chain, step), loss=writer.progress.loss))
+
+            try:
+                self.plan.run(
+                    group,
+                    chain,
+                    writer,
+                    state,
+                    keep_state=self.options.keep_state,
+                    should_stop=lambda: bool(self.stop),
+                    on_step=show,
+                )
+            except BaseException:
+                writer.abort()
+                raise
+            finally:
+                self.run.record(group, chain, writer.progress)
+            self.run.publish_draws(group)
+
+    def _parallel(self, bars: Progress, threads: int) -> None:
+        packed = pack_plan(self.plan)
+        self.run.location.delete(STOP_KEY)
+        self.run.write_state(PLAN_KEY, packed)
+        token = self.run.token
+        assert token is not None, "a run that samples holds its lock"
+        exact = None if self.options.resume == "inexact" or self.run.nothing_done_yet else self.environment
+        tasks = [
+            ChainTask(
+                self.run.address(group, chain),
+                hashlib.sha256(packed).hexdigest(),
+                threads,
+                self.options.keep_state,
+                token,
+                exact,
+            )
+            for group, chain in self.run.remaining()
+        ]
+        options = replace(self.options, threads_per_chain=threads)
+        with shared_workers(options, tasks=len(tasks)) as shared, ThreadPoolExecutor(1) as starter:
+            executor = shared.executor
+            assert executor is not None
+            futures: dict[Future[Any], ChainTask] = {}
+            # A process of our own is there once its server has imported torch, which need not be waited for here.
+            own = self.options.executor is None
+            begun = starter.submit(self._send, executor, tasks, futures) if own else None
+            try:
+                if begun is None:
+                    self._send(executor, tasks, futures)
+                with ONE_CHAIN_PER_PROCESS, limited_threads(threads):
+                    self._initial_arrays()
+                if begun is not None:
+                    begun.result()
+                self._watch(futures, bars)
+            except BaseException as error:
+                if begun is not None:
+                    wait([begun])
+                self._call_back(futures)
+                if isinstance(error, BrokenExecutor | CancelledError):
+                    if self.stop:  # the signal reached the caller's workers too
+                        return
+                    died = isinstance(error, BrokenProcessPool)
+                    raise SamplingError(
+                        "A worker process died, perhaps for want of memory."
+                        if died
+                        else f"The executor gave its work up: {type(error).__name__} {error}".strip(),
+                        remedy="What was written stays; call sample() again with the same arguments to resume.",
+                    ) from error
+                raise
+            finally:
+                with suppress(OSError):  # the store may be what broke
+                    self.run.location.delete(PLAN_KEY)  # it holds the model; a resumed run packs its own
+        self.run.refresh()
+
+    @staticmethod
+    def _send(executor: Executor, tasks: Sequence[ChainTask], futures: dict[Future[Any], ChainTask]) -> None:
+        try:
+            with children_ignore_sigint():
+                for task in tasks:
+                    futures[executor.submit(run_chain_task, task)] = task
+        except RuntimeError as error:
+            if isinstance(error, BrokenExecutor):
+                raise
+            raise SamplingError(
+                f"The executor takes no work: {error}.",
+                remedy="Call sample() again with one that has not been shut down, to resume.",
+            ) from error
+
+    def _watch(self, futures: Mapping[Future[Any], ChainTask], bars: Progress) -> None:
+        pending = set(futures)
+        while pending:
+            wait(pending, timeout=_LOOK_SECONDS, return_when=FIRST_COMPLETED)
+            # `wait` takes what an executor cancelled in its shutdown for pending.
+            done = {future for future in pending if future.done()}
+            pending -= done
+            # A study has thousands of chains, of which few run at a time.
+            active = [(e.address.group, e.address.chain) for f, e in futures.items() if f in done or f.running()]
+            self.run.refresh(active)
+            for each in {group for group, _ in active}:
+                self.run.publish_draws(each)
+            for future, task in futures.items():
+                group, chain = task.address.group, task.address.chain
+                if future in pending and future.running():
+                    bars.show(self._event(group, chain, live_step(self.run.location, group, chain)))
+                elif future in done and not (self.stop and future.cancelled()):
+                    bars.show(self._event(group, chain, future.result().step))
+            if self.stop:
+                self._call_back(futures)
+                pending = {future for future in pending if not future.cancelled()}
+
+    def _call_back(self, futures: Mapping[Future[Any], ChainTask]) -> None:
+        """Take back what has not begun, and have the rest end after its present draw."""
+        for future in futures:
+            future.cancel()
+        with suppress(OSError):  # the store may be what broke
+            self.run.write_state(STOP_KEY, b"")
+        wait([future for future in futures if not future.cancelled()])
+        self.run.refresh()
+
+    # The end
+
+    def _publish_quietly(self) -> None:
+        """Bring the attributes up to date where that is still possible; what ended the run matters more."""
+        try:
+            self.run.publish()
+        except OSError:
+            return
+
+    def _leave(self) -> None:
+        name = self.run.location.name
+        how = f"call again with output_path={name!r}" if self.run.temporary else "call again with the same arguments"
+        remaining = len(self.run.whole.remaining())
+        print(f"Sampling stopped with {remaining} chains to go; to resume, {how}.", file=sys.stderr)
+        if self.stop.signal == signal.SIGTERM:
+            raise SystemExit(128 + signal.SIGTERM)
+        raise KeyboardInterrupt

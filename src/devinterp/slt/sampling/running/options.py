@@ -1,0 +1,112 @@
+"""How a run is carried out: here or in other processes, and in which. Nothing of it changes a number."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+from devinterp.errors import SettingError
+from devinterp.slt.sampling.progress import ProgressEvent, check_progress
+from devinterp.slt.sampling.running.pool import worker_pool
+from devinterp.store import StoreLike, locate
+
+__all__ = ["CHAIN_METHODS", "Execution", "shared_workers"]
+
+CHAIN_METHODS = ("sequential", "parallel")
+
+
+@dataclass(frozen=True)
+class Execution:
+    """How a run is carried out; nothing of it changes a number.
+
+    Attributes
+    ----------
+    chain_method : {"sequential", "parallel"}
+    executor : concurrent.futures.Executor or None
+        Takes the chains of a parallel run; None starts processes on this machine.
+    num_workers : int or None
+        Processes to start; None is one per core and thread.
+    threads_per_chain : int or None
+        Torch threads of each chain. None is what the run was begun with, else what torch is set to here, or 1 in a
+        process of our own.
+    resume : bool or "inexact"
+        Whether to go on with an interrupted store; "inexact" also where other hardware, threads or versions of torch
+        cannot give the same bytes.
+    keep_state : bool
+    checkpoint_every : int or None
+        Draws between checkpoints; None leaves it to the store.
+    progress : bool or callable
+    """
+
+    chain_method: str = "sequential"
+    executor: Executor | None = None
+    num_workers: int | None = None
+    threads_per_chain: int | None = None
+    resume: bool | str = True
+    keep_state: bool = False
+    checkpoint_every: int | None = None
+    progress: bool | Callable[[ProgressEvent], object] = True
+
+    def check(self, target: StoreLike | None) -> None:
+        """Raise `SettingError` where the options contradict each other or the place of the store."""
+        check_progress(self.progress)
+        if self.chain_method not in CHAIN_METHODS:
+            raise SettingError(
+                f"Unknown chain method {self.chain_method!r}.",
+                expected=" or ".join(map(repr, CHAIN_METHODS)),
+                found=repr(self.chain_method),
+                remedy="Use 'parallel': vmap over chains was measured, and takes longer than one after the other."
+                if self.chain_method == "vectorized"
+                else None,
+            )
+        if not isinstance(self.resume, bool) and self.resume != "inexact":
+            raise SettingError(
+                "resume has no such value.", expected="True, False or 'inexact'", found=repr(self.resume)
+            )
+        for name in ("num_workers", "threads_per_chain", "checkpoint_every"):
+            value = getattr(self, name)
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+                raise SettingError(f"{name} must be a positive integer or None.", found=repr(value))
+        if self.chain_method == "sequential":
+            for name in ("executor", "num_workers"):
+                if getattr(self, name) is not None:
+                    raise SettingError(
+                        f"{name} has no meaning for chain_method='sequential'.",
+                        remedy="Pass chain_method='parallel', or leave it out.",
+                    )
+            return
+        if self.executor is not None and not callable(getattr(self.executor, "submit", None)):
+            raise SettingError(
+                "executor cannot be given work.",
+                expected="a concurrent.futures.Executor",
+                found=type(self.executor).__name__,
+            )
+        place = None if target is None else locate(target, mode="w")
+        if place is not None and (place.url is None or place.in_memory):
+            raise SettingError(
+                "Chains in other processes cannot write to a store in this process's memory.",
+                expected="a path or a URL that the workers can reach",
+                found=str(target),
+                remedy="Give a path, or use chain_method='sequential'.",
+            )
+
+
+@contextmanager
+def shared_workers(options: Execution, *, tasks: int) -> Iterator[Execution]:
+    """Start the processes of a parallel run, unless the caller brought an executor; one pool serves several parts.
+
+    Yields
+    ------
+    Execution
+        The options, with the executor in them.
+    """
+    if options.chain_method != "parallel" or options.executor is not None:
+        yield options
+        return
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    workers = options.num_workers or max(1, cores // (options.threads_per_chain or 1))
+    with worker_pool(min(workers, max(tasks, 1))) as pool:
+        yield replace(options, executor=pool)

@@ -1,0 +1,78 @@
+"""Worker processes of our own: quick to start, deaf to Ctrl-C, and gone when their coordinator is."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from multiprocessing.context import BaseContext
+
+__all__ = ["children_ignore_sigint", "orphaned", "worker_pool"]
+
+
+def worker_pool(count: int) -> ProcessPoolExecutor:
+    """Return an executor of `count` processes, which begin to start here and now.
+
+    On Linux they are forked from a server that has torch and this package imported, and that stays until this process
+    ends: the import takes seconds, and is paid once for all pools. The server has run no torch kernel, started no
+    thread and not touched the GPU, so that a fork of it is as good as a new process; a fork of the coordinator would
+    hang in torch's thread pool. Elsewhere every worker is a new process and imports for itself.
+    """
+    return ProcessPoolExecutor(count, mp_context=_context(), initializer=_begin, initargs=(dict(os.environ),))
+
+
+def _context() -> BaseContext:
+    if sys.platform != "linux":
+        return multiprocessing.get_context("spawn")
+    from multiprocessing import forkserver
+
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["devinterp.slt.sampling.running.worker"])
+    with children_ignore_sigint():
+        forkserver.ensure_running()
+    return context
+
+
+def _begin(environment: dict[str, str]) -> None:
+    """Initialise a worker: it has the coordinator's present environment, leaves Ctrl-C to it, and ends with it.
+
+    A worker that waits for its next task holds the writing end of the queue it reads from, as do its siblings, and so
+    would never learn that the coordinator was killed.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    os.environ.update(environment)  # the server's is of the day when it started
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True, name="devinterp-parent").start()
+
+
+def orphaned() -> bool:
+    """Whether the process that started this one through multiprocessing has ended."""
+    parent = multiprocessing.parent_process()
+    return parent is not None and not parent.is_alive()
+
+
+@contextmanager
+def children_ignore_sigint() -> Iterator[None]:
+    """Start processes that never see Ctrl-C, which a terminal sends to all; the coordinator tells them to stop.
+
+    A signal that is blocked stays so in a new process, from before its first line of Python runs.
+    """
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

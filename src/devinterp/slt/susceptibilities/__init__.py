@@ -1,0 +1,364 @@
+"""Susceptibilities: how the posterior of a part of the weights responds to a shift of the data.
+
+For a weight restriction C, the sampling task's loss u and the loss l of a probe token, with phi the mean of u over
+(batch, token) minus the loss at the start, expectations over (chain, draw):
+
+    sus = E_C[phi * mean(u)] - E_C[phi * l] - E_C[phi] * (E_full[u] - E_full[l])
+        = Cov_C(phi, u - l) + E_C[phi] * (E_full[l - u] - E_C[l - u])                    (sus_cov + sus_shift)
+
+Baker, Wang, Hoogland & Murfet 2025, "Structural inference: interpreting small language models with susceptibilities",
+`arXiv:2504.18274 <https://arxiv.org/abs/2504.18274>`_, appendix C.4.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import xarray as xr
+
+from devinterp.errors import DataError, MissingVariableError, ProvenanceError, SettingError
+from devinterp.slt.runs.chains import warn_excluded
+from devinterp.slt.runs.comparable import check_same_origin, own_settings
+from devinterp.slt.runs.results import label_result
+from devinterp.slt.runs.run import Samples, Tree, study_members
+from devinterp.slt.runs.side_by_side import check_curve, series_members, stack_checkpoints
+from devinterp.slt.susceptibilities.flat import flat_tree
+from devinterp.slt.susceptibilities.moments import Moments, gather_moments
+
+if TYPE_CHECKING:
+    import torch
+
+    from devinterp.slt.sampling import sample_restrictions as sample_restrictions
+
+__all__ = ["compute_susceptibilities", "sample_restrictions", "susceptibilities"]
+
+Baseline = Literal["init", "observable"]
+GROUPS_PER_CHAIN = 10
+
+
+def __getattr__(name: str) -> Any:
+    if name == "sample_restrictions":  # needs torch, which analysis does without
+        from devinterp.slt.sampling import sample_restrictions
+
+        return sample_restrictions
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def susceptibilities(
+    model: torch.nn.Module,
+    dataset: Any,
+    observables: Mapping[str, Any],
+    weight_restrictions: Mapping[str, Any],
+    *,
+    sampling_task: str,
+    lr: float,
+    n_beta: float,
+    loss_fn: Any = None,
+    include_sampling_task: bool = False,
+    baseline: Baseline = "init",
+    terms: bool = False,
+    se: bool = False,
+    **kwargs: Any,
+) -> xr.DataTree:
+    """Sample every weight restriction and compute susceptibilities in one call.
+
+    Parameters
+    ----------
+    model, dataset, observables, weight_restrictions, sampling_task, lr, n_beta, loss_fn, **kwargs
+        As in `devinterp.sample_restrictions`.
+    include_sampling_task, baseline, terms, se
+        As in `compute_susceptibilities`.
+
+    Returns
+    -------
+    xarray.DataTree
+        As `compute_susceptibilities`.
+    """
+    from devinterp.slt.sampling import sample_restrictions
+
+    study = sample_restrictions(
+        model,
+        dataset,
+        observables,
+        weight_restrictions,
+        sampling_task=sampling_task,
+        lr=lr,
+        n_beta=n_beta,
+        loss_fn=loss_fn,
+        **kwargs,
+    )
+    return compute_susceptibilities(
+        study, sampling_task, include_sampling_task=include_sampling_task, baseline=baseline, terms=terms, se=se
+    )
+
+
+def compute_susceptibilities(
+    wr_map: xr.DataTree | Mapping[str, Tree],
+    sampling_task: str | None = None,
+    observable_names: Sequence[str] | None = None,
+    include_sampling_task: bool = False,
+    *,
+    baseline: Baseline = "init",
+    terms: bool = False,
+    se: bool = False,
+    allow_partial: bool = False,
+    allow_mixed: bool = False,
+) -> xr.DataTree:
+    """Compute the susceptibility of every restriction to every token of the observables.
+
+    Parameters
+    ----------
+    wr_map : DataTree or mapping of str to DataTree
+        A study, or runs by restriction name; ``full``, the run without a restriction, must be among them. One is
+        read after the other, each once, in memory that depends on neither draws nor restrictions. A series gives
+        results with a leading dimension ``checkpoint``.
+    sampling_task : str, optional
+        The observable of the dataset that was sampled on; by default what the study records.
+    observable_names : sequence of str, optional
+        The probes, in this order; by default all observables but the sampling task, sorted.
+    include_sampling_task : bool
+        With the default probes: the sampling task too.
+    baseline : {"init", "observable"}
+        The loss at the start that is subtracted from phi: ``init_loss`` of ``full`` (as the paper and devinterp 2.0),
+        or ``init_loss_{task}`` of the fixed rows, the rows that phi is computed on, which is far less noisy: an error
+        of 0.02 nat moves a column of ``sus`` by about its own spread.
+    terms : bool
+        Also the two terms that ``sus`` is made of, ``sus_cov`` and ``sus_shift``.
+    se : bool
+        Also ``sus_se``, the standard error by batch means; autocorrelation, the draws of ``full`` and the noise of
+        the loss at the start are accounted for. The attribute ``se_dof`` is what Student's t should be taken with.
+    allow_partial : bool
+        Accept stores that have not completed, and use the draws that all chains of a run have.
+    allow_mixed : bool
+        Accept checkpoints of a series that were sampled with different settings; the attribute ``mixed`` names them.
+
+    Returns
+    -------
+    xarray.DataTree
+        Schema ``devinterp/susceptibilities@1``. ``/susceptibilities``: ``sus`` (sus_flat, wr) float32, nat^2; of a
+        series (checkpoint, sus_flat, wr).
+        ``/context``: ``input_ids`` (ctx_flat,) int64. Values of different restrictions are not comparable as they are
+        (each scales with its own spread of phi); see `devinterp.slt.susceptibilities.views.matrix`.
+
+    Raises
+    ------
+    MissingVariableError
+        ``full``, an observable, or what names the sampling task is missing.
+    ProvenanceError
+        The runs differ in weights, rows, loss or posterior; or the checkpoints of a series in settings, and
+        ``allow_mixed`` is false.
+    SettingError
+        There is no probe, or no restriction besides ``full``.
+    IncompleteStoreError
+        A store has not completed, and ``allow_partial`` is false.
+
+    Warns
+    -----
+    ChainFailedWarning
+        A chain that failed was excluded.
+    """
+    if baseline not in ("init", "observable"):
+        raise SettingError("There is no such baseline.", expected="'init' or 'observable'", found=repr(baseline))
+    checkpoints = series_members(wr_map)
+    if checkpoints is not None:
+        mixed = check_curve(checkpoints, allow_mixed=allow_mixed)
+        return _along_checkpoints(
+            {
+                step: compute_susceptibilities(
+                    study,
+                    sampling_task,
+                    observable_names,
+                    include_sampling_task,
+                    baseline=baseline,
+                    terms=terms,
+                    se=se,
+                    allow_partial=allow_partial,
+                )
+                for step, study in checkpoints.items()
+            },
+            mixed,
+        )
+    runs = _runs(wr_map, allow_partial)
+    full = runs["full"]
+    task = full.sampling_task(sampling_task)
+    if task is None:
+        raise MissingVariableError(
+            "It is not known which observable is the sampling task.",
+            expected="metadata.config.sampling_task on the study's root",
+            remedy="Pass sampling_task=NAME.",
+        )
+    if observable_names is not None:
+        probes = full.resolve(list(observable_names))
+    else:
+        probes = tuple(o for o in sorted(full.observables) if include_sampling_task or o != task)
+    names = [name for name in runs if name != "full"]
+    if not probes or not names:
+        raise SettingError(
+            "There is nothing to compute: no observable besides the sampling task."
+            if not probes
+            else "There is nothing to compute: no restriction besides 'full'.",
+            found=f"observables {sorted(full.observables)}, restrictions {list(runs)}",
+            remedy="Add a probe observable, or pass include_sampling_task=True." if not probes else None,
+        )
+    for run in runs.values():
+        for obs_id in (task, *probes):
+            run.loss(obs_id)
+    check_same_origin(list(runs.values()), observables=(task, *probes))
+    tokens = _tokens(runs, probes)
+
+    groups = GROUPS_PER_CHAIN if se else 1
+    reference = gather_moments(
+        full, task, probes, with_products=False, groups_per_chain=groups, allow_partial=allow_partial
+    )
+    warn_excluded(full, reference.selection)
+    init = _loss_at_start(full, task, baseline, reference)
+    init_noise = _init_noise(full, task, baseline) if se else None
+    columns: dict[str, list[npt.NDArray[np.float64]]] = {}
+    used = {"full": reference.selection.attrs}
+    for name in names:
+        moments = gather_moments(
+            runs[name], task, probes, with_products=True, groups_per_chain=groups, allow_partial=allow_partial
+        )
+        warn_excluded(runs[name], moments.selection)
+        used[name] = moments.selection.attrs
+        for variable, values in _column(moments, reference, probes, init, terms=terms, init_noise=init_noise).items():
+            columns.setdefault(variable, []).append(values)
+    attrs: dict[str, Any] = {
+        "sampling_task": task,
+        "baseline": baseline,
+        **{key: {name: counts[key] for name, counts in used.items()} for key in next(iter(used.values()))},
+    }
+    if own := own_settings({"full": full, **{name: runs[name] for name in names}}):
+        attrs["own_settings"] = own
+    if se:
+        attrs["se_dof"] = round(float(np.median(columns.pop("dof"))), 1)
+    data = {variable: np.stack(values, axis=1).astype(np.float32) for variable, values in columns.items()}
+    num_tokens = full.loss(task).sizes["token_pos"]
+    return flat_tree(
+        data,
+        tokens,
+        names,
+        attrs,
+        batches=[np.arange(ids.shape[0]) for ids in tokens.values()],
+        targets=[np.arange(1, num_tokens + 1) for _ in tokens],
+        positions=[np.arange(ids.shape[1]) for ids in tokens.values()],
+    )
+
+
+def _along_checkpoints(trees: Mapping[int, xr.DataTree], mixed: tuple[str, ...]) -> xr.DataTree:
+    """Put the results of checkpoints side by side; their tokens must be the same."""
+    first, *others = (tree["context"].to_dataset() for tree in trees.values())
+    if not all(first.equals(other) for other in others):
+        raise ProvenanceError(
+            "The checkpoints of the series have other rows.",
+            expected=f"the tokens of checkpoint {next(iter(trees))} at every checkpoint",
+            remedy="Analyse the checkpoints one by one: tree['STEP'].",
+        )
+    stacked = stack_checkpoints({s: t["susceptibilities"].to_dataset() for s, t in trees.items()}, mixed=mixed)
+    sus = label_result(stacked, "susceptibilities", node="/susceptibilities", attrs=stacked.attrs)
+    tree = xr.DataTree.from_dict({"/susceptibilities": sus, "/context": first})
+    tree.attrs = dict(next(iter(trees.values())).attrs)
+    return tree
+
+
+def _runs(wr_map: xr.DataTree | Mapping[str, Tree], allow_partial: bool) -> dict[str, Samples]:
+    members = study_members(wr_map)
+    if members is None or "full" not in members:
+        raise MissingVariableError(
+            "Susceptibilities need the run without a restriction.",
+            expected="a study or mapping with a run named 'full'",
+            found=sorted(members) if members else f"{type(wr_map).__name__} without runs as children",
+            remedy="Sample with weight_restrictions={'full': None, ...}.",
+        )
+    return {name: Samples.of(tree, label=name, allow_partial=allow_partial) for name, tree in members.items()}
+
+
+def _tokens(runs: Mapping[str, Samples], probes: tuple[str, ...]) -> dict[str, npt.NDArray[np.int64]]:
+    """Token ids of the probes, which all runs must share."""
+    reference = {obs_id: runs["full"].input_ids(obs_id) for obs_id in probes}
+    for name, run in runs.items():
+        for obs_id, ids in reference.items():
+            if name != "full" and not np.array_equal(ids, run.input_ids(obs_id)):
+                raise ProvenanceError(
+                    f"The rows of {obs_id!r} in the run {name!r} are not those of 'full'.",
+                    expected="the same input_ids in every run",
+                    found=f"input_ids_{obs_id} differ",
+                    remedy="Sample all restrictions with the same observables and obs_seed.",
+                )
+    return reference
+
+
+def _loss_at_start(full: Samples, task: str, baseline: Baseline, reference: Moments) -> float:
+    if baseline == "init":
+        array = full.variable("init_loss", ("chain", "token_pos")).isel(chain=list(reference.selection.used))
+    elif f"init_loss_{task}" in full.dataset:
+        array = full.variable(f"init_loss_{task}", (f"batch_{task}", "token_pos"))
+    else:
+        raise MissingVariableError(
+            f"The loss of the rows of {task!r} at the start was not kept.",
+            expected=f"the variable init_loss_{task} in the run 'full'",
+            remedy="Use baseline='init'; stores of devinterp 2.0 do not have it.",
+        )
+    value = float(np.asarray(array.values, dtype=np.float64).mean())
+    if not np.isfinite(value):
+        raise DataError(
+            "The loss at the start of the run 'full' is not finite.",
+            found=value,
+            remedy="Check the store with devinterp.validate: a missing chunk reads as NaN.",
+        )
+    return value
+
+
+def _init_noise(full: Samples, task: str, baseline: Baseline) -> tuple[float, float]:
+    """Variance and degrees of freedom of the loss at the start."""
+    if baseline == "observable":  # the very rows that phi is computed on
+        return 0.0, 1.0
+    from devinterp.slt.uncertainty import init_loss_variance
+
+    return init_loss_variance(full, task)
+
+
+def _column(
+    moments: Moments,
+    reference: Moments,
+    probes: tuple[str, ...],
+    init: float,
+    *,
+    terms: bool,
+    init_noise: tuple[float, float] | None,
+) -> dict[str, npt.NDArray[np.float64]]:
+    """One restriction's values, flattened over (observable, batch, target_position)."""
+    trace = moments.trace
+    mean_task, mean_task_full = float(trace.mean()), float(reference.trace.mean())
+    phi = mean_task - init
+    variance = float(((trace - moments.centre) ** 2).mean() - (trace - moments.centre).mean() ** 2)
+    out: dict[str, list[npt.NDArray[np.float64]]] = {}
+    for obs_id in probes:
+        cov = variance - moments.covariance(obs_id)
+        gap = mean_task - moments.mean(obs_id)
+        gap_full = mean_task_full - reference.mean(obs_id)
+        shift = phi * (gap - gap_full)
+        sus = cov + shift
+        out.setdefault("sus", []).append(sus)
+        if terms:
+            out.setdefault("sus_cov", []).append(cov)
+            out.setdefault("sus_shift", []).append(shift)
+        if init_noise is not None:
+            from devinterp.slt.uncertainty import susceptibility_variance
+
+            total, dof = susceptibility_variance(
+                moments,
+                reference,
+                obs_id,
+                init=init,
+                init_noise=init_noise,
+                sus=sus,
+                gap=gap,
+                gap_full=gap_full,
+            )
+            out.setdefault("sus_se", []).append(np.sqrt(total))
+            out.setdefault("dof", []).append(dof)
+    return {name: np.concatenate([part.ravel() for part in parts]) for name, parts in out.items()}

@@ -1,0 +1,81 @@
+"""The flat form of susceptibilities: one row per predicted token, three coordinates that say which."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import xarray as xr
+
+from devinterp.slt.runs.results import label_result, schema_id, string_index
+
+__all__ = ["flat_tree"]
+
+Positions = Sequence[npt.NDArray[np.int64]]
+
+
+def flat_tree(
+    data: Mapping[str, npt.NDArray[np.float32]],
+    tokens: Mapping[str, npt.NDArray[np.int64]],
+    restrictions: Sequence[str],
+    attrs: Mapping[str, Any],
+    *,
+    batches: Positions,
+    targets: Positions,
+    positions: Positions,
+    checkpoints: npt.NDArray[np.int64] | None = None,
+) -> xr.DataTree:
+    """Put flattened values and tokens into the tree of the schema.
+
+    Parameters
+    ----------
+    data : mapping of str to array, shape (sus_flat, wr) or (checkpoint, sus_flat, wr)
+        ``sus`` and what else there is, (observable, batch, target_position) flattened.
+    tokens : mapping of str to array, shape (batch, position)
+        Token ids of each observable, in the order of ``sus_flat``.
+    restrictions : sequence of str
+        Names, in the order of ``wr``.
+    attrs : mapping
+        Further attributes of ``/susceptibilities``.
+    batches, targets, positions : sequence of arrays
+        Per observable its rows, the positions predicted (from 1), and those of all tokens (from 0).
+    checkpoints : array of int64, optional
+        Training steps, where the values lead with them.
+
+    Returns
+    -------
+    xarray.DataTree
+        Schema ``devinterp/susceptibilities@1``.
+    """
+    kind = "susceptibilities"
+    names = {"dataset_id_to_name": list(tokens)}
+    dims = ("sus_flat", "wr") if checkpoints is None else ("checkpoint", "sus_flat", "wr")
+    sus = xr.Dataset({variable: (dims, values) for variable, values in data.items()})
+    sus = sus.assign_coords(_flat("sus_flat", "target_position", batches, targets))
+    sus = sus.assign_coords(wr=("wr", string_index(restrictions)))
+    if checkpoints is not None:
+        sus = sus.assign_coords(checkpoint=("checkpoint", checkpoints))
+    context = xr.Dataset({"input_ids": ("ctx_flat", np.concatenate([ids.ravel() for ids in tokens.values()]))})
+    context = context.assign_coords(_flat("ctx_flat", "position", batches, positions))
+    tree = xr.DataTree.from_dict(
+        {
+            "/susceptibilities": label_result(sus, kind, node="/susceptibilities", attrs={**names, **attrs}),
+            "/context": label_result(context, kind, node="/context", attrs=names),
+        }
+    )
+    tree.attrs = {"devinterp_schema": schema_id(kind)}
+    return tree
+
+
+def _flat(dim: str, position: str, batches: Positions, places: Positions) -> xr.Coordinates:
+    """Coordinates dataset_id, batch and position of the flattened rows of several observables."""
+    sizes = [(rows.size, at.size) for rows, at in zip(batches, places, strict=True)]
+    flat = {
+        "dataset_id": [np.full(n * m, k, dtype=np.int64) for k, (n, m) in enumerate(sizes)],
+        "batch": [np.repeat(rows, m) for rows, (_, m) in zip(batches, sizes, strict=True)],
+        position: [np.tile(at, n) for at, (n, _) in zip(places, sizes, strict=True)],
+    }
+    joined = {name: (dim, np.concatenate(parts).astype(np.int64)) for name, parts in flat.items()}
+    return xr.Coordinates(joined, indexes={})

@@ -1,0 +1,324 @@
+"""Looking at susceptibilities: token by token, as a comparable matrix, by principal components, for reproducibility.
+
+Raw values are not comparable across restrictions: the susceptibility of a restriction scales with the spread of its
+own phi, and with an error of the loss at the start that is common to its whole column. Standardise the columns before
+comparing, and remove each token's mean before asking in what restrictions differ.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import xarray as xr
+
+from devinterp.errors import MissingVariableError, SettingError
+from devinterp.slt.runs.run import Tree, dig, metadata_of, series_members, study_members
+from devinterp.slt.runs.side_by_side import check_curve, stack_checkpoints
+from devinterp.slt.susceptibilities.flat import flat_tree
+
+__all__ = ["flatten", "matrix", "pca", "split_half", "unflatten"]
+
+VALUES = ("sus", "sus_cov", "sus_shift", "sus_se")
+
+
+def unflatten(result: xr.DataTree) -> xr.DataTree:
+    """Give every observable an array of its own.
+
+    Parameters
+    ----------
+    result : DataTree
+        What `devinterp.slt.susceptibilities.compute_susceptibilities` returned; ``sus_flat`` may be a selection, as
+        long as whole rows remain.
+
+    Returns
+    -------
+    xarray.DataTree
+        One child per observable: ``sus`` (batch, target_position, wr), and what else there is of it, with ``input_ids``
+        (batch, position) beside it; a leading ``checkpoint`` stays in front. `flatten` goes back.
+
+    Raises
+    ------
+    MissingVariableError
+        The tree holds no susceptibilities.
+    SettingError
+        A selection left rows of unequal length.
+    """
+    sus, context = (_group(result, name) for name in ("susceptibilities", "context"))
+    names = list(sus.attrs["dataset_id_to_name"])
+    groups: dict[str, xr.Dataset] = {}
+    for k, name in enumerate(names):
+        inside, tokens = sus["dataset_id"].values == k, context["dataset_id"].values == k
+        if not inside.any():
+            continue
+        rows, position = _grid(sus, inside, "target_position")
+        ids_rows, ids_position = _grid(context, tokens, "position")
+        part = sus.isel(sus_flat=inside)
+        data: dict[str, Any] = {
+            variable: _folded(part[variable], rows.size, position.size) for variable in VALUES if variable in part
+        }
+        ids = context["input_ids"].values[tokens].reshape(ids_rows.size, ids_position.size)
+        data["input_ids"] = (("batch", "position"), ids[np.searchsorted(ids_rows, rows)])
+        coords: dict[str, Any] = {"batch": rows, "target_position": position, "position": ids_position}
+        coords |= {name: sus[name].variable for name in ("wr", "checkpoint") if name in sus.coords}
+        dataset = xr.Dataset(data, coords=coords)
+        for variable in data:
+            source = context if variable == "input_ids" else sus
+            dataset[variable].attrs = dict(source[variable].attrs)
+        groups[f"/{name}"] = dataset
+    tree = xr.DataTree.from_dict(groups)
+    attrs = {key: value for key, value in sus.attrs.items() if key != "dataset_id_to_name"}
+    tree.attrs = {**attrs, "dataset_id_to_name": [name for name in names if f"/{name}" in groups]}
+    return tree
+
+
+def flatten(tree: xr.DataTree) -> xr.DataTree:
+    """Put the arrays of `unflatten` back into the flat form, in the order of the attribute ``dataset_id_to_name``.
+
+    Parameters
+    ----------
+    tree : DataTree
+        One child per observable, as `unflatten` returns them.
+
+    Returns
+    -------
+    xarray.DataTree
+        Schema ``devinterp/susceptibilities@1``.
+
+    Raises
+    ------
+    MissingVariableError
+        A child has no ``sus``.
+    """
+    names = [name for name in tree.attrs.get("dataset_id_to_name", tree.children) if name in tree.children]
+    children = [tree[name].to_dataset() for name in names]
+    if not children or any("sus" not in child for child in children):
+        raise MissingVariableError(
+            "The tree holds no susceptibilities by observable.",
+            expected="children with a variable sus (batch, target_position, wr), as unflatten() returns them",
+            found=list(tree.children),
+        )
+    present = [variable for variable in VALUES if all(variable in child for child in children)]
+    order = ("batch", "target_position", "wr")
+    flat = {}
+    for variable in present:
+        parts = [child[variable].transpose(..., *order).values for child in children]
+        folded = [part.reshape(*part.shape[:-3], -1, part.shape[-1]) for part in parts]
+        flat[variable] = np.concatenate(folded, axis=-2)
+    attrs = {str(key): value for key, value in tree.attrs.items() if key != "dataset_id_to_name"}
+    ids = {
+        n: child["input_ids"].transpose("batch", "position").values for n, child in zip(names, children, strict=True)
+    }
+    return flat_tree(
+        flat,
+        ids,
+        children[0]["wr"].values.tolist(),
+        attrs,
+        batches=[child["batch"].values for child in children],
+        targets=[child["target_position"].values for child in children],
+        positions=[child["position"].values for child in children],
+        checkpoints=children[0]["checkpoint"].values if "checkpoint" in children[0].coords else None,
+    )
+
+
+def matrix(
+    result: xr.DataTree, *, standardize: bool | Literal["columns"] = True, variable: str = "sus"
+) -> xr.DataArray:
+    """Susceptibilities as a matrix of tokens by restrictions, comparable across restrictions.
+
+    Parameters
+    ----------
+    result : DataTree
+        What `devinterp.slt.susceptibilities.compute_susceptibilities` returned.
+    standardize : bool or "columns"
+        True: each restriction's column to mean 0 and standard deviation 1, then each token's mean over restrictions
+        removed. ``"columns"``: the columns only. False: as they are.
+    variable : str
+        ``sus``, ``sus_cov`` or ``sus_shift``.
+
+    Returns
+    -------
+    xarray.DataArray
+        (sus_flat, wr), float64, with the coordinates of the result. A constant column becomes 0.
+
+    Raises
+    ------
+    SettingError
+        ``standardize`` has no such value, or the result has several checkpoints.
+    MissingVariableError
+        The result has no such variable.
+    """
+    if standardize not in (True, False, "columns"):
+        raise SettingError("There is no such standardisation.", expected="True, False or 'columns'", found=standardize)
+    dataset = _group(result, "susceptibilities")
+    if variable not in dataset or variable not in VALUES[:3]:
+        raise MissingVariableError(
+            f"The result has no {variable!r}.",
+            expected=f"one of {[v for v in VALUES[:3] if v in dataset]}",
+            remedy="Compute it with terms=True.",
+        )
+    if "checkpoint" in dataset[variable].dims:
+        raise SettingError(
+            "The result has several checkpoints, and a matrix is of one.",
+            found=f"{dataset.sizes['checkpoint']} checkpoints",
+            remedy="Choose one: result.isel(checkpoint=0).",
+        )
+    values = dataset[variable].astype(np.float64)
+    unit = values.attrs.get("units", "nat^2")
+    if standardize:
+        spread = values.std("sus_flat")
+        values = (values - values.mean("sus_flat")) / spread.where(spread > 0, 1.0)
+        unit = "1"
+    if standardize is True:
+        values = values - values.mean("wr")
+    values.attrs = {"units": unit, "standardize": str(standardize)}
+    return values.transpose("sus_flat", "wr").rename(variable)
+
+
+def pca(
+    result: xr.DataTree, n_components: int | None = None, *, standardize: bool | Literal["columns"] = True
+) -> xr.Dataset:
+    """Principal components of the matrix of tokens by restrictions.
+
+    Parameters
+    ----------
+    result : DataTree
+        What `devinterp.slt.susceptibilities.compute_susceptibilities` returned.
+    n_components : int, optional
+        How many; by default all.
+    standardize : bool or "columns"
+        As in `matrix`; columns are centred in any case.
+
+    Returns
+    -------
+    xarray.Dataset
+        ``scores`` (sus_flat, component), ``loadings`` (component, wr) of unit length, their largest entry positive,
+        and ``explained_variance_ratio`` (component,).
+
+    Raises
+    ------
+    SettingError
+        There are not that many components.
+    """
+    values = matrix(result, standardize=standardize)
+    largest = min(values.shape)
+    count = largest if n_components is None else n_components
+    if not 1 <= count <= largest:
+        raise SettingError("There are not that many components.", expected=f"from 1 to {largest}", found=n_components)
+    centred = values - values.mean("sus_flat")
+    left, size, right = np.linalg.svd(centred.values, full_matrices=False)
+    flip = np.sign(right[np.arange(right.shape[0]), np.abs(right).argmax(axis=1)])
+    total = float((size**2).sum())
+    return xr.Dataset(
+        {
+            "scores": (("sus_flat", "component"), (left * size * flip)[:, :count]),
+            "loadings": (("component", "wr"), (right * flip[:, None])[:count]),
+            "explained_variance_ratio": ("component", (size**2 / total if total else size)[:count]),
+        },
+        coords={**values.drop_vars("wr").coords, "wr": values["wr"].variable, "component": np.arange(1, count + 1)},
+        attrs={"standardize": str(standardize)},
+    )
+
+
+def split_half(
+    wr_map: xr.DataTree | Mapping[str, Tree],
+    sampling_task: str | None = None,
+    *,
+    allow_mixed: bool = False,
+    **options: Any,
+) -> xr.Dataset:
+    """How well susceptibilities from one half of the chains predict those from the other.
+
+    Parameters
+    ----------
+    wr_map, sampling_task, allow_mixed, **options
+        As in `devinterp.slt.susceptibilities.compute_susceptibilities`.
+
+    Returns
+    -------
+    xarray.Dataset
+        ``reproducibility`` (wr,): the correlation over tokens of the first half's column with the second's; and
+        ``reproducibility_standardized`` (wr,), the same after `matrix` has removed what all restrictions share. Of a
+        series, both (checkpoint, wr).
+
+    Raises
+    ------
+    SettingError
+        A run has fewer than two chains.
+    """
+    from devinterp.slt.susceptibilities import compute_susceptibilities
+
+    checkpoints = series_members(wr_map)
+    if checkpoints is not None:
+        mixed = check_curve(checkpoints, allow_mixed=allow_mixed)
+        each = {step: split_half(study, sampling_task, **options) for step, study in checkpoints.items()}
+        return stack_checkpoints(each, mixed=mixed)
+    members = study_members(wr_map) or {}
+    single = [name for name, tree in members.items() if tree.sizes.get("chain", 1) < 2]
+    if single or not members:
+        raise SettingError("Halves need at least two chains in every run.", found=f"one chain in {single}")
+    task = sampling_task if sampling_task is not None else _recorded_task(wr_map)
+    halves = []
+    for first in (True, False):
+        cut = {}
+        for name, tree in members.items():
+            middle = tree.sizes["chain"] // 2
+            cut[name] = tree.isel(chain=slice(0, middle) if first else slice(middle, None))
+        halves.append(compute_susceptibilities(cut, task, **options))
+    out = {}
+    for name, standardize in (("reproducibility", False), ("reproducibility_standardized", True)):
+        a, b = (matrix(half, standardize=standardize).values for half in halves)
+        out[name] = ("wr", np.array([_correlation(a[:, k], b[:, k]) for k in range(a.shape[1])]))
+    dataset = xr.Dataset(out, coords={"wr": halves[0]["susceptibilities"]["wr"].variable})
+    for variable in out:
+        dataset[variable].attrs = {"units": "1"}
+    return dataset
+
+
+def _recorded_task(wr_map: Any) -> str | None:
+    if not isinstance(wr_map, xr.DataTree):
+        return None
+    found = dig(metadata_of(wr_map), "config.sampling_task")
+    return None if found is None else str(found)
+
+
+def _correlation(a: npt.NDArray[np.float64], b: npt.NDArray[np.float64]) -> float:
+    a, b = a - a.mean(), b - b.mean()
+    scale = float(np.sqrt((a**2).sum() * (b**2).sum()))
+    return float((a * b).sum()) / scale if scale > 0 else 0.0
+
+
+def _folded(values: xr.DataArray, rows: int, positions: int) -> tuple[tuple[str, ...], npt.NDArray[np.float32]]:
+    """Fold ``sus_flat`` into (batch, target_position), behind a leading ``checkpoint`` where there is one."""
+    leading = [str(dim) for dim in values.dims if dim not in ("sus_flat", "wr")]
+    ordered = values.transpose(*leading, "sus_flat", "wr")
+    shape = (*ordered.shape[:-2], rows, positions, ordered.shape[-1])
+    return (*leading, "batch", "target_position", "wr"), ordered.values.reshape(shape)
+
+
+def _group(result: xr.DataTree, name: str) -> xr.Dataset:
+    if not isinstance(result, xr.DataTree) or name not in result.children:
+        raise MissingVariableError(
+            "The tree holds no susceptibilities.",
+            expected="the groups /susceptibilities and /context",
+            found=list(result.children) if isinstance(result, xr.DataTree) else type(result).__name__,
+        )
+    return result[name].to_dataset()
+
+
+def _grid(
+    dataset: xr.Dataset, inside: npt.NDArray[np.bool_], position: str
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Rows and positions of one observable; all combinations must be there, in order."""
+    batch, at = dataset["batch"].values[inside], dataset[position].values[inside]
+    rows, positions = np.unique(batch), np.unique(at)
+    complete = batch.size == rows.size * positions.size
+    if not complete or (batch != np.repeat(rows, positions.size)).any() or (at != np.tile(positions, rows.size)).any():
+        raise SettingError(
+            "The selection is no whole rows, so that it has no rectangular form.",
+            expected=f"every {position} of every row that is there, in order",
+            remedy="Select by batch or observable, or select after unflatten().",
+        )
+    return rows, positions

@@ -1,0 +1,275 @@
+"""`sweep`: the same run at every setting of a grid, short first, longer where it promises something, in one store."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+import xarray as xr
+
+from devinterp.errors import SettingError
+from devinterp.slt.runs.grid import SETTINGS, cell_name
+from devinterp.slt.sampling.engine.losses import LossFn
+from devinterp.slt.sampling.running.coordinator import sample_part
+from devinterp.slt.sampling.running.finish import open_quietly, validate_store
+from devinterp.slt.sampling.running.options import Execution, shared_workers
+from devinterp.slt.sampling.running.plan import Plan, Variant, check_visited, describe, make_plan
+from devinterp.slt.sampling.settings import SamplerSettings
+from devinterp.slt.sampling.study import check_task, read_settings
+from devinterp.slt.sweep.recommend import promising
+from devinterp.slt.sweep.summary import compute_sweep
+from devinterp.store import Container, Location, Run, SamplesRequest, StoreLike, locate, open_run
+from devinterp.store.reading.path_state import read_group
+from devinterp.store.writing.checkpoint import STATE_FOLDER
+from devinterp.store.writing.run import remove_empty, remove_states
+
+__all__ = ["sweep"]
+
+Cells = dict[str, SamplerSettings]
+
+
+def sweep(
+    model: torch.nn.Module,
+    dataset: Any,
+    observables: Mapping[str, Any],
+    *,
+    grid: Mapping[str, Sequence[float]],
+    sampling_task: str | None = None,
+    num_chains: int = 4,
+    num_draws: int = 200,
+    pilot_chains: int | None = None,
+    pilot_draws: int | None = None,
+    extend: int = 3,
+    control: bool = True,
+    param_masks: Mapping[str, Any] | None = None,
+    output_path: StoreLike | None = None,
+    device: str | torch.device | None = None,
+    loss_fn: LossFn | None = None,
+    tokenizer: Any = None,
+    **settings: Any,
+) -> xr.DataTree:
+    """Sample a grid of step sizes, inverse temperatures and localizations, into one store.
+
+    Every cell gets a short pilot. The most promising ones are then given the full number of chains and draws, which
+    go on from where the pilots ended. A chain whose loss is not finite ends there, and a cell that diverged is not
+    extended; neither is an error. All cells see the same rows, and the initial losses are computed once.
+
+    Calling again with the same arguments resumes what was interrupted, or returns what is there. Cells that the store
+    has already are kept, so that a second call with other values adds theirs. With ``keep_state=True`` a later call
+    may also ask for a larger ``extend``, ``num_draws`` or ``pilot_draws``.
+
+    Parameters
+    ----------
+    model, dataset, observables, param_masks, output_path, device, loss_fn, tokenizer
+        As in `devinterp.slt.sampling.sample`. Observe rows of `dataset`: verdicts on minibatches are blind to chains
+        that disagree.
+    grid : mapping of str to sequence of float
+        Values of ``lr``, ``n_beta`` and ``localization``; one that is left out is given as a keyword, as in
+        `devinterp.slt.sampling.sample`.
+    sampling_task : str, optional
+        The observable that verdicts rest on. By default the one whose rows are the dataset's.
+    num_chains, num_draws : int
+        Of the cells that are extended.
+    pilot_chains, pilot_draws : int, optional
+        Of every cell. By default 2 chains, and a quarter of the draws, at least 25.
+    extend : int
+        How many cells are given the full number of draws; 0 leaves it at the pilots.
+    control : bool
+        Add n_beta = 0 to the grid: where the loss plays no part, the rise is what localization alone allows.
+    **settings
+        Every other keyword of `devinterp.slt.sampling.sample`.
+
+    Returns
+    -------
+    xarray.DataTree
+        Defined by the schema ``devinterp/sweep``; one child per cell, lazily loaded. Next:
+        ``tree.devinterp.recommend()``, ``tree.devinterp.sweep()``, ``tree.devinterp.plot.sweep()``.
+
+    Raises
+    ------
+    SettingError, DataError, ModelError, RestrictionError
+        Bad input: raised before any sampling, and no store is left behind.
+    StoreExistsError, StoreConflictError, StoreLockedError
+        Something else, another request's store, or a live writer is at `output_path`. Also where a cell is to be
+        extended that did not keep its chains' states.
+    """
+    full = {"num_chains": num_chains, "num_draws": num_draws}
+    asked, options = _read_grid(grid, {**settings, **full}, control=control)
+    options.check(output_path)
+    first = next(iter(asked.values()))
+    pilot = _pilot(first, pilot_chains, pilot_draws)
+    if isinstance(extend, bool) or not isinstance(extend, int) or extend < 0:
+        raise SettingError("extend must be a number of cells.", expected="an integer, at least 0", found=repr(extend))
+    task = None if sampling_task is None else check_task(sampling_task, observables)
+    stored = {} if output_path is None else _stored(locate(output_path, mode="w"), first)
+    # Built for the longest that any cell may become: all of them share the rows that the longest visits.
+    longest = {"num_chains": first.num_chains, "num_draws": first.num_draws}
+    everything = {n: _at_least(s, longest) for n, s in {**asked, **stored}.items()}
+    variants = {f"/{name}": (each, param_masks) for name, each in everything.items()}
+    plan = make_plan(model, dataset, observables, variants, device=device, loss_fn=loss_fn)
+    cells = {n: stored[n] if n in stored else s.override(**pilot) for n, s in {**stored, **asked}.items()}
+    cells = {n: _at_least(s, pilot) if n in asked else s for n, s in cells.items()}
+    temporary = output_path is None
+    requests = describe(_with(plan, cells), tokenizer=tokenizer, target=output_path, stacklevel=3)
+    with shared_workers(options, tasks=sum(each.num_chains for each in cells.values())) as workers:
+        work = _Sweep(plan, requests, task, workers)
+        location, fresh = work.carry_out(cells, output_path, temporary=temporary)
+        longer = _promising(open_quietly(location), cells, asked, task, longest, extend)
+        if longer:
+            cells |= {name: _at_least(cells[name], longest) for name in longer}
+            work.carry_out(cells, location.folder or location.store, temporary=temporary)
+    if (fresh or longer) and not options.keep_state:
+        remove_states(location)
+        if location.folder is not None:
+            remove_empty(location.folder / STATE_FOLDER)
+    return open_quietly(location)
+
+
+@dataclass
+class _Sweep:
+    """What the stages of one call share."""
+
+    plan: Plan
+    requests: Mapping[str, SamplesRequest]
+    task: str | None
+    options: Execution
+
+    def carry_out(self, cells: Cells, target: StoreLike | None, *, temporary: bool) -> tuple[Location, bool]:
+        """Bring every cell to its number of chains and draws; return where, and whether anything had to be done."""
+        plan = _with(self.plan, cells)
+        if target is not None:
+            check_visited(plan, locate(target))
+        # Whether a pilot is to go on is not known before it has ended.
+        with self._open(plan, cells, target, keep_state=True) as run:
+            run.temporary = temporary
+            if run.finished:
+                return run.location, False
+            groups = _open_groups(run)
+            if groups:
+                part = replace(plan, variants={g: plan.variants[g] for g in groups})
+                sample_part(part, run.part(groups), replace(self.options, keep_state=True))
+            run.note_seconds()
+            run.complete(validate_store)
+            return run.location, True
+
+    def _open(self, plan: Plan, cells: Cells, target: StoreLike | None, *, keep_state: bool) -> Run:
+        requests = {}
+        for group, variant in plan.variants.items():  # as described for the pilots, but for the length
+            known = self.requests[group]
+            provenance = {**known.provenance, "visited": plan.data.visited(variant.settings)}
+            requests[group] = replace(known, parameters=variant.settings.as_dict(), provenance=provenance)
+        config: dict[str, Any] = {"cells": list(cells)}
+        if self.task is not None:
+            config["sampling_task"] = self.task
+        coordinates: dict[str, list[Any]] = {"cell": list(range(len(cells)))}
+        coordinates |= {name: [getattr(s, name) for s in cells.values()] for name in SETTINGS}
+        root = Container("devinterp/sweep@1", {"config": config}, coordinates, grows=("cells",))
+        return open_run(
+            target,
+            requests,
+            containers={"/": root},
+            resume=bool(self.options.resume),
+            keep_state=keep_state,
+            checkpoint_every=self.options.checkpoint_every,
+        )
+
+
+def _with(plan: Plan, cells: Cells) -> Plan:
+    """Return the plan with the lengths that ``cells`` have."""
+    variants = {f"/{n}": Variant(settings, plan.variants[f"/{n}"].masks) for n, settings in cells.items()}
+    return replace(plan, variants=variants)
+
+
+def _read_grid(grid: object, settings: Mapping[str, Any], *, control: bool) -> tuple[Cells, Execution]:
+    """Return the settings of every cell, in full length, and how they are carried out."""
+    if not isinstance(grid, Mapping) or not grid:
+        raise SettingError(
+            "grid must map settings to the values to try.",
+            expected="a dict such as {'lr': [1e-4, 1e-3], 'n_beta': [10, 30]}",
+            found=repr(grid),
+        )
+    axes: dict[str, list[float]] = {}
+    for name, values in grid.items():
+        if name not in SETTINGS:
+            raise SettingError("A sweep does not vary this.", expected=f"some of {SETTINGS}", found=repr(name))
+        if name in settings:
+            raise SettingError(f"{name} is given twice, in grid and as a keyword.", remedy="Leave one of them out.")
+        if isinstance(values, str) or (not isinstance(values, Sequence) and not hasattr(values, "tolist")):
+            raise SettingError(f"The values of {name} must be a sequence.", found=repr(values))
+        axes[name] = [_value(name, value) for value in values]
+        if not axes[name] or len(set(axes[name])) < len(axes[name]):
+            raise SettingError(f"The values of {name} must be distinct, at least one.", found=repr(values))
+    rest = dict(settings)
+    for name in SETTINGS:
+        if name not in axes:
+            if name not in rest and name != "localization":
+                raise SettingError(f"The sweep needs {name}, in grid or as a keyword.")
+            axes[name] = [_value(name, rest.pop(name, SamplerSettings.localization))]
+    if control and 0.0 not in axes["n_beta"]:
+        axes["n_beta"].insert(0, 0.0)
+    common, options = read_settings("sweep", rest, lr=axes["lr"][0], n_beta=axes["n_beta"][0])
+    combinations = itertools.product(*(axes[name] for name in SETTINGS))
+    every = [common.override(**dict(zip(SETTINGS, values, strict=True))) for values in combinations]
+    return {cell_name(each.as_dict()): each for each in every}, options
+
+
+def _value(name: str, value: Any) -> float:
+    checked = SamplerSettings.build(**{"lr": 1.0, "n_beta": 1.0, name: value})
+    return float(getattr(checked, name))
+
+
+def _pilot(first: SamplerSettings, chains: int | None, draws: int | None) -> dict[str, int]:
+    """Return the lengths of the pilots, never more than the full ones."""
+    wanted = first.override(
+        num_chains=2 if chains is None else chains, num_draws=max(25, first.num_draws // 4) if draws is None else draws
+    )
+    return {
+        "num_chains": min(wanted.num_chains, first.num_chains),
+        "num_draws": min(wanted.num_draws, first.num_draws),
+    }
+
+
+def _at_least(settings: SamplerSettings, least: Mapping[str, int]) -> SamplerSettings:
+    return settings.override(**{name: max(getattr(settings, name), value) for name, value in least.items()})
+
+
+def _stored(location: Location, common: SamplerSettings) -> Cells:
+    """Return the cells that a sweep in the store has already, as long as they are; what else differs is found later."""
+    attributes = (read_group(location) or {}).get("attributes", {})
+    config = attributes.get("metadata", {}).get("config", {}) if isinstance(attributes, Mapping) else {}
+    found: Cells = {}
+    for name in config.get("cells", []):
+        document = read_group(location, name) or {}
+        sampler = document.get("attributes", {}).get("metadata", {}).get("config", {}).get("sampler")
+        if isinstance(sampler, Mapping):
+            found[name] = common.override(**{k: sampler[k] for k in (*SETTINGS, "num_chains", "num_draws")})
+    return found
+
+
+def _open_groups(run: Run) -> list[str]:
+    """Groups with chains that have not ended, or arrays of the coordinator's that a killed run did not write."""
+    remaining = {group for group, _ in run.remaining()}
+    return [
+        group
+        for group in run.requests
+        if group in remaining
+        or not all(
+            run.has_array(group, name)
+            for name, layout in run.layout(group).arrays.items()
+            if layout.spec.prefix is None and name != "draws_written"
+        )
+    ]
+
+
+def _promising(
+    tree: xr.DataTree, cells: Cells, asked: Cells, task: str | None, longest: Mapping[str, int], extend: int
+) -> list[str]:
+    """Choose the cells to extend, so that as many as asked for have their full length."""
+    long = [n for n in asked if all(getattr(cells[n], key) >= value for key, value in longest.items())]
+    if len(long) >= extend:
+        return []
+    names = [n for n in promising(compute_sweep(tree, observable=task)) if n in asked and n not in long]
+    return names[: extend - len(long)]

@@ -1,0 +1,151 @@
+"""Zarr groups and arrays created from resolved layouts: what the schema says is what lies on disk."""
+
+from __future__ import annotations
+
+import base64
+import json
+import math
+import struct
+from collections.abc import Mapping
+from typing import Any, cast
+
+import numpy as np
+import zarr
+from zarr.core.buffer import default_buffer_prototype
+from zarr.core.dtype import parse_dtype
+from zarr.core.metadata.v3 import ArrayV3Metadata
+from zarr.storage import StorePath
+
+from devinterp.errors import StoreError
+from devinterp.schema.model.spec import ArrayLayout, GroupLayout, StorageSpec
+from devinterp.store.location import Location
+
+__all__ = ["array_metadata", "create_groups", "documents", "group_document", "jsonable", "open_array"]
+
+_CODECS: dict[str, dict[str, Any]] = {
+    "bytes": {"name": "bytes", "configuration": {"endian": "little"}},
+    "zstd": {"name": "zstd", "configuration": {"level": 0, "checksum": False}},
+    "crc32c": {"name": "crc32c"},
+    "vlen-utf8": {"name": "vlen-utf8"},
+}
+# A chunk that equals the fill value is written too: only then does an absent file prove a loss.
+_CONFIG: dict[str, Any] = {"write_empty_chunks": True, "order": "C"}
+# xarray marks missing floats with this attribute and reads it back; with it, rewriting a store changes no byte.
+_NAN_ATTRIBUTE = base64.standard_b64encode(struct.pack("<d", math.nan)).decode()
+
+
+def array_metadata(layout: ArrayLayout, storage: StorageSpec) -> ArrayV3Metadata:
+    """Return the Zarr metadata of one array."""
+    attributes = dict(layout.attrs)
+    dtype = np.dtypes.StringDType() if layout.dtype == "string" else np.dtype(layout.dtype)
+    if np.issubdtype(dtype, np.floating):
+        attributes["_FillValue"] = _NAN_ATTRIBUTE
+    # Booleans and single bytes have no byte order to declare.
+    codecs: list[dict[str, Any]] = [
+        _CODECS["vlen-utf8"]
+        if name == "bytes" and layout.dtype == "string"
+        else ({"name": "bytes"} if name == "bytes" and dtype.itemsize == 1 else _CODECS[name])
+        for name in storage.codecs
+    ]
+    return ArrayV3Metadata(
+        shape=layout.shape,
+        data_type=parse_dtype(dtype, zarr_format=3),
+        chunk_grid={"name": "regular", "configuration": {"chunk_shape": list(layout.chunks)}},
+        chunk_key_encoding={"name": "default", "configuration": {"separator": "/"}},
+        fill_value=layout.fill,
+        codecs=cast(Any, codecs),
+        attributes=attributes,
+        dimension_names=layout.dims,
+    )
+
+
+def group_document(attributes: Mapping[str, Any], consolidated: Mapping[str, Any] | None = None) -> bytes:
+    """Return the ``zarr.json`` of a group, with the metadata of everything below it where given."""
+    document: dict[str, Any] = {"attributes": jsonable(attributes), "zarr_format": 3, "node_type": "group"}
+    if consolidated is not None:
+        document["consolidated_metadata"] = {
+            "kind": "inline",
+            "must_understand": False,
+            "metadata": {key: consolidated[key] for key in sorted(consolidated, key=lambda k: (k.count("/"), k))},
+        }
+    return json.dumps(document, allow_nan=False, separators=(",", ":")).encode()
+
+
+def jsonable(value: Any, where: str = "attributes") -> Any:
+    """Return ``value`` as plain JSON types.
+
+    Raises
+    ------
+    StoreError
+        A non-finite number (which is no JSON) or an object without a JSON form.
+    """
+    if value is None or isinstance(value, str | bool):
+        return value
+    if isinstance(value, np.generic):
+        value = value.item()
+        return jsonable(value, where)
+    if isinstance(value, int):
+        return value
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            raise StoreError(
+                f"The attribute {where} is {value}, which JSON cannot say.", remedy="Use null or a string."
+            )
+        return value
+    if isinstance(value, Mapping):
+        return {str(k): jsonable(v, f"{where}.{k}") for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [jsonable(v, f"{where}[{i}]") for i, v in enumerate(value)]
+    raise StoreError(f"The attribute {where} is a {type(value).__name__}, which JSON cannot say.")
+
+
+def create_groups(
+    location: Location,
+    groups: Mapping[str, GroupLayout],
+    attributes: Mapping[str, Mapping[str, Any]],
+    storage: StorageSpec,
+) -> None:
+    """Create every group and array; chunks are not written yet.
+
+    Parameters
+    ----------
+    location : Location
+        An empty place.
+    groups : mapping of str to GroupLayout
+        By group path (``"/"`` for the root).
+    attributes : mapping of str to mapping
+        Group attributes, by the same paths; paths without a layout are groups without arrays.
+    storage : StorageSpec
+    """
+    location.set_many(documents(groups, attributes, storage))
+
+
+def documents(
+    groups: Mapping[str, GroupLayout], attributes: Mapping[str, Mapping[str, Any]], storage: StorageSpec
+) -> dict[str, bytes]:
+    """Return every ``zarr.json`` of the hierarchy by its key, parents first."""
+    paths = {"/", *groups, *attributes}
+    out = {_document_key(path): group_document(attributes.get(path, {})) for path in sorted(paths)}
+    encoded: dict[int, dict[str, bytes]] = {}  # the restrictions of a study share one layout
+    for path, group in groups.items():
+        arrays = encoded.get(id(group))
+        if arrays is None:
+            arrays = {name: _array_document(layout, storage) for name, layout in group.arrays.items()}
+            encoded[id(group)] = arrays
+        out.update({_document_key(f"{path}/{name}"): text for name, text in arrays.items()})
+    return out
+
+
+def _document_key(path: str) -> str:
+    return f"{path.strip('/')}/zarr.json".lstrip("/")
+
+
+def _array_document(layout: ArrayLayout, storage: StorageSpec) -> bytes:
+    buffers = array_metadata(layout, storage).to_buffer_dict(default_buffer_prototype())
+    return buffers["zarr.json"].to_bytes()
+
+
+def open_array(location: Location, path: str, layout: ArrayLayout, storage: StorageSpec) -> zarr.Array[Any]:
+    """Return a handle for writing, made from the layout without reading the store."""
+    metadata, path_in_store = array_metadata(layout, storage), StorePath(location.store, path.strip("/"))
+    return zarr.Array(zarr.AsyncArray(metadata, path_in_store, config=cast(Any, _CONFIG)))

@@ -1,0 +1,1 @@
+"""Opening stores lazily, and what can be said of a path without opening it."""

@@ -1,0 +1,146 @@
+"""Open a store as a lazily loaded `xarray.DataTree`."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import xarray as xr
+
+from devinterp.errors import ChainFailedWarning, IncompleteStoreError, StoreError, StoreNotFoundError
+from devinterp.store.location import Location, StoreLike, locate
+from devinterp.store.reading.fast_open import open_many_groups
+from devinterp.store.reading.path_state import read_group
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = ["failed_chains", "open_store", "open_tree", "root_document"]
+
+
+def open_store(
+    target: StoreLike,
+    *,
+    profile: str = "strict",
+    level: Literal["structure", "completeness", "values"] | None = "structure",
+    consolidated: bool | None = None,
+    chunks: Any = None,
+    allow_partial: bool = False,
+    storage_options: dict[str, Any] | None = None,
+) -> xr.DataTree:
+    """Open and validate a store.
+
+    Parameters
+    ----------
+    target : path, URL or zarr Store
+    profile : str
+        ``strict``, ``open`` or ``devinterp-2.0``.
+    level : {"structure", "completeness", "values"} or None
+        How far to validate first; None opens without a look.
+    consolidated : bool, optional
+        Whether to read consolidated metadata; by default where it is there.
+    chunks : int, dict or "auto", optional
+        As in `xarray.open_datatree`: opens dask arrays instead of lazily loaded ones.
+    allow_partial : bool
+        Open a store whose run has not completed.
+    storage_options : dict, optional
+        Passed to fsspec for a URL.
+
+    Returns
+    -------
+    xarray.DataTree
+
+    Raises
+    ------
+    StoreNotFoundError
+        There is nothing there.
+    IncompleteStoreError
+        The run has not completed and ``allow_partial`` is False.
+    ValidationError
+        The store breaks its schema; the error carries every finding.
+    """
+    location = locate(target, storage_options=storage_options)
+    document = root_document(location)
+    attributes = document.get("attributes", {})
+    if "devinterp_schema" in attributes and attributes.get("completed") != 1 and not allow_partial:
+        raise IncompleteStoreError(
+            f"The run in {location.name} has not completed.",
+            remedy="Call sample() again with the same arguments to resume it, or open it with allow_partial=True.",
+        )
+    if level is not None:
+        from devinterp.schema import validate
+
+        report = validate(location.store, profile=profile, level=level)
+        if allow_partial:
+            report = report.without("incomplete")
+        report.raise_for_errors()
+    return open_tree(location, consolidated=consolidated, chunks=chunks)
+
+
+def root_document(location: Location) -> Mapping[str, Any]:
+    """Return the root group's ``zarr.json``, or raise what says why there is none."""
+    document = read_group(location)
+    if document is None:
+        if location.folder is not None and not Path(location.folder).exists():
+            raise StoreNotFoundError(f"There is no store at {location.name}.")
+        if location.folder is not None and not Path(location.folder).is_dir():
+            raise StoreNotFoundError(
+                f"{location.name} is a file.", expected="the folder of a store, or its ZIP archive (.zip)"
+            )
+        if location.exists(".zgroup") or location.exists(".zmetadata"):
+            raise StoreError(
+                f"{location.name} is a Zarr v2 store.",
+                expected="Zarr v3",
+                remedy="Rewrite it: xr.open_datatree(path, engine='zarr').to_zarr(new_path, zarr_format=3).",
+            )
+        inside = sorted(p.name for p in Path(location.folder).glob("*.zarr")) if location.folder is not None else []
+        raise StoreNotFoundError(
+            f"There is no Zarr group at {location.name}.",
+            expected="a zarr.json",
+            remedy=f"Name a store in this folder: {', '.join(inside[:5])}." if inside else None,
+        )
+    return document
+
+
+def open_tree(location: Location, *, consolidated: bool | None = None, chunks: Any = None) -> xr.DataTree:
+    """Open without validating; warn of failed chains in a completed store."""
+    document = root_document(location)
+    if consolidated is None:
+        consolidated = "consolidated_metadata" in document
+    tree = open_many_groups(location, document) if consolidated and chunks is None else None
+    if tree is None:
+        with warnings.catch_warnings():
+            # The state folder of a run that goes on is no part of the hierarchy, and need not be.
+            warnings.filterwarnings("ignore", message=r"Object at \.devinterp", category=UserWarning)
+            tree = xr.open_datatree(
+                location.store,  # type: ignore[arg-type]  # xarray takes Zarr stores, its annotation does not say so
+                engine="zarr",
+                consolidated=consolidated,
+                chunks=chunks,
+            )
+    warn_of_failed_chains(tree, location.name)
+    return tree
+
+
+def failed_chains(tree: xr.DataTree) -> list[str]:
+    """Say of every failed chain of a completed store which it is, at what step it ended, and why."""
+    failed = []
+    for node in tree.subtree:
+        chains = node.attrs.get("metadata", {}).get("run", {}).get("chains", []) if node.attrs.get("completed") else []
+        for index, chain in enumerate(chains):
+            if chain.get("status") == "failed":
+                where = "" if node.path == "/" else f"{node.path.strip('/')} "
+                failed.append(f"{where}chain {index} at step {chain.get('step')} ({chain.get('reason')})")
+    return failed
+
+
+def warn_of_failed_chains(tree: xr.DataTree, name: str) -> None:
+    """Warn once, naming every failed chain of a completed store."""
+    failed = failed_chains(tree)
+    if failed:
+        warnings.warn(
+            f"{name}: {len(failed)} chain(s) failed and are left out of every analysis: {'; '.join(failed[:10])}.",
+            ChainFailedWarning,
+            stacklevel=4,
+        )

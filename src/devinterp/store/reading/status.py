@@ -1,0 +1,247 @@
+"""How far the runs in a store have come, from small reads: attributes, progress files, names of chunks."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from devinterp.errors import StoreError
+from devinterp.store.location import Location
+from devinterp.store.reading.open import root_document
+from devinterp.store.reading.path_state import read_group
+from devinterp.store.writing.checkpoint import read_progress
+from devinterp.store.writing.run import LOCK_KEY
+
+__all__ = ["ChainStatus", "RunStatus", "StoreStatus", "read_status"]
+
+_STALE_SECONDS = 60.0
+_MOST_DEPTH = 4
+
+
+@dataclass(frozen=True)
+class ChainStatus:
+    """One chain.
+
+    Attributes
+    ----------
+    draws, steps : int
+        Draws and steps that are on disk (at least so many: chunks are written when they are full).
+    status : str
+        ``waiting``, ``running``, ``complete``, ``failed`` or ``interrupted``.
+    reason : str or None
+        Why it failed or was interrupted.
+    loss : float or None
+        Mean loss of its last recorded draw (nat), where that is known.
+    """
+
+    draws: int
+    steps: int
+    status: str
+    reason: str | None = None
+    loss: float | None = None
+
+
+@dataclass(frozen=True)
+class RunStatus:
+    """One samples group.
+
+    Attributes
+    ----------
+    group : str
+        Its path, ``"/"`` for a store of its own.
+    metadata : mapping
+        Its attribute ``metadata``.
+    num_draws, num_steps : int
+        Of every chain, when it is done.
+    chains : tuple of ChainStatus
+    """
+
+    group: str
+    metadata: Mapping[str, Any]
+    num_draws: int
+    num_steps: int
+    chains: tuple[ChainStatus, ...]
+
+    @property
+    def done(self) -> float:
+        """Share of the steps that are done, from 0 to 1; a chain that failed is done."""
+        ended = [1.0 if c.status in ("complete", "failed") else c.steps / max(self.num_steps, 1) for c in self.chains]
+        return sum(ended) / len(ended) if ended else 0.0
+
+
+@dataclass(frozen=True)
+class StoreStatus:
+    """A store at one moment.
+
+    Attributes
+    ----------
+    name : str
+        Its path or URL.
+    schema : str or None
+        What the root says that it is.
+    completed : bool
+        Whether its run has ended and was validated.
+    writer : str or None
+        The live process that writes to it, where there is one.
+    runs : tuple of RunStatus
+        Its samples groups, in the order that the store records.
+    attributes : mapping
+        The root's.
+    """
+
+    name: str
+    schema: str | None
+    completed: bool
+    writer: str | None
+    runs: tuple[RunStatus, ...]
+    attributes: Mapping[str, Any]
+
+
+def read_status(location: Location) -> StoreStatus:
+    """Read how far a store has come; nothing is written, no loss is read.
+
+    Raises
+    ------
+    StoreNotFoundError
+        There is no store.
+    StoreError
+        It cannot be read as a Zarr v3 group.
+    """
+    document = root_document(location)
+    attributes = document.get("attributes", {})
+    if not isinstance(attributes, Mapping):
+        raise StoreError(f"The attributes of {location.name} are no JSON object.", found=type(attributes).__name__)
+    schema = attributes.get("devinterp_schema")
+    completed = attributes.get("completed") == 1
+    runs = tuple(
+        _run(location, group, found.get("attributes", {}), completed=completed)
+        for group, found in _samples_groups(location, document)
+    )
+    return StoreStatus(
+        location.name,
+        schema if isinstance(schema, str) else None,
+        completed,
+        None if completed else _writer(location),
+        runs,
+        attributes,
+    )
+
+
+def _samples_groups(
+    location: Location, document: Mapping[str, Any], path: str = "", depth: int = 0
+) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Yield the groups that hold a run, by path, with their documents."""
+    config = _dig(document, "attributes", "metadata", "config")
+    if isinstance(_dig(config, "sampler"), Mapping):
+        yield path or "/", document
+        return
+    if depth == _MOST_DEPTH:
+        return
+    below = _dig(document, "consolidated_metadata", "metadata") if not path else None
+    names: list[str]
+    if isinstance(below, Mapping):
+        names = [key for key, child in below.items() if "/" not in key and child.get("node_type") == "group"]
+    else:
+        names = [n for n in location.list_dir(path.strip("/")) if not n.startswith(".") and n != "zarr.json"]
+    names.sort(key=lambda n: (not n.isdecimal(), int(n) if n.isdecimal() else 0, n))  # checkpoints by training step
+    listed = _dig(config, "restrictions") or _dig(config, "cells")
+    order = [str(n) for n in listed] if isinstance(listed, list) else []
+    for name in [*(n for n in order if n in names), *(n for n in names if n not in order)]:
+        child = below.get(name) if isinstance(below, Mapping) else read_group(location, f"{path}/{name}")
+        if not isinstance(child, Mapping) or child.get("node_type") != "group":
+            continue
+        if isinstance(below, Mapping):
+            prefix = f"{name}/"
+            inner = {k.removeprefix(prefix): v for k, v in below.items() if k.startswith(prefix)}
+            child = {**child, "consolidated_metadata": {"metadata": inner}}
+            if not isinstance(_dig(child, "attributes", "metadata", "config", "sampler"), Mapping):
+                child = read_group(location, f"{path}/{name}") or child
+        yield from _samples_groups(location, child, f"{path}/{name}", depth + 1)
+
+
+def _dig(value: Any, *keys: str) -> Any:
+    for key in keys:
+        if not isinstance(value, Mapping):
+            return None
+        value = value.get(key)
+    return value
+
+
+def _run(location: Location, group: str, attributes: Mapping[str, Any], *, completed: bool) -> RunStatus:
+    metadata = attributes.get("metadata", {})
+    sampler = metadata["config"]["sampler"]
+    count, draws = _whole(sampler.get("num_chains")), _whole(sampler.get("num_draws"))
+    burnin, between = _whole(sampler.get("num_burnin_steps")), _whole(sampler.get("num_steps_bw_draws"))
+    total = burnin + draws * between
+    recorded = _dig(metadata, "run", "chains")
+    states = recorded if isinstance(recorded, list) else []
+    chains = []
+    for chain in range(min(count, 100_000)):
+        state = states[chain] if chain < len(states) and isinstance(states[chain], Mapping) else {}
+        if completed and attributes.get("completed", 1) == 1:
+            status = str(state.get("status", "complete"))
+            step = total if status == "complete" else _whole(state.get("step"))
+            written = draws if status == "complete" else max(0, min(draws, -(-(step - burnin) // max(between, 1))))
+            chains.append(ChainStatus(written, step, status, state.get("reason")))
+            continue
+        progress = read_progress(location, group, chain)
+        if progress is None:
+            chains.append(ChainStatus(0, 0, "waiting"))
+            continue
+        steps = progress.steps
+        if progress.status == "running":
+            steps = max(steps, _steps_on_disk(location, group, chain, steps, total))
+        chains.append(ChainStatus(progress.draws, steps, progress.status, progress.reason, progress.loss))
+    return RunStatus(group, metadata, draws, total, tuple(chains))
+
+
+def _whole(value: Any) -> int:
+    return value if isinstance(value, int) and value >= 0 else 0
+
+
+def _steps_on_disk(location: Location, group: str, chain: int, known: int, total: int) -> int:
+    """Count the full chunks of ``step_loss`` past what the last checkpoint knows."""
+    prefix = f"{group.strip('/')}/step_loss".lstrip("/")
+    document = read_group(location, prefix)
+    shape = _dig(document, "chunk_grid", "configuration", "chunk_shape")
+    if not isinstance(shape, list) or len(shape) != 2 or not isinstance(shape[1], int) or shape[1] < 1:
+        return known
+    index = known // shape[1]
+    while index * shape[1] < total and location.exists(f"{prefix}/c/{chain}/{index}"):
+        index += 1
+    # The last chunk that is there may hold fewer steps than it has room for: it was flushed by a checkpoint.
+    return max(known, (index - 1) * shape[1]) if index else known
+
+
+def _writer(location: Location) -> str | None:
+    """Name the live process that holds the store's lock, without touching the lock."""
+    held = location.get(LOCK_KEY)
+    if held is None:
+        return None
+    try:
+        who = json.loads(held)
+        pid, host, beat = int(who["pid"]), str(who["host"]), who.get("beat")
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return None
+    if beat is not None:
+        return f"process {pid} on {host}" if time.time() - float(beat) <= _STALE_SECONDS else None
+    if host == socket.gethostname() and not _alive(pid):
+        return None  # it was killed and left its lock's file behind
+    return f"process {pid} on {host}"
+
+
+def _alive(pid: int) -> bool:
+    if os.name != "posix":  # elsewhere signal 0 is no mere question
+        return True
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError, ValueError):
+        return True
+    return True

@@ -1,0 +1,120 @@
+"""A finished store takes more: restrictions and checkpoints as new groups, chains and draws as longer arrays.
+
+Nothing that is there is computed again. More draws need the chains' last states (``keep_state=True``), more chains and
+groups do not.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from devinterp.errors import StoreConflictError
+from devinterp.schema.model.spec import ArrayLayout, GroupLayout
+from devinterp.store.metadata import documents, group_document, open_array
+from devinterp.store.reading.path_state import read_group
+from devinterp.store.writing.checkpoint import ChainProgress, read_checkpoint, write_progress
+
+if TYPE_CHECKING:
+    from devinterp.store.writing.run import Run
+
+__all__ = ["grow_run"]
+
+
+def grow_run(run: Run) -> None:
+    """Bring what lies on disk to the shapes of the request, and note what is already done.
+
+    Raises
+    ------
+    StoreConflictError
+        More draws are asked of a store that did not keep its chains' states.
+    """
+    present = {g: d["attributes"] for g in run.requests if (d := read_group(run.location, g)) is not None}
+    for group, attributes in present.items():
+        earlier = attributes.get("metadata", {}).get("run", {})
+        run.add_facts(group, {name: fact for name, fact in earlier.items() if name != "chains"})
+        if attributes.get("completed") == 1:
+            _adopt_progress(run, group, attributes)
+    root = read_group(run.location) or {}
+    if root.get("attributes", {}).get("completed") == 1:
+        _reopen_root(run, root)
+    for group in present:  # a new group's documents are written with the missing ones
+        on_disk = _stored_layout(run, group)
+        grown = {a.name: a for a in on_disk.arrays.values() if a.shape != run.layout(group).arrays[a.name].shape}
+        if grown:
+            _resize(run, group, on_disk, grown)
+        else:
+            run.use_layout(group, on_disk)
+
+
+def _reopen_root(run: Run, root: dict[str, Any]) -> None:
+    """Take ``completed`` back before anything changes, and the consolidated metadata that will no longer be true."""
+    attributes = {**root["attributes"], "completed": 0}
+    run.location.set("zarr.json", group_document(attributes))
+
+
+def _stored_layout(run: Run, group: str) -> GroupLayout:
+    """Return the group's layout with the shapes and chunks that lie on disk."""
+    wanted = run.layout(group)
+    arrays: dict[str, ArrayLayout] = {}
+    for name, layout in wanted.arrays.items():
+        raw = run.location.get(f"{group.strip('/')}/{name}/zarr.json".lstrip("/"))
+        if raw is not None:
+            document = json.loads(raw)
+            chunks = tuple(document["chunk_grid"]["configuration"]["chunk_shape"])
+            arrays[name] = replace(layout, shape=tuple(document["shape"]), chunks=chunks)
+        else:
+            arrays[name] = layout
+    return GroupLayout(wanted.path, arrays, wanted.sizes)
+
+
+def _adopt_progress(run: Run, group: str, attributes: dict[str, Any]) -> None:
+    """Take over how far the chains of a completed group came, and put it on disk: ``completed`` is about to go."""
+    stored = attributes["metadata"]["config"]["sampler"]
+    more_draws = run.requests[group].parameters["num_draws"] != stored["num_draws"]
+    written = _stored_layout(run, group).arrays["draws_written"]
+    draws = np.asarray(open_array(run.location, f"{group}/draws_written", written, run.schema.storage)[...])
+    facts = attributes["metadata"]["run"]
+    times = facts.get("seconds", [])
+    for chain, state in enumerate(facts["chains"]):
+        progress = ChainProgress(
+            int(draws[chain]),
+            0,
+            state["status"],
+            state["reason"],
+            state["step"],
+            seconds=(times[chain] if chain < len(times) else None) or 0.0,
+        )
+        if state["status"] == "complete" and more_draws:
+            saved = read_checkpoint(run.location, group, chain)
+            if saved is None:
+                raise StoreConflictError(
+                    f"{run.location.name} cannot be given more draws: it did not keep the states of its chains.",
+                    remedy="Sample into another output_path, with keep_state=True if it is to grow later.",
+                )
+            # The state was saved before the chain's last rows had reached the disk, which took time too.
+            progress = replace(saved[0], status="running", seconds=max(saved[0].seconds, progress.seconds))
+        write_progress(run.location, group, chain, progress)
+        run.record(group, chain, progress)
+
+
+def _resize(run: Run, group: str, on_disk: GroupLayout, grown: dict[str, ArrayLayout]) -> None:
+    """Give the grown arrays their new shapes; those in one chunk are written anew by the coordinator."""
+    wanted = run.layout(group)
+    arrays = dict(on_disk.arrays)
+    for name, old in grown.items():
+        new = wanted.arrays[name]
+        if new.spec.prefix is not None:
+            # The chunks that lie there stay valid only while the grid keeps its shape.
+            arrays[name] = replace(new, chunks=old.chunks)
+        else:
+            arrays[name] = new
+            run.location.delete_below(f"{group.strip('/')}/{name}/c".lstrip("/"))
+    layout = GroupLayout(wanted.path, arrays, wanted.sizes)
+    changed = GroupLayout(wanted.path, {n: arrays[n] for n in grown}, wanted.sizes)
+    texts = documents({group: changed}, {group: run.attributes(group, completed=False)}, run.schema.storage)
+    run.location.set_many({k: v for k, v in texts.items() if k != "zarr.json" or group == "/"})
+    run.use_layout(group, layout)

@@ -1,0 +1,380 @@
+"""The coordinator of a sampling run's store: the one writer of attributes.
+
+A `Run` comes from `devinterp.store.writing.open_run.open_run`. It knows which chains remain, hands out their writers,
+keeps ``draws_written`` and the chains' states current, and completes the store.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from copy import copy
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from devinterp.errors import DevinterpError, StoreError
+from devinterp.schema import load
+from devinterp.schema.model.spec import ArrayLayout, GroupLayout
+from devinterp.store.location import Location
+from devinterp.store.lock import WriterLock
+from devinterp.store.metadata import group_document, open_array
+from devinterp.store.reading.path_state import read_group
+from devinterp.store.writing.chain_writer import ChainWriter
+from devinterp.store.writing.checkpoint import STATE_FOLDER, ChainProgress, read_progress
+from devinterp.store.writing.complete import complete_store
+from devinterp.store.writing.request import Container, SamplesRequest, WriterAddress
+
+__all__ = ["LOCK_KEY", "Run", "remove_empty", "remove_states"]
+
+LOCK_KEY = f"{STATE_FOLDER}/lock"
+_ENVIRONMENTS_KEY = f"{STATE_FOLDER}/environments"
+
+
+class Run:
+    """A store that is being written; use as a context manager, so that the lock is given back in every exit.
+
+    Parameters
+    ----------
+    location : Location
+    requests : mapping of str to SamplesRequest
+        By group path; ``{"/": request}`` for a samples store.
+    containers : mapping of str to Container
+        The groups above them (a study's root); empty for a samples store.
+    finished : bool
+        Whether the store was complete already; then there is nothing to do and no lock.
+    """
+
+    def __init__(
+        self,
+        location: Location,
+        requests: Mapping[str, SamplesRequest],
+        containers: Mapping[str, Container],
+        *,
+        lock: WriterLock | None,
+        finished: bool,
+        resumed: bool,
+        keep_state: bool,
+        checkpoint_every: int | None,
+        temporary: bool,
+    ) -> None:
+        self.location = location
+        self.requests = dict(requests)
+        self.finished = finished
+        self.resumed = resumed
+        self.temporary = temporary
+        self.whole: Run = self  # of a part: the run that it was taken from
+        self.schema = load("samples")
+        self.containers = dict(containers)
+        self._lock = lock
+        self._keep_state = keep_state
+        self._checkpoint_every = checkpoint_every
+        self._layouts: dict[str, GroupLayout] = {}  # by group; a grown store keeps the chunks it was created with
+        self._progress: dict[tuple[str, int], ChainProgress] = {}
+        self._facts: dict[str, dict[str, Any]] = {}
+        self._published: dict[str, list[int]] = {}
+        self.environments: list[dict[str, Any]] = []
+        if not finished:
+            self.environments = self._read_environments() if resumed else []
+            self.refresh()
+
+    def layout(self, group: str = "/") -> GroupLayout:
+        """Return the arrays of a samples group."""
+        if group not in self._layouts:
+            self._layouts[group] = self.requests[group].layout(self.schema)
+        return self._layouts[group]
+
+    @property
+    def chains(self) -> list[tuple[str, int]]:
+        """Every (group, chain) of the run."""
+        return [(g, c) for g, r in self.requests.items() for c in range(int(r.parameters["num_chains"]))]
+
+    def remaining(self) -> list[tuple[str, int]]:
+        """(group, chain) pairs that have not reached their end."""
+        if self.finished:
+            return []
+        return [key for key in self.chains if self.progress(*key).status not in ("complete", "failed")]
+
+    def progress(self, group: str, chain: int) -> ChainProgress:
+        """How far a chain had come at the last `refresh`."""
+        return self._progress.get((group, chain), ChainProgress())
+
+    def write_array(self, group: str, name: str, values: NDArray[Any] | float) -> None:
+        """Write one whole array that belongs to no chain (``init_loss``, ``input_ids_{obs}``, ``n_beta`` ...)."""
+        layout = self.layout(group).arrays[name]
+        block = np.asarray(values, dtype=layout.dtype)
+        if block.shape != layout.shape:
+            raise StoreError(f"{name!r} does not fit the store.", expected=layout.shape, found=block.shape)
+        with self._writing():
+            open_array(self.location, f"{group}/{name}", layout, self.schema.storage)[...] = block
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Write only into a store that is still ours, and name it where it cannot be written."""
+        try:
+            self.confirm()
+            yield
+        except DevinterpError:
+            raise
+        except Exception as error:  # whatever a store raises
+            raise StoreError(
+                f"{self.location.name} could not be written: {str(error).rstrip('.')}.",
+                remedy="What was written stays; mend the cause and call again with the same arguments to resume.",
+            ) from error
+
+    def confirm(self) -> None:
+        """See that the store is still there, and still this run's.
+
+        Raises
+        ------
+        StoreError
+            It was removed underneath, or another process has taken it over.
+        """
+        if self._lock is not None:
+            self._lock.confirm()
+
+    @property
+    def token(self) -> str | None:
+        """What names this run in its lock, for workers that must end when it does."""
+        return None if self._lock is None else self._lock.token
+
+    def read_array(self, group: str, name: str) -> NDArray[Any]:
+        """Return one whole array of an earlier attempt (a resumed run need not compute it again)."""
+        layout = self.layout(group).arrays[name]
+        return np.asarray(open_array(self.location, f"{group}/{name}", layout, self.schema.storage)[...])
+
+    def has_array(self, group: str, name: str) -> bool:
+        """Whether an array that belongs to no chain was written (its one chunk is there)."""
+        layout = self.layout(group).arrays[name]
+        key = "/".join([f"{group}/{name}".strip("/"), "c", *("0" for _ in layout.shape)])
+        return self.location.exists(key)
+
+    def writer(self, group: str, chain: int, *, patience: float = 0.0) -> tuple[ChainWriter, bytes | None]:
+        """Return a chain's writer and the state to go on from (None at the start); see `WriterAddress.open_in`."""
+        return self._address(group, chain, self.location.url or "").open_in(self.location, patience=patience)
+
+    def address(self, group: str, chain: int) -> WriterAddress:
+        """Return what a worker process needs to open the writer itself.
+
+        Raises
+        ------
+        StoreError
+            The store is an object that cannot be reopened elsewhere.
+        """
+        if self.location.url is None:
+            raise StoreError(
+                f"The store {self.location.name} cannot be opened by another process.",
+                remedy='Give a path or a URL, or use chain_method="sequential".',
+            )
+        return self._address(group, chain, self.location.url)
+
+    def _address(self, group: str, chain: int, url: str) -> WriterAddress:
+        chunks = {name: a.chunks for name, a in self.layout(group).arrays.items()}
+        return WriterAddress(url, group, chain, self.requests[group], self._checkpoint_every, self._keep_state, chunks)
+
+    def record(self, group: str, chain: int, progress: ChainProgress) -> None:
+        """Take note of a chain's progress (sequential runs hand it over, parallel ones are polled)."""
+        self._progress[group, chain] = progress
+
+    def part(self, groups: Iterable[str]) -> Run:
+        """Return a view of this run that knows only some of its groups; progress, facts and lock are shared.
+
+        The view neither completes the store nor is it closed: that stays with the whole run.
+        """
+        part = copy(self)
+        part.requests = {group: self.requests[group] for group in groups}
+        part.containers = {}
+        return part
+
+    def refresh(self, chains: Iterable[tuple[str, int]] | None = None) -> dict[tuple[str, int], ChainProgress]:
+        """Read the progress of chains from the store; by default of every one."""
+        for group, chain in self.chains if chains is None else chains:
+            if self.progress(group, chain).status in ("complete", "failed"):
+                continue
+            found = read_progress(self.location, group, chain)
+            if found is not None:
+                self._progress[group, chain] = found
+        return dict(self._progress)
+
+    @property
+    def nothing_done_yet(self) -> bool:
+        """Whether no chain of the store has anything yet that would have to be computed again."""
+        return not any(p.steps or p.status in ("complete", "failed") for p in self._progress.values())
+
+    def record_environment(self, environment: Mapping[str, Any]) -> None:
+        """Record where the chains are sampled from here on: on disk at once, and in ``metadata.run.environments``."""
+        if self.nothing_done_yet:
+            self.environments.clear()
+        self.environments.append(dict(environment))
+        self.write_state(_ENVIRONMENTS_KEY, json.dumps(self.environments).encode())
+
+    def _read_environments(self) -> list[dict[str, Any]]:
+        raw = self.location.get(_ENVIRONMENTS_KEY)
+        if raw is not None:
+            return list(json.loads(raw))
+        for group in self.requests:
+            attributes = (read_group(self.location, group) or {}).get("attributes", {})
+            found = attributes.get("metadata", {}).get("run", {}).get("environments")
+            if found:
+                return list(found)
+        return []
+
+    def write_state(self, key: str, value: bytes) -> None:
+        """Write a file of the run's own, below the state folder."""
+        with self._writing():
+            self.location.set(key, value)
+
+    def use_layout(self, group: str, layout: GroupLayout) -> None:
+        """Use ``layout`` for a group: shared between restrictions, or with the chunks that lie on disk."""
+        self._layouts[group] = layout
+
+    def add_facts(self, group: str, facts: Mapping[str, Any]) -> None:
+        """Add facts to ``metadata.run`` of a group (start, end, device); written with the attributes."""
+        self._facts.setdefault(group, {}).update(facts)
+
+    def note_seconds(self) -> None:
+        """Add how long each chain took, over all processes that took it up, to the facts of its group."""
+        for group, request in self.requests.items():
+            times = [self.progress(group, c).seconds or None for c in range(int(request.parameters["num_chains"]))]
+            self.add_facts(group, {"seconds": times})
+
+    def publish(self, *, completed: bool = False, groups: list[str] | None = None) -> None:
+        """Write ``draws_written`` and the attributes, as far as the chains have come."""
+        for group in groups if groups is not None else list(self.requests):
+            self._published.pop(group, None)
+            self.publish_draws(group)
+            key = f"{group.strip('/')}/zarr.json".lstrip("/")
+            with self._writing():
+                self.location.set(key, group_document(self.attributes(group, completed=completed)))
+
+    def publish_draws(self, group: str) -> None:
+        """Write ``draws_written`` where it has changed: what whoever reads the store meanwhile may rely on."""
+        count = int(self.requests[group].parameters["num_chains"])
+        draws = [self.progress(group, c).draws for c in range(count)]
+        if self._published.get(group) != draws:
+            self.write_array(group, "draws_written", np.array(draws))
+            self._published[group] = draws
+
+    def attributes(self, group: str, *, completed: bool) -> dict[str, Any]:
+        """Return the attributes of a samples group as they should stand now."""
+        count = int(self.requests[group].parameters["num_chains"])
+        metadata = self.requests[group].metadata()
+        metadata["run"] = {
+            **self._facts.get(group, {}),
+            **({"environments": [dict(e) for e in self.environments]} if self.environments else {}),
+            "chains": [_state(self.progress(group, c)) for c in range(count)],
+        }
+        return {"devinterp_schema": self.schema.id, "completed": int(completed), "metadata": metadata}
+
+    def all_attributes(self, *, completed: bool) -> dict[str, dict[str, Any]]:
+        """Return the attributes of every group, containers included, as they should stand now."""
+        found = {g: self.attributes(g, completed=completed) for g in self.requests}
+        for path, container in self.containers.items():
+            found[path] = {
+                "devinterp_schema": container.schema,
+                "completed": int(completed),
+                "metadata": dict(container.metadata),
+            }
+            alone = sorted(name for name, array in _arrays(container) if array.dims != (name,))
+            if alone:  # how xarray knows coordinates again that are no index and stand beside no data
+                found[path]["coordinates"] = " ".join(alone)
+        return found
+
+    def all_layouts(self) -> dict[str, GroupLayout]:
+        """Return the layout of every group that has arrays, containers' coordinates included."""
+        above = {path: layout for path, c in self.containers.items() if (layout := c.layout()) is not None}
+        return {**above, **{g: self.layout(g) for g in self.requests}}
+
+    def write_coordinates(self) -> None:
+        """Write the coordinates that stand on containers (``checkpoint``)."""
+        for path, container in self.containers.items():
+            layout = container.layout()
+            if layout is None:
+                continue
+            for name, values in container.coordinates.items():
+                array = open_array(self.location, f"{path}/{name}", layout.arrays[name], self.schema.storage)
+                array[...] = np.asarray(values, dtype=layout.arrays[name].dtype)
+
+    def complete(self, validate: Callable[[Location], None] | None = None) -> None:
+        """Write everything that is still open, validate, then set ``completed`` and consolidate in one write.
+
+        Parameters
+        ----------
+        validate : callable, optional
+            Called with the location before ``completed`` is set; it raises where the store breaks its schema.
+        """
+        with self._writing():
+            complete_store(self, validate)
+            self.location.fsync(["zarr.json"])
+            if not self._keep_state:
+                remove_states(self.location)
+        self.finished = True
+
+    def close(self) -> None:
+        """Give the lock back; remove the state folder where nothing is left in it."""
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None
+        folder = self.location.folder
+        if folder is not None and self.finished and not self._keep_state:
+            remove_empty(folder / STATE_FOLDER)
+
+    def discard(self) -> None:
+        """Remove a store that holds nothing yet (it could not be created), and give the lock back."""
+        if self.resumed or self.finished:
+            return
+        # The lock stays until the rest is gone: whoever gets it next must not lose what it creates.
+        for key in list(self.location.list_keys()):
+            if key != LOCK_KEY:
+                self.location.delete(key)
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None
+        if self.location.folder is not None:
+            remove_empty(self.location.folder)
+
+    def __enter__(self) -> Run:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _arrays(container: Container) -> list[tuple[str, ArrayLayout]]:
+    layout = container.layout()
+    return [] if layout is None else list(layout.arrays.items())
+
+
+def _state(progress: ChainProgress) -> dict[str, Any]:
+    # A chain that is still running would read as interrupted if its process died now, and so it is written.
+    status = "interrupted" if progress.status == "running" else progress.status
+    return {"status": status, "reason": progress.reason, "step": progress.step}
+
+
+def remove_states(location: Location) -> None:
+    """Remove what chains could go on from; the store can then be given no further draws."""
+    for key in list(location.list_keys(f"{STATE_FOLDER}/")):
+        if key != LOCK_KEY:
+            location.delete(key)
+
+
+def remove_empty(folder: Path) -> None:
+    """Remove a folder and those in it, as far as nothing is in them."""
+    if not folder.is_dir():
+        return
+    for inner in sorted((p for p in folder.rglob("*") if p.is_dir()), key=lambda p: len(p.parts), reverse=True):
+        _remove_if_empty(inner)
+    _remove_if_empty(folder)
+
+
+def _remove_if_empty(folder: Path) -> None:
+    try:
+        folder.rmdir()
+    except OSError:  # something is left in it that is not ours to remove
+        return

@@ -1,0 +1,32 @@
+"""A catalogue of named ways in which a store can be wrong, each with the code it must be found under.
+
+>>> from devinterp.testing import MUTATIONS
+>>> for mutation in MUTATIONS:
+...     report = devinterp.validate(mutation.write(folder / mutation.name), **mutation.options)
+...     assert mutation.code in {finding.code for finding in report.findings}
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+from devinterp.testing.mutations.catalogue import CATALOGUE, Mutation, mutation
+
+__all__ = ["MUTATIONS", "Mutation", "mutation", "mutations_of"]
+
+for _module in ("store", "structure", "storage", "hostile", "values", "relations", "grids", "chunks"):
+    import_module(f"devinterp.testing.mutations.{_module}")
+
+MUTATIONS: tuple[Mutation, ...] = tuple(sorted(CATALOGUE.values(), key=lambda m: (m.code, m.name)))
+"""Every mutation, by code."""
+
+
+def mutations_of(code: str) -> tuple[Mutation, ...]:
+    """Return the mutations that must be found under a code.
+
+    Parameters
+    ----------
+    code : str
+        Such as ``"DI101"``.
+    """
+    return tuple(m for m in MUTATIONS if m.code == code)

@@ -1,0 +1,282 @@
+"""How each cross-variable rule of our own schemas is satisfied by construction, registered under its predicate."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from copy import deepcopy
+from typing import Any
+
+import numpy as np
+
+from devinterp.names import sanitize_observable_name
+from devinterp.testing.valid.attributes import dig, put
+from devinterp.testing.valid.draft import Draft, GroupDraft, rule_maker
+
+__all__: list[str] = []
+
+Arguments = Mapping[str, Any]
+
+
+# ---- samples -------------------------------------------------------------------------------------------------------
+
+
+@rule_maker("sanitized_observables")
+def _sanitized(draft: Draft, group: GroupDraft, arguments: Arguments) -> None:
+    for entry in dig(group.attributes, "metadata.config.observables", []):
+        given = draft.members["obs"][entry["obs_id"]].get("name")
+        safe = given is not None and sanitize_observable_name(given) == entry["obs_id"]
+        entry["name"] = given if safe else entry["obs_id"]
+
+
+@rule_maker("scalar_equals_parameter")
+def _scalar(draft: Draft, group: GroupDraft, arguments: Arguments) -> None:
+    if arguments["variable"] in group.names:
+        group.set(arguments["variable"], dig(group.attributes, arguments["path"]))
+
+
+@rule_maker("metric_inequalities")
+def _metrics(draft: Draft, group: GroupDraft, arguments: Arguments) -> None:
+    """Walk a few parameters by random updates and measure them, as the sampler does."""
+    names = {n for n in group.names if n.startswith("metrics_")}
+    if not names:
+        return
+    rng = draft.rng
+    chains, steps = group.values["metrics_noise"].shape
+    width = int(rng.integers(1, 5))  # with one parameter Cauchy-Schwarz is an equality
+    grad, local, decay, noise = (rng.normal(0.0, s, (chains, steps, width)) for s in (1e-2, 3e-3, 1e-3, 2e-2))
+    prior = local + decay
+    walk = np.cumsum(noise - grad - prior, axis=1)
+    distance = np.concatenate([np.zeros((chains, 1, width)), walk[:, :-1]], axis=1)
+
+    def norm(values: Any) -> Any:
+        return np.sqrt((values**2).sum(axis=-1))
+
+    measured = {
+        "metrics_scaled_grad": norm(grad),
+        "metrics_unscaled_grad": norm(grad),
+        "metrics_localization": norm(local),
+        "metrics_weight_decay": norm(decay),
+        "metrics_noise": norm(noise),
+        "metrics_distance": norm(distance),
+        "metrics_dot_grad_prior": (grad * prior).sum(axis=-1),
+        "metrics_dot_grad_noise": (grad * noise).sum(axis=-1),
+        "metrics_dot_prior_noise": (prior * noise).sum(axis=-1),
+    }
+    for name in names & set(measured):
+        group.set(name, measured[name])
+
+
+@rule_maker("chain_states")
+def _chain_states(draft: Draft, group: GroupDraft, arguments: Arguments) -> None:
+    """Say how each chain ended, and leave fill behind the prefix of those that failed."""
+    p = draft.parameters
+    burnin, between, draws = (int(p[n]) for n in ("num_burnin_steps", "num_steps_bw_draws", "num_draws"))
+    states, ends = [], []
+    for chain in range(int(p["num_chains"])):
+        written = draft.recipe.failed.get(chain)
+        if written is None:
+            step = burnin + draws * between
+            states.append({"status": "complete", "reason": None, "step": step})
+            ends.append({"draw": draws, "step": step})
+            continue
+        # The draw after the last one is taken at step burnin + written * between: the chain ended before or at it.
+        first = burnin + (written - 1) * between + 1 if written else 0
+        step = int(draft.rng.integers(first, burnin + written * between + 1))
+        states.append({"status": "failed", "reason": f"non-finite loss at step {step}", "step": step})
+        ends.append({"draw": written, "step": step})
+    put(group.attributes, "metadata.run.chains", states)
+    assert group.layout is not None
+    for name, layout in group.layout.arrays.items():
+        if layout.spec.prefix is not None:
+            for chain, end in enumerate(ends):
+                group.values[name][chain, end[layout.spec.prefix] :] = layout.fill
+    if "draws_written" in group.names:
+        group.set("draws_written", [end["draw"] for end in ends])
+
+
+# ---- study ---------------------------------------------------------------------------------------------------------
+
+
+@rule_maker("study_has_full", stage="plan")
+def _has_full(draft: Draft, group: GroupDraft, arguments: Arguments) -> None:
+    draft.members["restriction"].setdefault("full", {})
+    listed = list(dict.fromkeys([*dig(group.attributes, "metadata.config.restrictions", []), "full"]))
+    put(group.attributes, "metadata.config.restrictions", [n for n in listed if n in draft.members["restriction"]])
+
+
+@rule_maker("study_members_agree")
+def _members_agree(draft: Draft, group: GroupDraft, arguments: Arguments) -> None:
+    """All restrictions were sampled from the same weights, on the same rows, with the same settings."""
+    children = [child.root for child in draft.shared.get("children", {}).values()]
+    first = children[0]
+    for other in children[1:]:
+        own = {k: v for k, v in other.attributes["metadata"].items() if k == "run"}
+        other.attributes = {**first.attributes, "metadata": {**first.attributes["metadata"], **own}}
+        for name in other.names:
+            if name.startswith(("input_ids_", "row_", "init_loss_", "n_beta")):
+                other.values[name] = first.values[name].copy()
+
+
+@rule_maker("sampling_task_observed")
+def _sampling_task(draft: Draft, group: GroupDraft, arguments: Arguments) -> None:
+    children = draft.shared.get("children", {})
+    observables = dig(next(iter(children.values())).root.attributes, "metadata.config.observables", [])
+    ids = [entry["obs_id"] for entry in observables]
+    if dig(group.attributes, "metadata.config.sampling_task") not in ids:
+        put(group.attributes, "metadata.config.sampling_task", ids[int(draft.rng.integers(len(ids)))])
+
+
+# ---- sweep ---------------------------------------------------------------------------------------------------------
+
+
+@rule_maker("sweep_cells_listed", stage="plan")
+def _cells_listed(draft: Draft, group: GroupDraft, arguments: Arguments) -> None:
+    group.sizes["cell"] = len(draft.members["cell"])
+
+
+@rule_maker("sweep_settings")
+def _sweep_settings(draft: Draft, group: GroupDraft, arguments: Arguments) -> None:
+    """Every cell has settings of its own, and the root says which; what else was drawn they share."""
+    lr, n_beta, localization = (float(x) for x in draft.rng.uniform(0.5, 2.0, 3))
+    settings = []
+    for index, child in enumerate(draft.shared["children"].values()):
+        own = {
+            "lr": lr * (1 + index // 2),
+            "n_beta": n_beta * float(draft.rng.integers(3)),
+            "localization": localization * (index % 2),
+        }
+        child.root.attributes = deepcopy(child.root.attributes)  # they share them with the first cell
+        for name, value in own.items():
+            put(child.root.attributes, f"metadata.config.sampler.{name}", value)
+        child.root.set("n_beta", own["n_beta"])
+        settings.append(own)
+    for name in ("lr", "n_beta", "localization"):
+        group.set(name, [own[name] for own in settings])
+
+
+# ---- series --------------------------------------------------------------------------------------------------------
+
+
+@rule_maker("series_checkpoints_listed", stage="plan")
+def _checkpoints_listed(draft: Draft, group: GroupDraft, arguments: Arguments) -> None:
+    group.sizes["checkpoint"] = len(draft.members["checkpoint"])
+
+
+@rule_maker("series_steps")
+def _series_steps(draft: Draft, group: GroupDraft, arguments: Arguments) -> None:
+    """The root says which steps there are, and every study has the first one's restrictions and sampling task."""
+    group.set("checkpoint", [int(name) for name in draft.members["checkpoint"]])
+    studies = [child.root for child in draft.shared["children"].values()]
+    for path in ("metadata.config.restrictions", "metadata.config.sampling_task"):
+        shared = dig(studies[0].attributes, path)
+        for each in (group, *studies):
+            put(each.attributes, path, deepcopy(shared))
+
+
+# ---- llc -----------------------------------------------------------------------------------------------------------
+
+
+@rule_maker("llc_identities")
+def _llc(draft: Draft, group: GroupDraft, arguments: Arguments) -> None:
+    """Compute every number from the loss trace, as the definition says, with some chains left out."""
+    rng = draft.rng
+    axis = "step" if "step" in group.dims("loss_trace") else "draw"
+    trace = group.values["loss_trace"].astype(np.float64)
+    *leading, chains, length = trace.shape
+    flat = trace.reshape(-1, chains, length)
+    n_beta = float(rng.uniform(1.0, 50.0))
+    count = min(len(draft.recipe.failed), chains - 1)
+    excluded = sorted(int(c) for c in rng.permutation(chains)[:count])
+    used = [c for c in range(chains) if c not in excluded]
+    for chain, written in zip(excluded, draft.recipe.failed.values(), strict=False):
+        flat[:, chain, min(written, length) :] = np.nan
+    init = flat[:, used].mean(axis=(1, 2)) - rng.uniform(0.0, 1.0, len(flat))
+    per_chain = np.full((len(flat), chains), np.nan)
+    per_chain[:, used] = n_beta * (flat[:, used].mean(axis=2) - init[:, None])
+    group.set("loss_trace", flat.reshape(trace.shape))
+    group.set("init_loss", init.reshape(leading))
+    group.set("llc_per_chain", per_chain.reshape(*leading, chains))
+    group.set("llc_mean", per_chain[:, used].mean(axis=1).reshape(leading))
+    group.set("llc_std", per_chain[:, used].std(axis=1).reshape(leading))
+    group.set("llc_scalar", (n_beta * (flat[:, used].mean(axis=(1, 2)) - init)).reshape(leading))
+    facts: dict[str, Any] = {"n_beta": n_beta, "n_chains_used": len(used), "chains_excluded": excluded}
+    if "wr" in group.names:  # of a study these are told for every restriction
+        facts = {key: {str(name): value for name in group.values["wr"]} for key, value in facts.items()}
+    group.attributes.update(over="steps" if axis == "step" else "draws", **facts)
+    if "llc_ci" in group.names:
+        centre = group.values["llc_mean"][..., None]
+        group.set("llc_ci", np.concatenate([centre - 0.5, centre + 0.7], axis=-1))
+        group.attributes["ci"] = 0.9
+
+
+# ---- bif -----------------------------------------------------------------------------------------------------------
+
+
+@rule_maker("bif_indices", stage="plan")
+def _bif_sizes(draft: Draft, group: GroupDraft, arguments: Arguments) -> None:
+    sizes = group.sizes
+    sizes["batch"] = max([sizes.get("batch", 3), sizes.get("batch_1", 1), sizes.get("batch_2", 1)])
+    sizes["target_position"] = max(1, sizes.get("target_position", 2))
+    sizes["position"] = sizes["target_position"] + 1
+
+
+@rule_maker("bif_indices")
+def _bif_indices(draft: Draft, group: GroupDraft, arguments: Arguments) -> None:
+    for name in ("batch_1", "batch_2"):
+        group.set(name, draft.rng.permutation(group.sizes["batch"])[: group.sizes[name]])
+
+
+@rule_maker("bif_correlation")
+def _bif(draft: Draft, group: GroupDraft, arguments: Arguments) -> None:
+    """Correlate series: a matrix that was drawn entry by entry would be no correlation matrix."""
+    rng, token = draft.rng, "target_position" in group.dims("influences")
+    count, width = group.sizes["batch"], group.sizes["target_position"] if token else 1
+    series = rng.normal(size=(count, width, 12)) + rng.normal(size=12)
+    constant = rng.random((count, width)) < 0.1
+    series -= series.mean(axis=-1, keepdims=True)
+    series /= np.sqrt((series**2).sum(axis=-1, keepdims=True))
+    series[constant] = 0.0
+    first, second = series[group.values["batch_1"]], series[group.values["batch_2"]]
+    product = np.clip(np.einsum("ipn,jqn->ijpq", first, second), -1.0, 1.0)
+    group.set("influences", product if token else product[:, :, 0, 0])
+    group.attributes.update(
+        correlation_method="token" if token else "sequence",
+        compute_covariance=0,
+        average_tokenwise_bif=0,
+        n_constant_losses=int(constant.sum()),
+    )
+
+
+# ---- susceptibilities ----------------------------------------------------------------------------------------------
+
+
+@rule_maker("flat_bijection", stage="plan")
+def _flat_sizes(draft: Draft, group: GroupDraft, arguments: Arguments) -> None:
+    """Choose how many rows and positions each observable has; the groups share them, so the first one chooses."""
+    if "shape_of" not in draft.shared:
+        names = draft.recipe.attributes.get("dataset_id_to_name", ("code", "math"))
+        tokens = max(1, int(draft.recipe.sizes.get("token_pos", 2)))
+        rows = [int(r) for r in draft.rng.integers(1, 4, len(names))]
+        draft.shared["shape_of"] = {name: (r, tokens) for name, r in zip(names, rows, strict=True)}
+    shapes = draft.shared["shape_of"].values()
+    extra = 1 - int(arguments["start"])
+    flat = _flat_dimension(group)
+    group.sizes[flat] = sum(rows * (tokens + extra) for rows, tokens in shapes)
+    group.attributes["dataset_id_to_name"] = list(draft.shared["shape_of"])
+
+
+@rule_maker("flat_bijection")
+def _flat_coordinates(draft: Draft, group: GroupDraft, arguments: Arguments) -> None:
+    start = int(arguments["start"])
+    parts = []
+    for index, (rows, tokens) in enumerate(draft.shared["shape_of"].values()):
+        batch, position = np.divmod(np.arange(rows * (tokens + 1 - start)), tokens + 1 - start)
+        parts.append(np.stack([np.full_like(batch, index), batch, position + start]))
+    dataset_id, batch, position = np.concatenate(parts, axis=1)
+    group.set("dataset_id", dataset_id)
+    group.set("batch", batch)
+    group.set(arguments["position"], position)
+
+
+def _flat_dimension(group: GroupDraft) -> str:
+    return group.node.variables["dataset_id"].dims[0]

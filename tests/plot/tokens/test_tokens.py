@@ -1,0 +1,157 @@
+from __future__ import annotations
+
+import io
+
+import lifelike
+import numpy as np
+import pytest
+import xarray as xr
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.console import Console
+
+from devinterp._html import Markup, join, tag
+from devinterp.errors import SettingError
+from devinterp.plot.tokens import tokens
+from devinterp.plot.tokens.decode import token_kind, token_strings, visible
+from devinterp.slt.bif import compute_bif
+from devinterp.slt.susceptibilities import compute_susceptibilities
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    path = lifelike.make_samples(tmp_path_factory.mktemp("tokens") / "r.zarr", draws=30, rows=4, save_metrics=False)
+    return xr.open_datatree(path, engine="zarr", consolidated=False)
+
+
+@given(st.text())
+def test_no_text_becomes_markup(text):
+    element = str(tag("span", text, title=text))
+    assert element.count("<") == 2
+    assert element.count(">") == 2
+    assert element.count('"') == 2
+    assert all(c.isprintable() or c in "\n\t" for c in element)
+
+
+def test_markup_is_not_escaped_twice():
+    assert tag("b", join("a<", Markup("<i>"))) == "<b>a&lt;<i></b>"
+
+
+def test_losses_colour_the_tokens_that_they_predict(run):
+    found = tokens(run, "bytes", observable="prose", rows=[2])
+    (row,) = found.rows
+    assert np.isnan(row.values[0])  # nothing predicts the first token
+    expected = run["loss_prose"].isel(batch_prose=2).mean(["chain", "draw"]).values
+    np.testing.assert_allclose(row.values[1:], expected, rtol=1e-5)
+    assert "".join(row.texts) == "".join(chr(i) for i in run["input_ids_prose"].values[2])
+    assert found.unit == "nat"
+
+
+def test_the_change_is_taken_against_the_same_rows_at_the_start(run):
+    (row,) = tokens(run, by="change", rows=1).rows
+    expected = run["loss_code"].isel(batch_code=1).mean(["chain", "draw"]) - run["init_loss_code"].isel(batch_code=1)
+    np.testing.assert_allclose(row.values[1:], expected.values, atol=1e-5)
+
+
+def test_the_fill_of_a_failed_chain_is_left_out(tmp_path):
+    path = lifelike.make_samples(tmp_path / "f.zarr", failing={0: 5}, draws=20, rows=2, save_metrics=False)
+    tree = xr.open_datatree(path, engine="zarr", consolidated=False)
+    assert np.isfinite(tokens(tree).rows[0].values[1:]).all()
+
+
+def test_an_influence_frames_its_query_and_brings_the_strongest_rows(run):
+    found = tokens(run, "bytes", by="influence", query=(1, 4), most=3)
+    full = compute_bif(run)["influences"].sel(batch_1=1, target_position=4)
+    assert len(found.rows) == 3
+    marked = [r for r in found.rows if r.marked is not None]
+    assert [r.marked for r in marked] in ([], [4])
+    row = found.rows[0]
+    name, index = row.name.split(", row ")
+    sequence = int(index) + (4 if name == "prose" else 0)
+    np.testing.assert_allclose(row.values[1:], full.sel(batch_2=sequence), atol=1e-6)
+    with pytest.raises(SettingError, match="Whose"):
+        tokens(run, by="influence")
+
+
+def test_the_strongest_partners_are_shown_with_their_texts(run):
+    top = compute_bif(run, top_k=2)
+    found = tokens(top, "bytes", query=(1, 4))
+    assert found.rows[0].marked == 4
+    assert len(found.rows) == 5
+    strengths = [float(np.nanmax(np.abs(r.values))) for r in found.rows[1:]]
+    assert strengths == sorted(strengths, reverse=True)
+
+
+def test_susceptibilities_are_placed_at_the_tokens_they_speak_of(tmp_path):
+    path = lifelike.make_study(tmp_path / "s.zarr", chains=2, draws=30, rows=3, save_metrics=False)
+    tree = xr.open_datatree(path, engine="zarr", consolidated=False)
+    sus = compute_susceptibilities(tree)
+    (row,) = tokens(sus, "bytes", wr="l0h1", rows=2).rows
+    flat = sus["susceptibilities"].to_dataset()
+    column = flat["sus"].sel(wr="l0h1").values.astype(float)
+    standard = (column - column.mean()) / column.std()
+    here = flat["batch"].values == 2
+    np.testing.assert_allclose(row.values[flat["target_position"].values[here]], standard[here], rtol=1e-5)
+    with pytest.raises(SettingError, match="no 'l9h9'"):
+        tokens(sus, wr="l9h9")
+
+
+def test_html_terminal_and_plain_text_say_the_same(run):
+    found = tokens(run, lambda token: "<b>" if token % 5 == 0 else chr(token), rows=[0])
+    html = found._repr_html_()
+    assert "&lt;b&gt;" in html
+    assert "<b>" not in html
+    assert "position 1," in html
+    console = Console(file=io.StringIO(), force_terminal=True, color_system="truecolor", width=100)
+    console.print(found)
+    assert "\x1b[" in console.file.getvalue()
+    plain = str(found)
+    assert "\x1b" not in plain
+    assert "code, row 0" in plain
+
+
+def test_ids_stand_apart_where_there_is_no_tokenizer(run):
+    html = str(tokens(run, rows=[0]).to_html())
+    assert "</span> <span" in html
+
+
+def test_unknown_choices_are_refused(run):
+    for wrong in ({"by": "beauty"}, {"rows": [99]}, {"wr": "l0h0"}):
+        with pytest.raises(SettingError):
+            tokens(run, **wrong)
+
+
+class Words:
+    def decode(self, ids):
+        return {0: " the", 1: "\ufffd", 2: ""}[ids[0]]
+
+    def convert_ids_to_tokens(self, ids):
+        return [f"tok{i}" for i in ids]
+
+
+@pytest.mark.parametrize(
+    ("tokenizer", "expected"),
+    [
+        (None, ["0", "1", "7"]),
+        ("bytes", ["\x00", "\x01", "\x07"]),
+        ({0: "a", 1: "b"}, ["a", "b", "<7>"]),
+        (["a", "b"], ["a", "b", "<7>"]),
+        (lambda token: f"t{token}", ["t0", "t1", "t7"]),
+        (Words(), [" the", "tok1", "<7>"]),
+    ],
+)
+def test_tokenizers_of_every_sort(tokenizer, expected):
+    assert token_strings([0, 1, 7], tokenizer) == expected
+
+
+def test_no_tokenizer_is_no_tokenizer():
+    for wrong in ("gpt17", 3.5):
+        with pytest.raises(SettingError):
+            token_strings([0], wrong)
+
+
+def test_visible_and_kinds():
+    assert visible(" a\n\x1b\u202e") == "·a⏎\\x1b\\u202e"
+    cases = {" the": "word start", "ing": "word part", "Ġof": "word start", " 12": "number", "::": "punctuation"}
+    cases |= {"\n": "whitespace", "<|end|>": "other", "▁a": "word start"}
+    assert {text: token_kind(text) for text in cases} == cases

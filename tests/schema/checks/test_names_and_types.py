@@ -1,0 +1,75 @@
+"""pandera's verdicts as findings: misspelt names, names that must not be there, and shapes without their sizes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from devinterp.schema import load, validate
+from devinterp.schema.checks.names_and_types import _MAX_SUGGESTIONS
+
+VARIABLE = {"dims": [], "dtype": "float64", "unit": "1", "doc": "x"}
+
+
+def schema_of(variables: dict[str, Any], **parts: Any) -> Any:
+    document = {
+        "schema": "lab/x", "version": 1, "doc": "x",
+        "parameters": {"flag": {"path": "flag", "type": "boolean", "doc": "x"}},
+        "nodes": {"/": {"doc": "x", "dimensions": {"d": {"doc": "x"}}, "variables": variables}}, **parts,
+    }  # fmt: skip
+    return load(document, profile=next(iter(parts.get("profiles", ["strict"]))))
+
+
+@pytest.mark.parametrize("count", [_MAX_SUGGESTIONS, _MAX_SUGGESTIONS + 1])
+def test_a_few_undeclared_names_may_be_misspelt_and_many_are_not(count: int) -> None:
+    schema = schema_of({"temperature": VARIABLE})
+    names = ["temprature", *(f"x{n}" for n in range(count - 1))]
+    report = validate(xr.Dataset(dict.fromkeys(names, 1.0)), schema=schema)
+    remedies = {p: str(f.remedy) for f in report.filter(code="DI102") for p in f.paths}
+    assert ("'temperature'" in remedies["/temprature"]) == (count == _MAX_SUGGESTIONS)
+    (missing,) = report.filter(code="DI101").findings
+    assert missing.expected == "temperature () float64: x"
+    assert "'temprature'" in str(missing.remedy)
+
+
+@pytest.mark.parametrize("count", [_MAX_SUGGESTIONS, _MAX_SUGGESTIONS + 1])
+def test_a_few_missing_names_may_be_misspelt_and_many_are_not(count: int) -> None:
+    schema = schema_of(dict.fromkeys(("temperature", *(f"x{n}" for n in range(count - 1))), VARIABLE))
+    report = validate(xr.Dataset({"temprature": 1.0}), schema=schema)
+    remedies = {p: str(f.remedy) for f in report.filter(code="DI101") for p in f.paths}
+    assert ("'temprature'" in remedies["/temperature"]) == (count == _MAX_SUGGESTIONS)
+
+
+def test_a_variable_that_must_not_be_there_says_why() -> None:
+    schema = schema_of({"a": {**VARIABLE, "presence": {"when": "flag"}}})
+    (finding,) = validate(xr.Dataset({"a": 1.0}, attrs={"flag": False}), schema=schema).findings
+    assert (finding.code, finding.path, finding.found) == ("DI112", "/a", "flag is false in the settings")
+    forbidden = schema_of(
+        {"a": VARIABLE}, profiles={"strict": {"doc": "x", "variables": {"a": {"presence": "forbidden"}}}}
+    )
+    (finding,) = validate(xr.Dataset({"a": 1.0}), schema=forbidden).findings
+    assert finding.found == "the profile strict forbids it"
+
+
+def test_roles_dimensions_and_types_are_told_apart() -> None:
+    schema = schema_of({"a": VARIABLE, "c": {**VARIABLE, "role": "coordinate"}, "v": {**VARIABLE, "dims": ["d"]}})
+    right = xr.Dataset({"a": 1.0, "v": ("d", np.zeros(2))}, coords={"c": 1.0})
+    assert validate(right, schema=schema).findings == ()
+    found = lambda data: [(str(f.code), f.path, f.expected, f.found) for f in validate(data, schema=schema).findings]  # noqa: E731
+    assert found(right.reset_coords("c")) == [("DI105", "/c", "a coordinate", "a data variable")]
+    assert found(right.set_coords("a")) == [("DI105", "/a", "a data variable", "a coordinate")]
+    assert found(right.assign(a=np.float32(1))) == [("DI104", "/a", "float64", "float32")]
+    assert ("DI103", "/v", "(d)", "(e)") in found(right.drop_vars("v").assign(v=("e", np.zeros(2))))
+    assert [f[:2] for f in found(right.assign(v=((), np.float32(1))))] == [("DI103", "/v"), ("DI104", "/v")]
+
+
+def test_a_misspelt_copy_of_a_variable_names_it_but_never_one_that_must_not_be_there() -> None:
+    schema = schema_of({"temperature": VARIABLE, "pressure": {**VARIABLE, "presence": {"when": "flag"}}})
+    values = dict.fromkeys(["temperature", "temprature", "presure"], 1.0)
+    report = validate(xr.Dataset(values, attrs={"flag": False}), schema=schema)
+    remedies = {p: str(f.remedy) for f in report.filter(code="DI102") for p in f.paths}
+    assert "'temperature'" in remedies["/temprature"]
+    assert "'pressure'" not in remedies["/presure"]

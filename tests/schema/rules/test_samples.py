@@ -1,0 +1,397 @@
+"""Relations inside a run, between the runs of a study and between the cells of a sweep, each by itself."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import xarray as xr
+from contexts import context_of, problems
+
+from devinterp.schema.rules import samples as module
+from devinterp.schema.rules.registry import find_predicate
+from devinterp.testing import make_tree
+
+SIZES = {"num_chains": 3, "num_draws": 4, "num_burnin_steps": 3, "num_steps_bw_draws": 2, "save_metrics": True}
+NORMS = ("scaled_grad", "localization", "weight_decay", "noise")
+
+
+def run() -> xr.DataTree:
+    return make_tree("samples", parameters=SIZES)
+
+
+def config(tree: xr.DataTree) -> dict[str, Any]:
+    found: dict[str, Any] = tree.attrs["metadata"]["config"]
+    return found
+
+
+def chains(tree: xr.DataTree) -> list[Any]:
+    found: list[Any] = tree.attrs["metadata"]["run"]["chains"]
+    return found
+
+
+def said(rule: str, tree: Any, schema: str = "samples", **arguments: Any) -> list[tuple[str, Any, Any, str]]:
+    return [(p.message, p.expected, p.found, p.name) for p in problems(rule, tree, schema, **arguments)]
+
+
+def test_a_valid_run_breaks_no_relation() -> None:
+    tree = run()
+    for rule in ("failed_chains", "chain_states", "sanitized_observables", "metric_inequalities",
+                 "distance_starts_at_zero", "distance_growth"):  # fmt: skip
+        assert said(rule, tree) == [], rule
+    assert said("draws_written_agree", tree, variable="draws_written", dim="draw") == []
+
+
+@pytest.mark.parametrize(("value", "shown"), [(0, "0"), (None, "None"), ("1", "'1'"), (2, "2"), (..., "no attribute")])
+def test_what_has_not_completed_says_so(value: Any, shown: str) -> None:
+    tree = run()
+    tree.attrs["completed"] = value
+    if value in (..., None):
+        del tree.attrs["completed"]
+        shown = "no attribute"
+    assert said("completed", tree, what="run") == [("The run has not completed.", "completed = 1", shown, "")]
+    assert bool(said("completed", tree, what="run", unless_without=["metadata"]))
+    assert said("completed", tree, what="run", unless_without=["nothing"]) == []
+    tree.attrs["completed"] = 1
+    assert said("completed", tree, what="run") == []
+
+
+def test_failed_chains_of_completed_runs_are_named() -> None:
+    tree = run()
+    chains(tree)[1].update(status="failed", step=7, reason="loss is NaN")
+    assert said("failed_chains", tree) == [("Chain 1 failed.", None, "at step 7: loss is NaN", "")]
+    tree.attrs["completed"] = 0
+    assert said("failed_chains", tree) == []
+    tree.attrs.update(completed=1, metadata={"run": {"chains": {"0": "failed"}}})
+    assert said("failed_chains", tree) == []
+
+
+def test_there_is_one_state_per_chain() -> None:
+    tree = run()
+    chains(tree).pop()
+    missing = ("metadata.run.chains has not one entry per chain.", 3, 2, "")
+    assert said("chain_states", tree) == [missing]
+    tree.attrs["completed"] = 0
+    assert said("chain_states", tree) == [missing]
+    chains(tree).clear()
+    assert said("chain_states", tree) == []  # a run that has not begun
+    tree.attrs["completed"] = 1
+    assert said("chain_states", tree) == [(missing[0], 3, 0, "")]
+    config(tree)["sampler"].pop("num_chains")
+    assert said("chain_states", tree) == []
+
+
+def test_a_completed_run_has_no_interrupted_chain() -> None:
+    tree = run()
+    chains(tree)[2]["status"] = "interrupted"
+    chains(tree)[0] = "interrupted"
+    found = said("chain_states", tree)
+    assert found == [("Chain 2 of a completed run is interrupted.", "complete or failed", "interrupted", "")]
+    tree.attrs["completed"] = 0
+    assert said("chain_states", tree) == []
+
+
+def test_ids_of_observables_are_their_names_made_safe() -> None:
+    tree = run()
+    listed = config(tree)["observables"]
+    listed[0].update(obs_id="my_code", name="my code")
+    assert said("sanitized_observables", tree) == []
+    listed[0]["obs_id"] = "mycode"
+    found = ("An obs_id is not the observable's name made safe.", "'my_code'", "'mycode'", "")
+    assert said("sanitized_observables", tree) == [found]
+    listed[0].update(obs_id="a b", name=None)
+    assert said("sanitized_observables", tree)[0][1:3] == ("'a_b'", "'a b'")
+    listed[0].update(obs_id=3)
+    listed.append("text")
+    assert said("sanitized_observables", tree) == []
+    listed[0].update(obs_id=listed[1]["obs_id"], name=listed[1]["name"])
+    assert len(said("sanitized_observables", tree)) == 1
+    config(tree)["observables"] = None
+    assert said("sanitized_observables", tree) == []
+
+
+@pytest.mark.parametrize(
+    ("written", "state", "message"),
+    [
+        (4, "complete", None),
+        (3, "complete", "A complete chain lacks draws."),
+        (3, "failed", None),
+        (0, "failed", None),
+        (5, "failed", "draws_written is out of bounds."),
+        (-1, "failed", "draws_written is out of bounds."),
+    ],
+)
+def test_draws_written_are_those_of_the_states(written: int, state: str, message: str | None) -> None:
+    tree = run()
+    tree["draws_written"].values[1] = written
+    chains(tree)[1]["status"] = state
+    found = said("draws_written_agree", tree, variable="draws_written", dim="draw")
+    assert [f[0] for f in found] == ([] if message is None else [message])
+    if found:
+        assert found[0][2:] == (f"{written} in chain 1", "draws_written")
+        assert found[0][1] == (4 if state == "complete" else "from 0 to 4")
+    chains(tree)[:] = ["complete"]
+    found = said("draws_written_agree", tree, variable="draws_written", dim="draw")
+    assert bool(found) == (not 0 <= written <= 4)
+    assert said("draws_written_agree", tree, variable="nothing", dim="draw") == []
+    assert said("draws_written_agree", tree, variable="draws_written", dim="nothing") == []
+
+
+def test_a_scalar_repeats_its_setting() -> None:
+    arguments = {"variable": "n_beta", "path": "metadata.config.sampler.n_beta"}
+    tree = run()
+    right = float(tree["n_beta"])
+    assert said("scalar_equals_parameter", tree, **arguments) == []
+    config(tree)["sampler"]["n_beta"] = right * (1 + 1e-13)
+    assert said("scalar_equals_parameter", tree, **arguments) == []
+    config(tree)["sampler"]["n_beta"] = right * (1 + 1e-10)
+    ((message, wanted, found, name),) = said("scalar_equals_parameter", tree, **arguments)
+    assert (message, found, name) == ("n_beta is not the setting metadata.config.sampler.n_beta.", right, "n_beta")
+    assert wanted == right * (1 + 1e-10)
+    for value in (True, "30", None):
+        config(tree)["sampler"]["n_beta"] = value
+        assert said("scalar_equals_parameter", tree, **arguments) == []
+    config(tree)["sampler"]["n_beta"] = 0
+    tree["n_beta"].values[...] = 1e-300
+    assert len(said("scalar_equals_parameter", tree, **arguments)) == 1
+
+
+def measured(**values: float) -> xr.DataTree:
+    """A run whose every metric is constant: norms 1, 2, 3, 4, no products, a distance of 0."""
+    tree = run()
+    given = {**dict(zip(NORMS, (1.0, 2.0, 3.0, 4.0), strict=True)), "distance": 0.0, **values}
+    for name in tree.data_vars:
+        if str(name).startswith("metrics_"):
+            tree[name].values[...] = given.get(str(name).removeprefix("metrics_"), 0.0)
+    return tree
+
+
+@pytest.mark.parametrize(
+    ("dot", "most", "text"),
+    [
+        ("dot_grad_noise", 1 * 4, "scaled_grad * noise"),
+        ("dot_prior_noise", (2 + 3) * 4, "(localization + weight_decay) * noise"),
+        ("dot_grad_prior", 1 * (2 + 3), "scaled_grad * (localization + weight_decay)"),
+    ],
+)
+@pytest.mark.parametrize("block", [1, 2, 100])
+def test_a_product_is_no_larger_than_its_norms(
+    dot: str, most: float, text: str, block: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_BLOCK", block)
+    assert said("metric_inequalities", measured(**{dot: most})) == []
+    assert said("metric_inequalities", measured(**{dot: -most * (1 + 5e-5)})) == []
+    tree = measured()
+    tree[f"metrics_{dot}"].values[1, 4:6] = -most * (1 + 3e-4)
+    found = said("metric_inequalities", tree)
+    assert {f[:2] + f[3:] for f in found} == {(f"|{dot}| is larger than {text}.", f"at most {text}", f"metrics_{dot}")}
+    assert found[0][2].endswith("the first in chain 1 at step 4")
+    if block == 100:
+        assert [f[2] for f in found] == ["2 step(s), the first in chain 1 at step 4"]
+
+
+def test_a_distance_starts_at_zero_unless_noise_was_added() -> None:
+    tree = measured()
+    tree["metrics_distance"].values[2, 0] = 1e-3
+    ((message, wanted, found, name),) = said("distance_starts_at_zero", tree)
+    assert (message, wanted, name) == ("The distance does not start at 0.", 0, "metrics_distance")
+    assert str(found).endswith("in chain 2")
+    tree["draws_written"].values[2] = 0  # nothing of it is written
+    assert said("distance_starts_at_zero", tree) == []
+    tree["draws_written"].values[2] = 4
+    config(tree)["sampler"]["init_noise"] = 0.1
+    assert said("distance_starts_at_zero", tree) == []
+    config(tree)["sampler"]["init_noise"] = 0.0
+    assert len(said("distance_starts_at_zero", tree)) == 1
+    assert len(said("distance_starts_at_zero", xr.DataTree(tree.to_dataset().drop_vars("draws_written")))) == 1
+    tree["metrics_distance"].values[2, 0] = 1e-13
+    assert said("distance_starts_at_zero", tree) == []
+
+
+@pytest.mark.parametrize("block", [1, 3, 100])
+def test_a_distance_grows_by_no_more_than_the_update(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_BLOCK", block)
+    tree = measured()
+    steps = tree.sizes["step"]
+    tree["metrics_distance"].values[...] = 10.0 * np.arange(steps)  # 1 + 2 + 3 + 4 at each
+    assert said("distance_growth", tree) == []
+    tree["metrics_distance"].values[1, 6:] += 0.1
+    ((message, _, found, name),) = said("distance_growth", tree)
+    assert (message, name) == ("The distance grows by more than the terms of the update.", "metrics_distance")
+    assert found == "1 step(s), the first in chain 1 at step 6"
+    config(tree)["sampler"]["bounding_box_size"] = 1.0
+    assert said("distance_growth", tree) == []
+    config(tree)["sampler"]["bounding_box_size"] = None
+    assert len(said("distance_growth", tree)) == 1
+
+
+def test_steps_that_were_not_written_are_not_looked_at() -> None:
+    tree = measured()
+    tree["draws_written"].values[:] = [4, 1, 0]
+    chains(tree)[1]["status"] = chains(tree)[2]["status"] = "failed"
+    for name in ("metrics_dot_grad_noise", "metrics_distance"):
+        tree[name].values[1, 4:] = 1e6
+        tree[name].values[2] = 1e6
+    assert said("metric_inequalities", tree) == said("distance_growth", tree) == []
+    tree["metrics_dot_grad_noise"].values[1, 3] = 1e6  # the step of its only draw
+    assert [f[2] for f in said("metric_inequalities", tree)] == ["1 step(s), the first in chain 1 at step 3"]
+
+
+def study() -> xr.DataTree:
+    return make_tree("study")
+
+
+def test_a_study_has_the_run_without_restriction() -> None:
+    tree = study()
+    assert said("study_has_full", tree, "study") == []
+    without = tree.copy(deep=True)
+    del without["full"]
+    ((message, wanted, found, _),) = said("study_has_full", without, "study")
+    assert (message, wanted) == ("The study has no group 'full'.", "full")
+    assert found == ", ".join(sorted(without.children))
+
+
+def test_listed_restrictions_and_groups_are_the_same() -> None:
+    tree = study()
+    assert said("study_restrictions_listed", tree, "study") == []
+    listed = config(tree)["restrictions"]
+    listed.append("ghost")
+    groups = ", ".join(sorted(tree.children))
+    assert said("study_restrictions_listed", tree, "study") == [
+        ("A listed restriction has no group.", "'ghost'", groups, "")
+    ]
+    listed[:] = [n for n in listed if n not in ("ghost", "full")]
+    assert said("study_restrictions_listed", tree, "study") == [
+        ("A group is not among the listed restrictions.", "a name of the list", "'full'", "full")
+    ]
+    config(tree)["restrictions"] = "full"
+    assert said("study_restrictions_listed", tree, "study") == []
+
+
+def test_every_difference_between_runs_is_named() -> None:
+    tree = study()
+    paths = ["metadata.config.sampler"]
+    for name in tree.children:
+        tree[name].attrs["metadata"]["config"]["sampler"] = {"lr": 0.1, "deep": {"a": 1, "b": 2}}
+    assert said("study_members_agree", tree, "study", paths=paths) == []
+    other = next(n for n in tree.children if n != "full")
+    tree[other].attrs["metadata"]["config"]["sampler"] = {"lr": 0.1, "deep": {"a": 3, "c": 4}}
+    assert said("study_members_agree", tree, "study", paths=paths) == [
+        ("metadata.config.sampler.deep.a differs from that of 'full'.", "1", "3", other),
+        ("metadata.config.sampler.deep.b differs from that of 'full'.", "2", "null", other),
+        ("metadata.config.sampler.deep.c differs from that of 'full'.", "null", "4", other),
+    ]
+    ignoring = [f"metadata.config.sampler.deep.{n}" for n in "ab"]
+    found = said("study_members_agree", tree, "study", paths=paths, ignoring=ignoring)
+    assert [f[0] for f in found] == ["metadata.config.sampler.deep.c differs from that of 'full'."]
+    tree[other].attrs["metadata"]["config"]["sampler"] = None
+    assert [f[2] for f in said("study_members_agree", tree, "study", paths=paths)] == ["null"]
+    alone = tree.copy()
+    for name in list(alone.children):
+        if name != "full":
+            del alone[name]
+    assert said("study_members_agree", alone, "study", paths=paths) == []
+
+
+def test_the_sampling_task_is_observed_by_every_run() -> None:
+    tree = study()
+    name = next(iter(tree["full"].attrs["metadata"]["config"]["observables"]))["name"]
+    config(tree)["sampling_task"] = name
+    assert said("sampling_task_observed", tree, "study") == []
+    config(tree)["sampling_task"] = "poems"
+    found = said("sampling_task_observed", tree, "study")
+    assert [f[3] for f in found] == list(tree.children)
+    assert {f[:2] for f in found} == {("The sampling task is not observed.", "poems")}
+    assert all(name in f[2] for f in found)
+    config(tree)["sampling_task"] = None
+    assert said("sampling_task_observed", tree, "study") == []
+
+
+def test_cells_are_listed_with_their_own_settings() -> None:
+    tree = make_tree("sweep")
+    assert said("sweep_cells_listed", tree, "sweep") == said("sweep_settings", tree, "sweep") == []
+    listed = config(tree)["cells"]
+    first, second = listed[:2]
+    for name in ("lr", "n_beta", "localization"):
+        spoilt = tree.copy(deep=True)
+        spoilt[name].values[0] += 1
+        ((message, _, _, where),) = said("sweep_settings", spoilt, "sweep")
+        assert (message, where) == (f"{name} of the cell {first!r} is not what it was sampled with.", first)
+    twins = tree.copy(deep=True)
+    for name in ("lr", "n_beta", "localization"):
+        twins[name].values[1] = twins[name].values[0]
+        twins[second].attrs["metadata"]["config"]["sampler"][name] = float(twins[name].values[0])
+    assert said("sweep_settings", twins, "sweep") == [
+        ("Two cells have the same settings.", f"settings other than those of {first!r}", second, second)
+    ]
+    listed.append("ghost")
+    messages = [f[0] for f in said("sweep_cells_listed", tree, "sweep")]
+    assert messages == [
+        "A listed cell has no group.",
+        "The root has settings of another number of cells than are listed.",
+    ]
+    listed[:] = [second]
+    messages = [(f[0], f[3]) for f in said("sweep_cells_listed", tree, "sweep")]
+    assert ("A group is not among the listed cells.", first) in messages
+    config(tree)["cells"] = 3
+    assert said("sweep_cells_listed", tree, "sweep") == said("sweep_settings", tree, "sweep") == []
+
+
+def relation(rule: str, context: Any, **arguments: Any) -> list[str]:
+    return [p.message for p in find_predicate(rule).function(context, **arguments)]
+
+
+def test_a_full_run_that_is_broken_is_not_missing_too() -> None:
+    tree = study()
+    del tree["full"]
+    context = context_of(tree, "study")
+    context.group.broken.add("full")
+    assert relation("study_has_full", context) == []
+    assert said("study_has_full", xr.DataTree(), "study") == [
+        ("The study has no group 'full'.", "full", "no groups", "")
+    ]
+
+
+def test_two_runs_are_compared_with_full_wherever_it_stands() -> None:
+    tree = study()
+    other = next(n for n in tree.children if n != "full")
+    pair = xr.DataTree.from_dict({other: tree[other], "full": tree["full"]})
+    pair[other].attrs["metadata"]["config"]["sampler"] = {"lr": 1}
+    pair["full"].attrs["metadata"]["config"]["sampler"] = {"lr": 2}
+    found = said("study_members_agree", pair, "study", paths=["metadata.config.sampler"])
+    assert found == [("metadata.config.sampler.lr differs from that of 'full'.", "2", "1", other)]
+
+
+def test_the_sampling_task_may_be_called_by_its_name() -> None:
+    tree = study()
+    for run in tree.children.values():
+        run.attrs["metadata"]["config"]["observables"][0]["name"] = "My task!"
+    config(tree)["sampling_task"] = "My task!"
+    assert said("sampling_task_observed", tree, "study") == []
+    for run in tree.children.values():
+        run.attrs["metadata"]["config"]["observables"] = None
+    assert said("sampling_task_observed", tree, "study") != []
+
+
+def test_what_is_hidden_is_no_member() -> None:
+    for kind, rule, key in (
+        ("study", "study_restrictions_listed", "restrictions"),
+        ("sweep", "sweep_cells_listed", "cells"),
+    ):
+        tree = make_tree(kind)
+        tree[".hidden"] = xr.DataTree()
+        assert said(rule, tree, kind) == []
+        empty = xr.DataTree(xr.Dataset(attrs={"metadata": {"config": {key: ["ghost"]}}}))
+        ((_, wanted, there, _), *_) = said(rule, empty, kind)
+        assert (wanted, there) == ("'ghost'", "" if kind == "study" else "no groups")
+
+
+def test_a_sweep_whose_root_lacks_its_settings_is_not_compared_with_them() -> None:
+    tree = make_tree("sweep")
+    config(tree)["cells"] = config(tree)["cells"][:1]
+    assert said("sweep_settings", tree, "sweep") == []
+    whole = make_tree("sweep")
+    bare = whole.copy()
+    bare.dataset = whole.to_dataset().drop_vars("lr")
+    assert said("sweep_settings", bare, "sweep") == []

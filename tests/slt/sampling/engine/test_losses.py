@@ -1,0 +1,132 @@
+"""Per-token losses of every kind of model, and the check of the logits."""
+
+from __future__ import annotations
+
+import functools
+from types import SimpleNamespace
+
+import pytest
+import torch
+from tiny_lm import build_model, build_tokens
+from torch import nn
+
+from devinterp.errors import ModelError
+from devinterp.slt.sampling.engine.losses import NonFiniteError, PerTokenLoss, forward_logits, next_token_loss
+
+IDS = torch.from_numpy(build_tokens("train")[:5])
+
+
+class TransformerLensLike(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.inner = build_model()
+        self.cfg = SimpleNamespace(n_heads=4, d_vocab=64)
+
+    def forward(self, input_ids, return_type="loss"):
+        return self.inner(input_ids) if return_type == "logits" else torch.zeros(())
+
+
+class WithLogits(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.inner = build_model()
+
+    def forward(self, input_ids):
+        return SimpleNamespace(logits=self.inner(input_ids))
+
+
+def gpt2():
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    torch.manual_seed(0)
+    return GPT2LMHeadModel(
+        GPT2Config(vocab_size=64, n_positions=32, n_embd=32, n_layer=1, n_head=4, bos_token_id=0, eos_token_id=0)
+    ).eval()
+
+
+@pytest.mark.parametrize("build", [build_model, TransformerLensLike, WithLogits])
+def test_every_kind_of_model_gives_its_logits(build):
+    assert torch.equal(forward_logits(build(), IDS), build_model()(IDS))
+
+
+def test_a_huggingface_model_is_called_without_a_cache():
+    model, seen = gpt2(), []
+    model.register_forward_hook(lambda module, args, kwargs, output: seen.append((kwargs, output)), with_kwargs=True)
+    logits = forward_logits(model, IDS)
+    assert torch.equal(logits, model(IDS).logits)
+    assert seen[0][0]["use_cache"] is False
+    assert isinstance(seen[0][1], tuple)
+    assert len(seen[0][1]) == 1
+
+
+def test_the_loss_and_its_gradient_are_those_of_a_plain_expression_bit_for_bit():
+    torch.manual_seed(1)
+    logits = torch.randn(5, 17, 64, requires_grad=True)
+    ours = next_token_loss(logits, IDS)
+    (mine,) = torch.autograd.grad(ours.mean(), logits)
+    log_probs = torch.log_softmax(logits, dim=-1)
+    plain = -log_probs[..., :-1, :].gather(dim=-1, index=IDS[..., 1:, None])[..., 0]
+    (theirs,) = torch.autograd.grad(plain.mean(), logits)
+    assert ours.shape == (5, 16)
+    assert torch.equal(ours, plain)
+    assert torch.equal(mine, theirs)
+    torch.testing.assert_close(
+        ours, nn.functional.cross_entropy(logits[:, :-1].transpose(1, 2), IDS[:, 1:], reduction="none")
+    )
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_logits_have_a_float32_loss(dtype):
+    torch.manual_seed(1)
+    logits = torch.randn(5, 17, 64).to(dtype)
+    loss = next_token_loss(logits, IDS)
+    assert loss.dtype == torch.float32
+    assert torch.equal(loss, next_token_loss(logits.float(), IDS))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("place", [(0, 0, 0), (4, 16, 63)])  # the last position has no loss of its own
+def test_a_logit_that_is_not_finite_is_noticed(value, place):
+    logits = torch.zeros(5, 17, 64)
+    logits[place] = value
+    with pytest.raises(NonFiniteError):
+        PerTokenLoss().of_logits(logits, IDS)
+
+
+def test_finite_logits_whose_sum_overflows_are_fine():
+    logits = torch.full((5, 17, 64), 3e38)
+    assert torch.isfinite(PerTokenLoss().of_logits(logits, IDS)).all()
+
+
+def test_a_loss_of_the_callers_is_used_as_it_is():
+    loss = PerTokenLoss(lambda model, ids: model(ids)[:, 1:, 0] * float("nan"))
+    assert loss(build_model(), IDS).isnan().all()
+    assert loss.finite() is None
+    with pytest.raises(ModelError, match="called"):
+        PerTokenLoss(3)  # type: ignore[arg-type]
+
+
+def named(model, ids):
+    return model(ids)[:, 1:, 0]
+
+
+class Callable:
+    def __call__(self, model, ids):
+        return model(ids)[:, 1:, 0]
+
+
+@pytest.mark.parametrize(
+    ("loss", "name"),
+    [(named, "named"), (functools.partial(named), "named"), (Callable(), "Callable")],
+)
+def test_the_identity_of_a_loss_is_its_name_and_source(loss, name):
+    described = PerTokenLoss(loss).describe()
+    assert described["name"].endswith(name)
+    assert "model(ids)" in described["source"]
+
+
+def test_a_loss_without_source_is_named_all_the_same():
+    scope = {}
+    exec("def hidden(model, ids): return ids", scope)
+    assert PerTokenLoss(scope["hidden"]).describe()["source"] is None
+    assert PerTokenLoss().describe() == {"name": "devinterp.next_token_loss", "source": None}

@@ -1,0 +1,143 @@
+"""The model and the generators come back as they were."""
+
+from __future__ import annotations
+
+import io
+import random
+
+import numpy as np
+import pytest
+import torch
+from engine import CPU, assert_same_snapshot, run, settings, snapshot
+from tiny_lm import build_model, head_masks
+from torch import nn
+
+from devinterp.slt.sampling.engine.restore import Generators, isolated_generators, restoring, seed_generators
+
+
+class Everything(nn.Module):
+    """Buffers that change, one that is expanded, one shared by two modules, tied weights, mixed modes, a gradient."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = build_model()
+        self.norm = nn.BatchNorm1d(17)
+        self.register_buffer("position_ids", torch.arange(17).expand(1, -1))
+        self.register_buffer("wide", torch.zeros(1).expand(5))
+        self.twin = nn.Module()
+        self.twin.register_buffer("shared", self.norm.running_mean)
+        self.tied = nn.Linear(32, 64, bias=False)
+        self.tied.weight = self.inner.unembed.weight
+        self.inner.blocks[1].eval()
+        self.inner.embed.weight.grad = torch.ones(64, 32)
+        self.inner.blocks[0].up.bias.requires_grad_(False)
+
+    def forward(self, input_ids):
+        return self.norm(self.inner(input_ids))
+
+
+def states():
+    return Generators(CPU).as_dict()
+
+
+def draws():
+    return (torch.rand(3).tolist(), np.random.rand(3).tolist(), random.random())  # noqa: NPY002
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_a_chain_gives_everything_back(masked):
+    model = Everything()
+    before = snapshot(model)
+    generators = Generators(CPU)
+    masks = {f"inner.{name}": mask for name, mask in head_masks(model.inner, 0, 0).items()} if masked else None
+    result, sink = run(model, settings(), masks=masks)
+    assert result.status == "complete"
+    assert generators == Generators(CPU)
+    assert_same_snapshot(before, snapshot(model))
+    assert model.twin.shared is model.norm.running_mean
+    assert model.tied.weight is model.inner.unembed.weight
+    assert sink.draws
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, SystemExit])
+def test_every_exit_gives_everything_back(error):
+    model = Everything()
+    before, generators = snapshot(model), Generators(CPU)
+
+    def interrupt(step):
+        if step == 2:
+            raise error
+
+    with pytest.raises(error):
+        run(model, settings(init_noise=0.1), on_step=interrupt)
+    assert generators == Generators(CPU)
+    assert_same_snapshot(before, snapshot(model))
+
+
+def test_an_exception_before_the_first_step_gives_everything_back():
+    model = Everything()
+    before = snapshot(model)
+    with pytest.raises(Exception):  # noqa: B017, PT011 (whatever torch raises on a damaged checkpoint)
+        run(model, settings(), start_state=b"damaged")
+    assert_same_snapshot(before, snapshot(model))
+
+
+def test_only_the_sampled_parameters_want_gradients_inside():
+    model = build_model()
+    with restoring(model, CPU, mode="eval", sampled=frozenset({"embed.weight"})):
+        assert [name for name, p in model.named_parameters() if p.requires_grad] == ["embed.weight"]
+        assert not model.training
+    assert all(p.requires_grad for p in model.parameters())
+    assert model.training
+
+
+def test_loans_nest():
+    model = Everything()
+    before = snapshot(model)
+    with restoring(model, CPU, mode="train"):
+        outer = snapshot(model)
+        with restoring(model, CPU, mode="eval", sampled=frozenset()):
+            for p in model.parameters():
+                p.data = torch.zeros_like(p)
+        assert_same_snapshot(outer, snapshot(model))
+    assert_same_snapshot(before, snapshot(model))
+
+
+def test_seeding_is_that_of_the_reference():
+    seed_generators(7, CPU)
+    ours = draws()
+    np.random.seed(7)  # noqa: NPY002
+    torch.manual_seed(7)
+    random.seed(7)
+    assert ours == draws()
+
+
+def test_isolation_holds_through_an_exception():
+    seed_generators(3, CPU)
+    expected = draws()
+    seed_generators(3, CPU)
+    with pytest.raises(ZeroDivisionError), isolated_generators(CPU):
+        draws()[0][0] / 0
+    assert draws() == expected
+
+
+def test_states_survive_a_checkpoint_without_code():
+    seed_generators(5, CPU)
+    torch.randn(3)  # leaves a cached second normal in the CPU generator
+    np.random.randn(1)  # noqa: NPY002 (and in numpy's)
+    random.gauss(0, 1)
+    stream = io.BytesIO()
+    torch.save(states(), stream)
+    expected = (draws(), np.random.randn(1).tolist(), random.gauss(0, 1))  # noqa: NPY002
+    stream.seek(0)
+    Generators.from_dict(torch.load(stream, weights_only=True), CPU).restore()
+    assert (draws(), np.random.randn(1).tolist(), random.gauss(0, 1)) == expected  # noqa: NPY002
+
+
+def test_states_compare_by_what_they_would_draw():
+    seed_generators(5, CPU)
+    first = Generators(CPU)
+    assert first == Generators(CPU)
+    random.random()
+    assert first != Generators(CPU)
+    assert first != 3

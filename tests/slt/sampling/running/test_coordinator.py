@@ -1,0 +1,424 @@
+"""Chains here and elsewhere give the same bytes; signals, dead workers and exceptions lose nothing."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from tiny_lm import build_model, build_tokens, head_masks
+
+import devinterp
+from devinterp.errors import ChainFailedWarning, DevinterpWarning, SamplingError, StoreLockedError
+from devinterp.schema import validate
+from devinterp.slt.sampling import ProgressEvent, sample, sample_restrictions
+from devinterp.slt.sampling.running import coordinator, worker
+from devinterp.slt.sampling.running.plan import Plan
+from devinterp.store import locate
+from devinterp.store.lock import WriterLock
+from devinterp.store.writing.run import LOCK_KEY
+
+HELPERS = Path(__file__).parents[2] / "helpers"
+TRAIN, CODE = build_tokens("train"), build_tokens("code")
+SETTINGS = {
+    "lr": 1e-3, "n_beta": 30.0, "num_chains": 2, "num_draws": 4, "batch_size": 4, "num_init_loss_batches": 2,
+    "localization": 10.0, "save_metrics": True, "device": "cpu", "progress": False,
+}  # fmt: skip
+
+
+def run(model=None, **changes):
+    return sample(model or build_model(), TRAIN, {"train": (TRAIN, 1), "code": (CODE, 1)}, **{**SETTINGS, **changes})
+
+
+def assert_same_store(one, other):
+    assert set(one.data_vars) == set(other.data_vars)
+    for name in one.data_vars:
+        assert one[name].values.tobytes() == other[name].values.tobytes(), name
+
+
+@pytest.fixture(scope="module")
+def pool():
+    with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn")) as executor:
+        yield executor
+
+
+def chains_of(path):
+    return json.loads((path / "zarr.json").read_text())["attributes"]["metadata"]["run"]["chains"]
+
+
+# The same bytes
+
+
+def test_processes_of_our_own_give_the_bytes_of_one_chain_after_the_other(tmp_path):
+    events = []
+    tree = run(chain_method="parallel", output_path=tmp_path / "a.zarr", progress=events.append, init_noise=0.01)
+    assert_same_store(tree, run(init_noise=0.01))
+    assert {(event.chain, event.step) for event in events if event.step == event.num_steps} == {(0, 4), (1, 4)}
+    assert not (tmp_path / "a.zarr" / ".devinterp").exists()
+    assert torch.get_num_threads() == 1
+
+
+@pytest.mark.parametrize(
+    "options", [{"sampling_method": "rmsprop_sgld"}, {"match_sampling_input_ids_across_chains": False}]
+)
+def test_an_executor_of_the_callers_gives_the_same_bytes_and_is_left_running(pool, options):
+    assert_same_store(run(chain_method="parallel", executor=pool, **options), run(**options))
+    assert pool.submit(os.getpid).result() > 0
+
+
+def test_threads_take_turns():
+    with ThreadPoolExecutor(3) as threads:
+        tree = run(chain_method="parallel", executor=threads, num_chains=3)
+    assert_same_store(tree, run(num_chains=3))
+
+
+def test_initial_losses_are_not_computed_while_a_thread_samples(monkeypatch):
+    """Both seed the generators of the process: beside each other, a chain would draw other numbers."""
+    sampling, overlaps = [], []
+    real_run, real_losses = Plan.run, coordinator.initial_losses
+
+    def chain(self, *args, **kwargs):
+        sampling.append(1)
+        try:
+            time.sleep(0.3)  # long enough that a coordinator which does not wait is caught
+            return real_run(self, *args, **kwargs)
+        finally:
+            sampling.pop()
+
+    def losses(*args, **kwargs):
+        time.sleep(0.1)
+        overlaps.append(len(sampling))
+        return real_losses(*args, **kwargs)
+
+    expected = run(num_chains=2)
+    # The executor pickles the plan by value, so its class is the one that is patched.
+    monkeypatch.setattr(Plan, "run", chain)
+    monkeypatch.setattr(coordinator, "initial_losses", losses)
+    with ThreadPoolExecutor(2) as threads:
+        tree = run(chain_method="parallel", executor=threads, num_chains=2)
+    assert overlaps == [0]
+    assert_same_store(tree, expected)
+
+
+def test_a_study_is_one_task_per_restriction_and_chain(pool):
+    model = build_model()
+    restrictions = {"full": None, "one head": head_masks(model, 0, 0)}
+
+    def study(**options):
+        return sample_restrictions(
+            model, TRAIN, {"train": (TRAIN, 1)}, restrictions, sampling_task="train", **{**SETTINGS, **options}
+        )
+
+    parallel, sequential = study(chain_method="parallel", executor=pool), study()
+    for name in restrictions:
+        assert_same_store(parallel[name], sequential[name])
+
+
+@pytest.mark.slow
+def test_a_dask_cluster_gives_the_same_bytes(tmp_path):
+    import distributed
+
+    with (
+        distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster,
+        distributed.Client(cluster) as client,
+    ):
+        client.run(sys.path.insert, 0, str(HELPERS))
+        tree = run(
+            chain_method="parallel", executor=client.get_executor(), output_path=tmp_path / "a.zarr", num_chains=3
+        )
+    assert_same_store(tree, run(num_chains=3))
+
+
+def test_threads_per_chain_hold_for_the_run_alone():
+    seen = []
+    run(threads_per_chain=2, progress=lambda event: seen.append(torch.get_num_threads()))
+    assert set(seen) == {2}
+    assert torch.get_num_threads() == 1
+
+
+def test_a_run_in_a_thread_of_the_callers_works():
+    with ThreadPoolExecutor(1) as thread:
+        tree = thread.submit(run).result()
+    assert_same_store(tree, run())
+
+
+# Progress
+
+
+def test_every_step_is_told_with_the_last_draws_loss():
+    events = []
+    run(progress=events.append, num_burnin_steps=2)
+    assert all(isinstance(event, ProgressEvent) for event in events)
+    assert [(event.chain, event.step) for event in events] == [(c, s) for c in (0, 1) for s in range(1, 7)]
+    assert events[1].loss is None
+    assert events[-1].loss is not None
+    assert events[0].restriction is None
+
+
+# Faults
+
+
+class Doomed(torch.nn.Module):
+    """Ends as it is told once a chain reaches a draw: by NaN, by an exception, or with its process."""
+
+    def __init__(self, how, seed):
+        super().__init__()
+        self.inner, self.how, self.seed = build_model(), how, seed
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, input_ids):
+        logits = self.inner(input_ids)
+        if torch.is_grad_enabled():
+            self.calls += 1
+        if torch.initial_seed() == self.seed and self.calls > 2:
+            if self.how == "nan":
+                return logits * float("nan")
+            if self.how == "exception":
+                raise RuntimeError("the cluster is on fire")
+            if self.how == "death":
+                os.kill(os.getpid(), signal.SIGKILL)
+        return logits
+
+
+def test_a_chain_that_fails_in_a_worker_is_named_by_the_coordinator(pool):
+    with pytest.warns(DevinterpWarning) as caught:
+        tree = run(Doomed("nan", 101), chain_method="parallel", executor=pool)
+    (message,) = [str(w.message) for w in caught if w.category is ChainFailedWarning]
+    assert "chain 1 at step 2" in message
+    assert tree["draws_written"].values.tolist() == [4, 2]
+
+
+def test_an_exception_in_a_worker_comes_back_with_its_type_and_the_rest_is_kept(pool, tmp_path):
+    path = tmp_path / "a.zarr"
+    with pytest.warns(DevinterpWarning, match="BatchNorm"), pytest.raises(RuntimeError, match="on fire") as caught:
+        run(Doomed("exception", 100), chain_method="parallel", executor=pool, output_path=path, num_chains=3)
+    assert "Traceback of the worker process" in "".join(caught.value.__notes__)
+    states = chains_of(path)
+    assert states[0]["status"] == "interrupted"
+    assert "on fire" in states[0]["reason"]
+
+
+def test_a_dead_worker_is_named_and_the_run_resumes(tmp_path):
+    path = tmp_path / "a.zarr"
+    marker = tmp_path / "die"
+    marker.touch()
+    loss = DieOnce(str(marker))
+    settings = {"loss_fn": loss, "checkpoint_every": 1, "num_draws": 6}
+    with pytest.raises(SamplingError, match="worker process died"):
+        run(chain_method="parallel", num_workers=2, output_path=path, **settings)
+    assert chains_of(path)
+    resumed = run(chain_method="parallel", num_workers=2, output_path=path, **settings)
+    assert_same_store(resumed, run(**settings))
+    assert validate(path, level="values").ok
+
+
+class DieOnce:
+    """A loss that kills its process in the middle of chain 1, as long as a file is there."""
+
+    def __init__(self, marker):
+        self.marker, self.calls = marker, 0
+
+    def __call__(self, model, input_ids):
+        self.calls += 1
+        if self.calls > 8 and torch.initial_seed() == 101 and os.path.exists(self.marker):
+            os.unlink(self.marker)
+            os.kill(os.getpid(), signal.SIGKILL)
+        return model(input_ids)[:, 1:, 0]
+
+
+def test_a_second_run_on_a_path_that_is_being_written_is_refused(tmp_path):
+    path, refused = tmp_path / "a.zarr", []
+
+    def intrude(event):
+        if not refused:
+            with pytest.raises(StoreLockedError):
+                run(output_path=path)
+            refused.append(True)
+
+    tree = run(output_path=path, progress=intrude)
+    assert refused
+    assert_same_store(tree, run())
+
+
+# Signals
+
+
+@pytest.mark.parametrize(("number", "error"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)])
+@pytest.mark.parametrize("step", [1, 4, 9])
+def test_a_signal_finishes_the_draw_writes_and_says_how_to_go_on(number, error, step, tmp_path, capsys):
+    path = tmp_path / "a.zarr"
+    handlers = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    settings = {"num_burnin_steps": 2, "num_steps_bw_draws": 2, "output_path": path}
+    told = []
+
+    def strike(event):
+        told.append(event)
+        if len(told) == step:
+            os.kill(os.getpid(), number)
+
+    with pytest.raises(error) as caught:
+        run(progress=strike, **settings)
+    if error is SystemExit:
+        assert caught.value.code == 128 + signal.SIGTERM
+    assert "to resume, call again" in capsys.readouterr().err
+    assert handlers == (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM))
+    states = chains_of(path)
+    assert "interrupted" in {state["status"] for state in states}
+    steps = [state["step"] for state in states]
+    assert sum(steps) == len(told)
+    assert_same_store(run(**settings), run(**{**settings, "output_path": None}))
+    assert validate(path, level="values").ok
+
+
+def test_a_second_signal_acts_at_once(tmp_path):
+    told = []
+
+    def strike(event):
+        told.append(event)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    # the second step of the burn-in is not reached by the first signal, which ends the chain after the first
+    with pytest.raises(KeyboardInterrupt):
+        run(progress=strike, num_steps_bw_draws=5, output_path=tmp_path / "a.zarr")
+    assert len(told) == 1
+    with pytest.raises(KeyboardInterrupt):
+        run(progress=strike, num_steps_bw_draws=5, output_path=tmp_path / "a.zarr")
+    assert_same_store(run(num_steps_bw_draws=5, output_path=tmp_path / "a.zarr"), run(num_steps_bw_draws=5))
+
+
+_SCRIPT = """
+import sys; sys.path.insert(0, {helpers!r})
+import torch; torch.set_num_threads(1)
+from tiny_lm import build_model, build_tokens
+from devinterp.slt.sampling import sample
+if __name__ == "__main__":
+    train = build_tokens("train")
+    def show(event):
+        print(event.chain, event.step, flush=True)
+    sample(build_model(), train, {{"train": (train, 1), "code": (build_tokens("code"), 1)}}, output_path={path!r},
+           progress=show, **{settings!r})
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_to_a_parallel_run_stops_every_worker_and_the_run_resumes(number, tmp_path):
+    path = tmp_path / "a.zarr"
+    settings = {**SETTINGS, "num_draws": 4000, "chain_method": "parallel", "num_workers": 2, "save_metrics": False}
+    del settings["progress"]
+    script = tmp_path / "script.py"
+    script.write_text(_SCRIPT.format(helpers=str(HELPERS), path=str(path), settings=settings))
+    process = subprocess.Popen(
+        [sys.executable, str(script)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    deadline = time.monotonic() + 120
+    while process.stdout.readline().split()[-1:] in ([], ["0"]) and time.monotonic() < deadline:
+        pass
+    os.killpg(process.pid, number) if number == signal.SIGINT else os.kill(process.pid, number)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == (-signal.SIGINT if number == signal.SIGINT else 128 + signal.SIGTERM), errors
+    assert "to resume, call again" in errors
+    states = chains_of(path)
+    assert {state["status"] for state in states} == {"interrupted"}
+    assert any(0 < state["step"] < 4000 for state in states)
+
+
+def test_the_counts_of_an_interrupted_store_are_those_of_its_rows(tmp_path):
+    path = tmp_path / "a.zarr"
+
+    def strike(event):
+        if event.step == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        run(progress=strike, output_path=path)
+    import zarr
+
+    group = zarr.open_group(path, mode="r")
+    assert group["draws_written"][...].tolist() == [3, 0]
+    assert np.isfinite(group["sampling_loss"][0, :3]).all()
+    assert np.isnan(group["sampling_loss"][0, 3:]).all()
+
+
+def test_threads_of_the_writer_end_with_the_run():
+    before = set(threading.enumerate())
+    run()
+    left = [t.name for t in set(threading.enumerate()) - before if t.name.startswith("devinterp")]
+    assert left == []
+
+
+# Executors and coordinators that end
+
+
+def test_an_executor_that_was_shut_down_is_named(tmp_path):
+    threads = ThreadPoolExecutor(1)
+    threads.shutdown()
+    with pytest.raises(SamplingError, match="takes no work: cannot schedule new futures after shutdown"):
+        run(chain_method="parallel", executor=threads, output_path=tmp_path / "a.zarr")
+    assert_same_store(run(output_path=tmp_path / "a.zarr"), run())
+
+
+class GivesUp(ThreadPoolExecutor):
+    """Is shut down by somebody else while the first of three chains runs."""
+
+    def submit(self, *task):
+        future = super().submit(*task)
+        self.taken = getattr(self, "taken", 0) + 1
+        if self.taken == 3:
+            self.shutdown(wait=False, cancel_futures=True)
+        return future
+
+
+def test_an_executor_that_gives_its_work_up_is_named_and_the_run_resumes(tmp_path):
+    path = tmp_path / "a.zarr"
+    settings = {"num_chains": 3, "output_path": path}
+    with pytest.raises(SamplingError, match="gave its work up: CancelledError"):
+        run(chain_method="parallel", executor=GivesUp(1), **settings)
+    assert not (path / ".devinterp" / "plan").exists()
+    assert_same_store(run(**settings), run(**{**settings, "output_path": None}))
+
+
+def test_states_that_are_kept_are_not_kept_with_the_plan(tmp_path):
+    path = tmp_path / "a.zarr"
+    with ThreadPoolExecutor(1) as threads:
+        run(chain_method="parallel", executor=threads, output_path=path, keep_state=True)
+    assert {file.suffix for file in (path / ".devinterp").iterdir() if file.suffix} >= {".state"}
+    assert not (path / ".devinterp" / "plan").exists()
+
+
+def test_a_worker_stops_once_its_coordinator_no_longer_holds_the_store(tmp_path, monkeypatch):
+    """Also one that the coordinator did not start itself, on another machine."""
+    monkeypatch.setattr(worker, "_PARENT_SECONDS", 0.0)
+    place = locate(tmp_path / "a.zarr", mode="w")
+    lock = WriterLock(place, LOCK_KEY)
+    task = SimpleNamespace(parent=("another host", 1), token=lock.token)
+    sign = worker._StopRequested(place, task, lambda: False)
+    assert not sign()
+    lock.release()
+    assert sign()
+
+
+def test_what_is_counted_as_written_can_be_read_while_the_run_goes_on(tmp_path, monkeypatch):
+    monkeypatch.setattr("devinterp.slt.sampling.running.coordinator._LOOK_SECONDS", 0.0)  # twice a second, otherwise
+    path, seen = tmp_path / "a.zarr", []
+
+    def look(event):
+        if (event.chain, event.step) == (1, 4):
+            tree = devinterp.open_store(path, allow_partial=True)
+            seen.append(tree["draws_written"].values[0])
+            assert np.isfinite(tree["sampling_loss"].values[0]).all()
+            assert np.isfinite(tree.devinterp.llc(allow_partial=True)["llc_mean"])
+
+    run(output_path=path, progress=look, checkpoint_every=1)
+    assert seen == [4]

@@ -1,0 +1,43 @@
+"""Worker processes of our own: what they know, and what they are deaf to."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+
+import pytest
+
+from devinterp.slt.sampling.running.pool import orphaned, worker_pool
+
+
+def look():
+    return (
+        os.getppid(),
+        os.environ.get("OF_THE_DAY"),
+        signal.getsignal(signal.SIGINT),
+        "torch" in sys.modules,
+        orphaned(),
+    )
+
+
+def test_workers_have_the_present_environment_and_leave_ctrl_c_to_the_coordinator(monkeypatch):
+    found = []
+    for day in ("one", "two"):
+        monkeypatch.setenv("OF_THE_DAY", day)
+        with worker_pool(1) as pool:
+            found.append(pool.submit(look).result())
+    assert [each[1] for each in found] == ["one", "two"]
+    assert all(handler == signal.SIG_IGN and not lost for *_, handler, _, lost in found)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere each worker is a process of its own making")
+def test_workers_are_forked_from_one_server_that_has_torch():
+    found = set()
+    for _ in range(2):
+        with worker_pool(1) as pool:
+            parent, _, _, torch, _ = pool.submit(look).result()
+        found.add(parent)
+        assert torch
+    assert len(found) == 1
+    assert os.getpid() not in found

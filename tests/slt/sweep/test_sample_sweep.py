@@ -1,0 +1,235 @@
+from __future__ import annotations
+
+import hashlib
+import json
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+from replicas import Replicas, run_arguments
+from tiny_lm import build_model, build_tokens
+
+import devinterp
+from devinterp import sample, sweep
+from devinterp.errors import SettingError, StoreConflictError
+from devinterp.slt.sampling.running import coordinator
+from devinterp.testing.mutations.editor import StoreEditor
+
+TRAIN = build_tokens("train")
+OBSERVABLES = {"train": (TRAIN, 1)}
+SETTINGS = {
+    "num_chains": 2,
+    "num_draws": 4,
+    "batch_size": 2,
+    "num_init_loss_batches": 2,
+    "device": "cpu",
+    "progress": False,
+}
+GRID = {"lr": [1e-4, 1e-3], "n_beta": [30.0], "localization": [10.0]}
+PILOT = {"pilot_chains": 1, "pilot_draws": 2, "extend": 1}
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def swept(path=None, **changes):
+    arguments = {"grid": GRID, **PILOT, **SETTINGS, **changes}
+    return sweep(build_model(), TRAIN, OBSERVABLES, output_path=path, **arguments)
+
+
+def lengths(tree):
+    return {name: (cell.sizes["chain"], cell.sizes["draw"]) for name, cell in tree.children.items()}
+
+
+def digests(path, group):
+    files = [p for p in (path / group).rglob("*") if p.is_file() and p.name != "zarr.json"]
+    return {p: hashlib.sha256(p.read_bytes()).hexdigest() for p in files if "draws_written" not in p.parts}
+
+
+def test_every_cell_is_what_sampling_it_alone_gives_short_or_extended(tmp_path):
+    tree = swept(tmp_path / "s.zarr")
+    assert tree.devinterp.kind == "sweep"
+    report = devinterp.validate(tmp_path / "s.zarr")
+    assert report.ok, report
+    assert not report.findings
+    assert not (tmp_path / "s.zarr" / ".devinterp").exists(), "states are not kept unless asked for"
+    assert sorted(lengths(tree).values()) == [(1, 2), (1, 2), (1, 2), (2, 4)]
+    assert tree["n_beta"].values.tolist() == [0.0, 30.0, 0.0, 30.0]
+    for name, cell in tree.children.items():
+        own = cell.attrs["metadata"]["config"]["sampler"]
+        keys = ("lr", "n_beta", "localization", "num_chains", "num_draws")
+        alone = sample(build_model(), TRAIN, OBSERVABLES, **{**SETTINGS, **{k: own[k] for k in keys}})
+        for variable, values in alone.data_vars.items():
+            np.testing.assert_array_equal(cell[variable].values, values.values, err_msg=f"{name} {variable}")
+        for key in ("weights", "visited", "observables"):
+            assert cell.attrs["metadata"]["provenance"][key] == alone.attrs["metadata"]["provenance"][key]
+
+
+def test_a_cell_that_diverges_ends_early_and_is_no_error(tmp_path):
+    tree = swept(tmp_path / "s.zarr", grid={**GRID, "lr": [1e-3, 1e3]}, pilot_draws=3, num_draws=6)
+    summary = tree.devinterp.sweep()
+    lost = summary.sel(lr=1e3, n_beta=30.0, localization=10.0)
+    assert str(lost["verdict"].values) == "diverged"
+    assert int(lost["num_chains"]) == 0
+    assert int(lost["num_draws"]) == 3, "it was not extended"
+    assert lengths(tree)["lr=0.001,n_beta=30,localization=10"] == (2, 6)
+    assert devinterp.validate(tmp_path / "s.zarr").ok
+
+
+def test_a_sweep_of_which_everything_diverged_is_complete_all_the_same(tmp_path):
+    tree = swept(tmp_path / "s.zarr", grid={**GRID, "lr": [1e3]}, control=False)
+    assert tree.attrs["completed"] == 1
+    assert not tree.devinterp.recommend().good
+
+
+def test_losses_that_are_finite_but_too_large_to_be_averaged_end_a_chain():
+    model = Replicas({"w": np.zeros(1)}, [lambda w: 5 * (w**2).sum(1)], 512)
+    grid = {"lr": [0.01, 1.0], "n_beta": [1.0], "localization": [0.0]}
+    tree = sweep(
+        **run_arguments(model, ["loss"]), grid=grid, control=False, num_draws=100, pilot_draws=100, progress=False
+    )
+    lost = tree["lr=1,n_beta=1,localization=0"]
+    assert {c["reason"] for c in lost.attrs["metadata"]["run"]["chains"]} == {"the loss is not finite"}
+    assert np.isfinite(lost["step_loss"].values[0, : int(lost["draws_written"][0])]).all()
+
+
+def test_initial_losses_are_computed_once(monkeypatch):
+    calls = []
+    for name in ("initial_losses", "observable_initial_losses"):
+        real = getattr(coordinator, name)
+        monkeypatch.setattr(coordinator, name, lambda *a, real=real, name=name: calls.append(name) or real(*a))
+    swept(pilot_chains=2)
+    assert sorted(calls) == ["initial_losses", "observable_initial_losses"]
+
+
+def test_the_same_call_returns_what_is_there(tmp_path):
+    path, events = tmp_path / "s.zarr", []
+    tree = swept(path)
+    again = swept(path, progress=events.append)
+    assert not events
+    xr.testing.assert_identical(tree.load(), again.load())
+
+
+def test_an_interrupted_sweep_goes_on_in_either_stage(tmp_path):
+    whole = swept()
+
+    class Interruption(Exception):
+        pass
+
+    for stop in (3, 9):  # in a pilot; while a cell is extended
+        path, events = tmp_path / f"{stop}.zarr", []
+
+        def strike(event, events=events, stop=stop):
+            events.append(event)
+            if len(events) == stop:
+                raise Interruption
+
+        with pytest.raises(Interruption):
+            swept(path, progress=strike, checkpoint_every=1)
+        assert json.loads((path / "zarr.json").read_text())["attributes"]["completed"] == 0
+        resumed = swept(path)
+        assert lengths(resumed) == lengths(whole)
+        for name, cell in whole.children.items():
+            for variable, values in cell.data_vars.items():
+                np.testing.assert_array_equal(
+                    resumed[name][variable].values, values.values, err_msg=f"{name} {variable}"
+                )
+
+
+def test_further_values_are_added_and_nothing_is_sampled_again(tmp_path):
+    path = tmp_path / "s.zarr"
+    before = swept(path)
+    kept = {name: digests(path, name) for name in before.children}
+    more = swept(path, grid={**GRID, "lr": [3e-4]}, extend=0)
+    cells = [tree.attrs["metadata"]["config"]["cells"] for tree in (before, more)]
+    assert cells[1][:4] == cells[0]
+    assert more.sizes["cell"] == 6
+    assert {name: digests(path, name) for name in before.children} == kept
+    for name, cell in before.children.items():  # when, where and how long they were sampled, too
+        assert more[name].attrs["metadata"]["run"] == cell.attrs["metadata"]["run"]
+    assert devinterp.validate(path).ok
+    assert more.devinterp.sweep()["lr"].values.tolist() == [1e-4, 3e-4, 1e-3]
+
+
+def test_more_cells_are_extended_later_where_the_states_were_kept(tmp_path):
+    path = tmp_path / "s.zarr"
+    swept(path, keep_state=True)
+    tree = swept(path, extend=2, keep_state=True)
+    assert sorted(lengths(tree).values()) == [(1, 2), (1, 2), (2, 4), (2, 4)]
+    fresh = swept(extend=2)
+    for name in fresh.children:
+        np.testing.assert_array_equal(tree[name]["loss_train"].values, fresh[name]["loss_train"].values)
+    swept(tmp_path / "forgotten.zarr")
+    with pytest.raises(StoreConflictError, match="did not keep the states"):
+        swept(tmp_path / "forgotten.zarr", extend=2)
+
+
+def test_chains_elsewhere_give_the_same(tmp_path):
+    with ThreadPoolExecutor(2) as executor:
+        tree = swept(tmp_path / "s.zarr", chain_method="parallel", executor=executor)
+    here = swept()
+    assert lengths(tree) == lengths(here)
+    for name in here.children:
+        np.testing.assert_array_equal(tree[name]["loss_train"].values, here[name]["loss_train"].values)
+
+
+def test_time_is_counted_over_both_stages(tmp_path):
+    tree = swept(tmp_path / "s.zarr", keep_state=True, extend=0)
+    pilot = tree.devinterp.sweep()["seconds"]
+    assert (pilot > 0).all()
+    longer = swept(tmp_path / "s.zarr", keep_state=True).devinterp.sweep()["seconds"]
+    assert (longer >= pilot).all()
+    assert float(longer.sum()) > float(pilot.sum())
+
+
+def test_time_that_the_disk_took_at_a_chains_end_is_not_forgotten(tmp_path):
+    path = tmp_path / "s.zarr"
+    before = swept(path, keep_state=True, extend=0)
+    for name in before.children:
+        chains = before[name].sizes["chain"]
+        StoreEditor(path).set_attribute(name, "metadata.run.seconds", [100.0] * chains)
+    after = swept(path, keep_state=True)
+    assert (after.devinterp.sweep()["seconds"] >= 100).all()
+
+
+def test_another_model_or_dataset_is_refused(tmp_path):
+    swept(tmp_path / "s.zarr")
+    with pytest.raises(StoreConflictError, match="weights"):
+        sweep(build_model(7), TRAIN, OBSERVABLES, output_path=tmp_path / "s.zarr", grid=GRID, **PILOT, **SETTINGS)
+
+
+BAD = {
+    "no grid": {"grid": {}},
+    "no mapping": {"grid": [1e-3]},
+    "a setting that is not swept": {"grid": {**GRID, "batch_size": [2]}},
+    "a value twice": {"grid": {**GRID, "lr": [1e-3, 1e-3]}},
+    "a value that is none": {"grid": {**GRID, "lr": ["fast"]}},
+    "a negative value": {"grid": {**GRID, "n_beta": [-1.0]}},
+    "no values": {"grid": {**GRID, "lr": []}},
+    "one value, not in a list": {"grid": {**GRID, "lr": 1e-3}},
+    "a setting twice": {"lr": 1e-3},
+    "a setting nowhere": {"grid": {"lr": [1e-3]}},
+    "an unknown argument": {"temperature": 3},
+    "a bad number of cells": {"extend": -1},
+    "a bad pilot": {"pilot_draws": 0},
+    "an unknown sampling task": {"sampling_task": "trian"},
+}
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_bad_input_is_one_clear_error_and_leaves_nothing_behind(kind, tmp_path):
+    with pytest.raises(SettingError):
+        swept(tmp_path / "s.zarr", **BAD[kind])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_setting_that_does_not_vary_is_a_keyword():
+    tree = swept(grid={"lr": [1e-3]}, n_beta=30.0, control=False, extend=0)
+    assert list(tree.children) == ["lr=0.001,n_beta=30,localization=0"]

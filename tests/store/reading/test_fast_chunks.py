@@ -1,0 +1,165 @@
+"""Blocks read from chunk files: the bytes that xarray and Zarr give, or what they raise."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+import xarray as xr
+import zarr
+from hypothesis import given
+from hypothesis import strategies as st
+from zarr.codecs import BloscCodec, BytesCodec, Crc32cCodec, GzipCodec, TransposeCodec, ZstdCodec
+from zarr.storage import MemoryStore
+
+from devinterp.store.reading import fast_chunks as direct
+from devinterp.store.reading.fast_chunks import block_reader
+
+DIMS = ("chain", "draw", "row", "token_pos")
+PACKED = {
+    "none": {"compressors": None},
+    "zstd": {"compressors": ZstdCodec(level=1)},
+    "zstd with a checksum": {"compressors": [ZstdCodec(level=1), Crc32cCodec()]},
+    "blosc": {"compressors": BloscCodec(cname="lz4")},
+    "gzip": {"compressors": GzipCodec(level=1)},
+    "big endian": {"serializer": BytesCodec(endian="big")},
+    "transposed": {"filters": [TransposeCodec(order=(3, 1, 0, 2))]},
+}
+
+
+def write(store, *, shape=(3, 7, 2, 5), chunks=(1, 3, 2, 5), dtype="float32", skip=None, **options):
+    """An array whose values tell their place; ``skip`` leaves out what is written of one region."""
+    array = zarr.create_array(
+        store, name="loss", shape=shape, chunks=chunks, dtype=dtype, dimension_names=DIMS, fill_value=-1, **options
+    )
+    values = np.arange(np.prod(shape), dtype=dtype).reshape(shape)
+    for place in np.ndindex(shape[:2]):
+        if place != skip:
+            array[place] = values[place]
+    return array
+
+
+def opened(store):
+    return xr.open_dataset(store, engine="zarr", consolidated=False, chunks=None, mask_and_scale=False)["loss"].variable
+
+
+@pytest.fixture
+def no_zarr(monkeypatch):
+    """Whatever is asked of Zarr from now on fails."""
+
+    def refuse(*_args, **_kwargs):
+        raise AssertionError("read through Zarr")
+
+    def forbid():
+        monkeypatch.setattr("xarray.backends.zarr.ZarrArrayWrapper.__getitem__", refuse)
+
+    return forbid
+
+
+@pytest.mark.parametrize("packed", PACKED.values(), ids=PACKED)
+def test_a_local_array_is_read_from_its_files(tmp_path, no_zarr, packed):
+    whole = np.array(write(tmp_path / "x.zarr", **packed)[...])
+    read = block_reader(opened(tmp_path / "x.zarr"))
+    no_zarr()
+    found = read(slice(1, 3), slice(2, 5))
+    assert found.dtype == np.float32
+    assert found.dtype.isnative
+    np.testing.assert_array_equal(found, whole[1:3, 2:5], strict=True)
+
+
+def test_shards_are_read_from_their_files(tmp_path, no_zarr):
+    whole = np.array(write(tmp_path / "x.zarr", shards=(1, 6, 2, 5))[...])
+    read = block_reader(opened(tmp_path / "x.zarr"))
+    no_zarr()
+    np.testing.assert_array_equal(read(slice(0, 3), slice(0, 7)), whole)
+
+
+@given(data=st.data())
+def test_any_block_of_any_slice_is_what_xarray_gives(tmp_path_factory, data):
+    sizes = st.integers(1, 6)
+    shape = tuple(data.draw(st.tuples(sizes, sizes, sizes, sizes)))
+    chunks = tuple(data.draw(st.integers(1, n)) for n in shape)
+    skip = data.draw(st.none() | st.tuples(st.integers(0, shape[0] - 1), st.integers(0, shape[1] - 1)))
+    dtype = data.draw(st.sampled_from(["float32", "float16", "int64"]))
+    folder = tmp_path_factory.mktemp("any") / "x.zarr"
+    write(folder, shape=shape, chunks=chunks, skip=skip, dtype=dtype)
+
+    def part(size):
+        start = data.draw(st.integers(0, size - 1))
+        return slice(start, data.draw(st.integers(start + 1, size)))
+
+    step = data.draw(st.sampled_from([None, 1, -1, 2]))  # steps are read through Zarr
+    variable = opened(folder).isel({dim: part(n) for dim, n in zip(DIMS, shape, strict=True)})
+    variable = variable.isel(row=slice(None, None, step))
+    first, second = part(variable.shape[0]), part(variable.shape[1])
+    found = block_reader(variable)(first, second)
+    np.testing.assert_array_equal(found, variable[first, second].values, strict=True)
+
+
+def test_a_block_belongs_to_the_caller_and_the_variable_remembers_nothing(tmp_path):
+    whole = np.array(write(tmp_path / "x.zarr")[...])
+    variable = opened(tmp_path / "x.zarr")
+    read = block_reader(variable)
+    found = read(slice(0, 1), slice(0, 3))
+    found[...] = 0
+    np.testing.assert_array_equal(read(slice(0, 1), slice(0, 3)), whole[:1, :3])
+    assert not variable._in_memory
+
+
+def test_several_threads_read_at_once(tmp_path):
+    whole = np.array(write(tmp_path / "x.zarr", shape=(4, 60, 3, 5))[...])
+    read = block_reader(opened(tmp_path / "x.zarr"))
+    blocks = [(slice(c, c + 1), slice(d, d + 2)) for c in range(4) for d in range(0, 60, 2)]
+    with ThreadPoolExecutor(4) as pool:
+        for block, found in zip(blocks, pool.map(lambda b: read(*b), blocks), strict=True):
+            np.testing.assert_array_equal(found, whole[block])
+
+
+@pytest.mark.parametrize("damage", ["cut", "absent"])
+def test_what_cannot_be_read_is_what_zarr_makes_of_it(tmp_path, damage):
+    write(tmp_path / "x.zarr")
+    chunk = tmp_path / "x.zarr" / "loss" / "c" / "1" / "0" / "0" / "0"
+    variable = opened(tmp_path / "x.zarr")
+    read = block_reader(variable)
+    if damage == "cut":
+        chunk.write_bytes(chunk.read_bytes()[:-3])
+        with pytest.raises(RuntimeError, match=r"[Zz]std"):
+            read(slice(1, 2), slice(0, 3))
+    else:
+        chunk.unlink()
+        assert (read(slice(1, 2), slice(0, 3)) == -1).all()
+
+
+def decoded(variable):
+    return xr.conventions.decode_cf_variable("loss", variable.copy(deep=False)._replace(attrs={"scale_factor": 2.0}))
+
+
+OTHERS = {
+    "in memory": lambda variable: variable.load(),
+    "computed": lambda variable: variable * 2,
+    "decoded": decoded,
+    "transposed": lambda variable: variable.transpose("draw", "chain", ...),
+    "picked": lambda variable: variable.isel(row=[1, 0]),
+    "one row": lambda variable: variable.isel(row=0),
+}
+
+
+@pytest.mark.parametrize("other", OTHERS.values(), ids=OTHERS)
+def test_what_is_not_the_stored_array_itself_is_read_by_xarray(tmp_path, other):
+    write(tmp_path / "x.zarr")
+    variable = other(opened(tmp_path / "x.zarr"))
+    found = block_reader(variable)(slice(0, 2), slice(1, 3))
+    np.testing.assert_array_equal(found, variable[0:2, 1:3].values, strict=True)
+
+
+def test_a_store_that_is_no_folder_is_read_by_zarr():
+    store = MemoryStore()
+    whole = np.array(write(store)[...])
+    np.testing.assert_array_equal(block_reader(opened(store))(slice(0, 2), slice(1, 3)), whole[0:2, 1:3])
+
+
+def test_with_another_xarray_everything_is_read_by_it(tmp_path, monkeypatch):
+    whole = np.array(write(tmp_path / "x.zarr")[...])
+    monkeypatch.setattr(direct, "LAYERS", ())
+    np.testing.assert_array_equal(block_reader(opened(tmp_path / "x.zarr"))(slice(0, 2), slice(1, 3)), whole[0:2, 1:3])

@@ -1,0 +1,91 @@
+from __future__ import annotations
+
+import json
+import os
+import socket
+
+import lifelike
+import pytest
+
+from devinterp.errors import StoreNotFoundError
+from devinterp.store import locate, open_run
+from devinterp.store.reading.status import read_status
+
+SMALL = {"chains": 2, "draws": 120, "rows": 2, "observables": ("code",), "save_metrics": False}
+
+
+def test_a_run_is_followed_from_its_first_chunk_to_its_end(tmp_path):
+    path = tmp_path / "run.zarr"
+    with open_run(path, {"/": lifelike.request(**SMALL)}) as run:
+        (only,) = read_status(locate(path)).runs
+        assert [c.status for c in only.chains] == ["waiting", "waiting"]
+        engine = lifelike.Engine(run, "/", scale=0.02, seed=1)
+        engine.write_fixed()
+        engine.run_chain(0)
+        writer, _ = run.writer("/", 1)
+        writer.steps(0, engine._step_rows(1, 0, 105))  # two chunks of 50 steps are full; no checkpoint yet
+        writer.abort()
+        status = read_status(locate(path))
+        first, second = status.runs[0].chains
+        assert (first.status, first.draws, first.steps) == ("complete", 120, 250)
+        assert second.status == "waiting"
+        assert str(os.getpid()) in (status.writer or "")
+        assert status.runs[0].done == pytest.approx(0.5)
+        engine.run_chain(1, stop_at=30, status="failed")
+        run.complete()
+    status = read_status(locate(path))
+    assert status.completed
+    assert status.writer is None
+    assert [(c.status, c.draws) for c in status.runs[0].chains] == [("complete", 120), ("failed", 30)]
+    assert status.runs[0].done == 1
+
+
+def test_steps_between_checkpoints_are_seen(tmp_path):
+    path = tmp_path / "run.zarr"
+    with open_run(path, {"/": lifelike.request(**SMALL)}, checkpoint_every=10) as run:
+        engine = lifelike.Engine(run, "/", scale=0.02, seed=1)
+        engine.write_fixed()
+        engine.run_chain(0, stop_at=10, status="interrupted")
+        writer, _ = run.writer("/", 0)
+        from devinterp.store.writing.checkpoint import ChainProgress, write_progress
+
+        write_progress(run.location, "/", 0, ChainProgress(draws=10, steps=29, status="running"))
+        writer.steps(29, engine._step_rows(0, 29, 151))
+        writer.abort()
+        chain = read_status(locate(path)).runs[0].chains[0]
+        assert chain.status == "running"
+        assert 29 < chain.steps <= 151
+
+
+def test_runs_of_a_study_come_in_its_order_consolidated_or_not(tmp_path):
+    path = lifelike.make_study(tmp_path / "s.zarr", ["full", "b b", "a"], **{**SMALL, "draws": 10})
+    status = read_status(locate(path))
+    assert [run.group for run in status.runs] == ["/full", "/b b", "/a"]
+    document = json.loads((path / "zarr.json").read_text())
+    del document["consolidated_metadata"]
+    (path / "zarr.json").write_text(json.dumps(document))
+    assert [run.group for run in read_status(locate(path)).runs] == ["/full", "/b b", "/a"]
+
+
+def test_a_killed_writer_is_no_writer(tmp_path):
+    path = tmp_path / "run.zarr"
+    with open_run(path, {"/": lifelike.request(**SMALL)}):
+        pass
+    lock = path / ".devinterp/lock"
+    lock.parent.mkdir(exist_ok=True)
+    child = os.posix_spawn("/bin/true", ["true"], {})
+    os.waitpid(child, 0)
+    lock.write_text(json.dumps({"pid": child, "host": socket.gethostname(), "since": 0.0}))
+    assert read_status(locate(path)).writer is None
+    lock.write_text(json.dumps({"pid": 1, "host": "elsewhere", "since": 0.0}))
+    assert read_status(locate(path)).writer == "process 1 on elsewhere"
+    lock.write_text("rubbish")
+    assert read_status(locate(path)).writer is None
+
+
+def test_stores_of_devinterp_2_and_no_store(reference, tmp_path):
+    status = read_status(locate(reference / "full.zarr"))
+    assert status.schema is None
+    assert status.runs[0].num_draws == 6
+    with pytest.raises(StoreNotFoundError):
+        read_status(locate(tmp_path / "nothing.zarr"))

@@ -1,0 +1,187 @@
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import lifelike
+import numpy as np
+import pytest
+import xarray as xr
+
+from devinterp.errors import StoreError, StoreLockedError
+from devinterp.schema.validation import validate
+from devinterp.store import locate, open_run
+from devinterp.store.lock import WriterLock
+from devinterp.store.repair.apply import apply_repair
+from devinterp.store.repair.plan import plan_repair
+from devinterp.store.writing.run import LOCK_KEY
+
+SMALL = {"chains": 2, "draws": 60, "rows": 2, "observables": ("code",)}
+
+
+@pytest.fixture(scope="module")
+def samples(tmp_path_factory):
+    return lifelike.make_samples(tmp_path_factory.mktemp("repair") / "run.zarr", **SMALL)
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    return lifelike.make_study(tmp_path_factory.mktemp("repair") / "study.zarr", ["full", "l0 attn"], **SMALL)
+
+
+@pytest.fixture
+def copy(tmp_path):
+    def make(store):
+        return Path(shutil.copytree(store, tmp_path / "copy.zarr"))
+
+    return make
+
+
+def flip(path):
+    raw = bytearray(path.read_bytes())
+    raw[len(raw) // 2] ^= 0x10
+    path.write_bytes(raw)
+
+
+def content(folder):
+    return {p.relative_to(folder): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def test_a_whole_store_needs_nothing(samples):
+    assert plan_repair(samples).nothing
+
+
+@pytest.mark.parametrize("harm", [Path.unlink, flip], ids=["missing", "flipped"])
+def test_a_lost_chunk_ends_its_chain_before_it_and_the_store_is_valid_again(samples, copy, harm):
+    store = copy(samples)
+    harm(store / "loss_code/c/1/1/0/0")
+    before = xr.open_datatree(samples, engine="zarr")
+    plan = plan_repair(store)
+    (loss,) = plan.chains
+    assert (loss.chain, loss.draws_before, loss.draws_after) == (1, 60, 50)
+    assert list(loss.keys) == ["loss_code/c/1/1/0/0"]
+    apply_repair(plan)
+    report = validate(store)
+    assert report.ok, str(report)
+    assert plan_repair(store).nothing
+    tree = xr.open_datatree(store, engine="zarr")
+    assert tree["draws_written"].values.tolist() == [60, 50]
+    state = tree.attrs["metadata"]["run"]["chains"][1]
+    assert state["status"] == "failed"
+    assert "loss_code/c/1/1/0/0" in state["reason"]
+    for name in ("loss_code", "sampling_loss"):
+        np.testing.assert_array_equal(tree[name][0], before[name][0])
+        np.testing.assert_array_equal(tree[name][1, :50], before[name][1, :50])
+        assert np.isnan(tree[name][1, 50:]).all()
+    assert np.isnan(tree["step_loss"][1, 110:]).all()
+    assert np.isfinite(tree["step_loss"][1, :110]).all()
+
+
+def test_lost_steps_cost_the_draws_that_they_led_to(samples, copy):
+    store = copy(samples)
+    (store / "metrics_noise/c/0/1").unlink()  # steps 50 to 99; burn-in 10, two steps for each draw
+    (loss,) = plan_repair(store).chains
+    assert loss.draws_after == 20
+
+
+def test_a_study_keeps_its_other_runs(study, copy):
+    store = copy(study)
+    (store / "l0 attn/sampling_loss/c/0/0/0/0").unlink()
+    plan = plan_repair(store)
+    assert [(x.group, x.chain, x.draws_after) for x in plan.chains] == [("/l0 attn", 0, 0)]
+    apply_repair(plan)
+    assert validate(store).ok
+    tree = xr.open_datatree(store, engine="zarr")
+    assert tree["full/draws_written"].values.tolist() == [60, 60]
+    assert tree["l0 attn/draws_written"].values.tolist() == [0, 60]
+
+
+def test_what_follows_from_the_rest_is_written_again(samples, copy):
+    store = copy(samples)
+    for name in ("n_beta/c", "draws_written/c/0"):
+        (store / name).unlink()
+    apply_repair(plan_repair(store))
+    assert content(store) == content(samples)
+
+
+def test_reopened_and_sampled_again_the_store_is_the_same_to_the_byte(samples, copy):
+    store = copy(samples)
+    flip(store / "loss_code/c/1/1/0/0")
+    (store / "init_loss/c/0/0").unlink()
+    plan = plan_repair(store)
+    assert list(plan.recomputed) == ["init_loss"]
+    with pytest.raises(StoreError, match="init_loss cannot be mended"):
+        apply_repair(plan)
+    apply_repair(plan, reopen=True)
+    with open_run(store, {"/": lifelike.request(**SMALL)}) as run:
+        assert run.remaining() == [("/", 1)]
+        engine = lifelike.Engine(run, "/", scale=0.02, seed=1)
+        assert not run.has_array("/", "init_loss")
+        engine.write_fixed()
+        engine.run_chain(1)
+        run.complete()
+    assert content(store) == content(samples)
+
+
+def test_an_interrupted_run_forgets_what_it_lost_and_keeps_the_rest(tmp_path):
+    store, request = tmp_path / "run.zarr", lifelike.request(**{**SMALL, "draws": 120})
+    with open_run(store, {"/": request}) as run:
+        engine = lifelike.Engine(run, "/", scale=0.02, seed=1)
+        engine.write_fixed()
+        for chain in (0, 1):
+            engine.run_chain(chain, stop_at=110, status="interrupted")
+        run.publish()
+    (store / "loss_code/c/1/0/0/0").unlink()
+    (store / "loss_code/c/0/zarr.5f.partial").touch()
+    plan = plan_repair(store)
+    assert not plan.completed
+    assert [loss.chain for loss in plan.chains] == [1]
+    assert plan.leftovers == ("loss_code/c/0/zarr.5f.partial",)
+    apply_repair(plan)
+    assert plan_repair(store).nothing
+    with open_run(store, {"/": request}) as run:
+        assert run.writer("/", 0)[0].progress.draws == 100  # its checkpoint stands
+        assert run.writer("/", 1)[0].progress.draws == 0
+
+
+def test_a_damaged_checkpoint_is_found_and_dropped(tmp_path):
+    store, request = tmp_path / "run.zarr", lifelike.request(**{**SMALL, "draws": 120})
+    with open_run(store, {"/": request}) as run:
+        engine = lifelike.Engine(run, "/", scale=0.02, seed=1)
+        engine.write_fixed()
+        engine.run_chain(0, stop_at=70, status="interrupted")
+        run.publish()
+    state = store / ".devinterp/chain-0000.state"
+    state.write_bytes(state.read_bytes()[:-1])
+    apply_repair(plan_repair(store))
+    assert not state.exists()
+    with open_run(store, {"/": request}) as run:
+        assert run.writer("/", 0)[0].progress.draws == 0
+
+
+def test_a_store_that_is_being_written_is_left_alone(samples, copy):
+    store = copy(samples)
+    (store / "loss_code/c/1/1/0/0").unlink()
+    plan, before = plan_repair(store), content(store)
+    with WriterLock(locate(store, mode="w"), LOCK_KEY), pytest.raises(StoreLockedError):
+        apply_repair(plan)
+    assert content(store) == before
+
+
+def test_a_killed_repair_leaves_no_store_that_looks_whole(samples, copy, monkeypatch):
+    store = copy(samples)
+    (store / "loss_code/c/1/1/0/0").unlink()
+    plan = plan_repair(store)
+    monkeypatch.setattr("devinterp.store.repair.apply._truncate", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        apply_repair(plan)
+    assert xr.open_datatree(store, engine="zarr", consolidated=False).attrs["completed"] == 0
+
+
+def test_results_and_damaged_metadata_are_refused(reference, samples, copy):
+    with pytest.raises(StoreError, match="no run to repair"):
+        plan_repair(reference / "llc.zarr")
+    store = copy(samples)
+    (store / "loss_code/zarr.json").write_text("{")
+    with pytest.raises(StoreError, match="loss_code"):
+        plan_repair(store)
