@@ -280,7 +280,6 @@ def examples(cache: Path) -> dict[str, str]:
 
 
 def _example(value: str) -> str:
-    from devinterp.schema.findings.render import finding_text
     from devinterp.testing import mutations_of
 
     mutations = mutations_of(value)
@@ -293,7 +292,7 @@ def _example(value: str) -> str:
             report = devinterp.validate(mutations[0].write("run.zarr"), **mutations[0].options)
         finally:
             os.chdir(before)
-    findings = [finding_text(f).replace(folder, "") for f in report.findings if f.code == value]
+    findings = [str(f).replace(folder, "") for f in report.findings if f.code == value]
     return f"{mutations[0].doc}\n\n```text\n{findings[0]}\n```" if findings else ""
 
 

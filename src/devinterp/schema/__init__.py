@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from devinterp.schema.checks.to_pandera import to_pandera
 from devinterp.schema.findings.codes import RuleCode
-from devinterp.schema.findings.report import Finding, NotChecked, Report
+from devinterp.schema.findings.finding import Finding, NotChecked
+from devinterp.schema.findings.report import Report
 from devinterp.schema.model.load import available, load
+from devinterp.schema.model.schema import Schema
 from devinterp.schema.model.spec import (
     ArrayLayout,
     Check,
@@ -17,7 +19,6 @@ from devinterp.schema.model.spec import (
     Presence,
     Profile,
     Rule,
-    Schema,
     StorageSpec,
     VariableSpec,
 )

@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     import zarr
     from zarr.abc.store import Store
 
-    from devinterp.schema.model.spec import Level, Schema
+    from devinterp.schema.model.schema import Schema
+    from devinterp.schema.model.spec import Level
 
 __all__ = ["validate"]
 

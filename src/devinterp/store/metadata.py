@@ -20,7 +20,15 @@ from devinterp.errors import StoreError
 from devinterp.schema.model.spec import ArrayLayout, GroupLayout, StorageSpec
 from devinterp.store.location import Location
 
-__all__ = ["array_metadata", "create_groups", "documents", "group_document", "jsonable", "open_array"]
+__all__ = [
+    "array_metadata",
+    "create_groups",
+    "documents",
+    "group_document",
+    "jsonable",
+    "open_array",
+    "write_consolidated_root",
+]
 
 _CODECS: dict[str, dict[str, Any]] = {
     "bytes": {"name": "bytes", "configuration": {"endian": "little"}},
@@ -149,3 +157,18 @@ def open_array(location: Location, path: str, layout: ArrayLayout, storage: Stor
     """Return a handle for writing, made from the layout without reading the store."""
     metadata, path_in_store = array_metadata(layout, storage), StorePath(location.store, path.strip("/"))
     return zarr.Array(zarr.AsyncArray(metadata, path_in_store, config=cast(Any, _CONFIG)))
+
+
+def write_consolidated_root(location: Location, attributes: dict[str, Any], everything: dict[str, bytes]) -> None:
+    """Write the root's document with the metadata of all groups and arrays below it.
+
+    One write, so that no reader ever sees ``completed`` without the metadata or the other way round.
+    """
+    cache: dict[bytes, Any] = {}
+    below = {}
+    for key, text in everything.items():
+        if key != "zarr.json":
+            if text not in cache:
+                cache[text] = json.loads(text)
+            below[key.removesuffix("/zarr.json")] = cache[text]
+    location.set("zarr.json", group_document(attributes, below))

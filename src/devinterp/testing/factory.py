@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from copy import deepcopy
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,13 +13,14 @@ import xarray as xr
 from devinterp.errors import SchemaError
 from devinterp.schema import load
 from devinterp.schema.model.layout import array_attributes, bindings, chunk_shape, dimension_sizes
-from devinterp.schema.model.spec import ArrayLayout, GroupLayout, NodeSpec, Schema, VariableSpec
+from devinterp.schema.model.schema import Schema
+from devinterp.schema.model.spec import ArrayLayout, GroupLayout, NodeSpec, VariableSpec
 from devinterp.store.location import StoreLike, locate
-from devinterp.store.metadata import documents, open_array
-from devinterp.store.writing.complete import write_consolidated_root
+from devinterp.store.metadata import documents, open_array, write_consolidated_root
 from devinterp.testing.valid import rules as rules  # registers how our own rules are satisfied
 from devinterp.testing.valid.attributes import declared_attributes, draw_instance, put, subschema
 from devinterp.testing.valid.draft import Draft, GroupDraft, rule_makers
+from devinterp.testing.valid.recipe import StoreRecipe
 from devinterp.testing.valid.values import draw_values
 
 __all__ = ["StoreRecipe", "build_draft", "included_schemas", "make_store", "make_tree"]
@@ -31,60 +31,6 @@ _DEFAULT_MEMBERS = {
     "cell": ("warm", "cold"),
     "checkpoint": ("0", "512"),
 }
-
-
-@dataclass(frozen=True)
-class StoreRecipe:
-    """A small description that a whole valid tree follows from.
-
-    Attributes
-    ----------
-    schema : str, Path, mapping or Schema
-        Anything `devinterp.schema.load` takes: a kind (``"samples"``), an id, the path of a consumer's document.
-    profile : str
-        The profile the store must be valid under.
-    parameters : mapping
-        Values of the schema's parameters (``num_chains``, ``num_draws`` ...); what is missing gets a small value.
-    members : mapping
-        Members of each family, with their parameters and further fields:
-        ``{"obs": {"code": {"batches_per_draw": 2, "name": "code"}}}``.
-    sizes : mapping of str to int
-        Sizes of dimensions that no expression gives (``token_pos``).
-    optional : frozenset of str
-        Optional variables (patterns) to include.
-    leading : frozenset of str
-        Leading dimensions that results have (``wr``, ``checkpoint``).
-    alternative : int
-        Which of the legal dimensions a variable with alternatives takes: 0 is the documented one.
-    failed : mapping of int to int
-        Draws that each failed chain has, less than ``num_draws``.
-    attributes : mapping
-        Attributes of the root that are given and not drawn; also undeclared ones.
-    children : mapping of str to mapping
-        Changes to the recipes of single members of a tree of trees: ``{"l0h0": {"failed": {0: 1}}}``.
-    seed : int
-        Of all values.
-    """
-
-    schema: str | Path | Mapping[str, Any] | Schema = "samples"
-    profile: str = "strict"
-    parameters: Mapping[str, Any] = field(default_factory=dict)
-    members: Mapping[str, Mapping[str, Mapping[str, Any]]] = field(default_factory=dict)
-    sizes: Mapping[str, int] = field(default_factory=dict)
-    optional: frozenset[str] = frozenset()
-    leading: frozenset[str] = frozenset()
-    alternative: int = 0
-    failed: Mapping[int, int] = field(default_factory=dict)
-    attributes: Mapping[str, Any] = field(default_factory=dict)
-    children: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    seed: int = 0
-
-    def load(self) -> Schema:
-        """Return the schema under the recipe's profile."""
-        if isinstance(self.schema, Schema):
-            return self.schema
-        loaded: Schema = load(self.schema, profile=self.profile)
-        return loaded
 
 
 def make_tree(recipe: StoreRecipe | str = "samples", **changes: Any) -> xr.DataTree:

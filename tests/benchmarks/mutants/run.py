@@ -68,7 +68,7 @@ GROUPS: dict[str, tuple[list[str], list[str]]] = {
             "tests/slt/test_llc.py",
             "tests/slt/runs/test_chains.py",
             "tests/slt/runs/test_side_by_side.py",
-            "tests/slt/sweep/test_grid.py",
+            "tests/slt/runs/test_grid.py",
             "tests/properties/test_llc_identities.py",
         ],
     ),

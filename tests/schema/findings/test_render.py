@@ -12,7 +12,7 @@ from rich.console import Console
 
 import devinterp
 from devinterp.schema import Finding, NotChecked, Report, RuleCode
-from devinterp.schema.findings.render import finding_text, report_html, report_text, sarif, scope, verdict, where
+from devinterp.schema.findings.render import report_html, report_text, sarif, scope, verdict
 
 MISSING = Finding(
     RuleCode.MISSING_VARIABLE, "error", "structure", "/a", "It is missing.", expected="a (x)", found="nothing",
@@ -85,13 +85,13 @@ def test_nothing_checked_is_said() -> None:
     ],
 )
 def test_the_first_places_are_named_and_the_others_counted(paths: tuple[str, ...], count: int, said: str) -> None:
-    assert where(Finding("A1", "error", "values", paths[0], "x", count=count, paths=paths)) == said
+    assert Finding("A1", "error", "values", paths[0], "x", count=count, paths=paths).where == said
 
 
 def test_a_finding_shows_only_what_it_has() -> None:
-    assert finding_text(NOTE) == "note LAB1 /d: It is odd."
-    assert finding_text(Finding("A1", "error", "values", "/", "x", found="y")) == "error A1 /: x\n    found:    y"
-    assert finding_text(Finding("A1", "error", "values", "/", "x", expected="")).endswith("\n    expected: ")
+    assert str(NOTE) == "note LAB1 /d: It is odd."
+    assert str(Finding("A1", "error", "values", "/", "x", found="y")) == "error A1 /: x\n    found:    y"
+    assert str(Finding("A1", "error", "values", "/", "x", expected="")).endswith("\n    expected: ")
 
 
 def test_html_has_a_row_per_finding_and_a_cell_per_fact() -> None:

@@ -13,7 +13,8 @@ from devinterp.names import sanitize_observable_name
 from devinterp.schema.findings.codes import RuleCode
 from devinterp.schema.findings.report import Collector
 from devinterp.schema.model.layout import bindings
-from devinterp.schema.model.spec import NodeSpec, Schema, VariableSpec
+from devinterp.schema.model.schema import Schema
+from devinterp.schema.model.spec import NodeSpec, VariableSpec
 from devinterp.schema.model.suggest import suggestion
 from devinterp.schema.reading.limits import Limits
 from devinterp.schema.reading.nodes import GroupNode, dig, join

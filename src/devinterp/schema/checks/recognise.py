@@ -9,7 +9,8 @@ from devinterp.errors import SchemaError
 from devinterp.schema.checks.bind import load_by_id
 from devinterp.schema.findings.codes import RuleCode
 from devinterp.schema.findings.report import Collector, clip
-from devinterp.schema.model.spec import NodeSpec, Schema
+from devinterp.schema.model.schema import Schema
+from devinterp.schema.model.spec import NodeSpec
 
 if TYPE_CHECKING:
     from devinterp.schema.reading.nodes import GroupNode

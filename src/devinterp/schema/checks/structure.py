@@ -19,7 +19,8 @@ from devinterp.schema.rules.context import Context, NotReadableError, Values
 from devinterp.schema.rules.registry import find_predicate, verify_predicates
 
 if TYPE_CHECKING:
-    from devinterp.schema.model.spec import Level, Rule, Schema
+    from devinterp.schema.model.schema import Schema
+    from devinterp.schema.model.spec import Level, Rule
     from devinterp.schema.reading.nodes import GroupNode
 
 __all__ = ["Checked", "check_structure", "offer_profile", "run_rules"]

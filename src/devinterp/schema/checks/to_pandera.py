@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from devinterp.schema.model.spec import Check, Schema, legal_dims
+from devinterp.schema.model.schema import Schema
+from devinterp.schema.model.spec import Check, legal_dims
 from devinterp.schema.reading.nodes import ArrayNode, GroupNode
 from devinterp.schema.rules.registry import find_predicate, resolve_arguments
 

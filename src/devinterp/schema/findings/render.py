@@ -4,38 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from html import escape
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from devinterp.schema.findings.codes import RuleCode
+from devinterp.schema.findings.finding import Finding, Record
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from devinterp.schema.findings.report import Finding, Report
 
-__all__ = ["finding_text", "report_html", "report_rich", "report_text", "sarif"]
+__all__ = ["report_html", "report_rich", "report_text", "sarif"]
 
 _COLOURS = {"error": "red", "warning": "yellow", "note": "cyan"}
 _SARIF_LEVELS = {"error": "error", "warning": "warning", "note": "note"}
 
 
-def where(finding: Finding) -> str:
-    """The first paths of a finding, and how many more there are."""
-    shown = ", ".join(finding.paths[:3])
-    left = finding.count - min(3, len(finding.paths))
-    return f"{shown} and {left} more" if left > 0 else shown
-
-
-def finding_text(finding: Finding) -> str:
-    """One finding on up to four lines."""
-    lines = [f"{finding.severity} {finding.code} {where(finding)}: {finding.message}"]
-    lines += [f"    expected: {finding.expected}"] if finding.expected is not None else []
-    lines += [f"    found:    {finding.found}"] if finding.found is not None else []
-    lines += [f"    remedy:   {finding.remedy}"] if finding.remedy is not None else []
-    return "\n".join(lines)
-
-
-def verdict(report: Report) -> str:
+def verdict(report: Record) -> str:
     """One line: valid or not, and against what."""
     counts = [(s, sum(f.count for f in report.findings if f.severity == s)) for s in ("error", "warning", "note")]
     found = ", ".join(f"{n} {s}{'s' if n != 1 else ''}" for s, n in counts if n) or "no findings"
@@ -44,20 +29,20 @@ def verdict(report: Report) -> str:
     return f"{report.target}: {state} ({against}): {found}"
 
 
-def scope(report: Report) -> str:
+def scope(report: Record) -> str:
     """One line: what was looked at."""
     parts = [f"{number} {name}" for name, number in report.checked.items() if number]
     return "checked: " + (", ".join(parts) or "nothing")
 
 
-def report_text(report: Report) -> str:
+def report_text(report: Record) -> str:
     """The whole report, without colours."""
-    lines = [verdict(report), *(finding_text(f) for f in report.findings), scope(report)]
+    lines = [verdict(report), *(str(f) for f in report.findings), scope(report)]
     lines += [f"not checked: {n.path}: {n.what} ({n.why})" for n in report.not_checked]
     return "\n".join(lines)
 
 
-def report_rich(report: Report) -> Iterator[RenderableType]:
+def report_rich(report: Record) -> Iterator[RenderableType]:
     """The whole report for a terminal."""
     from rich.text import Text
 
@@ -66,25 +51,24 @@ def report_rich(report: Report) -> Iterator[RenderableType]:
         text = Text()
         text.append(f"{finding.severity} ", style=_COLOURS[finding.severity])
         text.append(f"{finding.code} ", style="bold")
-        text.append(where(finding), style="magenta")
+        text.append(finding.where, style="magenta")
         text.append(f": {finding.message}")
-        for label, value in (("expected", finding.expected), ("found", finding.found), ("remedy", finding.remedy)):
-            if value is not None:
-                text.append(f"\n    {label + ':':<10}", style="dim")
-                text.append(value)
+        for label, value in finding.details:
+            text.append(f"\n    {label + ':':<10}", style="dim")
+            text.append(value)
         yield text
     yield Text(scope(report), style="dim")
     for entry in report.not_checked:
         yield Text(f"not checked: {entry.path}: {entry.what} ({entry.why})", style="dim")
 
 
-def report_html(report: Report) -> str:
+def report_html(report: Record) -> str:
     """The whole report for a notebook; everything that comes from the store is escaped."""
     rows = "".join(
         "<tr>"
         + "".join(
             f"<td style='text-align:left;vertical-align:top'>{escape(cell)}</td>"
-            for cell in (f.severity, str(f.code), where(f), f.message, f.expected or "", f.found or "", f.remedy or "")
+            for cell in (f.severity, str(f.code), f.where, f.message, f.expected or "", f.found or "", f.remedy or "")
         )
         + "</tr>"
         for f in report.findings
@@ -99,12 +83,11 @@ def report_html(report: Report) -> str:
     return f"<div><strong>{escape(verdict(report))}</strong>{table}<p>{escape(scope(report))}</p>{skipped}</div>"
 
 
-def sarif(reports: Iterable[Report]) -> dict[str, Any]:
+def sarif(reports: Iterable[Record]) -> dict[str, Any]:
     """A SARIF 2.1.0 log with one run for all reports.
 
     A finding's place is a logical location (a path inside a store); the store itself is the artifact.
     """
-    from devinterp import __version__
 
     reports = list(reports)
     codes = sorted({str(f.code) for r in reports for f in r.findings})
@@ -116,7 +99,7 @@ def sarif(reports: Iterable[Report]) -> dict[str, Any]:
                 "tool": {
                     "driver": {
                         "name": "devinterp",
-                        "version": __version__,
+                        "version": version("devinterp"),
                         "rules": [_sarif_rule(code) for code in codes],
                     }
                 },
@@ -141,10 +124,8 @@ def _sarif_rule(code: str) -> dict[str, Any]:
     }
 
 
-def _sarif_result(report: Report, finding: Finding, codes: list[str]) -> dict[str, Any]:
-    text = finding.message
-    for label, value in (("Expected", finding.expected), ("Found", finding.found), ("Remedy", finding.remedy)):
-        text += f" {label}: {value}" if value is not None else ""
+def _sarif_result(report: Record, finding: Finding, codes: list[str]) -> dict[str, Any]:
+    text = " ".join([finding.message, *(f"{label.capitalize()}: {value}" for label, value in finding.details)])
     return {
         "ruleId": str(finding.code),
         "ruleIndex": codes.index(str(finding.code)),

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import reprlib
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
-from types import MappingProxyType
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from devinterp.errors import ValidationError
 from devinterp.schema.findings.codes import RuleCode
+from devinterp.schema.findings.finding import Finding, NotChecked, Record
+from devinterp.schema.findings.render import report_html, report_rich, report_text, sarif
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderResult
@@ -28,113 +29,8 @@ _CODES = {code.value: code for code in RuleCode}
 
 
 @dataclass(frozen=True)
-class Finding:
-    """One thing that is wrong, or many equal ones.
-
-    Attributes
-    ----------
-    code : str
-        A `RuleCode`, or a code that an extension's document declares.
-    severity : {"error", "warning", "note"}
-    level : {"structure", "completeness", "values"}
-        The level at which it was found.
-    path : str
-        Group, variable or chunk inside the store, as in ``/full/loss_code/c/0/1``.
-    message : str
-        What is wrong, in one sentence.
-    expected, found, remedy : str or None
-        What would have been right, what was there instead, and how to mend it.
-    count : int
-        How many equal findings this one stands for.
-    paths : tuple of str
-        Their paths, `path` first, at most 1000.
-    """
-
-    code: str
-    severity: Severity
-    level: Level
-    path: str
-    message: str
-    expected: str | None = None
-    found: str | None = None
-    remedy: str | None = None
-    count: int = 1
-    paths: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        if not self.paths:
-            object.__setattr__(self, "paths", (self.path,))
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the finding as JSON types."""
-        return {
-            "code": str(self.code),
-            "severity": self.severity,
-            "level": self.level,
-            "path": self.path,
-            "message": self.message,
-            "expected": self.expected,
-            "found": self.found,
-            "remedy": self.remedy,
-            "count": self.count,
-            "paths": list(self.paths),
-        }
-
-    def __str__(self) -> str:
-        from devinterp.schema.findings.render import finding_text
-
-        return finding_text(self)
-
-
-@dataclass(frozen=True)
-class NotChecked:
-    """Something that the validation left out, and why."""
-
-    path: str
-    what: str
-    why: str
-
-
-@dataclass(frozen=True)
-class Report:
-    """Every finding of one validation.
-
-    Attributes
-    ----------
-    target : str
-        What was validated.
-    profile, level : str
-        As asked for.
-    schema, kind : str or None
-        Id of the schema it was validated against (``devinterp/samples@1``), and its kind (``samples``); None where
-        neither attribute nor structure says.
-    findings : tuple of Finding
-        Errors first, then by path.
-    checked : mapping of str to int
-        How many ``groups``, ``arrays``, ``chunks`` and ``bytes`` were looked at.
-    not_checked : tuple of NotChecked
-        What was left out, and why.
-    """
-
-    target: str
-    profile: str = "strict"
-    level: Level = "values"
-    schema: str | None = None
-    kind: str | None = None
-    findings: tuple[Finding, ...] = ()
-    checked: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
-    not_checked: tuple[NotChecked, ...] = ()
-
-    @property
-    def ok(self) -> bool:
-        """Whether there is no finding of severity error."""
-        return not any(f.severity == "error" for f in self.findings)
-
-    @property
-    def readable(self) -> bool:
-        """Whether there was a store at all (the command line exits with 2 where there was none)."""
-        fatal = (RuleCode.UNREADABLE, RuleCode.NO_STORE, RuleCode.ZARR_V2)
-        return not any(f.code in fatal and f.path == "/" for f in self.findings)
+class Report(Record):
+    """Every finding of one validation; see `Record` for its attributes."""
 
     @property
     def errors(self) -> tuple[Finding, ...]:
@@ -212,11 +108,9 @@ class Report:
         """
         if self.ok:
             return self
-        from devinterp.schema.findings.render import finding_text
-
         errors = self.errors
         total = sum(f.count for f in errors)
-        shown = "\n".join("  " + finding_text(f).replace("\n", "\n  ") for f in errors[:10])
+        shown = "\n".join("  " + str(f).replace("\n", "\n  ") for f in errors[:10])
         more = f"\n  and {len(errors) - 10} more" if len(errors) > 10 else ""
         error = ValidationError(
             f"{self.target} breaks {self.schema or 'every known schema'} (profile {self.profile}) in "
@@ -247,23 +141,15 @@ class Report:
 
     def to_sarif(self, *, indent: int | None = 2) -> str:
         """Return the report as a SARIF 2.1.0 document, for code-scanning tools."""
-        from devinterp.schema.findings.render import sarif
-
         return json.dumps(sarif([self]), indent=indent, ensure_ascii=False, allow_nan=False)
 
     def __str__(self) -> str:
-        from devinterp.schema.findings.render import report_text
-
         return report_text(self)
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        from devinterp.schema.findings.render import report_rich
-
         yield from report_rich(self)
 
     def _repr_html_(self) -> str:
-        from devinterp.schema.findings.render import report_html
-
         return report_html(self)
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any
 
 from devinterp.errors import SchemaError
+from devinterp.schema.model.schema import Schema
 from devinterp.schema.model.size_expression import parse_expression
 from devinterp.schema.model.spec import (
     Check,
@@ -17,7 +18,6 @@ from devinterp.schema.model.spec import (
     Presence,
     Profile,
     Rule,
-    Schema,
     StorageSpec,
     VariableSpec,
 )
@@ -25,7 +25,9 @@ from devinterp.schema.model.spec import (
 __all__ = ["freeze_schema"]
 
 
-def freeze_schema(document: Mapping[str, Any], profile: str, extends: tuple[str, ...]) -> Schema:
+def freeze_schema(
+    document: Mapping[str, Any], profile: str, extends: tuple[str, ...], included: Callable[[str], Schema]
+) -> Schema:
     """Build the `Schema` that ``document`` (grammar checked, extensions merged) describes under ``profile``."""
     profiles = {
         name: Profile(name, p["doc"], p.get("undeclared", "error"), _frozen(p))
@@ -67,6 +69,7 @@ def freeze_schema(document: Mapping[str, Any], profile: str, extends: tuple[str,
         profile=profile,
         undeclared=profiles[profile].undeclared,
         document=_frozen(document),
+        included=included,
         extends=extends,
     )
     _check_names(schema)

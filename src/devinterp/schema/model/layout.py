@@ -6,22 +6,19 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from devinterp.errors import SchemaError
-from devinterp.schema.model.spec import ArrayLayout, GroupLayout, NodeSpec, Schema, VariableSpec
+from devinterp.schema.model.spec import ArrayLayout, GroupLayout, NodeSpec, VariableSpec
 
 __all__ = ["array_attributes", "chunk_shape", "dimension_sizes", "resolve_node"]
 
 
 def resolve_node(
-    schema: Schema,
     node: NodeSpec,
-    parameters: Mapping[str, Any],
+    values: Mapping[str, Any],
     members: Mapping[str, Mapping[str, Mapping[str, int]]],
     sizes: Mapping[str, int],
     optional: frozenset[str],
 ) -> GroupLayout:
-    """Resolve one node; see `Schema.resolve`."""
-    values = {name: spec.default for name, spec in schema.parameters.items() if spec.default is not None}
-    values.update(parameters)
+    """Resolve one node under the values of its schema's parameters."""
     concrete = dimension_sizes(node, values, members, sizes)
     arrays: dict[str, ArrayLayout] = {}
     for spec in node.variables.values():

@@ -15,6 +15,7 @@ import yaml
 from devinterp.errors import DevinterpWarning, SchemaError
 from devinterp.schema.model.build import freeze_schema
 from devinterp.schema.model.extend import merge_documents
+from devinterp.schema.model.schema import Schema
 from devinterp.schema.model.suggest import closest
 
 __all__ = ["available", "find_schema", "load", "load_document", "schemas_folder"]
@@ -139,7 +140,7 @@ def check_grammar(document: object, source: str) -> None:
         raise SchemaError(f"{source} breaks the schema grammar in {len(problems)} place(s):\n" + "\n".join(lines))
 
 
-def load(source: str | Path | Mapping[str, Any], *, profile: str = "strict") -> Any:
+def load(source: str | Path | Mapping[str, Any], *, profile: str = "strict") -> Schema:
     """Load a schema.
 
     Parameters
@@ -167,7 +168,7 @@ def load(source: str | Path | Mapping[str, Any], *, profile: str = "strict") -> 
 
 
 @lru_cache(maxsize=64)
-def _load(path: Path, stamp: tuple[int, int], profile: str) -> Any:
+def _load(path: Path, stamp: tuple[int, int], profile: str) -> Schema:
     return _build(load_document(path), profile)
 
 
@@ -199,7 +200,7 @@ def _locate(source: str | Path) -> Path:
     )
 
 
-def _build(document: dict[str, Any], profile: str) -> Any:
+def _build(document: dict[str, Any], profile: str) -> Schema:
     chain: list[str] = []
     merged = document
     seen = {f"{document['schema']}@{document['version']}"}
@@ -210,4 +211,4 @@ def _build(document: dict[str, Any], profile: str) -> Any:
         seen.add(base_id)
         chain.append(base_id)
         merged = merge_documents(load_document(_locate(base_id)), merged)
-    return freeze_schema(merged, profile, tuple(chain))
+    return freeze_schema(merged, profile, tuple(chain), lambda identity: load(identity, profile=profile))

@@ -1,13 +1,12 @@
 """Frozen specs: what a schema document says, after loading, and the concrete layouts that come from it.
 
-A `Schema` is a pattern: sizes are expressions over parameters, ``{obs}`` stands for every member of a family.
-`Schema.resolve` turns it into `GroupLayout` objects, from which the store is created and against which it is checked.
+They are patterns: sizes are expressions over parameters, ``{obs}`` stands for every member of a family.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -26,7 +25,7 @@ __all__ = [
     "Presence",
     "Profile",
     "Rule",
-    "Schema",
+    "SchemaSpec",
     "StorageSpec",
     "VariableSpec",
 ]
@@ -264,7 +263,7 @@ class GroupLayout:
 
 
 @dataclass(frozen=True, eq=False)  # a schema is itself: loading twice gives one object, and it can be a key
-class Schema:
+class SchemaSpec:
     """A loaded schema document.
 
     Attributes
@@ -275,6 +274,8 @@ class Schema:
         The root first.
     document : mapping
         The merged document it was loaded from (extensions applied), JSON-able.
+    included : callable
+        Returns the schema that a node mounts (`NodeSpec.include`), by its id, under this profile.
     """
 
     name: str
@@ -288,6 +289,7 @@ class Schema:
     profile: str
     undeclared: Severity
     document: Mapping[str, Any]
+    included: Callable[[str], SchemaSpec] = field(repr=False)
     extends: tuple[str, ...] = ()
 
     @property
@@ -314,49 +316,6 @@ class Schema:
             if bound is not None:
                 return node, bound
         return None
-
-    def to_json_schema(self) -> dict[str, Any]:
-        """Return a JSON Schema (draft 2020-12) of a store's ``zarr.json`` with consolidated metadata."""
-        from devinterp.schema.model.to_json_schema import json_schema
-
-        return json_schema(self)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the document, extensions merged, as JSON types: the whole contract for another language."""
-        from devinterp.schema.model.to_json_schema import json_document
-
-        return json_document(self)
-
-    def resolve(
-        self,
-        parameters: Mapping[str, Any],
-        *,
-        members: Mapping[str, Mapping[str, Mapping[str, int]]] | None = None,
-        sizes: Mapping[str, int] | None = None,
-        optional: frozenset[str] | set[str] = frozenset(),
-    ) -> GroupLayout:
-        """Turn the root node's patterns into concrete arrays.
-
-        Parameters
-        ----------
-        parameters : mapping
-            Values of the schema's parameters.
-        members : mapping
-            For each family its members with their own parameters:
-            ``{"obs": {"code": {"batches_per_draw": 3}}}``.
-        sizes : mapping
-            Sizes of dimensions that no expression gives (``token_pos``).
-        optional : set of str
-            Names (patterns) of optional variables to include.
-
-        Raises
-        ------
-        SchemaError
-            A size cannot be computed from what was given.
-        """
-        from devinterp.schema.model.layout import resolve_node
-
-        return resolve_node(self, self.node("/"), parameters, members or {}, sizes or {}, frozenset(optional))
 
 
 def legal_dims(spec: VariableSpec, placeholders: Mapping[str, str]) -> list[tuple[str, ...]]:

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from devinterp.schema.model.spec import NodeSpec, Schema, StorageSpec, VariableSpec
+from devinterp.schema.model.spec import NodeSpec, SchemaSpec, StorageSpec, VariableSpec
 
 __all__ = ["json_document", "json_schema"]
 
@@ -19,12 +19,12 @@ _TEXT = {"text": ["string", "fixed_length_utf32"]}
 _DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
 
-def json_schema(schema: Schema) -> dict[str, Any]:
+def json_schema(schema: SchemaSpec) -> dict[str, Any]:
     """Return a JSON Schema (draft 2020-12) of the root's ``zarr.json`` with consolidated metadata.
 
     Parameters
     ----------
-    schema : Schema
+    schema : SchemaSpec
         Under the profile that stores are to be held against.
 
     Returns
@@ -86,13 +86,13 @@ def json_schema(schema: Schema) -> dict[str, Any]:
     }
 
 
-def json_document(schema: Schema) -> dict[str, Any]:
+def json_document(schema: SchemaSpec) -> dict[str, Any]:
     """Return the schema's own document, extensions merged, as JSON types (NaN as the string ``"NaN"``)."""
     plain: dict[str, Any] = _plain(schema.document)
     return plain
 
 
-def _nodes(schema: Schema, mount: str = "") -> list[tuple[str, NodeSpec, str, StorageSpec]]:
+def _nodes(schema: SchemaSpec, mount: str = "") -> list[tuple[str, NodeSpec, str, StorageSpec]]:
     """Every node with its path pattern, those of included schemas below where they are mounted."""
     out: list[tuple[str, NodeSpec, str, StorageSpec]] = []
     for node in schema.nodes:
@@ -100,9 +100,7 @@ def _nodes(schema: Schema, mount: str = "") -> list[tuple[str, NodeSpec, str, St
         if node.include is None:
             out.append((path, node, schema.id, schema.storage))
             continue
-        from devinterp.schema.model.load import load
-
-        out += _nodes(load(node.include, profile=schema.profile), path)
+        out += _nodes(schema.included(node.include), path)
     return out
 
 

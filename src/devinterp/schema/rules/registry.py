@@ -23,7 +23,8 @@ from devinterp.errors import SchemaError
 from devinterp.schema.model.suggest import suggestion
 
 if TYPE_CHECKING:
-    from devinterp.schema.model.spec import Check, Rule, Schema
+    from devinterp.schema.model.schema import Schema
+    from devinterp.schema.model.spec import Check, Rule
 
 __all__ = ["Predicate", "Problem", "find_predicate", "predicate", "verify_predicates"]
 

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from devinterp.slt.bif.dask_tiles import LazyOperands
 from devinterp.slt.bif.kernels import F32
-from devinterp.slt.bif.strongest import Strongest, as_matrix, leave_out
+from devinterp.slt.bif.partners import Strongest, as_matrix, leave_out
 from devinterp.slt.bif.tiles import influence_tile
 from devinterp.slt.runs.optional import optional
 

@@ -18,9 +18,8 @@ from devinterp.slt.bif.request import Plan
 from devinterp.slt.bif.tiles import Source
 from devinterp.store.location import Location, locate
 from devinterp.store.lock import WriterLock
-from devinterp.store.metadata import create_groups, documents, jsonable, open_array
+from devinterp.store.metadata import create_groups, documents, jsonable, open_array, write_consolidated_root
 from devinterp.store.reading.path_state import PathState, differences, inspect_path, read_group
-from devinterp.store.writing.complete import write_consolidated_root
 from devinterp.store.writing.run import LOCK_KEY
 
 __all__ = ["check_path", "stream_bif"]

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from devinterp.schema import load
-from devinterp.schema.model.spec import GroupLayout, Schema
+from devinterp.schema.model.schema import Schema
+from devinterp.schema.model.spec import GroupLayout
 from devinterp.store.location import Location, locate
 from devinterp.store.lock import WriterLock
 from devinterp.store.writing.chain_writer import ChainWriter, StepLayout

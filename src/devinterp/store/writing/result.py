@@ -13,9 +13,8 @@ from devinterp.schema import load
 from devinterp.schema.model.layout import array_attributes
 from devinterp.schema.model.spec import ArrayLayout, GroupLayout, NodeSpec
 from devinterp.store.location import StoreLike, locate
-from devinterp.store.metadata import create_groups, documents, open_array
+from devinterp.store.metadata import create_groups, documents, open_array, write_consolidated_root
 from devinterp.store.reading.path_state import PathState, inspect_path
-from devinterp.store.writing.complete import write_consolidated_root
 
 __all__ = ["write_result"]
 

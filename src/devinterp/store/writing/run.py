@@ -22,11 +22,10 @@ from devinterp.schema import load
 from devinterp.schema.model.spec import ArrayLayout, GroupLayout
 from devinterp.store.location import Location
 from devinterp.store.lock import WriterLock
-from devinterp.store.metadata import group_document, open_array
+from devinterp.store.metadata import documents, group_document, open_array, write_consolidated_root
 from devinterp.store.reading.path_state import read_group
 from devinterp.store.writing.chain_writer import ChainWriter
 from devinterp.store.writing.checkpoint import STATE_FOLDER, ChainProgress, read_progress
-from devinterp.store.writing.complete import complete_store
 from devinterp.store.writing.request import Container, SamplesRequest, WriterAddress
 
 __all__ = ["LOCK_KEY", "Run", "remove_empty", "remove_states"]
@@ -299,6 +298,26 @@ class Run:
                 array = open_array(self.location, f"{path}/{name}", layout.arrays[name], self.schema.storage)
                 array[...] = np.asarray(values, dtype=layout.arrays[name].dtype)
 
+    def _complete(self, validate: Callable[[Location], None] | None) -> None:
+        children = [g for g in self.requests if g != "/"]
+        self.publish(completed=False)
+        self._write_containers(completed=False)  # what has grown lists more than it did
+        if validate is not None:
+            validate(self.location)
+        for group in children:
+            self.publish(completed=True, groups=[group])
+        attributes = self.all_attributes(completed=True)
+        self._write_containers(completed=True)
+        everything = documents(self.all_layouts(), attributes, self.schema.storage)
+        write_consolidated_root(self.location, attributes["/"], everything)
+
+    def _write_containers(self, *, completed: bool) -> None:
+        """Write the attributes of the groups above samples groups; the root is completed by another write, the last."""
+        attributes = self.all_attributes(completed=completed)
+        for path in self.containers:
+            if not (completed and path == "/"):
+                self.location.set(f"{path.strip('/')}/zarr.json".lstrip("/"), group_document(attributes[path]))
+
     def complete(self, validate: Callable[[Location], None] | None = None) -> None:
         """Write everything that is still open, validate, then set ``completed`` and consolidate in one write.
 
@@ -308,7 +327,7 @@ class Run:
             Called with the location before ``completed`` is set; it raises where the store breaks its schema.
         """
         with self._writing():
-            complete_store(self, validate)
+            self._complete(validate)
             self.location.fsync(["zarr.json"])
             if not self._keep_state:
                 remove_states(self.location)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from devinterp.testing.factory import StoreRecipe
+from devinterp.testing.valid.recipe import StoreRecipe
 
 __all__ = ["BASES", "EXTENDED"]
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from devinterp.errors import SchemaError
-from devinterp.schema.model.spec import Schema
+from devinterp.schema.model.schema import Schema
 
 __all__ = ["declared_attributes", "dig", "draw_instance", "put", "subschema"]
 

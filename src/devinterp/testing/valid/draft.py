@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from devinterp.schema.model.spec import GroupLayout, NodeSpec, Rule, Schema
+from devinterp.schema.model.schema import Schema
+from devinterp.schema.model.spec import GroupLayout, NodeSpec, Rule
 
 if TYPE_CHECKING:
-    from devinterp.testing.factory import StoreRecipe
+    from devinterp.testing.valid.recipe import StoreRecipe
 
 __all__ = ["Draft", "GroupDraft", "RuleMaker", "rule_maker", "rule_makers"]
 
