@@ -34,7 +34,7 @@ class Site:
 
 
 def find_site(model: nn.Module, layer: int, num_heads: int, num_groups: int) -> Site | None:
-    """The output projection of a layer's attention, and the norms that mix its heads; None if it is no module call."""
+    """The output projection of a layer's attention, and the norms that mix its heads; None if it is not a module."""
     unit = attention.find_units(stack.find_layers(model)[layer].parts, stack.canonical_names(model))[0]
     output = unit.of("o")[0]
     if output.param.dim() != 2:

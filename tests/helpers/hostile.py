@@ -169,7 +169,7 @@ HOSTILE: dict[str, tuple[str, str, Spoil]] = {
     ),
     "a consolidated key out of the store": ("DI257", "samples", _gathered(lambda n: {"../../etc/passwd": n})),
     "an absolute consolidated key": ("DI257", "samples", _gathered(lambda n: {"/etc/passwd": n})),
-    "a consolidated key that is no text": ("DI257", "samples", _gathered(lambda n: {"a\ud800": n})),
+    "a consolidated key that is not text": ("DI257", "samples", _gathered(lambda n: {"a\ud800": n})),
     "a link to a folder outside": ("DI257", "samples", lambda s: _link(s, "sampling_loss", "/etc")),
     "a link to a document outside": ("DI257", "samples", lambda s: _link(s, "n_beta/zarr.json", "/etc/passwd")),
     "a link to a chunk outside": ("DI257", "samples", lambda s: _link(s, "n_beta/c", "/etc/passwd")),

@@ -82,7 +82,7 @@ def test_every_part_of_a_study_is_there(page):
 def test_names_and_tokens_are_text_whatever_they_say(page):
     parsed = Page(page)
     assert "&lt;img src=x onerror=alert(1)&gt;" in page  # it is shown ...
-    assert "img" not in parsed.tags  # ... and is no element
+    assert "img" not in parsed.tags  # ... and is not an element
     assert not [k for k, _ in parsed.attributes if k.startswith("on")]
 
 

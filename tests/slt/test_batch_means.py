@@ -159,7 +159,7 @@ def test_batches_know_the_share_of_the_variance_that_they_show(memory):
 
 
 def test_series_are_judged_by_their_own_chains():
-    """Chain after chain: a jump from one to the next is no memory."""
+    """Chain after chain: a jump from one to the next is not memory."""
     rng = np.random.default_rng(0)
     values = rng.normal(size=(4, 100, 3))
     values[..., 1:] = np.cumsum(values[..., 1:], axis=1)

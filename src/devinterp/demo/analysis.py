@@ -143,7 +143,7 @@ def influence(run: xr.DataTree, permutations: int, seed: int = 0) -> Influence:
     Returns
     -------
     Influence
-        ``repeated`` windows are in the matrix, but not among the pairs that are counted: they are no kind of text.
+        ``repeated`` windows are in the matrix, but not among the pairs that are counted: they are not a kind of text.
     """
     names = [*KINDS, REPEATED]
     kinds = np.concatenate([np.full(run[f"loss_{name}"].sizes[f"batch_{name}"], name) for name in names])

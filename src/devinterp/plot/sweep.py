@@ -61,7 +61,7 @@ def sweep_map(
     Raises
     ------
     SettingError
-        ``obj`` is no sweep, or has no such localization.
+        ``obj`` is not a sweep, or has no such localization.
     """
     summary = obj if "verdict" in obj.data_vars else compute_sweep(obj, **options)
     whole = summary.to_dataset() if isinstance(summary, xr.DataTree) else summary

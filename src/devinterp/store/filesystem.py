@@ -24,7 +24,7 @@ _NO_SYNC = {errno.EINVAL, errno.ENOTSUP}
 def is_network_folder(folder: Path) -> bool:
     """Whether another machine may see the same folder, so that locks of this kernel say nothing about it.
 
-    Where the system does not tell (it is no Linux), the folder counts as local.
+    Where the system does not tell (it is not Linux), the folder counts as local.
     """
     kind = _kind(folder)
     return kind in _NETWORK or kind.startswith("fuse.")
@@ -48,7 +48,7 @@ def _kind(folder: Path) -> str:
 def sync_files(paths: Iterable[Path]) -> None:
     """Wait until files, and their names in their folders, are on the disk itself: what is here survives a power cut.
 
-    A file that is no more is passed over.
+    A file that is gone is passed over.
     """
     files = list(paths)
     if files:

@@ -88,7 +88,7 @@ class Location:
         sync(self.store.delete(key))
 
     def undo_write(self, key: str) -> None:
-        """Remove what was written at ``key`` into a store that is no more, and the folders that this made."""
+        """Remove what was written at ``key`` into a store that is gone, and the folders that this made."""
         if self.exists("zarr.json"):  # it is there again, and another's
             return
         self.delete(key)

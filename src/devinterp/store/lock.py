@@ -240,7 +240,7 @@ class _Heartbeat:
 
     def _keep_beating(self) -> None:
         while not self._stop.wait(_BEAT_SECONDS):
-            # A network that fails for a moment is no reason to give up; `confirm` raises what lasts.
+            # A network that fails for a moment is not a reason to give up; `confirm` raises what lasts.
             with contextlib.suppress(Exception):
                 self._beat()
 
@@ -322,7 +322,7 @@ def _lives(location: Location, key: str, held: bytes) -> bool:
 
 
 def process_is_dead(who: dict[str, Any]) -> bool:
-    """Whether the process that a lock names is known to be dead: it was one of this machine, and is no more."""
+    """Whether the process that a lock names is known to be dead: it was one of this machine, and has ended."""
     where = _where()
     if where is None or who.get("where") != where or not isinstance(who.get("pid"), int):
         return False

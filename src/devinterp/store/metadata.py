@@ -85,7 +85,7 @@ def jsonable(value: Any, where: str = "attributes") -> Any:
     Raises
     ------
     StoreError
-        A non-finite number (which is no JSON) or an object without a JSON form.
+        A non-finite number (which is not JSON) or an object without a JSON form.
     """
     if value is None or isinstance(value, str | bool):
         return value

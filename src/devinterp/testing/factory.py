@@ -277,7 +277,7 @@ def _shape(draft: Draft, group: GroupDraft) -> None:
 
 
 def _with_coordinates(arrays: dict[str, ArrayLayout]) -> dict[str, ArrayLayout]:
-    """Name, beside each data variable, its coordinates that are no index, as xarray stores them."""
+    """Name, beside each data variable, its coordinates that are not indexes, as xarray stores them."""
     coordinates = {n: set(a.dims) for n, a in arrays.items() if a.spec.role == "coordinate" and a.dims != (n,)}
     out = {}
     for name, layout in arrays.items():

@@ -3,7 +3,7 @@
     python -m venv /tmp/fuzz && /tmp/fuzz/bin/pip install atheris -e '.[testing]'
     /tmp/fuzz/bin/python tests/benchmarks/fuzz/fuzz_documents.py FOLDER -max_total_time=600
 
-Atheris is no dependency of ours. FOLDER keeps the corpus, which begins with the documents of valid stores of every kind
+Atheris is not our dependency. FOLDER keeps the corpus, which begins with the documents of valid stores of every kind
 (`devinterp.testing`); what follows are libFuzzer's own arguments. An input is a store, one of its documents, and what
 stands in that document instead. It fails where `validate` raises, where a rule of ours fails (DI901), where the report
 cannot be rendered, or where it takes longer than libFuzzer's ``-timeout``. A failing input is kept as ``crash-...`` in
@@ -74,7 +74,7 @@ PARTS: list[Any] = list(ODD)
 
 
 def check(data: bytes) -> None:
-    """Validate the store that an input describes; raise on whatever is no report."""
+    """Validate the store that an input describes; raise on whatever is not a report."""
     if len(data) < 2:
         return
     number = data[0] % len(STORES)

@@ -326,7 +326,7 @@ def report(trial: Trial, reasons: dict[str, dict[str, str]]) -> int:
     """Print the table; return the exit status.
 
     The score is that of the literature, killed / (tried - equivalent): a mutant that changes nothing a test could see
-    is no fault. Those are the ones with a reason; beside it stands the share of all that were tried.
+    is not a fault. Those are the ones with a reason; beside it stands the share of all that were tried.
     """
     print("\n| module | mutants | tried | killed | survived with a reason | survived | killed of all | score |")
     print("|---|---|---|---|---|---|---|---|")

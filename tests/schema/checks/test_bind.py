@@ -156,7 +156,7 @@ def test_a_variable_is_there_as_the_settings_have_it() -> None:
     assert (presence("a"), presence("wide")) == ("required", "optional")
     assert presence("e") == "optional"
     assert presence("e", wide=("e", np.zeros(2))) == "required"
-    assert presence("e", e=("e", np.zeros(2))) == "optional"  # by itself it is no reason
+    assert presence("e", e=("e", np.zeros(2))) == "optional"  # by itself it is not a reason
 
 
 def test_a_part_of_another_schema_may_name_one_that_extends_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -259,7 +259,7 @@ def test_an_array_of_other_dimensions_has_its_chunks_all_the_same(store_of: Stor
 
 
 def test_a_chunk_may_be_omitted_only_where_its_fill_is_legal(reference: Path, tmp_path: Path) -> None:
-    """The peer omits chunks that are all fill: token 0 is a token, and NaN is no loss."""
+    """The peer omits chunks that are all fill: token 0 is a token, and NaN is not a loss."""
     store = Path(shutil.copytree(reference / "full.zarr", tmp_path / "full.zarr"))
     ids = sorted(p for p in (store / "input_ids_code/c").rglob("*") if p.is_file())
     ids[0].unlink()

@@ -73,12 +73,12 @@ def test_a_document_that_changes_is_read_again(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "match"),
     [
-        ("a: [", "is no YAML document"),
+        ("a: [", "is not a YAML document"),
         ("schema: lab/x\nschema: lab/y\n", "'schema' is given twice"),
         ("schema: lab/x\nversion: 1\ndoc: x\nodd: 1\n", r"\(top\): .*odd"),
         ("schema: lab/x\nversion: one\n", r"breaks the schema grammar in 2 place\(s\)"),
         ("- a\n", "breaks the schema grammar"),
-        ("!!python/object/apply:os.getcwd []\n", "is no YAML document"),
+        ("!!python/object/apply:os.getcwd []\n", "is not a YAML document"),
     ],
 )
 def test_a_document_that_breaks_the_grammar_is_refused(tmp_path: Path, text: str, match: str) -> None:
@@ -88,7 +88,7 @@ def test_a_document_that_breaks_the_grammar_is_refused(tmp_path: Path, text: str
         load(path)
     assert str(path) in str(error.value) or "twice" in match
     path.write_bytes(b"\xff")
-    with pytest.raises(SchemaError, match="no YAML document"):
+    with pytest.raises(SchemaError, match="not a YAML document"):
         load(path)
 
 

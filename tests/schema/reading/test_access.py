@@ -179,7 +179,7 @@ def test_a_whole_file_system_is_inside_itself(tmp_path: Path) -> None:
 
 def test_what_is_no_file_is_not_waited_for(folder: Path) -> None:
     os.mkfifo(folder / "pipe")
-    with pytest.raises(StoreError, match="no regular file"):
+    with pytest.raises(StoreError, match="not a regular file"):
         LocalAccess(folder).get("pipe", 8)
 
 
@@ -354,7 +354,7 @@ def test_an_archive_is_opened_to_read_as_far_as_its_list_fits_into_memory(tmp_pa
     with pytest.raises(StoreError, match=f"{zip_entries(path)} objects"):
         open_access(path, memory=1024 * zip_entries(path) - 1)
     (tmp_path / "text").write_text("no archive")
-    with pytest.raises(StoreError, match="no ZIP archive"):
+    with pytest.raises(StoreError, match="not a ZIP archive"):
         open_access(tmp_path / "text")
     assert isinstance(open_access(ZipStore(path, mode="r")), ZarrAccess)
 

@@ -146,8 +146,8 @@ def test_a_finding_says_which_member_is_wrong_and_what_belongs_there() -> None:
     for member in ("codecs", "chunk_grid", "chunk_key_encoding"):
         value = [3] if member == "codecs" else 3
         assert read(**{member: value}).message.startswith(f"{member} cannot be read")
-    assert read(shape=3).message.startswith("shape is no list")
-    assert read(chunk_grid="regular").message.startswith("chunk_shape is no list")
+    assert read(shape=3).message.startswith("shape is not a list")
+    assert read(chunk_grid="regular").message.startswith("chunk_shape is not a list")
     assert (read(shape=[1.5, 1]).expected, read(storage_transformers=["x"]).found) == ("integers", "some")
 
 

@@ -209,4 +209,4 @@ def test_stores_in_a_folder_that_is_none_are_named() -> None:
     assert read_store(ZarrAccess(store_of(documents), "it"), Limits(), findings, None) is None
     (finding,) = findings.findings()
     assert str(finding.found).startswith("none, but in this folder: run00, run01, ")
-    assert str(finding.found).endswith(", run18")  # the first twenty names, one of which is no store
+    assert str(finding.found).endswith(", run18")  # the first twenty names, one of which is not a store

@@ -157,8 +157,8 @@ def test_every_wrong_use_in_a_document_is_named(registry: dict[str, Any]) -> Non
         "//a: at_least takes no argument 'minimun'",
         "//a: at_least needs the argument 'minimum'",
         "//a: finite takes no argument 'limit'",
-        "//a: lab_relation is no rule of one variable",
-        "/: finite is no rule of a group",
+        "//a: lab_relation is not a rule of a variable",
+        "/: finite is not a rule of a group",
         "/: lab_relation needs the argument 'path'",
     ]
     assert "lab/x@1 uses predicates wrongly" in str(error.value)

@@ -275,9 +275,9 @@ def test_every_row_and_position_occurs_once() -> None:
 @pytest.mark.parametrize(
     ("group", "name", "place", "value", "message"),
     [
-        ("susceptibilities", "batch", 0, 1, "The flat index is no grid of rows and positions."),
-        ("susceptibilities", "target_position", 0, 2, "The flat index is no grid of rows and positions."),
-        ("susceptibilities", "target_position", 0, 9, "The flat index is no grid of rows and positions."),
+        ("susceptibilities", "batch", 0, 1, "The flat index is not a grid of rows and positions."),
+        ("susceptibilities", "target_position", 0, 2, "The flat index is not a grid of rows and positions."),
+        ("susceptibilities", "target_position", 0, 9, "The flat index is not a grid of rows and positions."),
         ("susceptibilities", "batch", 0, -1, "An index is negative."),
         ("susceptibilities", "target_position", 0, 0, "An index is negative."),
         ("context", "position", 0, -1, "An index is negative."),

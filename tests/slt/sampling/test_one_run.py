@@ -315,7 +315,7 @@ BAD_INPUT = {
     "masks that select nothing": (RestrictionError, {"param_masks": {"embed.weight": torch.zeros(64, 32)}}),
     "a loss of the wrong shape": (ModelError, {"loss_fn": lambda model, ids: model(ids).mean()}),
     "a loss without gradient": (ModelError, {"loss_fn": lambda model, ids: model(ids)[:, 1:, 0].detach()}),
-    "a model that is no module": (ModelError, {"model": lambda ids: ids}),
+    "a model that is not a module": (ModelError, {"model": lambda ids: ids}),
     "a model without parameters": (ModelError, {"model": nn.Identity()}),
     "a negative count": (SettingError, {"num_draws": -1}),
     "an unknown device": (SettingError, {"device": "abacus"}),

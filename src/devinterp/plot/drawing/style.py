@@ -140,7 +140,7 @@ def symmetric_limit(values: Any, *, quantile: float = 0.995, limit: float | None
 
 
 def title(ax: Axes, text: str) -> None:
-    """Write the title, flush left; ``$`` in a name is no formula."""
+    """Write the title, flush left; ``$`` in a name is not a formula."""
     ax.set_title(text, loc="left", fontsize=10, parse_math=False)
 
 

@@ -73,7 +73,7 @@ def _reader(tokenizer: Any) -> Callable[[int], str]:
     if isinstance(tokenizer, Sequence):
         return lambda token: str(tokenizer[token]) if 0 <= token < len(tokenizer) else f"<{token}>"
     raise SettingError(
-        "This is no tokenizer.",
+        "This is not a tokenizer.",
         expected="an object with decode(ids), a function of an id, a mapping or a sequence of texts",
         found=type(tokenizer).__name__,
     )

@@ -111,7 +111,7 @@ def _check_group(access: Access, group: GroupNode, tree: StoreTree, findings: Co
             findings.add(
                 RuleCode.STRAY_CHUNK,
                 path,
-                "There is something in the group that is no node.",
+                "There is something in the group that is not a node.",
                 found="an array of Zarr v2, which readers of Zarr v3 pass over" if older else None,
                 severity="warning",
             )
@@ -189,7 +189,7 @@ class _Chunks:
             elif entry.name.endswith(".partial"):
                 self.findings.add(RuleCode.LEFTOVER, path, "A temporary file of a killed writer.")
             elif entry.name != "zarr.json":
-                self.findings.add(RuleCode.STRAY_CHUNK, path, "The object is no chunk of its array.")
+                self.findings.add(RuleCode.STRAY_CHUNK, path, "The object is not a chunk of its array.")
 
     def _ask(self, array: ArrayNode, grid: tuple[int, ...], present: bytearray) -> None:
         """Mark the chunks of a store that cannot be listed: each is asked for."""

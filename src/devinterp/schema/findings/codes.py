@@ -136,7 +136,7 @@ class RuleCode(StrEnum):
         return self.name.lower().replace("_", "-")
 
     @property
-    def title(self) -> str:  # type: ignore[override]  # a code is no prose to be capitalised
+    def title(self) -> str:  # type: ignore[override]  # a code is not prose to be capitalised
         """What is wrong, in a few words."""
         return code_texts()[self.value].title
 

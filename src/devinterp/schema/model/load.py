@@ -113,7 +113,7 @@ def _read(path: Path, stamp: tuple[int, int]) -> Any:
     try:
         document = yaml.load(path.read_text(encoding="utf-8"), Loader=_StrictLoader)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise SchemaError(f"{path} is no YAML document: {error}") from error
+        raise SchemaError(f"{path} is not a YAML document: {error}") from error
     check_grammar(document, str(path))
     return document
 

@@ -10,7 +10,7 @@ __all__ = ["closest", "suggestion"]
 
 def closest(name: str, known: Iterable[str]) -> str | None:
     """Return the known name that is nearest to ``name``, or None where none is near."""
-    # Names come from stores: a very long one is no misspelling, and comparing it costs the square of its length.
+    # Names come from stores: a very long one is not a misspelling, and comparing it costs the square of its length.
     if len(name) > 200:
         return None
     by_key = {k.casefold(): k for k in known}

@@ -83,7 +83,7 @@ class LocalAccess:
             with open(path, "rb", buffering=0, opener=_open_at_once) as file:
                 status = os.fstat(file.fileno())
                 if not stat.S_ISREG(status.st_mode):
-                    raise StoreError(f"{key} is no regular file.")
+                    raise StoreError(f"{key} is not a regular file.")
                 if status.st_size > limit:
                     raise TooLargeError(f"{key} has {status.st_size} bytes.", expected=f"at most {limit}")
                 return file.read(limit + 1)
@@ -356,7 +356,9 @@ def _open_path(path: Path, memory: int) -> Access:
 
     if path.is_file():
         if not zipfile.is_zipfile(path):
-            raise StoreError(f"{path} is a file, and no ZIP archive.", expected="the folder of a store, or an archive")
+            raise StoreError(
+                f"{path} is a file, and not a ZIP archive.", expected="the folder of a store, or an archive"
+            )
         entries, most = zip_entries(path), memory // 1024
         if entries > most:
             raise StoreError(

@@ -88,7 +88,7 @@ class _Reader:
         dims = self._dims(len(shape))
         attrs = self.document.get("attributes", {})
         if not isinstance(attrs, dict):
-            self._refuse(RuleCode.METADATA, "attributes are no JSON object.", "an object", type(attrs).__name__)
+            self._refuse(RuleCode.METADATA, "attributes are not a JSON object.", "an object", type(attrs).__name__)
         storage = StorageNode(chunks, encoding, separator, codecs, self.document["fill_value"], length)
         return ArrayNode(self.path, self.path.rsplit("/", 1)[-1], dims, shape, dtype, attrs, storage)
 
@@ -111,12 +111,12 @@ class _Reader:
 
     def _shape(self, value: Any, what: str, minimum: int) -> tuple[int, ...]:
         if not isinstance(value, list):
-            self._refuse(RuleCode.METADATA, f"{what} is no list.", "a list of sizes", value)
+            self._refuse(RuleCode.METADATA, f"{what} is not a list.", "a list of sizes", value)
         if len(value) > 32:
             self._refuse(RuleCode.ABSURD_SHAPE, f"{what} has {len(value)} dimensions.", "at most 32")
         for size in value:
             if type(size) is not int:
-                self._refuse(RuleCode.ABSURD_SHAPE, f"A size in {what} is no integer.", "integers", value)
+                self._refuse(RuleCode.ABSURD_SHAPE, f"A size in {what} is not an integer.", "integers", value)
             if not minimum <= size <= self.limits.size:
                 self._refuse(
                     RuleCode.ABSURD_SHAPE,
@@ -159,7 +159,7 @@ class _Reader:
 
     def _codecs(self, value: Any) -> tuple[CodecNode, ...]:
         if not isinstance(value, list) or not value:
-            self._refuse(RuleCode.METADATA, "codecs is no list of codecs.", "a non-empty list", value)
+            self._refuse(RuleCode.METADATA, "codecs is not a list of codecs.", "a non-empty list", value)
         if len(value) > 16:
             self._refuse(RuleCode.METADATA, "There are too many codecs.", "at most 16", len(value))
         out = []

@@ -212,7 +212,7 @@ def _strings(data: Any, shape: tuple[int, ...]) -> NDArray[Any]:
         try:
             out[number] = str(view[position + 4 : end], "utf-8")
         except UnicodeDecodeError as error:
-            raise CorruptChunkError("a string is no UTF-8") from error
+            raise CorruptChunkError("a string is not UTF-8") from error
         position = end
     return out.reshape(shape)
 
@@ -247,7 +247,7 @@ def zstd_declared_size(data: Any) -> int | None:
     """Return the size that a zstd frame says it inflates to, or None where it says none (RFC 8878, 3.1.1.1)."""
     head = bytes(data[:18])
     if len(head) < 6 or head[:4] != b"\x28\xb5\x2f\xfd":
-        raise CorruptChunkError("it is no zstd frame")
+        raise CorruptChunkError("it is not a zstd frame")
     descriptor = head[4]
     single_segment = bool(descriptor & 0x20)
     width = (0, 2, 4, 8)[descriptor >> 6]
@@ -278,7 +278,7 @@ def _blosc(data: Any, limit: int, exact: bool) -> Any:
     from numcodecs import blosc
 
     if len(data) < 16:
-        raise CorruptChunkError("it is no blosc frame")
+        raise CorruptChunkError("it is not a blosc frame")
     declared = int.from_bytes(data[4:8], "little")
     _check_declared(declared, limit, exact)
     if int.from_bytes(data[12:16], "little") != len(data):

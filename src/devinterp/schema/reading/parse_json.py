@@ -44,7 +44,9 @@ def parse_document(raw: bytes, path: str, limits: Limits, findings: Collector) -
         findings.add(RuleCode.NOT_JSON, path, "The metadata document is not valid JSON.", found=clip(str(error), 120))
         return None
     if not isinstance(document, dict):
-        findings.add(RuleCode.METADATA, path, "The metadata document is no JSON object.", found=type(document).__name__)
+        findings.add(
+            RuleCode.METADATA, path, "The metadata document is not a JSON object.", found=type(document).__name__
+        )
         return None
     if nesting_depth(document, limits.nesting) > limits.nesting:
         findings.add(

@@ -94,7 +94,7 @@ def _root_document(access: Access, limits: Limits, findings: Collector) -> dict[
         findings.add(
             RuleCode.METADATA,
             "/",
-            "The root's document is no Zarr v3 group.",
+            "The root's document is not a Zarr v3 group.",
             expected="zarr_format 3, node_type group",
             found=f"{document.get('zarr_format')!r}, {document.get('node_type')!r}",
         )
@@ -129,7 +129,7 @@ def _stores_below(access: Access) -> list[str]:
 def _group(document: Mapping[str, Any], path: str, findings: Collector) -> GroupNode:
     attrs = document.get("attributes", {})
     if not isinstance(attrs, dict):
-        findings.add(RuleCode.METADATA, path, "attributes are no JSON object.", found=type(attrs).__name__)
+        findings.add(RuleCode.METADATA, path, "attributes are not a JSON object.", found=type(attrs).__name__)
         attrs = {}
     for name, value in document.items():
         optional = isinstance(value, Mapping) and value.get("must_understand") is False

@@ -33,7 +33,7 @@ def members_listed(
     kind : str
         What a member is, and the name of its dimension.
     names : sequence
-        The list of the root; what in it is no string is the business of the check of attributes.
+        The list of the root; what in it is not a string is the business of the check of attributes.
     listed_as, told : str
         For the message: what a group should be, and what the root tells of every member.
     """

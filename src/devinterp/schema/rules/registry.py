@@ -184,7 +184,7 @@ def verify_predicates(schema: Schema) -> None:
         for where, use, relation in uses:
             found = find_predicate(use.predicate)
             if (found.kind == "relation") != relation:
-                problems.append(f"{where}: {use.predicate} is no rule of {'a group' if relation else 'one variable'}")
+                problems.append(f"{where}: {use.predicate} is not a rule of {'a group' if relation else 'a variable'}")
                 continue
             problems += [f"{where}: {use.predicate} {p}" for p in _argument_problems(found, use.arguments)]
     if problems:

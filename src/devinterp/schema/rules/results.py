@@ -193,7 +193,7 @@ def flat_bijection(context: Context, *, position: str, start: int) -> Iterator[P
         height, width = int(rows.max()) + 1, int(places.max()) + 1
         if height * width != rows.size or np.unique(rows * width + places).size != rows.size:
             yield Problem(
-                "The flat index is no grid of rows and positions.",
+                "The flat index is not a grid of rows and positions.",
                 f"{height} x {width} different pairs",
                 f"{rows.size} entries in dataset_id {identity}",
                 position,

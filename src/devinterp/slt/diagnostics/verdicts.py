@@ -52,7 +52,7 @@ def judge(d: Diagnosis, trace: npt.NDArray[np.float64]) -> list[Verdict]:
     error = d.rise_se or 0.0
     if d.rise is not None and d.rise < -SIGNAL_ERRORS * error:
         evidence = f"the mean loss lies {-d.rise:.3g} ± {error:.2g} nat below the loss at the start."
-        remedy = f"a model trained further (its weights are no minimum of this loss), {_localization(d)}, {lower_lr}."
+        remedy = f"a model trained further (its weights do not minimise this loss), {_localization(d)}, {lower_lr}."
         found.append(Verdict("below_start", evidence, remedy))
     drifts = d.drift is not None and d.drift_se is not None and abs(d.drift) > DRIFT_ERRORS * d.drift_se
     if drifts and abs(d.drift or 0.0) > DRIFT_SHARE * abs(d.rise or 0.0):

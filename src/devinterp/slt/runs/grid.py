@@ -83,7 +83,7 @@ class Grid:
 
 
 def grid_of(obj: Tree | Mapping[str, Tree]) -> Grid | None:
-    """Return the cells of a sweep, or of a selection along ``cell``; None where ``obj`` is no sweep.
+    """Return the cells of a sweep, or of a selection along ``cell``; None where ``obj`` is not a sweep.
 
     Raises
     ------

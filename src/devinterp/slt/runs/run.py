@@ -44,11 +44,11 @@ def is_samples(node: Tree) -> bool:
 
 
 def study_members(obj: Tree | Mapping[str, Tree]) -> dict[str, Tree] | None:
-    """Return the runs of a study by restriction name, in the caller's order, or None where ``obj`` is no study."""
+    """Return the runs of a study by restriction name, in the caller's order, or None where ``obj`` is not a study."""
     if isinstance(obj, xr.Dataset):
         return None
     if not isinstance(obj, xr.DataTree):
-        # What is no mapping either is refused by whoever takes it for a run.
+        # What is not a mapping either is refused by whoever takes it for a run.
         return dict(obj.items()) if isinstance(obj, Mapping) else None  # type: ignore[arg-type]  # not a Dataset here
     if is_samples(obj):
         return None
@@ -65,7 +65,7 @@ def study_members(obj: Tree | Mapping[str, Tree]) -> dict[str, Tree] | None:
 
 
 def series_members(obj: Tree | Mapping[str, Tree]) -> dict[int, xr.DataTree] | None:
-    """Return the studies of a series by training step, in the store's order, or None where ``obj`` is no series.
+    """Return the studies of a series by training step, in the store's order, or None where ``obj`` is not a series.
 
     A selection along the root's ``checkpoint`` leaves every group in the tree, so that the coordinate decides. What
     ``sel(checkpoint=7)`` leaves is one study, and no series.

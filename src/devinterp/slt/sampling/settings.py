@@ -57,7 +57,7 @@ class SamplerSettings:
     localization, llc_weight_decay : float
         Precisions of the Gaussian priors around the start and around zero.
     noise_level : float
-        Standard deviation of the noise; other than 1 is no posterior sampling.
+        Standard deviation of the noise; other than 1 is not posterior sampling.
     bounding_box_size : float or None
         Half the side of the box around the start that weights are clamped to.
     sampling_method : {"sgmcmc_sgld", "rmsprop_sgld"}

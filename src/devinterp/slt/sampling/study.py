@@ -144,7 +144,7 @@ def check_task(sampling_task: object, observables: object) -> str:
     names = list(observables) if isinstance(observables, Mapping) else []
     if sampling_task not in names:
         raise SettingError(
-            f"sampling_task {sampling_task!r} is no observable of this study.",
+            f"sampling_task {sampling_task!r} is not an observable of this study.",
             expected=f"one of {', '.join(map(repr, names))}" if names else "an observable of that name",
             found=repr(sampling_task),
         )

@@ -317,7 +317,7 @@ def _grid(
     complete = batch.size == rows.size * positions.size
     if not complete or (batch != np.repeat(rows, positions.size)).any() or (at != np.tile(positions, rows.size)).any():
         raise SettingError(
-            "The selection is no whole rows, so that it has no rectangular form.",
+            "The selection does not consist of whole rows, so that it has no rectangular form.",
             expected=f"every {position} of every row that is there, in order",
             remedy="Select by batch or observable, or select after unflatten().",
         )

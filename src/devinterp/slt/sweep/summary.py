@@ -54,7 +54,7 @@ def compute_sweep(
     Raises
     ------
     SettingError
-        ``sweep`` is no sweep.
+        ``sweep`` is not a sweep.
     MissingVariableError, IncompleteStoreError
         As `compute_llc`.
 
@@ -70,7 +70,7 @@ def compute_sweep(
     grid = grid_of(sweep)
     if grid is None:
         raise SettingError(
-            "This is no sweep.",
+            "This is not a sweep.",
             expected="the tree that devinterp.sweep returned",
             remedy="A run or a study is judged by diagnose().",
         )
@@ -115,7 +115,7 @@ def _cell(d: Diagnosis) -> xr.Dataset:
 
 
 def _fill_counts(result: xr.Dataset, grid: Grid, diagnoses: dict[str, Diagnosis]) -> None:
-    """Add what is no float: numbers of draws, chains and spikes, the verdict; and the seconds."""
+    """Add what is not a float: numbers of draws, chains and spikes, the verdict; and the seconds."""
     counts = {name: np.zeros(grid.shape, dtype=np.int64) for name in ("num_draws", "num_chains", "spikes")}
     verdict = np.full(grid.shape, "", dtype=object)
     seconds = np.full(grid.shape, np.nan)

@@ -50,7 +50,7 @@ def measure_heads(model: Module, unit: AttentionUnit, num_heads: int | None = No
     Raises
     ------
     RestrictionError
-        The model cannot be run, or what was measured is no division into heads.
+        The model cannot be run, or what was measured is not a division into heads.
     """
     import torch
 

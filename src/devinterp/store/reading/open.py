@@ -111,7 +111,7 @@ def open_tree(location: Location, *, consolidated: bool | None = None, chunks: A
     tree = open_many_groups(location, document) if consolidated and chunks is None else None
     if tree is None:
         with warnings.catch_warnings():
-            # The state folder of a run that goes on is no part of the hierarchy, and need not be.
+            # The state folder of a run that goes on is not part of the hierarchy, and need not be.
             warnings.filterwarnings("ignore", message=r"Object at \.devinterp", category=UserWarning)
             tree = xr.open_datatree(
                 location.store,  # type: ignore[arg-type]  # xarray takes Zarr stores, its annotation does not say so

@@ -33,7 +33,7 @@ class PathState(enum.Enum):
 
 
 def read_group(location: Location, group: str = "/") -> dict[str, Any] | None:
-    """Return a group's ``zarr.json``, or None where there is none or it is no JSON object."""
+    """Return a group's ``zarr.json``, or None where there is none or it is not a JSON object."""
     raw = location.get(f"{group.strip('/')}/zarr.json".lstrip("/"))
     if raw is None:
         return None

@@ -115,7 +115,7 @@ def read_status(location: Location) -> StoreStatus:
     document = root_document(location)
     attributes = document.get("attributes", {})
     if not isinstance(attributes, Mapping):
-        raise StoreError(f"The attributes of {location.name} are no JSON object.", found=type(attributes).__name__)
+        raise StoreError(f"The attributes of {location.name} are not a JSON object.", found=type(attributes).__name__)
     schema = attributes.get("devinterp_schema")
     completed = attributes.get("completed") == 1
     runs = tuple(
@@ -236,7 +236,7 @@ def _writer(location: Location) -> str | None:
 
 
 def _alive(pid: int) -> bool:
-    if os.name != "posix":  # elsewhere signal 0 is no mere question
+    if os.name != "posix":  # elsewhere signal 0 is not merely a question
         return True
     try:
         os.kill(pid, 0)

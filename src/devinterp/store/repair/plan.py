@@ -200,7 +200,7 @@ def open_known(location: Location, group: str, name: str, mode: Any) -> zarr.Arr
     try:
         # A chunk that equals the fill value is written too: only then does an absent one prove a loss.
         return zarr.open_array(location.store, path=path, mode=mode).with_config({"write_empty_chunks": True})
-    except Exception as error:  # whatever zarr raises at a document that is no array's
+    except Exception as error:  # whatever zarr raises at a document that is not an array's
         raise StoreError(
             f"The metadata of {path} in {location.name} cannot be read: {error}.",
             expected="a zarr.json as it was written",

@@ -41,7 +41,7 @@ def write_result(result: xr.Dataset | xr.DataTree, target: StoreLike) -> None:
     declared = result.attrs.get("devinterp_schema")
     if not isinstance(declared, str):
         raise DataError(
-            "This is no result that could be written: it does not say of which schema it is.",
+            "This is not a result that could be written: it does not say of which schema it is.",
             expected="the attribute devinterp_schema",
             remedy="Use to_zarr() of xarray.",
         )

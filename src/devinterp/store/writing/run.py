@@ -279,7 +279,7 @@ class Run:
                 "metadata": dict(container.metadata),
             }
             alone = sorted(name for name, array in _arrays(container) if array.dims != (name,))
-            if alone:  # how xarray knows coordinates again that are no index and stand beside no data
+            if alone:  # how xarray knows coordinates again that are not indexes and stand beside no data
                 found[path]["coordinates"] = " ".join(alone)
         return found
 

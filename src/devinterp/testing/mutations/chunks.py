@@ -59,7 +59,7 @@ def _a_chunk_under_another_key(store: StoreEditor) -> None:
 
 @mutation("DI502")
 def _notes_among_the_chunks(store: StoreEditor) -> None:
-    """There is a file that is no chunk."""
+    """There is a file that is not a chunk."""
     store.put("loss_code/c/notes.txt", b"remember the milk")
 
 

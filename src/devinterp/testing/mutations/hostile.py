@@ -161,7 +161,7 @@ def _a_name_that_climbs_out(store: StoreEditor) -> None:
 
 @mutation("DI258")
 def _a_bare_nan_in_the_attributes(store: StoreEditor) -> None:
-    """Python writes NaN into attributes, which is no JSON."""
+    """Python writes NaN into attributes, which is not JSON."""
     raw = store.get("zarr.json").decode()
     store.put(
         "zarr.json",
@@ -180,7 +180,7 @@ def _a_document_cut_short(store: StoreEditor) -> None:
 
 @mutation("DI258", "bif")
 def _a_document_that_is_no_text(store: StoreEditor) -> None:
-    """A document is no UTF-8."""
+    """A document is not UTF-8."""
     store.put("influences/zarr.json", b"\xff\xfe\x00")
 
 

@@ -108,7 +108,7 @@ def _a_schema_of_somebody_else(store: StoreEditor) -> None:
 
 @mutation("DI005", "bif", also=("DI110",))
 def _a_schema_that_never_was(store: StoreEditor) -> None:
-    """The attribute devinterp_schema is no id."""
+    """The attribute devinterp_schema is not an id."""
     store.set_attribute("", "devinterp_schema", "bif")
 
 

@@ -228,7 +228,7 @@ def _bif_indices(draft: Draft, group: GroupDraft, arguments: Arguments) -> None:
 
 @rule_maker("bif_correlation")
 def _bif(draft: Draft, group: GroupDraft, arguments: Arguments) -> None:
-    """Correlate series: a matrix that was drawn entry by entry would be no correlation matrix."""
+    """Correlate series: a matrix that was drawn entry by entry would not be a correlation matrix."""
     rng, token = draft.rng, "target_position" in group.dims("influences")
     count, width = group.sizes["batch"], group.sizes["target_position"] if token else 1
     series = rng.normal(size=(count, width, 12)) + rng.normal(size=12)

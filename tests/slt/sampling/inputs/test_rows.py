@@ -17,7 +17,7 @@ TOKENS = build_tokens("code", 12)
 
 
 class Lazy:
-    """An indexable that is no list."""
+    """An indexable that is not a list."""
 
     def __len__(self):
         return len(TOKENS)

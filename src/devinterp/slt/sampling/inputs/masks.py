@@ -68,7 +68,7 @@ def _check(
         return None
     if not isinstance(mask, torch.Tensor | np.ndarray):
         raise RestrictionError(
-            f"The mask of {key!r} is no array.", expected="a tensor or array, or None", found=type(mask).__name__
+            f"The mask of {key!r} is not an array.", expected="a tensor or array, or None", found=type(mask).__name__
         )
     values: torch.Tensor = torch.as_tensor(mask).detach()
     if values.shape != parameters[key].shape:

@@ -65,7 +65,7 @@ def build_observables(
     Raises
     ------
     SettingError
-        Names clash, or a number of batches is no positive integer.
+        Names clash, or a number of batches is not a positive integer.
     DataError
         An observable has too few rows, rows of another length, or no integer ids.
     """

@@ -217,7 +217,7 @@ class _Coordinator:
                 nonlocal looked
                 if time.monotonic() - looked > _LOOK_SECONDS:
                     looked = time.monotonic()
-                    self.run.confirm()  # or hours are spent on a store that is no more
+                    self.run.confirm()  # or hours are spent on a store that is gone
                     self.run.record(group, chain, writer.durable)
                     self.run.publish_draws(group)
                 if bars.shows:

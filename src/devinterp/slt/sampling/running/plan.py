@@ -46,7 +46,7 @@ class Plan:
     data : SamplingData
     observables : tuple of Observable
     variants : mapping of str to Variant
-        By group path in the store, ``"/"`` for a run that is no study.
+        By group path in the store, ``"/"`` for a run that is not a study.
     device : str
     """
 
@@ -109,7 +109,7 @@ def make_plan(
         Something does not fit; one clear error, before any sampling.
     """
     if not isinstance(model, nn.Module):
-        raise ModelError("model is no torch module.", expected="torch.nn.Module", found=type(model).__name__)
+        raise ModelError("model is not a torch module.", expected="torch.nn.Module", found=type(model).__name__)
     if not any(True for _ in model.parameters()):
         raise ModelError("model has no parameters, so there is nothing to sample.")
     chosen = choose_device(device)

@@ -176,7 +176,7 @@ class _ProgressBeacon:
 
     def __call__(self, step: int) -> None:
         if time.monotonic() >= self._next:
-            self._writer.confirm()  # or hours are spent on a store that is no more
+            self._writer.confirm()  # or hours are spent on a store that is gone
             self._location.set(self._key, json.dumps({"step": step}).encode())
             self._next = time.monotonic() + _LOOK_SECONDS
 
