@@ -5,31 +5,34 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from functools import cache
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
 
 SOURCE = Path(__file__).parents[1] / "src" / "devinterp"
 
-# A part may import itself, the parts listed, and nothing else of ours at module level.
+# A part may import itself, the parts listed, and nothing else of ours: nor inside a function, nor for types alone.
 MAY_IMPORT = {
     "errors": set(),
+    "_html": set(),
     "names": {"errors"},
     "schema": {"errors", "names"},
     "store": {"errors", "names", "schema"},
     "utils": {"errors", "names"},
     "slt": {"errors", "names", "schema", "store", "utils"},
     "testing": {"errors", "names", "schema", "store"},
-    "accessor": {"errors", "names", "schema", "store", "slt"},
-    "plot": {"errors", "names", "schema", "store", "slt"},
-    "report": {"errors", "names", "schema", "store", "slt", "plot"},
+    "plot": {"errors", "names", "schema", "store", "slt", "_html"},
+    "accessor": {"errors", "names", "schema", "store", "slt", "plot"},
+    "report": {"errors", "names", "schema", "store", "slt", "plot", "_html"},
     "demo": {"errors", "names", "schema", "store", "slt", "plot", "utils"},
     "cli": {"errors", "names", "schema", "store", "slt", "plot", "report", "demo"},
     "__main__": {"cli"},
 }
 HEAVY = {"torch", "pandera", "matplotlib", "arviz_stats", "dask", "distributed", "hypothesis", "pytest", "transformers"}
 MAY_BE_HEAVY = {
-    "torch": ("slt/sampling/", "demo/"),
+    "torch": ("slt/sampling/", "slt/sweep/sample_sweep.py", "demo/"),
     "matplotlib": ("demo/",),
     "hypothesis": ("testing/",),
     "pytest": ("testing/",),
@@ -60,9 +63,22 @@ def module_level_imports(path: Path) -> set[str]:
     return found
 
 
-def part(name: str) -> str:
-    pieces = name.split(".")
-    return pieces[1] if len(pieces) > 1 else ""
+@cache
+def all_imports(module: str) -> frozenset[str]:
+    """The modules of ours that a module imports, wherever in it: inside functions and for types alone too."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse((SOURCE / module).read_text())):
+        if isinstance(node, ast.Import):
+            found |= {a.name for a in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found |= {n if (n := f"{node.module}.{a.name}") in dotted() else str(node.module) for a in node.names}
+    return frozenset(n for n in found if n.split(".")[0] == "devinterp")
+
+
+@cache
+def dotted() -> dict[str, str]:
+    """Every module's dotted name, and its file."""
+    return {f"devinterp.{m.removesuffix('.py').replace('/', '.')}".removesuffix(".__init__"): m for m in modules()}
 
 
 @pytest.mark.parametrize("module", modules())
@@ -70,9 +86,16 @@ def test_a_module_imports_only_what_lies_upstream(module):
     own = module.split("/")[0].removesuffix(".py")
     if own == "__init__":
         return  # the root registers the accessor; its other names are resolved on use
-    inside = {part(n) for n in module_level_imports(SOURCE / module) if n.split(".")[0] == "devinterp"}
-    inside = {p for p in inside if (SOURCE / p).is_dir() or (SOURCE / f"{p}.py").is_file()} - {own}
+    inside = {n.split(".")[1] for n in all_imports(module) if "." in n} - {own}
     assert inside <= MAY_IMPORT[own], f"{module} imports {sorted(inside - MAY_IMPORT[own])}"
+
+
+def test_no_imports_run_in_a_circle():
+    graph = {name: all_imports(module) & set(dotted()) - {name} for name, module in dotted().items()}
+    try:
+        tuple(TopologicalSorter(graph).static_order())
+    except CycleError as error:
+        pytest.fail(" imports ".join(reversed(error.args[1])))
 
 
 @pytest.mark.parametrize("module", modules())
