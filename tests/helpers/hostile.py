@@ -178,7 +178,7 @@ HOSTILE: dict[str, tuple[str, str, Spoil]] = {
     "a pipe for a document": ("DI001", "samples", lambda s: _pipe(s, "n_beta/zarr.json")),
     "a pipe for a chunk": ("DI001", "samples", lambda s: _pipe(s, "n_beta/c")),
     "bare NaN": ("DI258", "samples", lambda s: (s / "n_beta/zarr.json").write_text('{"fill_value": NaN}')),
-    "no UTF-8": ("DI258", "samples", lambda s: (s / "n_beta/zarr.json").write_bytes(b"\xff\xfe{}")),
+    "not UTF-8": ("DI258", "samples", lambda s: (s / "n_beta/zarr.json").write_bytes(b"\xff\xfe{}")),
     "a number of 5000 digits": (
         "DI258", "samples", lambda s: (s / "n_beta/zarr.json").write_text('{"shape": [' + "9" * 5000 + "]}"),
     ),

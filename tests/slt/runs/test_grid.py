@@ -112,7 +112,7 @@ def test_a_selection_of_cells_is_a_smaller_grid(tree):
 def test_what_is_no_sweep_is_refused():
     for other in (make_run(), make_study()):
         assert grid_of(other) is None
-        with pytest.raises(SettingError, match="no sweep"):
+        with pytest.raises(SettingError, match="not a sweep"):
             compute_sweep(other)
 
 

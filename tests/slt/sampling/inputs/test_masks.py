@@ -28,8 +28,8 @@ def tied():
     [
         ({"nothing": None}, "'nothing'"),
         ({"embed.weight": torch.ones(3, 3)}, "wrong shape"),
-        ({"embed.weight": True}, "no array"),
-        ({"embed.weight": [[True]]}, "no array"),
+        ({"embed.weight": True}, "not an array"),
+        ({"embed.weight": [[True]]}, "not an array"),
         ({"embed.weight": torch.full((64, 32), float("nan"))}, "not finite"),
         ({"embed.weight": torch.zeros(64, 32, dtype=torch.bool)}, "selects no weight"),
         ({}, "selects no weight"),
