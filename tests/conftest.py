@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import shutil
 import sys
+from collections.abc import Callable, Iterator
+from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import pytest
@@ -65,3 +68,24 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def reference() -> Path:
     """The folder of the stores that devinterp 2.0.1 wrote."""
     return REFERENCE
+
+
+@pytest.fixture
+def installed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Callable[..., None]]:
+    """Register schema documents as an installed package would."""
+    from devinterp.schema.model import load as loader
+
+    def install(*documents: Path) -> None:
+        package = tmp_path / "lab_schemas"
+        package.mkdir()
+        (package / "__init__.py").write_text("")
+        for document in documents:
+            shutil.copy(document, package / document.name)
+        monkeypatch.syspath_prepend(str(tmp_path))
+        sys.modules.pop("lab_schemas", None)  # that of an earlier test lies in another folder
+        points = [EntryPoint(d.stem, f"lab_schemas:{d.stem}", loader.ENTRY_POINT_GROUP) for d in documents]
+        monkeypatch.setattr(loader, "entry_points", lambda group: points)
+        loader._installed.cache_clear()
+
+    yield install
+    loader._installed.cache_clear()

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import runpy
 import shutil
-import sys
-from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
 
@@ -109,26 +107,6 @@ def test_an_unknown_predicate_is_named_with_a_suggestion() -> None:
     schema = load(_extension(variables={"init_loss": {**INIT_LOSS, "checks": [check]}}))
     with pytest.raises(SchemaError, match="Did you mean 'finite'"):
         validate(make_tree("samples"), schema=schema)
-
-
-@pytest.fixture
-def installed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
-    """Register documents as an installed package would."""
-
-    def install(*documents: Path) -> None:
-        package = tmp_path / "lab_schemas"
-        package.mkdir()
-        (package / "__init__.py").write_text("")
-        for document in documents:
-            shutil.copy(document, package / document.name)
-        monkeypatch.syspath_prepend(str(tmp_path))
-        sys.modules.pop("lab_schemas", None)  # that of an earlier test lies in another folder
-        points = [EntryPoint(d.stem, f"lab_schemas:{d.stem}", loader.ENTRY_POINT_GROUP) for d in documents]
-        monkeypatch.setattr(loader, "entry_points", lambda group: points)
-        loader._installed.cache_clear()
-
-    yield install
-    loader._installed.cache_clear()
 
 
 def test_an_installed_extension_is_chosen_by_the_stores_attribute(installed: Any, tmp_path: Path) -> None:

@@ -8,13 +8,13 @@ import xarray as xr
 
 from devinterp.errors import SettingError
 from devinterp.plot.influence import influence_matrix, token_influence
-from devinterp.plot.inputs import kind_of
 from devinterp.plot.llc import llc_estimates
 from devinterp.plot.metrics import sgld_metrics
 from devinterp.plot.susceptibility import susceptibility_classes, susceptibility_pca, susceptibility_text
 from devinterp.plot.sweep import sweep_map
 from devinterp.plot.traces import loss_traces
 from devinterp.plot.verdict import verdict_table
+from devinterp.slt.runs.kind import kind_of
 
 __all__ = ["PlotAccessor"]
 

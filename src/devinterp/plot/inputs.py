@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from devinterp.errors import MissingVariableError, SettingError
+from devinterp.errors import MissingVariableError
 from devinterp.slt.runs.chains import known_states
-from devinterp.slt.runs.grid import grid_of
-from devinterp.slt.runs.run import Samples, Tree, is_samples, series_members, study_members
+from devinterp.slt.runs.kind import kind_of
+from devinterp.slt.runs.run import Samples, Tree, series_members, study_members
 from devinterp.slt.sweep.recommend import recommend
 
 __all__ = [
@@ -19,36 +19,9 @@ __all__ = [
     "as_susceptibilities",
     "chain_failures",
     "context_of",
-    "kind_of",
     "observable_names",
     "one_run",
 ]
-
-
-def kind_of(obj: Any) -> str:
-    """Return what a tree or dataset holds: samples, study, series, sweep, llc, bif, susceptibilities or unknown."""
-    if not isinstance(obj, xr.DataTree | xr.Dataset):
-        raise SettingError(
-            "A picture is made of a tree or a dataset.",
-            expected="an xarray.DataTree or xarray.Dataset",
-            found=type(obj).__name__,
-        )
-    names = set(map(str, obj.data_vars))
-    if {"verdict", "llc_se"} <= names:
-        return "sweep_summary"
-    if "llc_mean" in names:
-        return "llc"
-    if "influences" in names:
-        return "bif_topk" if "partner_batch" in names else "bif"
-    if "sus" in names or (isinstance(obj, xr.DataTree) and "susceptibilities" in obj.children):
-        return "susceptibilities"
-    if is_samples(obj):
-        return "samples"
-    if series_members(obj) is not None:
-        return "series"
-    if grid_of(obj) is not None:
-        return "sweep"
-    return "study" if study_members(obj) else "unknown"
 
 
 def _refuse(obj: Any, wanted: str) -> MissingVariableError:
@@ -94,7 +67,7 @@ def as_llc(obj: Tree, **options: Any) -> xr.Dataset:
     The fixed rows of the sampling task come first: they have far less noise than minibatches.
     """
     kind = kind_of(obj)
-    if kind == "llc":
+    if kind == "llc" and "llc_mean" in obj.data_vars:
         return obj.to_dataset() if isinstance(obj, xr.DataTree) else obj
     if kind not in ("samples", "study", "series"):
         raise _refuse(obj, "an LLC")
@@ -109,7 +82,7 @@ def as_llc(obj: Tree, **options: Any) -> xr.Dataset:
 def as_bif(obj: Tree, **options: Any) -> xr.Dataset:
     """Return a BIF result, computed with ``options`` where ``obj`` is a run (of a study: ``full``)."""
     kind = kind_of(obj)
-    if kind in ("bif", "bif_topk"):
+    if kind in ("bif", "bif_topk") and "influences" in obj.data_vars:
         return obj.to_dataset() if isinstance(obj, xr.DataTree) else obj
     if kind not in ("samples", "study"):
         raise _refuse(obj, "influences")

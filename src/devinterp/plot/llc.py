@@ -11,10 +11,11 @@ import xarray as xr
 from devinterp.errors import SettingError
 from devinterp.plot.drawing.facets import Facets, draw_facets, make_facets
 from devinterp.plot.drawing.style import NEUTRAL, PALETTE, colours, legend, new_axes, note, title
-from devinterp.plot.inputs import as_llc, kind_of
+from devinterp.plot.inputs import as_llc
 from devinterp.plot.tokens.decode import drawable
 from devinterp.slt.diagnostics import SeriesDiagnosis, StudyDiagnosis, diagnose
 from devinterp.slt.diagnostics.diagnosis import TITLES, Code
+from devinterp.slt.runs.kind import kind_of
 from devinterp.slt.runs.run import Tree
 
 if TYPE_CHECKING:

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from devinterp.plot.drawing.numbers import with_error
 from devinterp.plot.drawing.style import NEUTRAL, new_axes, note, title
-from devinterp.plot.inputs import kind_of
 from devinterp.plot.tokens.decode import drawable
 from devinterp.slt.diagnostics import ChainDiagnosis, Diagnosis, SeriesDiagnosis, StudyDiagnosis, diagnose
 from devinterp.slt.diagnostics.diagnosis import TITLES
+from devinterp.slt.runs.kind import kind_of
 from devinterp.slt.runs.run import Tree
 
 if TYPE_CHECKING:

@@ -10,9 +10,10 @@ import numpy.typing as npt
 
 from devinterp.errors import SettingError
 from devinterp.plot.drawing.style import symmetric_limit
-from devinterp.plot.inputs import as_bif, as_susceptibilities, context_of, kind_of, observable_names, one_run
+from devinterp.plot.inputs import as_bif, as_susceptibilities, context_of, observable_names, one_run
 from devinterp.plot.tokens.coloured import TextRow, TokenText
 from devinterp.plot.tokens.decode import token_strings
+from devinterp.slt.runs.kind import kind_of
 from devinterp.slt.runs.read_blocks import block_slices, read_blocks
 from devinterp.slt.runs.run import Tree, study_members
 from devinterp.slt.susceptibilities.views import matrix

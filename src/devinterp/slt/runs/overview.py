@@ -63,8 +63,6 @@ def observables(obj: Tree) -> tuple[str, ...]:
 def overview(obj: Tree) -> list[tuple[str, str]]:
     """Return (what, text) pairs."""
     kind = kind_of(obj)
-    if kind == "unknown" and isinstance(obj, xr.DataTree) and any("sus" in c.data_vars for c in obj.children.values()):
-        kind = "unflattened"
     rows = [("kind", TITLES.get(kind, kind))]
     if kind in ("study", "series"):
         steps = series_members(obj) or {}
