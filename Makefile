@@ -63,7 +63,7 @@ lane-core: constraints.txt
 lane-lowest: constraints-lowest.txt
 	$(PYTHON) -m venv --clear .venv-lowest
 	.venv-lowest/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-lowest.txt -e '.[sampling,plot,dask,remote,testing]' pytest-randomly pytest-xdist transformers datasets
-	.venv-lowest/bin/python -m pytest -n 2 --dist loadfile --ignore=tests/docs --ignore=tests/slt/_restrictions --ignore=tests/test_packaging.py \
+	.venv-lowest/bin/python -m pytest -n 2 --dist loadfile --ignore=tests/docs --ignore=tests/slt/weight_restrictions --ignore=tests/test_packaging.py \
 	  -W 'ignore:You are using `torch.load` with:FutureWarning'
 
 # Small faults in our own code, and large ones in what the properties hold: which do the tests see?

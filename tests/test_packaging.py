@@ -29,8 +29,8 @@ def wheel(tmp_path_factory):
 
 def test_the_wheel_carries_every_schema_and_the_type_marker(wheel):
     names = set(zipfile.ZipFile(wheel).namelist())
-    for source in (ROOT / "schemas").iterdir():
-        assert f"devinterp/_schemas/{source.name}" in names
+    for source in (ROOT / "schemas").rglob("*"):
+        assert source.is_dir() or f"devinterp/_schemas/{source.relative_to(ROOT / 'schemas')}" in names
     assert "devinterp/py.typed" in names
     assert not [n for n in names if n.startswith("tests/")]
 
