@@ -29,7 +29,7 @@ from devinterp.store import locate
 from devinterp.store.lock import WriterLock
 from devinterp.store.writing.run import LOCK_KEY
 
-HELPERS = Path(__file__).parents[4] / "helpers"
+HELPERS = Path(__file__).parents[3] / "helpers"
 TRAIN, CODE = build_tokens("train"), build_tokens("code")
 SETTINGS = {
     "lr": 1e-3, "n_beta": 30.0, "num_chains": 2, "num_draws": 4, "batch_size": 4, "num_init_loss_batches": 2,
