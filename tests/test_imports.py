@@ -30,6 +30,12 @@ MAY_IMPORT = {
     "cli": {"errors", "names", "schema", "store", "slt", "plot", "report", "demo"},
     "__main__": {"cli"},
 }
+# Inside a part the same by room, longest name first: a room imports itself, the rooms of its part that are listed, and none
+# of the modules that stand above rooms, unless they are listed too.
+ROOMS: dict[str, set[str]] = {
+    "schema/model": set(),
+    "schema/findings": {"schema/model"},
+}
 HEAVY = {"torch", "pandera", "matplotlib", "arviz_stats", "dask", "distributed", "hypothesis", "pytest", "transformers"}
 MAY_BE_HEAVY = {
     "torch": ("slt/sampling/", "slt/sweep/sample_sweep.py", "demo/"),
@@ -88,6 +94,19 @@ def test_a_module_imports_only_what_lies_upstream(module):
         return  # the root registers the accessor; its other names are resolved on use
     inside = {n.split(".")[1] for n in all_imports(module) if "." in n} - {own}
     assert inside <= MAY_IMPORT[own], f"{module} imports {sorted(inside - MAY_IMPORT[own])}"
+
+
+def room(module: str) -> str | None:
+    """The listed room that a module stands in."""
+    return max((r for r in ROOMS if module.startswith(f"{r}/") or module == f"{r}.py"), key=len, default=None)
+
+
+@pytest.mark.parametrize("module", [m for m in modules() if room(m)])
+def test_a_room_imports_only_the_rooms_that_lie_upstream(module):
+    own, files = room(module), dotted()
+    targets = {files[n] for n in all_imports(module) if n in files}
+    wrong = {t for t in targets if t.split("/")[0] == module.split("/")[0] and room(t) not in {own, *ROOMS[own]}}
+    assert not wrong, f"{module} imports {sorted(wrong)}; {own} may import {sorted(ROOMS[own])}"
 
 
 def test_no_imports_run_in_a_circle():
