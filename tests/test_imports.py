@@ -30,8 +30,8 @@ MAY_IMPORT = {
     "cli": {"errors", "names", "schema", "store", "slt", "plot", "report", "demo"},
     "__main__": {"cli"},
 }
-# Inside a part the same by room, longest name first: a room imports itself, the rooms of its part that are listed, and none
-# of the modules that stand above rooms, unless they are listed too.
+# Inside a part the same by room: a room imports itself, the rooms of its part that are listed, and none of the modules
+# that stand above the rooms.
 ROOMS: dict[str, set[str]] = {
     "schema/model": set(),
     "schema/findings": {"schema/model"},
