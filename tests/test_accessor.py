@@ -15,6 +15,7 @@ from devinterp.errors import MissingVariableError, ValidationError
 from devinterp.slt.arviz import to_arviz
 from devinterp.slt.bif import compute_bif
 from devinterp.slt.diagnostics import diagnose
+from devinterp.slt.estimands import ESTIMANDS
 from devinterp.slt.llc import compute_llc
 from devinterp.slt.susceptibilities import compute_susceptibilities
 from devinterp.slt.susceptibilities.views import flatten, matrix, pca, split_half, unflatten
@@ -42,9 +43,7 @@ def test_every_analysis_is_the_public_function():
 @pytest.mark.parametrize(
     ("method", "function", "renamed"),
     [
-        ("llc", compute_llc, {}),
-        ("bif", compute_bif, {"correlation_method": "method"}),
-        ("susceptibilities", compute_susceptibilities, {}),
+        *((kind, each.function(), {"correlation_method": "method"}) for kind, each in ESTIMANDS.items()),
         ("diagnose", diagnose, {}),
         ("sweep", compute_sweep, {}),
         ("to_arviz", to_arviz, {}),

@@ -1,4 +1,4 @@
-"""Pages that are written from the code at every build: one per schema, one per finding code.
+"""Pages that are written from the code at every build: one per schema, one per finding code, the estimands, the commands.
 
 Nothing about a variable or a code stands in the documentation's own sources; see `schema_page` and `code_page`.
 """
@@ -6,6 +6,7 @@ Nothing about a variable or a code stands in the documentation's own sources; se
 from __future__ import annotations
 
 import hashlib
+import importlib
 import json
 import os
 import shutil
@@ -19,6 +20,7 @@ from tables import cell, code, table
 import devinterp
 from devinterp.schema import RuleCode, Schema, VariableSpec, available, load
 from devinterp.schema.model.load import schemas_folder
+from devinterp.slt.estimands import ESTIMANDS, Estimand
 
 FAMILIES = {
     "DI0": "the store as such",
@@ -33,7 +35,8 @@ FAMILIES = {
 
 def our_schemas() -> dict[str, Schema]:
     """Every schema that comes with the package, by kind, the kinds that people meet first in front."""
-    order = ["samples", "study", "llc", "bif", "bif_topk", "susceptibilities", "series", "sweep"]
+    results = [kind for each in ESTIMANDS.values() for kind in (each.kind, *each.variants)]
+    order = ["samples", "study", *results, "series", "sweep"]
     folder = schemas_folder()
     found = {path.stem: load(path) for path in available().values() if path.parent == folder}
     return {k: found[k] for k in sorted(found, key=lambda k: (order.index(k) if k in order else len(order), k))}
@@ -325,6 +328,45 @@ def cli_page() -> str:
     return "\n\n".join(parts) + "\n"
 
 
+# Estimands
+
+
+def estimands_page() -> str:
+    """What can be estimated, and for each estimand its functions."""
+    rows = []
+    for e in ESTIMANDS.values():
+        module, _, name = e.compute.partition(":")
+        rows.append(
+            (
+                f"[{e.title}](#{e.kind})",
+                f"{{py:func}}`~{module}.{name}`",
+                f"{{py:meth}}`tree.devinterp.{e.kind}() <devinterp.accessor.DevinterpAccessor.{e.kind}>`",
+                code(f"devinterp {e.kind}"),
+                ", ".join(e.takes),
+                f"[{e.kind}](/formats/{e.kind}.md)",
+            )
+        )
+    parts = [
+        "# Estimands",
+        "None of this needs torch, except where a function samples first: `compute_*` takes what `sample()` returned, the other "
+        "samples and computes in one call. Of what each number means, see [mathematics](/mathematics/index.md).",
+        table(("estimand", "function", "accessor", "command", "of", "format"), rows),
+    ]
+    return "\n\n".join([*parts, *map(_estimand, ESTIMANDS.values())]) + "\n"
+
+
+def _estimand(estimand: Estimand) -> str:
+    module = importlib.import_module(estimand.compute.partition(":")[0])
+    lines = [f".. automodule:: {module.__name__}", "   :no-members:", ""]
+    for dotted in (estimand.compute, estimand.sampling, *estimand.documented):
+        if dotted:
+            where, _, name = dotted.partition(":")
+            lines += [f".. currentmodule:: {where}", f".. autofunction:: {name}", ""]
+    body = "\n".join(lines)
+    title = estimand.title[0].upper() + estimand.title[1:]
+    return f"({estimand.kind})=\n## {title}\n\n```{{eval-rst}}\n{body}```"
+
+
 # All of them
 
 
@@ -337,6 +379,7 @@ def write_all(docs: Path) -> list[Path]:
         docs / "codes" / f"{c.value}.md": code_page(c, uses.get(c.value, []), shown.get(c.value, "")) for c in RuleCode
     }
     pages[docs / "api" / "cli.md"] = cli_page()
+    pages[docs / "api" / "estimands.md"] = estimands_page()
     pages[docs / "codes" / "index.md"] = code_index()
     for folder, keep in ((docs / "formats", "index.md"), (docs / "codes", "")):
         folder.mkdir(exist_ok=True)

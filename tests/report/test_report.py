@@ -73,7 +73,7 @@ def test_it_is_well_formed_and_no_id_comes_twice(page):
 
 
 def test_every_part_of_a_study_is_there(page):
-    for anchor in ("sampled", "validation", "diagnosis", "llc", "traces", "susceptibilities", "influence", "texts"):
+    for anchor in ("sampled", "validation", "diagnosis", "llc", "traces", "susceptibilities", "bif", "texts"):
         assert f'<section id="{anchor}">' in page
         assert f'href="#{anchor}"' in page
     assert "Not shown" not in page

@@ -6,21 +6,29 @@ import io
 import os
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Annotated, Any
 
 import typer
 
 from devinterp.errors import DevinterpError, DevinterpWarning, ValidationError
+from devinterp.slt.estimands import ESTIMANDS
 
 __all__ = ["build", "run"]
 
 FAULT = 70  # as sysexits.h has it: 1 means findings, 2 a mistake
 
 
-def build() -> typer.Typer:
-    """Return the application."""
+def build(wanted: Collection[str] = tuple(ESTIMANDS)) -> typer.Typer:
+    """Return the application.
+
+    Parameters
+    ----------
+    wanted : collection of str
+        The estimands whose commands are more than their names: what they take is read from their functions, which
+        need packages that nobody who asks for the list of commands should wait for.
+    """
     from devinterp.cli import analyse, demo, info, repair, report, schema, validate
 
     app = typer.Typer(
@@ -38,14 +46,14 @@ def build() -> typer.Typer:
             bool, typer.Option("--version", help="Show the version.", callback=_version, is_eager=True)
         ] = False,
     ) -> None:
-        """Validate, inspect and analyse stores of SGLD runs (local learning coefficient, BIF, susceptibilities)."""
+        """Validate, inspect and analyse stores of SGLD runs."""
 
     # Short enough for one line each at 80 columns.
     app.command(short_help="Check stores, and report every finding.")(validate.validate)
     app.command(short_help="Show what a store is, or follow a run.")(info.info)
-    app.command(short_help="Compute the local learning coefficient.")(analyse.llc)
-    app.command(short_help="Compute the Bayesian influence function.")(analyse.bif)
-    app.command(short_help="Compute susceptibilities of a study.")(analyse.susceptibilities)
+    for estimand in ESTIMANDS.values():
+        made = analyse.command(estimand) if estimand.kind in wanted else analyse.placeholder(estimand)
+        app.command(estimand.kind, short_help=f"Compute {estimand.named}.")(made)
     app.command(short_help="Write all of it into one HTML page.")(report.report)
     app.command(short_help="Mark what a store lost, or take it back.")(repair.repair)
     app.add_typer(schema.build(), name="schema", short_help="Show, export and check schemas.")
@@ -69,7 +77,9 @@ def run(arguments: Sequence[str]) -> int:
             stream.reconfigure(errors="backslashreplace")
     try:
         with _plain_warnings():
-            build()(args=list(arguments), prog_name="devinterp", standalone_mode=True)
+            # Completion has its words from the environment.
+            asked = tuple(ESTIMANDS) if "_DEVINTERP_COMPLETE" in os.environ else arguments
+            build(asked)(args=list(arguments), prog_name="devinterp", standalone_mode=True)
     except SystemExit as done:
         return done.code if isinstance(done.code, int) else 0 if done.code is None else 2
     except ValidationError as error:

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Format", "document", "emit", "need_folder", "open_input", "plain", "target_kind"]
 
+MOST_CSV_ROWS = 20_000_000
+
 
 class Format(StrEnum):
     """What standard output holds, where no file is asked for."""
@@ -124,6 +126,7 @@ def emit(
         with _opened(output) as file:
             file.write(text + "\n")
     elif kind == "csv" or format is Format.csv:
+        _check_rows(result)
         with _opened(output) as file:
             writer = csv.writer(file, lineterminator="\n")
             writer.writerow(header)
@@ -134,6 +137,17 @@ def emit(
         from devinterp.cli.console import err
 
         err().print(f"written: {output}", soft_wrap=True)
+
+
+def _check_rows(result: xr.Dataset | xr.DataTree) -> None:
+    nodes = [result] if hasattr(result, "data_vars") and not hasattr(result, "subtree") else list(result.subtree)
+    largest = max((int(v.size) for node in nodes for v in node.data_vars.values()), default=0)
+    if largest > MOST_CSV_ROWS:
+        raise SettingError(
+            f"The result has {largest} numbers, too many for a text file.",
+            expected=f"at most {MOST_CSV_ROWS}",
+            remedy="Write .zarr, or narrow it by the command's options.",
+        )
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Results as rows of a table, for CSV, JSON and the screen."""
+"""Results as rows of a table, for CSV and the screen."""
 
 from __future__ import annotations
 
@@ -7,26 +7,103 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from devinterp.slt.estimands import Estimand
+
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["llc_records", "pair_records", "partner_records", "sus_records"]
+__all__ = [
+    "bif_records",
+    "fit_bif",
+    "pair_records",
+    "partner_records",
+    "records",
+    "screen",
+    "show_bif",
+    "show_susceptibilities",
+    "sus_records",
+]
+
+STRONGEST = 10
+MOST_CHAINS = 8  # that the screen has columns for
 
 
-def llc_records(result: xr.Dataset) -> tuple[list[str], list[list[Any]]]:
-    """One row per run: its labels, the coefficients, the interval, every chain."""
-    leading = [str(d) for d in result["llc_mean"].dims]
-    chains = int(result.sizes["chain"])
-    ends = ["llc_ci_low", "llc_ci_high"] if "llc_ci" in result else []
-    scalars = ["llc_mean", "llc_std", "llc_scalar", "init_loss"]
-    header = [*leading, *scalars, *ends, *(f"llc_chain_{c}" for c in range(chains))]
+# Numbers of a run: the LLC and its like
+
+
+def records(result: xr.Dataset) -> tuple[list[str], list[list[Any]]]:
+    """One row per run: its labels, every number, the ends of intervals, every chain's number.
+
+    The result's first variable has one number for each run; what has draws, steps or tokens is left out.
+    """
+    leading = [str(d) for d in next(iter(result.data_vars.values())).dims]
+    columns: dict[str, list[tuple[str, str, int]]] = {"": [], "bound": [], "chain": []}
+    for name, variable in result.data_vars.items():
+        own = [str(d) for d in variable.dims if d not in leading]
+        if not own:
+            columns[""].append((str(name), str(name), 0))
+        elif own == ["bound"]:
+            columns["bound"] += [(f"{name}_{end}", str(name), i) for i, end in enumerate(("low", "high"))]
+        elif own == ["chain"]:
+            stem = str(name).removesuffix("_per_chain")
+            columns["chain"] += [(f"{stem}_chain_{c}", str(name), c) for c in range(variable.sizes["chain"])]
+    chosen = [column for group in columns.values() for column in group]
     rows = []
     for place in np.ndindex(*(result.sizes[d] for d in leading)):
         one = result.isel(dict(zip(leading, place, strict=True)))
         labels = [one[d].values.item() if d in one.coords else i for d, i in zip(leading, place, strict=True)]
-        numbers = [float(one[n]) for n in scalars] + ([float(v) for v in one["llc_ci"].values] if ends else [])
-        rows.append([*labels, *numbers, *map(float, one["llc_per_chain"].values)])
-    return header, rows
+        rows.append([*labels, *(np.atleast_1d(one[name].values)[i].item() for _, name, i in chosen)])
+    return [*leading, *(head for head, *_ in chosen)], rows
+
+
+def screen(result: xr.Dataset, store: str, estimand: Estimand) -> None:
+    """Print the numbers of a run, of every restriction, checkpoint or cell."""
+    from devinterp.cli.console import put, table
+    from devinterp.slt.runs.overview import how_made
+
+    header, rows = records(result)
+    leading = next(iter(result.data_vars.values())).dims
+    shown = [h for h in header if "_chain_" not in h or result.sizes["chain"] <= MOST_CHAINS]
+    cells = [[_text(v) for h, v in zip(header, row, strict=True) if h in shown] for row in rows]
+    heads = [estimand.heads.get(h) or _head(result, h) for h in shown]
+    made = how_made(result)
+    title = f"{store}: {estimand.title}{f' ({made})' if made else ''}"
+    put(table(heads, cells, right=heads[len(leading) :], title=title))
+    if "ci" in result.attrs:
+        put(f"from, to: {100 * float(result.attrs['ci']):g} % interval")
+    excluded = result.attrs.get("chains_excluded")
+    lines = excluded.items() if isinstance(excluded, dict) else [("", excluded or [])]
+    for name, chains in lines:
+        if chains:
+            put(f"{name + ': ' if name else ''}chains left out: {', '.join(map(str, chains))}")
+
+
+def _head(result: xr.Dataset, column: str) -> str:
+    for end, word in (("_low", "from"), ("_high", "to")):
+        if column.endswith(f"_ci{end}"):
+            return word
+    if "_chain_" in column:
+        return f"chain {column.rpartition('_')[2]}"
+    unit = result[column].attrs.get("units", "1") if column in result else "1"
+    return column.replace("_", " ") + ("" if unit == "1" else f" ({unit})")
+
+
+# Influences
+
+
+def fit_bif(arguments: dict[str, Any], target: str, output: str | None) -> None:
+    """Write a matrix to Zarr tile by tile, so that it may be larger than memory; for the screen find what it shows."""
+    if arguments["top_k"] is not None:
+        return
+    if target == "zarr":
+        arguments["output_path"] = output
+    elif target == "table" and not any(arguments[n] for n in ("average_tokenwise_bif", "compute_covariance", "se")):
+        arguments["top_k"] = STRONGEST
+
+
+def bif_records(result: xr.Dataset) -> tuple[list[str], Iterator[Sequence[Any]]]:
+    """One row per pair, or per partner that was found."""
+    return partner_records(result) if "partner_batch" in result else pair_records(result)
 
 
 def pair_records(result: xr.Dataset) -> tuple[list[str], Iterator[Sequence[Any]]]:
@@ -62,6 +139,30 @@ def partner_records(result: xr.Dataset) -> tuple[list[str], Iterator[Sequence[An
     return [*dims, *partners, "influence"], rows()
 
 
+def show_bif(result: xr.Dataset, store: str, estimand: Estimand) -> None:
+    """Print the strongest influences."""
+    from devinterp.cli.console import put, table
+
+    header, rows = bif_records(result)
+    listed = [row for row in rows if "partner_batch" in result or row[0] != row[1]]
+    listed = [row for row in listed if np.isfinite(row[-1])]
+    listed.sort(key=lambda row: -abs(row[header.index("influence")]))
+    unit = "covariance, nat^2" if result.attrs.get("compute_covariance") else "correlation"
+    cells = [[_text(v) for v in row] for row in listed[: 2 * STRONGEST]]
+    put(table(list(header), cells, right=list(header), title=f"{store}: strongest influences ({unit})"))
+    sizes = zip(result.attrs["observables"], result.attrs["observable_sizes"], strict=True)
+    start, parts = 0, []
+    for name, size in sizes:
+        parts.append(f"{start}-{start + int(size) - 1} {name}")
+        start += int(size)
+    put(f"sequences: {', '.join(parts)}")
+    if "noise_floor_strongest" in result.attrs:
+        put(f"noise: of unrelated losses the strongest stays below {float(result.attrs['noise_floor_strongest']):.2g}")
+
+
+# Susceptibilities
+
+
 def sus_records(result: xr.DataTree) -> tuple[list[str], Iterator[Sequence[Any]]]:
     """One row per token: where it stands, which it is, and a column per restriction and kind of value."""
     sus, context = result["susceptibilities"].to_dataset(), result["context"].to_dataset()
@@ -89,3 +190,36 @@ def sus_records(result: xr.DataTree) -> tuple[list[str], Iterator[Sequence[Any]]
 
     heads = [w if n == "sus" else f"{w} ({n.removeprefix('sus_')})" for n, _, w in columns]
     return ["observable", "batch", "target_position", "token", *heads], rows()
+
+
+def show_susceptibilities(result: xr.DataTree, study: str, estimand: Estimand) -> None:
+    """Print each restriction's spread and its mean by observable, standardised."""
+    from devinterp.cli.console import put, table
+    from devinterp.slt.susceptibilities.views import matrix
+
+    sus = result["susceptibilities"].to_dataset()
+    names = [str(n) for n in sus.attrs["dataset_id_to_name"]]
+    of = [np.flatnonzero(sus["dataset_id"].values == k) for k in range(len(names))]
+    steps = [int(s) for s in sus["checkpoint"].values] if "checkpoint" in sus.dims else []
+    rows: list[list[str]] = []
+    each: list[int | None] = [*steps] if steps else [None]
+    for step in each:
+        one = result if step is None else result.sel(checkpoint=step)
+        standard = matrix(one, standardize="columns").values
+        raw = one["susceptibilities"]["sus"].transpose("sus_flat", "wr").values
+        rows += [
+            [*([str(step)] if steps else []), str(wr), _text(float(raw[:, i].std()))]
+            + [_text(float(standard[m, i].mean())) for m in of]
+            for i, wr in enumerate(sus["wr"].values)
+        ]
+    leading = ["checkpoint", "restriction"] if steps else ["restriction"]
+    heads = [*leading, "spread (nat^2)", *(f"mean on {n}" for n in names)]
+    put(table(heads, rows, right=heads[len(leading) :], title=f"{study}: {estimand.title}"))
+    put("means: in standard deviations of the restriction's own values over all tokens")
+    put(f"sampling task: {sus.attrs.get('sampling_task')}; write single tokens with -o sus.csv or .zarr")
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, float | np.floating):
+        return "–" if np.isnan(value) else f"{float(value):.4g}"
+    return str(value)

@@ -14,6 +14,7 @@ from devinterp.plot.susceptibility import susceptibility_classes, susceptibility
 from devinterp.plot.sweep import sweep_map
 from devinterp.plot.traces import loss_traces
 from devinterp.plot.verdict import verdict_table
+from devinterp.slt.estimands import ESTIMANDS
 from devinterp.slt.runs.kind import kind_of
 
 __all__ = ["PlotAccessor"]
@@ -37,19 +38,11 @@ class PlotAccessor:
     def __call__(self, **options: Any) -> Any:
         """Draw what fits the kind: traces of a run, the LLC of a study or series, an influence, classes."""
         kind = kind_of(self._obj)
-        known = {
-            "samples": self.traces,
-            "study": self.llc,
-            "series": self.llc,
-            "llc": self.llc,
-            "bif": self.influence,
-            "susceptibilities": self.susceptibilities,
-            "sweep": self.sweep,
-            "sweep_summary": self.sweep,
-        }
+        known = {"samples": "traces", "study": "llc", "series": "llc", "sweep": "sweep", "sweep_summary": "sweep"}
+        known |= {each.kind: each.picture for each in ESTIMANDS.values() if each.picture}
         if kind not in known:
             raise SettingError("There is no picture of this.", expected=f"one of {sorted(known)}", found=kind)
-        return known[kind](**options)
+        return getattr(self, known[kind])(**options)
 
     def traces(self, **options: Any) -> Any:
         """Draw loss traces; see `devinterp.plot.traces.loss_traces`."""

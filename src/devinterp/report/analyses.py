@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import numpy as np
 import xarray as xr
 
 from devinterp._html import Content, Markup, join, tag
-from devinterp.errors import MissingVariableError
+from devinterp.errors import MissingVariableError, SettingError
 from devinterp.plot.drawing.numbers import with_error
 from devinterp.plot.drawing.style import legend, title
 from devinterp.plot.influence import influence_matrix
@@ -24,9 +25,21 @@ from devinterp.report.restrictions import MOST_RESTRICTIONS, class_table, llc_pi
 from devinterp.report.subject import Subject
 from devinterp.report.svg import picture
 from devinterp.slt.diagnostics import Diagnosis, SeriesDiagnosis, StudyDiagnosis, diagnose
+from devinterp.slt.estimands import Estimand, resolve
 from devinterp.slt.llc import best_average, compute_llc
+from devinterp.slt.runs.kind import kind_of
 
-__all__ = ["diagnosis", "influence", "llc", "metrics", "run_diagnosis", "susceptibilities", "texts", "traces"]
+__all__ = [
+    "diagnosis",
+    "influence",
+    "llc",
+    "metrics",
+    "numbers",
+    "run_diagnosis",
+    "susceptibilities",
+    "texts",
+    "traces",
+]
 
 MOST_SEQUENCES = 1500
 PRODUCTS = 2e10  # multiplications that the strongest pairs may cost: a few seconds
@@ -114,7 +127,7 @@ def _trace(subject: Subject, name: str, alt: str, observable: str | None) -> Mar
     return picture(name, alt, (4.8, 3.2), draw)
 
 
-def llc(subject: Subject) -> tuple[Markup, xr.Dataset]:
+def llc(subject: Subject, estimand: Estimand) -> Markup:
     """The LLC, with its interval, as a picture and in numbers."""
     options: dict[str, Any] = {"ci": 0.9, "allow_partial": subject.partial}
     if subject.checkpoints:
@@ -142,7 +155,32 @@ def llc(subject: Subject) -> tuple[Markup, xr.Dataset]:
     )
     several = "wr" in result.dims and result.sizes["wr"] > MOST_RESTRICTIONS
     inside = [tag("div", drawn, class_="columns"), table] if several else [tag("div", drawn, table, class_="columns")]
-    return section("llc", "Local learning coefficient", explained, *inside), result
+    return section(estimand.kind, _heading(estimand), explained, *inside)
+
+
+def numbers(subject: Subject, estimand: Estimand) -> Markup | None:
+    """The numbers of an estimand that has no part of its own, where the store has what it is computed from."""
+    if kind_of(subject.main) not in estimand.takes:
+        return None
+    try:
+        result = estimand.function()(subject.main, allow_partial=subject.partial)
+    except (MissingVariableError, SettingError):  # not sampled for this: a report shows what there is
+        return None
+    header, rows = resolve(estimand.records)(result)
+    leading = next(iter(result.data_vars.values())).dims
+    cells: list[list[Content]] = [
+        [number(v, ".4g") if isinstance(v, float) else str(v) for v in row] for row in rows[:MOST_RESTRICTIONS]
+    ]
+    more = f" The first {MOST_RESTRICTIONS} of {len(rows)}." if len(rows) > MOST_RESTRICTIONS else ""
+    summary = (inspect.getdoc(estimand.function()) or "").partition("\n")[0]
+    heads = [h.replace("_", " ") for h in header]
+    return section(
+        estimand.kind, _heading(estimand), note(summary + more), listing(heads, cells, numbers=heads[len(leading) :])
+    )
+
+
+def _heading(estimand: Estimand) -> str:
+    return estimand.title[0].upper() + estimand.title[1:]
 
 
 def metrics(subject: Subject) -> Markup | None:
@@ -156,7 +194,7 @@ def metrics(subject: Subject) -> Markup | None:
     return section("metrics", "The sampler", tag("div", drawn, class_="columns"))
 
 
-def influence(subject: Subject) -> Markup | None:
+def influence(subject: Subject, estimand: Estimand) -> Markup | None:
     """Which texts and tokens influence which."""
     from devinterp.slt.bif import compute_bif
 
@@ -189,7 +227,7 @@ def influence(subject: Subject) -> Markup | None:
     among = f" Sought among all tokens, as partners of {queries} of the {total} sequences." if queries < total else ""
     parts.append(_strongest_pairs(subject, strongest, sizes, among))
     where = f" in the run {run.label}" if run.label else ""
-    return section("influence", f"Influence{where}", tag("div", parts[1:], class_="columns"), parts[0])
+    return section(estimand.kind, f"{_heading(estimand)}{where}", tag("div", parts[1:], class_="columns"), parts[0])
 
 
 def _strongest_pairs(subject: Subject, top: xr.Dataset, sizes: dict[str, int], among: str) -> Markup:
@@ -260,7 +298,7 @@ def texts(subject: Subject) -> Markup | None:
     return section("texts", "Texts", tag("div", shown, class_="columns"))
 
 
-def susceptibilities(subject: Subject) -> Markup | None:
+def susceptibilities(subject: Subject, estimand: Estimand) -> Markup | None:
     """Which restriction answers to which tokens."""
     from devinterp.slt.susceptibilities import compute_susceptibilities
 
@@ -321,7 +359,7 @@ def susceptibilities(subject: Subject) -> Markup | None:
     coloured = tokens(kept, subject.tokenizer, wr=first, most=2).to_html()
     table = class_table(result, subject.tokenizer) if left else None
     return section(
-        "susceptibilities", "Susceptibilities", note(told + more), tag("div", drawn, class_="columns"), table, coloured
+        estimand.kind, _heading(estimand), note(told + more), tag("div", drawn, class_="columns"), table, coloured
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,6 +17,7 @@ from devinterp.report.script import SCRIPT, SOURCE_HASH
 from devinterp.report.style import SHEET
 from devinterp.report.subject import Subject, open_subject
 from devinterp.report.sweep import settings_swept
+from devinterp.slt.estimands import ESTIMANDS, resolve
 from devinterp.slt.runs.read_blocks import remembered_means
 from devinterp.slt.runs.run import dig
 from devinterp.store.location import StoreLike
@@ -109,11 +111,9 @@ def _sections(subject: Subject) -> list[tuple[str, str, Markup]]:
         ("sampled", "what was sampled", lambda: _sampled(subject)),
         ("validation", "validation", lambda: _validation(subject)),
         ("sweep", "settings", lambda: settings_swept(subject)),
-        ("diagnosis", "diagnosis", lambda: analyses.diagnosis(subject, analyses.run_diagnosis(subject))),
-        ("llc", "LLC", lambda: analyses.llc(subject)[0]),
         ("traces", "traces", lambda: analyses.traces(subject)),
-        ("susceptibilities", "susceptibilities", lambda: analyses.susceptibilities(subject)),
-        ("influence", "influence", lambda: analyses.influence(subject)),
+        ("diagnosis", "diagnosis", lambda: analyses.diagnosis(subject, analyses.run_diagnosis(subject))),
+        *((e.kind, e.title, partial(resolve(e.section), subject, e)) for e in ESTIMANDS.values()),
         ("texts", "texts", lambda: analyses.texts(subject)),
         ("metrics", "sampler", lambda: analyses.metrics(subject)),
         ("provenance", "provenance", lambda: _provenance(subject)),

@@ -8,6 +8,7 @@ import xarray as xr
 
 from devinterp.errors import SchemaError, SettingError
 from devinterp.schema.checks.bind import load_by_id
+from devinterp.slt.estimands import ESTIMANDS
 from devinterp.slt.runs.grid import grid_of
 from devinterp.slt.runs.run import is_samples, series_members, study_members
 
@@ -57,12 +58,9 @@ def _kind_of_names(obj: xr.DataTree | xr.Dataset) -> str:
     names = {str(name) for name in obj.data_vars}
     if {"verdict", "llc_se"} <= names:
         return "sweep_summary"
-    if "llc_mean" in names:
-        return "llc"
-    if "influences" in names:
-        return "bif_topk" if "partner_batch" in names else "bif"
-    if "sus" in names:
-        return "susceptibilities"
+    for kind, estimand in ESTIMANDS.items():
+        if estimand.variable in names:
+            return "bif_topk" if kind == "bif" and "partner_batch" in names else kind
     if is_samples(obj):
         return "samples"
     # A restriction or an observable may be called "susceptibilities" too.

@@ -7,12 +7,13 @@ from html import escape
 
 import xarray as xr
 
+from devinterp.slt.estimands import ESTIMANDS
 from devinterp.slt.runs.chains import known_states
 from devinterp.slt.runs.grid import grid_of
 from devinterp.slt.runs.kind import kind_of
 from devinterp.slt.runs.run import Samples, Tree, dig, is_samples, metadata_of, series_members, study_members
 
-__all__ = ["observables", "overview", "overview_html", "overview_text"]
+__all__ = ["calls", "how_made", "observables", "overview", "overview_html", "overview_text"]
 
 TITLES = {
     "samples": "SGLD run",
@@ -20,27 +21,32 @@ TITLES = {
     "series": "series of checkpoints",
     "sweep": "sweep of sampler settings",
     "sweep_summary": "summary of a sweep",
-    "llc": "local learning coefficient",
-    "bif": "Bayesian influence function",
-    "bif_topk": "strongest influences",
-    "susceptibilities": "susceptibilities",
+    **{each.kind: each.title for each in ESTIMANDS.values()},
+    **{kind: title for each in ESTIMANDS.values() for kind, title in each.variants.items()},
     "unflattened": "susceptibilities, an array for each observable",
     "unknown": "no devinterp data that is known",
 }
-RUN = "validate() report() diagnose() llc() bif() to_arviz() tokens() plot"
-CALLS = {
-    "samples": RUN,
-    "study": "validate() report() diagnose() llc() susceptibilities() split_half() tokens() plot",
-    "series": "validate() report() diagnose() llc() susceptibilities() split_half() plot",
-    "sweep": "validate() report() recommend() sweep() diagnose() llc() plot",
-    "sweep_summary": "validate() report() recommend() plot",
-    "llc": "validate() report() plot",
-    "bif": "validate() report() tokens() plot",
-    "bif_topk": "validate() report() tokens()",
-    "susceptibilities": "validate() report() unflatten() matrix() pca() tokens() plot",
-    "unflattened": "flatten()",
-    "unknown": "validate() report()",
+ON_RUNS = {
+    "samples": ("diagnose()", "*", "to_arviz()", "tokens()", "plot"),
+    "study": ("diagnose()", "*", "split_half()", "tokens()", "plot"),
+    "series": ("diagnose()", "*", "split_half()", "plot"),
+    "sweep": ("recommend()", "sweep()", "diagnose()", "*", "plot"),
 }
+"""What can be called on what was sampled; the star stands for the estimands that take it."""
+ON_RESULTS = {"sweep_summary": ("recommend()", "plot"), "bif_topk": ("tokens()",)}
+
+
+def calls(kind: str) -> str:
+    """Return what can be called on a tree of a kind."""
+    if kind == "unflattened":
+        return "flatten()"
+    found: list[str] = []
+    for name in ON_RUNS.get(kind, ON_RESULTS.get(kind, ())):
+        found += [f"{e.kind}()" for e in ESTIMANDS.values() if kind in e.takes] if name == "*" else [name]
+    if kind in ESTIMANDS:
+        estimand = ESTIMANDS[kind]
+        found += estimand.then or (("plot",) if estimand.picture else ())
+    return " ".join(["validate()", "report()", *found])
 
 
 def observables(obj: Tree) -> tuple[str, ...]:
@@ -98,7 +104,7 @@ def overview(obj: Tree) -> list[tuple[str, str]]:
         rows.append(("health", "diagnose() reads the losses and judges"))
     names_found = observables(obj)
     rows += [("observables", ", ".join(names_found))] if names_found else []
-    rows.append(("can be called", CALLS.get(kind, CALLS["unknown"])))
+    rows.append(("can be called", calls(kind)))
     return rows
 
 
@@ -111,14 +117,18 @@ def _result_rows(obj: Tree) -> list[tuple[str, str]]:
         ends = [f"{float(v):.4g}" for v in obj.data_vars["llc_ci"].values] if "llc_ci" in obj.data_vars else []
         level = f", {100 * float(obj.attrs.get('ci', 0)):g} % interval {' to '.join(ends)}" if ends else ""
         rows.append(("LLC", f"{float(obj['llc_mean']):.4g}{level}"))
-    made = [
-        f"{k} {obj.attrs[k]}" for k in ("over", "observable", "method", "sampling_task", "baseline") if k in obj.attrs
-    ]
-    rows += [("settings", ", ".join(made))] if made else []
+    made = how_made(obj)
+    rows += [("settings", made)] if made else []
     if isinstance(obj.attrs.get("n_chains_used"), int):
         excluded = obj.attrs.get("chains_excluded") or []
         rows.append(("chains", f"{obj.attrs['n_chains_used']} used, {len(excluded)} excluded"))
     return rows
+
+
+def how_made(result: Tree) -> str:
+    """Say with which options a result was computed, as far as its attributes name them."""
+    named = ("over", "observable", "method", "sampling_task", "baseline")
+    return ", ".join(f"{name} {result.attrs[name]}" for name in named if name in result.attrs)
 
 
 def _some(names: Collection[object]) -> str:
