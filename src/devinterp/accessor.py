@@ -49,7 +49,8 @@ class DevinterpAccessor:
     @property
     def config(self) -> Mapping[str, Any]:
         """``metadata.config``: the sampler's settings, the observables; empty where none is recorded."""
-        from devinterp.slt.runs.run import dig, metadata_of
+        from devinterp.plain_json import dig
+        from devinterp.slt.runs.run import metadata_of
 
         return dig(metadata_of(self._obj), "config") or {}
 

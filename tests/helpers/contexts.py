@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from devinterp.schema import Limits, load
-from devinterp.schema.checks.bind import Bound, bind_tree
+from devinterp.schema.checks.bind import bind_tree
 from devinterp.schema.findings.report import Collector
 from devinterp.schema.reading.memory_tree import read_view
 from devinterp.schema.reading.memory_values import ViewValues
+from devinterp.schema.rules.bound import Bound
 from devinterp.schema.rules.context import Context
 from devinterp.schema.rules.registry import Problem, find_predicate
 

@@ -256,7 +256,7 @@ def _counts(run: RunStatus) -> dict[str, int]:
 def _document(location: Location, status: StoreStatus, traces: Traces) -> dict[str, Any]:
     from dataclasses import asdict
 
-    from devinterp.cli.output import plain
+    from devinterp.plain_json import plain_json
 
     runs = []
     for run in status.runs:
@@ -272,14 +272,17 @@ def _document(location: Location, status: StoreStatus, traces: Traces) -> dict[s
                 "sampler": dict(_mapping(_mapping(run.metadata.get("config")).get("sampler"))),
             }
         )
-    document: dict[str, Any] = plain(
+    document: dict[str, Any] = plain_json(
         {
             "store": status.name,
             "schema": status.schema,
             "completed": status.completed,
             "writer": status.writer,
             "runs": runs,
-        }
+        },
+        "status",
+        nonfinite="null",
+        other=str,
     )
     return document
 

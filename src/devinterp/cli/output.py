@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, Any, TextIO
 import numpy as np
 
 from devinterp.errors import SettingError, StoreExistsError
+from devinterp.plain_json import plain_json
 
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["Format", "document", "emit", "need_folder", "open_input", "plain", "target_kind"]
+__all__ = ["Format", "document", "emit", "need_folder", "open_input", "target_kind"]
 
 MOST_CSV_ROWS = 20_000_000
 
@@ -180,13 +181,13 @@ def document(result: Any) -> dict[str, Any]:
 
     if isinstance(result, xr.Dataset):
         return {
-            "attributes": plain(dict(result.attrs)),
+            "attributes": plain_json(dict(result.attrs), nonfinite="null", other=str),
             "dimensions": {str(d): int(n) for d, n in result.sizes.items()},
             "coordinates": {str(n): _variable(v) for n, v in result.coords.items()},
             "variables": {str(n): _variable(v) for n, v in result.data_vars.items()},
         }
     return {
-        "attributes": plain(dict(result.attrs)),
+        "attributes": plain_json(dict(result.attrs), nonfinite="null", other=str),
         "groups": {str(name): document(child.to_dataset()) for name, child in result.children.items()},
     }
 
@@ -195,21 +196,6 @@ def _variable(array: xr.DataArray) -> dict[str, Any]:
     values = np.asarray(array.values)
     return {
         "dims": [str(d) for d in array.dims],
-        "attributes": plain(dict(array.attrs)),
-        "data": plain(values.tolist()),
+        "attributes": plain_json(dict(array.attrs), nonfinite="null", other=str),
+        "data": plain_json(values, "data", nonfinite="null", other=str),
     }
-
-
-def plain(value: Any) -> Any:
-    """Return a value as JSON types; numbers that JSON cannot say become null."""
-    if isinstance(value, dict):
-        return {str(k): plain(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(v) for v in value]
-    if isinstance(value, np.ndarray):
-        return plain(value.tolist())
-    if isinstance(value, np.generic):
-        return plain(value.item())
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value

@@ -11,7 +11,8 @@ import numpy.typing as npt
 import xarray as xr
 import zarr
 
-from devinterp.slt.runs.run import Samples, dig
+from devinterp.plain_json import dig
+from devinterp.slt.runs.run import Samples
 from devinterp.store.location import Location
 from devinterp.store.reading.status import RunStatus
 

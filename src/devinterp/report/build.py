@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from devinterp._html import Content, Markup, join, tag
 from devinterp.errors import DevinterpError, DevinterpWarning
+from devinterp.plain_json import dig
 from devinterp.report import analyses
 from devinterp.report.elements import badge, facts, listing, nested, note, section
 from devinterp.report.script import SCRIPT, SOURCE_HASH
@@ -19,7 +20,6 @@ from devinterp.report.subject import Subject, open_subject
 from devinterp.report.sweep import settings_swept
 from devinterp.slt.estimands import ESTIMANDS, resolve
 from devinterp.slt.runs.read_blocks import remembered_means
-from devinterp.slt.runs.run import dig
 from devinterp.store.location import StoreLike
 
 __all__ = ["build_report", "write_report"]

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from devinterp.errors import MissingDependencyError, SettingError, StoreError
-from devinterp.schema.checks.bind import Bound
 from devinterp.schema.checks.completeness import check_completeness
 from devinterp.schema.checks.recognise import choose_schema, fitting_node
 from devinterp.schema.checks.structure import check_structure, offer_profile, run_rules
@@ -18,6 +17,7 @@ from devinterp.schema.reading.memory_tree import read_view
 from devinterp.schema.reading.memory_values import ViewValues
 from devinterp.schema.reading.store_tree import read_store
 from devinterp.schema.reading.store_values import StoreValues
+from devinterp.schema.rules.bound import Bound
 
 if TYPE_CHECKING:
     import os

@@ -12,8 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from devinterp.errors import MissingVariableError
+from devinterp.plain_json import dig
 from devinterp.slt.batch_means import autocorrelation_time, batch_length, batches_of, share_seen
-from devinterp.slt.runs.run import Samples, dig
+from devinterp.slt.runs.run import Samples
 from devinterp.slt.susceptibilities.moments import Moments
 
 __all__ = [

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-__all__ = ["is_network_folder", "sync_files"]
+__all__ = ["is_network_folder", "remove_empty", "sync_files"]
 
 # fmt: off
 _NETWORK = frozenset({
@@ -72,3 +72,19 @@ def _sync(path: Path) -> None:
             raise
     finally:
         os.close(descriptor)
+
+
+def remove_empty(folder: Path) -> None:
+    """Remove a folder and those in it, as far as nothing is in them."""
+    if not folder.is_dir():
+        return
+    for inner in sorted((p for p in folder.rglob("*") if p.is_dir()), key=lambda p: len(p.parts), reverse=True):
+        _remove_if_empty(inner)
+    _remove_if_empty(folder)
+
+
+def _remove_if_empty(folder: Path) -> None:
+    try:
+        folder.rmdir()
+    except OSError:  # something is left in it that is not ours to remove
+        return

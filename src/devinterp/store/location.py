@@ -17,6 +17,7 @@ from zarr.core.sync import sync
 from zarr.storage import FsspecStore, LocalStore, MemoryStore, ZipStore
 
 from devinterp.errors import MissingDependencyError, StoreError
+from devinterp.schema.reading.keys import DOCUMENT
 from devinterp.store.filesystem import sync_files
 
 __all__ = ["Location", "StoreLike", "locate"]
@@ -71,9 +72,9 @@ class Location:
         the write itself.
         """
         if self.folder is None:
-            if "zarr.json" in items:
-                self.set("zarr.json", items["zarr.json"])
-            sync(_set_all(self.store, {key: value for key, value in items.items() if key != "zarr.json"}))
+            if DOCUMENT in items:
+                self.set(DOCUMENT, items[DOCUMENT])
+            sync(_set_all(self.store, {key: value for key, value in items.items() if key != DOCUMENT}))
             return
         for key, value in items.items():
             _write_file(self.folder / key, (value,))
@@ -89,7 +90,7 @@ class Location:
 
     def undo_write(self, key: str) -> None:
         """Remove what was written at ``key`` into a store that is gone, and the folders that this made."""
-        if self.exists("zarr.json"):  # it is there again, and another's
+        if self.exists(DOCUMENT):  # it is there again, and another's
             return
         self.delete(key)
         if self.folder is not None:

@@ -16,8 +16,9 @@ from zarr.core.dtype import parse_dtype
 from zarr.core.metadata.v3 import ArrayV3Metadata
 from zarr.storage import StorePath
 
-from devinterp.errors import StoreError
+from devinterp.plain_json import plain_json
 from devinterp.schema.model.spec import ArrayLayout, GroupLayout, StorageSpec
+from devinterp.schema.reading.keys import DOCUMENT, document_key, documented_node
 from devinterp.store.location import Location
 
 __all__ = [
@@ -25,7 +26,6 @@ __all__ = [
     "create_groups",
     "documents",
     "group_document",
-    "jsonable",
     "open_array",
     "write_consolidated_root",
 ]
@@ -69,7 +69,7 @@ def array_metadata(layout: ArrayLayout, storage: StorageSpec) -> ArrayV3Metadata
 
 def group_document(attributes: Mapping[str, Any], consolidated: Mapping[str, Any] | None = None) -> bytes:
     """Return the ``zarr.json`` of a group, with the metadata of everything below it where given."""
-    document: dict[str, Any] = {"attributes": jsonable(attributes), "zarr_format": 3, "node_type": "group"}
+    document: dict[str, Any] = {"attributes": plain_json(attributes), "zarr_format": 3, "node_type": "group"}
     if consolidated is not None:
         document["consolidated_metadata"] = {
             "kind": "inline",
@@ -77,34 +77,6 @@ def group_document(attributes: Mapping[str, Any], consolidated: Mapping[str, Any
             "metadata": {key: consolidated[key] for key in sorted(consolidated, key=lambda k: (k.count("/"), k))},
         }
     return json.dumps(document, allow_nan=False, separators=(",", ":")).encode()
-
-
-def jsonable(value: Any, where: str = "attributes") -> Any:
-    """Return ``value`` as plain JSON types.
-
-    Raises
-    ------
-    StoreError
-        A non-finite number (which is not JSON) or an object without a JSON form.
-    """
-    if value is None or isinstance(value, str | bool):
-        return value
-    if isinstance(value, np.generic):
-        value = value.item()
-        return jsonable(value, where)
-    if isinstance(value, int):
-        return value
-    if isinstance(value, float):
-        if not math.isfinite(value):
-            raise StoreError(
-                f"The attribute {where} is {value}, which JSON cannot say.", remedy="Use null or a string."
-            )
-        return value
-    if isinstance(value, Mapping):
-        return {str(k): jsonable(v, f"{where}.{k}") for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [jsonable(v, f"{where}[{i}]") for i, v in enumerate(value)]
-    raise StoreError(f"The attribute {where} is a {type(value).__name__}, which JSON cannot say.")
 
 
 def create_groups(
@@ -133,24 +105,20 @@ def documents(
 ) -> dict[str, bytes]:
     """Return every ``zarr.json`` of the hierarchy by its key, parents first."""
     paths = {"/", *groups, *attributes}
-    out = {_document_key(path): group_document(attributes.get(path, {})) for path in sorted(paths)}
+    out = {document_key(path): group_document(attributes.get(path, {})) for path in sorted(paths)}
     encoded: dict[int, dict[str, bytes]] = {}  # the restrictions of a study share one layout
     for path, group in groups.items():
         arrays = encoded.get(id(group))
         if arrays is None:
             arrays = {name: _array_document(layout, storage) for name, layout in group.arrays.items()}
             encoded[id(group)] = arrays
-        out.update({_document_key(f"{path}/{name}"): text for name, text in arrays.items()})
+        out.update({document_key(path, name): text for name, text in arrays.items()})
     return out
-
-
-def _document_key(path: str) -> str:
-    return f"{path.strip('/')}/zarr.json".lstrip("/")
 
 
 def _array_document(layout: ArrayLayout, storage: StorageSpec) -> bytes:
     buffers = array_metadata(layout, storage).to_buffer_dict(default_buffer_prototype())
-    return buffers["zarr.json"].to_bytes()
+    return buffers[DOCUMENT].to_bytes()
 
 
 def open_array(location: Location, path: str, layout: ArrayLayout, storage: StorageSpec) -> zarr.Array[Any]:
@@ -167,8 +135,9 @@ def write_consolidated_root(location: Location, attributes: dict[str, Any], ever
     cache: dict[bytes, Any] = {}
     below = {}
     for key, text in everything.items():
-        if key != "zarr.json":
+        node = documented_node(key)
+        if node:
             if text not in cache:
                 cache[text] = json.loads(text)
-            below[key.removesuffix("/zarr.json")] = cache[text]
-    location.set("zarr.json", group_document(attributes, below))
+            below[node] = cache[text]
+    location.set(DOCUMENT, group_document(attributes, below))

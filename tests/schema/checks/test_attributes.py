@@ -8,7 +8,7 @@ import pytest
 import xarray as xr
 
 from devinterp.schema import RuleCode, load, validate
-from devinterp.schema.checks.attributes import _MAX_PER_GROUP, plain
+from devinterp.schema.checks.attributes import _MAX_PER_GROUP
 
 
 def found(attributes: dict[str, Any], declared: dict[str, Any]) -> list[tuple[str, str | None, str | None]]:
@@ -94,10 +94,3 @@ def test_long_names_and_values_are_shortened() -> None:
     ((message, _, value),) = found({"x" * 500: "y" * 500}, {"additionalProperties": {"type": "integer"}})
     assert len(message) < 170
     assert len(str(value)) <= 120
-
-
-def test_a_frozen_document_becomes_dicts_and_lists() -> None:
-    from types import MappingProxyType
-
-    assert plain(MappingProxyType({"a": (1, MappingProxyType({"b": []}))})) == {"a": [1, {"b": []}]}
-    assert type(plain(MappingProxyType({}))) is dict

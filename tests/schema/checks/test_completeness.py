@@ -12,15 +12,9 @@ import numpy as np
 import pytest
 import zarr
 from edits import edit_array, edit_attributes, edit_json, rewrite
-from hypothesis import given
-from hypothesis import strategies as st
 
 from devinterp.schema import Limits, validate
 from devinterp.schema.checks import completeness
-from devinterp.schema.checks.completeness import _ChunkKeys
-from devinterp.schema.reading.array_metadata import chunk_grid
-from devinterp.schema.reading.nodes import ArrayNode, StorageNode
-from devinterp.schema.reading.store_values import all_chunks, chunk_key
 
 StoreOf = Callable[[str], Path]
 
@@ -28,49 +22,6 @@ StoreOf = Callable[[str], Path]
 def found(store: Any, **options: Any) -> list[tuple[str, str]]:
     report = validate(store, **{"level": "completeness", **options})
     return sorted((str(f.code), p) for f in report.findings for p in f.paths)
-
-
-def array_of(shape: tuple[int, ...], chunks: tuple[int, ...], encoding: str, separator: str) -> ArrayNode:
-    dims = tuple(f"d{n}" for n in range(len(shape)))
-    return ArrayNode("/a", "a", dims, shape, "float32", {}, StorageNode(chunks, encoding, separator, (), 0))
-
-
-GRIDS = st.lists(st.tuples(st.integers(1, 25), st.integers(1, 3)), max_size=3)
-
-
-@given(GRIDS, st.sampled_from(["default", "v2"]), st.sampled_from(["/", "."]))
-def test_every_chunk_has_one_key_and_every_key_its_number(grid: Any, encoding: str, separator: str) -> None:
-    array = array_of(tuple(n for n, _ in grid), tuple(c for _, c in grid), encoding, separator)
-    keys = [chunk_key(array, index) for index in all_chunks(array)]
-    wanted = _ChunkKeys(array, chunk_grid(array.shape, array.storage.chunks))  # type: ignore[union-attr]
-    assert [wanted.number(key) for key in keys] == list(range(len(keys)))
-    # As zarr names them.
-    encoder = zarr.core.chunk_key_encodings.parse_chunk_key_encoding(
-        {"name": encoding, "configuration": {"separator": separator}}
-    )
-    assert keys == [encoder.encode_chunk_key(index) for index in all_chunks(array)]
-
-
-NO_KEYS = [
-    *("c/0", "c/0/1/0", "0/1", "c/0/3", "c/2/0", "d/0/1", "c.0.1", "c", "", "zarr.json"),
-    *("c/00/1", "c/+0/1", "c/-0/1", "c/0/ 1", "c/\u0660/1", "c/0/\u00b2", "c//1", "c/0/1/", "c/0/x"),
-    *("c/0/" + "0" * 17, "c/0/" + "9" * 16, "c/0/" + "9" * 5000),
-]
-
-
-@pytest.mark.parametrize("key", NO_KEYS)
-def test_what_is_no_key_of_a_chunk_is_none(key: str) -> None:
-    array = array_of((4, 9), (2, 3), "default", "/")
-    wanted = _ChunkKeys(array, (2, 3))
-    assert wanted.number("c/1/2") == 5
-    assert wanted.number(key) is None
-
-
-@pytest.mark.parametrize("key", ["c", "1", "00", "", "0.0", "c.0"])
-def test_the_chunk_of_a_scalar_of_zarr_v2_is_called_0(key: str) -> None:
-    array = array_of((), (), "v2", ".")
-    assert _ChunkKeys(array, ()).number("0") == 0
-    assert _ChunkKeys(array, ()).number(key) is None
 
 
 def test_every_missing_chunk_is_named_and_nothing_else(store_of: StoreOf) -> None:

@@ -13,7 +13,7 @@ import pytest
 from edits import edit_array, edit_attributes, edit_json
 
 from devinterp.schema import load, validate
-from devinterp.schema.checks.storage import fill_number, inner_codecs
+from devinterp.schema.reading.array_metadata import fill_number, inner_codecs
 
 StoreOf = Callable[[str], Path]
 

@@ -9,7 +9,7 @@ import pytest
 
 from devinterp.schema import Limits, RuleCode
 from devinterp.schema.findings.report import Collector
-from devinterp.schema.reading.array_metadata import SAFE_CODECS, ArrayDocuments, chunk_grid, read_array_document
+from devinterp.schema.reading.array_metadata import SAFE_CODECS, ArrayDocuments, read_array_document
 
 DOCUMENT: dict[str, Any] = {
     "zarr_format": 3,
@@ -52,7 +52,12 @@ def test_everything_that_a_document_says_is_kept() -> None:
     assert (array.path, array.name, array.dims, array.shape) == ("/group/loss", "loss", ("chain", "draw"), (4, 6))
     assert (array.dtype, array.attrs) == ("float32", {"units": "nat"})
     storage = array.storage
-    assert (storage.chunks, storage.encoding, storage.separator, storage.fill) == ((2, 4), "default", "/", "NaN")
+    assert (storage.chunks, storage.keys.encoding, storage.keys.separator, storage.fill) == (
+        (2, 4),
+        "default",
+        "/",
+        "NaN",
+    )
     assert [(c.name, dict(c.configuration)) for c in storage.codecs] == [
         ("bytes", {"endian": "little"}),
         ("zstd", {"level": 1}),
@@ -70,9 +75,11 @@ def test_what_may_be_left_out_or_be_short_is_understood() -> None:
     )
     assert (array.attrs, array.dtype) == ({}, "int64")
     assert [c.name for c in array.storage.codecs] == ["bytes", "gzip"]
-    assert array.storage.separator == "/"
-    assert read(chunk_key_encoding="v2").storage.separator == "."
-    assert read(chunk_key_encoding={"name": "default", "configuration": {"separator": "."}}).storage.separator == "."
+    assert array.storage.keys.separator == "/"
+    assert read(chunk_key_encoding="v2").storage.keys.separator == "."
+    assert (
+        read(chunk_key_encoding={"name": "default", "configuration": {"separator": "."}}).storage.keys.separator == "."
+    )
     assert read(mystery={"must_understand": False}, storage_transformers=None).shape == (4, 6)
     scalar = read(shape=[], chunk_grid=chunks(), dimension_names=...)
     assert (scalar.dims, scalar.storage.chunks) == ((), ())
@@ -256,11 +263,3 @@ def test_the_same_document_is_read_once_and_has_its_own_name_each_time() -> None
     for path in ("/a/x", "/b/x"):
         assert documents.read({**DOCUMENT, "shape": [-1, 6]}, path) is None
     assert {p for f in findings.findings() for p in f.paths} == {"/a/x", "/b/x"}
-
-
-@pytest.mark.parametrize(
-    ("shape", "size", "grid"),
-    [((4, 6), (2, 4), (2, 2)), ((4, 8), (4, 1), (1, 8)), ((0, 3), (2, 3), (0, 1)), ((0,), (0,), (0,)), ((), (), ())],
-)
-def test_a_grid_has_a_chunk_for_what_is_left(shape: Any, size: Any, grid: Any) -> None:
-    assert chunk_grid(shape, size) == grid

@@ -40,6 +40,7 @@ from devinterp.schema.reading.decode_chunk import (
     object_bound,
     zstd_declared_size,
 )
+from devinterp.schema.reading.keys import ChunkKeys
 from devinterp.schema.reading.nodes import ArrayNode, CodecNode, StorageNode
 
 TEXT_LIMIT = 2**16
@@ -47,7 +48,7 @@ TEXT_LIMIT = 2**16
 
 def node(codecs: list[CodecNode], shape: tuple[int, ...] = (3,), dtype: str = "int32", fill: Any = 0) -> ArrayNode:
     dims = tuple(f"d{n}" for n in range(len(shape)))
-    return ArrayNode("/a", "a", dims, shape, dtype, {}, StorageNode(shape, "default", "/", tuple(codecs), fill))
+    return ArrayNode("/a", "a", dims, shape, dtype, {}, StorageNode(shape, ChunkKeys(), tuple(codecs), fill))
 
 
 def codec(name: str, **configuration: Any) -> CodecNode:

@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from devinterp.schema import Limits
-from devinterp.schema.reading.memory_tree import jsonable, read_view
+from devinterp.schema.reading.memory_tree import attributes_of, read_view
 from devinterp.schema.reading.memory_values import ViewValues, block_shape
-from devinterp.schema.rules.context import NotReadableError
+from devinterp.schema.reading.nodes import NotReadableError
 
 VALUES = np.arange(24.0).reshape(4, 6)
 
@@ -163,7 +163,7 @@ class Colour(enum.Enum):
     ],
 )
 def test_attributes_become_json_or_their_text(value: Any, plain: Any) -> None:
-    found = jsonable(value)
+    found = attributes_of(value)
     assert found == plain
     assert isinstance(found, type(plain))
 
@@ -172,18 +172,18 @@ def test_attributes_are_followed_to_a_depth_and_no_further() -> None:
     value: Any = 1
     for _ in range(65):
         value = [value]
-    found = jsonable(value)
+    found = attributes_of(value)
     for _ in range(65):
         (found,) = found
     assert found == 1
     mapping: Any = 1
     for _ in range(65):
         mapping = {"a": mapping}
-    assert jsonable(mapping) == mapping
-    assert jsonable({"a": {"a": mapping}}) != {"a": {"a": mapping}}
+    assert attributes_of(mapping) == mapping
+    assert attributes_of({"a": {"a": mapping}}) != {"a": {"a": mapping}}
     endless: list[Any] = []
     endless.append(endless)
-    found = jsonable(endless)
+    found = attributes_of(endless)
     depth = 0
     while isinstance(found, list):
         (found,) = found

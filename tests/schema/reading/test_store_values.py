@@ -18,10 +18,9 @@ from devinterp.schema.reading import store_values
 from devinterp.schema.reading.access import ZarrAccess, open_access
 from devinterp.schema.reading.array_metadata import read_array_document
 from devinterp.schema.reading.decode_chunk import CorruptChunkError
-from devinterp.schema.reading.nodes import ArrayNode
+from devinterp.schema.reading.nodes import ArrayNode, NotReadableError
 from devinterp.schema.reading.parse_json import parse_document
-from devinterp.schema.reading.store_values import OverMemoryError, StoreValues, all_chunks, chunk_key, text_bytes
-from devinterp.schema.rules.context import NotReadableError
+from devinterp.schema.reading.store_values import OverMemoryError, StoreValues, all_chunks, text_bytes
 
 VALUES = np.arange(5 * 7, dtype=np.int64).reshape(5, 7)
 
@@ -67,7 +66,7 @@ def test_any_part_is_read_from_the_chunks_that_it_touches(part: Any) -> None:
                if all(s.start <= i < s.stop for i, s in zip(place, region, strict=True))}  # fmt: skip
     for index in all_chunks(array):
         if index not in touched:
-            store._store_dict.pop(f"a/{chunk_key(array, index)}")
+            store._store_dict.pop(f"a/{array.storage.keys.name(index)}")
     np.testing.assert_array_equal(reader(store).read(array, selection), VALUES[region])
 
 

@@ -9,7 +9,8 @@ import pytest
 from contexts import context_of
 
 from devinterp.schema import Limits
-from devinterp.schema.rules.context import NotReadableError, written_rows
+from devinterp.schema.reading.nodes import NotReadableError
+from devinterp.schema.rules.context import written_rows
 from devinterp.testing import make_tree
 
 SIZES = {"num_chains": 4, "num_draws": 5, "num_burnin_steps": 3, "num_steps_bw_draws": 2}

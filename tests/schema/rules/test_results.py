@@ -9,7 +9,7 @@ import pytest
 import xarray as xr
 from contexts import context_of, problems
 
-from devinterp.schema.rules.context import NotReadableError
+from devinterp.schema.reading.nodes import NotReadableError
 from devinterp.schema.rules.registry import find_predicate
 
 

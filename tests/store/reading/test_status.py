@@ -47,7 +47,7 @@ def test_steps_between_checkpoints_are_seen(tmp_path):
         engine.write_fixed()
         engine.run_chain(0, stop_at=10, status="interrupted")
         writer, _ = run.writer("/", 0)
-        from devinterp.store.writing.checkpoint import ChainProgress, write_progress
+        from devinterp.store.run_state import ChainProgress, write_progress
 
         write_progress(run.location, "/", 0, ChainProgress(draws=10, steps=29, status="running"))
         writer.steps(29, engine._step_rows(0, 29, 151))

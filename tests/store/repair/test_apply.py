@@ -14,7 +14,7 @@ from devinterp.store import locate, open_run
 from devinterp.store.lock import WriterLock
 from devinterp.store.repair.apply import apply_repair
 from devinterp.store.repair.plan import plan_repair
-from devinterp.store.writing.run import LOCK_KEY
+from devinterp.store.run_state import LOCK_KEY
 
 SMALL = {"chains": 2, "draws": 60, "rows": 2, "observables": ("code",)}
 

@@ -7,14 +7,15 @@ from collections.abc import Iterator
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
+from devinterp.plain_json import plain_json
 from devinterp.schema.findings.codes import RuleCode
 from devinterp.schema.findings.report import Collector, clip, shown
 from devinterp.schema.model.suggest import suggestion
 
 if TYPE_CHECKING:
-    from devinterp.schema.checks.bind import Bound
+    from devinterp.schema.rules.bound import Bound
 
-__all__ = ["AttributeRules", "plain"]
+__all__ = ["AttributeRules"]
 
 _MAX_PER_GROUP = 50
 
@@ -31,7 +32,7 @@ class AttributeRules:
             return
         key = id(bound.node)
         if key not in self._validators:
-            self._validators[key] = _validator_class()(plain(bound.node.attributes))
+            self._validators[key] = _validator_class()(plain_json(bound.node.attributes, nonfinite="keep"))
         for number, error in enumerate(self._validators[key].iter_errors(bound.group.attrs)):
             if number >= _MAX_PER_GROUP:
                 break
@@ -97,14 +98,3 @@ def _expected(error: Any) -> str:
         "contains": "an entry that is {}",
     }
     return texts.get(error.validator, f"{error.validator} {{}}").format(error.validator_value)
-
-
-def plain(value: Any) -> Any:
-    """Return a frozen document as plain dicts and lists, which jsonschema needs to tell objects."""
-    from collections.abc import Mapping
-
-    if isinstance(value, Mapping):
-        return {k: plain(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(v) for v in value]
-    return value

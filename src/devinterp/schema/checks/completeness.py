@@ -13,18 +13,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from devinterp.errors import StoreError
+from devinterp.plain_json import dig
 from devinterp.schema.findings.codes import RuleCode
 from devinterp.schema.reading.access import UnlistableError, read_many
-from devinterp.schema.reading.array_metadata import chunk_grid
 from devinterp.schema.reading.decode_chunk import numpy_dtype
-from devinterp.schema.reading.nodes import dig, join
-from devinterp.schema.reading.store_tree import STATE_FOLDER
-from devinterp.schema.reading.store_values import chunk_key
+from devinterp.schema.reading.keys import DOCUMENT, STATE_FOLDER, chunk_grid, document_key, join_key, place
+from devinterp.schema.reading.nodes import join
 from devinterp.schema.rules.context import Context, written_rows
 from devinterp.schema.rules.registry import find_predicate, resolve_arguments
 
 if TYPE_CHECKING:
-    from devinterp.schema.checks.bind import Bound
     from devinterp.schema.checks.structure import Checked
     from devinterp.schema.findings.report import Collector
     from devinterp.schema.model.spec import VariableSpec
@@ -33,6 +31,7 @@ if TYPE_CHECKING:
     from devinterp.schema.reading.nodes import ArrayNode, GroupNode
     from devinterp.schema.reading.store_tree import StoreTree
     from devinterp.schema.reading.store_values import StoreValues
+    from devinterp.schema.rules.bound import Bound
 
 __all__ = ["check_completeness"]
 
@@ -61,7 +60,7 @@ def check_completeness(
 def _compare_consolidated(access: Access, gathered: Mapping[str, Any], limits: Limits, findings: Collector) -> None:
     keys = list(gathered)
     # The gathered documents stay in memory meanwhile; one of a node is a small part of them.
-    documents = read_many(access, [f"{k}/zarr.json" for k in keys], limits.document // 8)
+    documents = read_many(access, [document_key(k) for k in keys], limits.document // 8)
     for key, raw in zip(keys, documents, strict=True):
         if raw is None:
             findings.add(RuleCode.STALE_CONSOLIDATED, f"/{key}", "The node's own document is missing.")
@@ -89,7 +88,7 @@ def _plain(document: Any) -> str:
 
 def _check_group(access: Access, group: GroupNode, tree: StoreTree, findings: Collector) -> None:
     """Look at what lies directly in a group and is none of its nodes."""
-    known = {"zarr.json", *group.arrays, *group.groups, *group.broken}
+    known = {DOCUMENT, *group.arrays, *group.groups, *group.broken}
     for entry in access.entries(group.path.strip("/")):
         path = join(group.path, entry.name)
         if entry.name in known:
@@ -104,10 +103,10 @@ def _check_group(access: Access, group: GroupNode, tree: StoreTree, findings: Co
                 findings.add(RuleCode.STATE_FOLDER, path, "A completed store still holds the state of its run.")
         elif entry.name.endswith(".partial"):
             findings.add(RuleCode.LEFTOVER, path, "A temporary file of a killed writer.")
-        elif tree.consolidated is not None and access.get(f"{path.strip('/')}/zarr.json", 2**20) is not None:
+        elif tree.consolidated is not None and access.get(document_key(path), 2**20) is not None:
             findings.add(RuleCode.STALE_CONSOLIDATED, path, "The node is not among the consolidated metadata.")
         else:
-            older = access.get(f"{path.strip('/')}/.zarray", 2**20) is not None
+            older = access.get(join_key(path, ".zarray"), 2**20) is not None
             findings.add(
                 RuleCode.STRAY_CHUNK,
                 path,
@@ -169,38 +168,41 @@ class _Chunks:
             self.values.left_out[array.path] = f"{missing} of its {total} chunks are not there"
         if missing > _ONE_BY_ONE:
             # A million lost chunks are one finding, and not a million looks at where each of them lies.
-            self._report_missing(array, spec, _place(present.find(0), grid), missing)
+            self._report_missing(array, spec, place(present.find(0), grid), missing)
         elif missing:
             for number in _zeros(present):
-                self._report_missing(array, spec, _place(number, grid))
+                self._report_missing(array, spec, place(number, grid))
 
     def _list(self, array: ArrayNode, grid: tuple[int, ...], present: bytearray) -> None:
         """Mark the chunks that are listed; what else is listed becomes a finding."""
-        wanted = _ChunkKeys(array, grid)
+        assert array.storage is not None
+        chunk_keys = array.storage.keys
         for entry in self.access.keys(array.path.strip("/")):
             path = f"{array.path}/{entry.name}"
             if entry.escapes:
                 self.findings.add(
                     RuleCode.PATH_ESCAPE, path, "A symbolic link leads out of the store.", level="completeness"
                 )
-            number = wanted.number(entry.name)
+            number = chunk_keys.number(entry.name, grid)
             if number is not None:
                 present[number] = 1
             elif entry.name.endswith(".partial"):
                 self.findings.add(RuleCode.LEFTOVER, path, "A temporary file of a killed writer.")
-            elif entry.name != "zarr.json":
+            elif entry.name != DOCUMENT:
                 self.findings.add(RuleCode.STRAY_CHUNK, path, "The object is not a chunk of its array.")
 
     def _ask(self, array: ArrayNode, grid: tuple[int, ...], present: bytearray) -> None:
         """Mark the chunks of a store that cannot be listed: each is asked for."""
-        folder = array.path.strip("/")
+        assert array.storage is not None
+        name = array.storage.keys.name
         for start in range(0, len(present), _ONE_BY_ONE):
             numbers = range(start, min(start + _ONE_BY_ONE, len(present)))
-            keys = [f"{folder}/{chunk_key(array, _place(n, grid))}" for n in numbers]
+            keys = [join_key(array.path, name(place(n, grid))) for n in numbers]
             present[start : start + len(keys)] = bytes(self.access.exist(keys))
 
     def _report_missing(self, array: ArrayNode, spec: VariableSpec, index: tuple[int, ...], times: int = 1) -> None:
-        path = f"{array.path}/{chunk_key(array, index)}"
+        assert array.storage is not None
+        path = join(array.path, array.storage.keys.name(index))
         if times == 1 and self._behind_prefix(array, spec, index):
             return
         reads = f"reads as {spec.fill}"
@@ -238,39 +240,6 @@ class _Chunks:
             if arguments is not None and not find_predicate(check.predicate).holds(fill, **arguments):
                 return False
         return True
-
-
-class _ChunkKeys:
-    """From the name of an object to the number of its chunk."""
-
-    def __init__(self, array: ArrayNode, grid: tuple[int, ...]) -> None:
-        assert array.storage is not None
-        self._separator, self._grid = array.storage.separator, grid
-        self._default = array.storage.encoding == "default"
-
-    def number(self, key: str) -> int | None:
-        parts = key.split(self._separator)
-        if self._default:
-            if parts[0] != "c":
-                return None
-            parts = parts[1:]
-        elif not self._grid:
-            return 0 if key == "0" else None
-        if len(parts) != len(self._grid):
-            return None
-        out = 0
-        for part, count in zip(parts, self._grid, strict=True):
-            # Only the plain form of a number is a key: neither 01 nor +1 nor another script's digits.
-            if len(part) > 16 or not (part.isascii() and part.isdigit()) or (part[0] == "0" and part != "0"):
-                return None
-            if int(part) >= count:
-                return None
-            out = out * count + int(part)
-        return out
-
-
-def _place(number: int, grid: tuple[int, ...]) -> tuple[int, ...]:
-    return tuple(int(i) for i in np.unravel_index(number, grid)) if grid else ()
 
 
 def _zeros(present: bytearray) -> Iterator[int]:

@@ -25,7 +25,7 @@ from devinterp.schema.rules.registry import resolve_arguments
 if TYPE_CHECKING:
     import pandera.xarray as pa
 
-    from devinterp.schema.checks.bind import Bound
+    from devinterp.schema.rules.bound import Bound
 
 __all__ = ["Conformance", "component", "pinned"]
 

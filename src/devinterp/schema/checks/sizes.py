@@ -10,8 +10,8 @@ from devinterp.schema.findings.report import Collector
 from devinterp.schema.model.layout import bindings
 
 if TYPE_CHECKING:
-    from devinterp.schema.checks.bind import Bound
     from devinterp.schema.model.spec import DimensionSpec
+    from devinterp.schema.rules.bound import Bound
 
 __all__ = ["check_sizes"]
 

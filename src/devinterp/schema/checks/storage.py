@@ -6,19 +6,21 @@ import base64
 import binascii
 import math
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from devinterp.schema.findings.codes import RuleCode
 from devinterp.schema.findings.report import Collector
 from devinterp.schema.model.layout import chunk_shape
+from devinterp.schema.reading.array_metadata import fill_number, inner_codecs
+from devinterp.schema.reading.keys import ChunkKeys
 
 if TYPE_CHECKING:
-    from devinterp.schema.checks.bind import Bound
     from devinterp.schema.model.spec import StorageSpec, VariableSpec
     from devinterp.schema.reading.nodes import ArrayNode, CodecNode, StorageNode
+    from devinterp.schema.rules.bound import Bound
 
-__all__ = ["check_storage", "fill_number"]
+__all__ = ["check_storage"]
 
 # xarray changes values on reading where it meets one of these.
 _DECODED = ("scale_factor", "add_offset", "missing_value", "_Unsigned")
@@ -77,13 +79,13 @@ def _check_decoding(array: ArrayNode, findings: Collector) -> None:
 def _check_grid(
     array: ArrayNode, storage: StorageNode, spec: VariableSpec, declared: StorageSpec, findings: Collector
 ) -> None:
-    if (storage.encoding, storage.separator) != ("default", "/"):
+    if storage.keys != ChunkKeys():
         findings.add(
             RuleCode.CHUNK_KEYS,
             array.path,
             "Chunks lie under other keys than the default ones.",
             expected="default, separated by '/'",
-            found=f"{storage.encoding}, separated by {storage.separator!r}",
+            found=f"{storage.keys.encoding}, separated by {storage.keys.separator!r}",
         )
     sharded = any(codec.name == "sharding_indexed" for codec in storage.codecs)
     if sharded and declared.shards == "forbidden":
@@ -131,36 +133,6 @@ def _check_codecs(array: ArrayNode, storage: StorageNode, declared: StorageSpec,
     for codec in codecs:
         if codec.name == "bytes" and codec.configuration.get("endian", "little") != "little":
             findings.add(RuleCode.CODECS, array.path, "The bytes are in another order.", expected="little", found="big")
-
-
-def inner_codecs(configuration: Mapping[str, Any]) -> list[CodecNode]:
-    """Return the codecs of the chunks inside a shard."""
-    from devinterp.schema.reading.nodes import CodecNode
-
-    return [
-        CodecNode(c, {}) if isinstance(c, str) else CodecNode(c["name"], c.get("configuration", {}))
-        for c in configuration["codecs"]
-    ]
-
-
-def fill_number(value: Any) -> float | int | None:
-    """Return the number that a fill value in JSON stands for, or None where it stands for none."""
-    if isinstance(value, bool):
-        return int(value)
-    if isinstance(value, int | float):
-        return value
-    if not isinstance(value, str):
-        return None
-    named = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
-    if value in named:
-        return named[value]
-    formats = {4: ">e", 8: ">f", 16: ">d"}
-    if value.startswith("0x") and len(value) - 2 in formats:
-        try:
-            return float(struct.unpack(formats[len(value) - 2], bytes.fromhex(value[2:]))[0])
-        except ValueError:
-            return None
-    return None
 
 
 def _same(found: Any, declared: float | int | str | bool | None, dtype: str) -> bool:

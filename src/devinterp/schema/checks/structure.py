@@ -7,15 +7,16 @@ from typing import TYPE_CHECKING, Any
 
 from devinterp.errors import SchemaError
 from devinterp.schema.checks.attributes import AttributeRules
-from devinterp.schema.checks.bind import Bound, bind_tree
+from devinterp.schema.checks.bind import bind_tree
 from devinterp.schema.checks.names_and_types import Conformance
 from devinterp.schema.checks.sizes import check_sizes
 from devinterp.schema.checks.storage import check_storage
 from devinterp.schema.findings.codes import RuleCode
 from devinterp.schema.findings.report import Collector
 from devinterp.schema.reading.limits import Limits
-from devinterp.schema.reading.nodes import join
-from devinterp.schema.rules.context import Context, NotReadableError, Values
+from devinterp.schema.reading.nodes import NotReadableError, Values, join
+from devinterp.schema.rules.bound import Bound
+from devinterp.schema.rules.context import Context
 from devinterp.schema.rules.registry import find_predicate, verify_predicates
 
 if TYPE_CHECKING:

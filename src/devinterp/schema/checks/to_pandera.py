@@ -16,7 +16,7 @@ from devinterp.schema.rules.registry import find_predicate, resolve_arguments
 if TYPE_CHECKING:
     import pandera.xarray as pa
 
-    from devinterp.schema.checks.bind import Bound
+    from devinterp.schema.rules.bound import Bound
 
 __all__ = ["compile_node", "to_pandera"]
 
@@ -58,8 +58,8 @@ def to_pandera(
     SchemaError
         There is no such schema, profile or predicate.
     """
-    from devinterp.schema.checks.bind import Bound
     from devinterp.schema.model.load import load
+    from devinterp.schema.rules.bound import Bound
 
     loaded = schema if isinstance(schema, Schema) else load(schema, profile=profile)
     group = GroupNode("/", dict(attributes or {}))

@@ -17,6 +17,7 @@ from devinterp.schema.checks.names_and_types import component, pinned
 from devinterp.schema.findings.codes import RuleCode
 from devinterp.schema.model.spec import stored_types
 from devinterp.schema.reading.memory_values import ViewValues
+from devinterp.schema.reading.nodes import NotReadableError, join
 from devinterp.schema.reading.store_values import (
     BombError,
     CorruptChunkError,
@@ -24,19 +25,18 @@ from devinterp.schema.reading.store_values import (
     OverMemoryError,
     StoreValues,
     all_chunks,
-    chunk_key,
     text_bytes,
 )
-from devinterp.schema.rules.context import Context, NotReadableError, written_rows
+from devinterp.schema.rules.context import Context, written_rows
 from devinterp.schema.rules.registry import Predicate, find_predicate, resolve_arguments
 
 if TYPE_CHECKING:
-    from devinterp.schema.checks.bind import Bound
     from devinterp.schema.checks.structure import Checked
     from devinterp.schema.findings.report import Collector
     from devinterp.schema.model.spec import VariableSpec
     from devinterp.schema.reading.limits import Limits
     from devinterp.schema.reading.nodes import ArrayNode
+    from devinterp.schema.rules.bound import Bound
 
 __all__ = ["check_values"]
 
@@ -317,7 +317,8 @@ class _Stream:
     def _report(self, index: tuple[int, ...], error: StoreError) -> None:
         """Add the finding that says why a chunk could not be checked."""
         self.damaged = True
-        path = f"{self.array.path}/{chunk_key(self.array, index)}"
+        assert self.array.storage is not None
+        path = join(self.array.path, self.array.storage.keys.name(index))
         for kind, code, message in _FAILURES:
             if isinstance(error, kind):
                 # What is too large is a matter of the array, whichever of its chunks comes first.

@@ -7,9 +7,10 @@ under ``x-devinterp``.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
+from devinterp.plain_json import plain_json
 from devinterp.schema.model.spec import NodeSpec, SchemaSpec, StorageSpec, VariableSpec
 
 __all__ = ["json_document", "json_schema"]
@@ -40,7 +41,7 @@ def json_schema(schema: SchemaSpec) -> dict[str, Any]:
     for path, node, owner, storage in _nodes(schema):
         prefix = path.strip("/")
         if node.attributes and not prefix:
-            root = _plain(node.attributes)
+            root = plain_json(node.attributes, nonfinite="text")
         elif prefix:
             group: dict[str, Any] = {
                 "type": "object",
@@ -49,7 +50,7 @@ def json_schema(schema: SchemaSpec) -> dict[str, Any]:
                 "properties": {"node_type": {"const": "group"}},
             }
             if node.attributes:
-                group["properties"]["attributes"] = _plain(node.attributes)
+                group["properties"]["attributes"] = plain_json(node.attributes, nonfinite="text")
             _put(prefix, group, exact, patterns)
         for variable in node.variables.values():
             if variable.presence.kind == "forbidden":
@@ -88,7 +89,7 @@ def json_schema(schema: SchemaSpec) -> dict[str, Any]:
 
 def json_document(schema: SchemaSpec) -> dict[str, Any]:
     """Return the schema's own document, extensions merged, as JSON types (NaN as the string ``"NaN"``)."""
-    plain: dict[str, Any] = _plain(schema.document)
+    plain: dict[str, Any] = plain_json(schema.document, "document", nonfinite="text")
     return plain
 
 
@@ -185,13 +186,3 @@ def _pointer(key: str) -> str:
     from urllib.parse import quote
 
     return quote(key.replace("~", "~0").replace("/", "~1"), safe="~")
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {str(k): _plain(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(v) for v in value]
-    if isinstance(value, float) and value != value:
-        return "NaN"
-    return value

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import urlsplit
 
 from devinterp.errors import MissingDependencyError, SettingError, StoreError
+from devinterp.schema.reading.keys import DOCUMENT, document_key, join_key
 
 if TYPE_CHECKING:
     from zarr.abc.store import Store
@@ -117,8 +118,8 @@ class LocalAccess:
         pending, linked = [""], set()
         while pending:
             inner = pending.pop()
-            for entry in self.entries("/".join(p for p in (prefix, inner) if p)):
-                path = f"{inner}/{entry.name}" if inner else entry.name
+            for entry in self.entries(join_key(prefix, inner)):
+                path = join_key(inner, entry.name)
                 if entry.linked and entry.folder:
                     # Links between folders can make endlessly many names of one file: each folder is looked into once.
                     target = os.path.realpath(os.path.join(self._root, prefix, path))
@@ -210,15 +211,15 @@ class ZarrAccess:
             raise EscapeError(f"The key {prefix!r} leads out of the store.")
         # Whether a name holds further keys is only known by looking below it; zarr.json is asked for there anyway.
         names = {str(n).strip("/") for n in self._list(self._store.list_dir(self._full(prefix)))} - {""}
-        if not names and self.get(f"{prefix}/zarr.json".strip("/"), USUAL) is not None:
+        if not names and self.get(document_key(prefix), USUAL) is not None:
             raise UnlistableError(f"{self.name} does not list what it holds.")
-        return [Entry(n, folder=n != "zarr.json") for n in sorted(names)]
+        return [Entry(n, folder=n != DOCUMENT) for n in sorted(names)]
 
     def keys(self, prefix: str) -> Iterator[Entry]:
         full = self._full(prefix)
         skip = len(full) + 1 if full else 0
         found = [str(key)[skip:] for key in self._list(self._store.list_prefix(f"{full}/" if full else ""))]
-        if "zarr.json" not in found:
+        if DOCUMENT not in found:
             # A server without listings answers as if nothing were there, though the array's own document is.
             raise UnlistableError(f"{self.name} does not list what it holds.")
         for key in found:
@@ -259,7 +260,7 @@ class ZarrAccess:
             raise StoreError(f"{self.name} cannot be listed: {type(error).__name__}: {error}.") from error
 
     def _full(self, key: str) -> str:
-        return "/".join(p for p in (self._prefix, key.strip("/")) if p)
+        return join_key(self._prefix, key)
 
 
 def _open_at_once(path: str, flags: int) -> int:

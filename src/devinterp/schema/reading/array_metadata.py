@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
+import struct
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, NoReturn
 
 from devinterp.schema.findings.codes import RuleCode
 from devinterp.schema.findings.report import Collector
+from devinterp.schema.reading.keys import ChunkKeys, chunk_grid
 from devinterp.schema.reading.limits import Limits
 from devinterp.schema.reading.nodes import ArrayNode, CodecNode, StorageNode
 
-__all__ = ["NUMERIC", "SAFE_CODECS", "ArrayDocuments", "chunk_grid", "read_array_document"]
+__all__ = ["NUMERIC", "SAFE_CODECS", "ArrayDocuments", "fill_number", "inner_codecs", "read_array_document"]
 
 NUMERIC = frozenset(
     {"bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "float16", "float32", "float64"}
@@ -84,12 +86,12 @@ class _Reader:
         chunks = self._chunks(len(shape))
         self._count_chunks(shape, chunks)
         codecs = self._codecs(self.document["codecs"])
-        encoding, separator = self._encoding()
+        keys = self._keys()
         dims = self._dims(len(shape))
         attrs = self.document.get("attributes", {})
         if not isinstance(attrs, dict):
             self._refuse(RuleCode.METADATA, "attributes are not a JSON object.", "an object", type(attrs).__name__)
-        storage = StorageNode(chunks, encoding, separator, codecs, self.document["fill_value"], length)
+        storage = StorageNode(chunks, keys, codecs, self.document["fill_value"], length)
         return ArrayNode(self.path, self.path.rsplit("/", 1)[-1], dims, shape, dtype, attrs, storage)
 
     def _refuse(self, code: RuleCode, message: str, expected: object = None, found: object = None) -> NoReturn:
@@ -177,14 +179,13 @@ class _Reader:
             out.append(CodecNode(name, configuration))
         return tuple(out)
 
-    def _encoding(self) -> tuple[str, str]:
-        name, configuration = self._named(self.document["chunk_key_encoding"], "chunk_key_encoding")
-        separator = configuration.get("separator", "/" if name == "default" else ".")
-        if name not in ("default", "v2") or separator not in ("/", "."):
-            self._refuse(
-                RuleCode.CHUNK_KEYS, "The chunk key encoding is not known.", "default", {name: dict(configuration)}
-            )
-        return name, separator
+    def _keys(self) -> ChunkKeys:
+        value = self.document["chunk_key_encoding"]
+        self._named(value, "chunk_key_encoding")
+        try:
+            return ChunkKeys.parse(value)
+        except ValueError:
+            self._refuse(RuleCode.CHUNK_KEYS, "The chunk key encoding is not known.", "default", value)
 
     def _dims(self, ndim: int) -> tuple[str, ...]:
         names = self.document.get("dimension_names")
@@ -219,6 +220,29 @@ def _short(value: Any, none: str = "") -> str:
     )
 
 
-def chunk_grid(shape: tuple[int, ...], chunks: tuple[int, ...]) -> tuple[int, ...]:
-    """Number of chunks along each dimension."""
-    return tuple(-(-n // c) if c else 0 for n, c in zip(shape, chunks, strict=True))
+def inner_codecs(configuration: Mapping[str, Any]) -> list[CodecNode]:
+    """Return the codecs of the chunks inside a shard."""
+    return [
+        CodecNode(c, {}) if isinstance(c, str) else CodecNode(c["name"], c.get("configuration", {}))
+        for c in configuration["codecs"]
+    ]
+
+
+def fill_number(value: Any) -> float | int | None:
+    """Return the number that a fill value in JSON stands for, or None where it stands for none."""
+    if isinstance(value, bool):
+        return int(value)
+    if isinstance(value, int | float):
+        return value
+    if not isinstance(value, str):
+        return None
+    named = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
+    if value in named:
+        return named[value]
+    formats = {4: ">e", 8: ">f", 16: ">d"}
+    if value.startswith("0x") and len(value) - 2 in formats:
+        try:
+            return float(struct.unpack(formats[len(value) - 2], bytes.fromhex(value[2:]))[0])
+        except ValueError:
+            return None
+    return None

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from devinterp.errors import StoreError
-from devinterp.schema.checks.storage import fill_number, inner_codecs
+from devinterp.schema.reading.array_metadata import fill_number, inner_codecs
 from devinterp.schema.reading.nodes import ArrayNode, CodecNode
 
 __all__ = [

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from devinterp.plain_json import plain_json
 from devinterp.schema.findings.report import shown
 from devinterp.schema.reading.nodes import ArrayNode, GroupNode, join
 
@@ -14,9 +15,6 @@ if TYPE_CHECKING:
     import xarray as xr
 
 __all__ = ["read_view"]
-
-# Attributes in memory may contain themselves.
-_DEPTH = 64
 
 
 def read_view(target: xr.DataTree | xr.Dataset) -> GroupNode:
@@ -36,7 +34,7 @@ def _node(tree: xr.DataTree, path: str) -> GroupNode:
 
 
 def _group(dataset: xr.Dataset, path: str) -> GroupNode:
-    group = GroupNode(path, jsonable(dataset.attrs), view=True)
+    group = GroupNode(path, attributes_of(dataset.attrs), view=True)
     for key, variable in dataset.variables.items():
         name = str(key)
         group.arrays[name] = ArrayNode(
@@ -45,7 +43,7 @@ def _group(dataset: xr.Dataset, path: str) -> GroupNode:
             dims=tuple(str(d) for d in variable.dims),
             shape=tuple(variable.shape),
             dtype=_dtype(variable),
-            attrs=jsonable(variable.attrs),
+            attrs=attributes_of(variable.attrs),
             coordinate=key in dataset.coords,
             values=variable,
         )
@@ -64,20 +62,12 @@ def _dtype(variable: xr.Variable) -> str:
     return str(dtype.name)
 
 
-def jsonable(value: Any, depth: int = 0) -> Any:
+def attributes_of(attrs: Mapping[Any, Any]) -> Any:
     """Return attributes as JSON types; what has none, or lies too deep, becomes its text."""
-    if isinstance(value, int) and not isinstance(value, bool) and value.bit_length() > 2**13:
-        return f"an integer of {value.bit_length()} bits"  # CPython refuses to print it
-    if value is None or isinstance(value, str | bool | int | float):
-        return value
-    if isinstance(value, np.generic):
-        return jsonable(value.item()) if value.dtype.kind in "biufU" else str(value)
-    if depth > _DEPTH:
-        return shown(value)
-    if isinstance(value, np.ndarray):
-        return jsonable(value.tolist(), depth)
-    if isinstance(value, Mapping):
-        return {str(k): jsonable(v, depth + 1) for k, v in value.items()}
-    if isinstance(value, list | tuple | set | frozenset):
-        return [jsonable(v, depth + 1) for v in value]
-    return str(value)
+    return plain_json(attrs, nonfinite="keep", other=_text)
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, int):
+        return f"an integer of {value.bit_length()} bits"
+    return shown(value) if isinstance(value, Mapping | list | tuple | set | frozenset) else str(value)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from devinterp.schema.rules.context import NotReadableError
+from devinterp.schema.reading.nodes import NotReadableError
 
 if TYPE_CHECKING:
     from devinterp.schema.reading.limits import Limits

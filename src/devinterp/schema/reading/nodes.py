@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
-__all__ = ["ArrayNode", "CodecNode", "GroupNode", "StorageNode"]
+from numpy.typing import NDArray
+
+from devinterp.errors import StoreError
+from devinterp.schema.reading.keys import ChunkKeys
+
+__all__ = ["ArrayNode", "CodecNode", "GroupNode", "NotReadableError", "StorageNode", "Values", "join"]
 
 
 @dataclass(frozen=True)
@@ -25,8 +30,8 @@ class StorageNode:
     ----------
     chunks : tuple of int
         Shape of a chunk of the grid (of a shard, where there are shards).
-    separator, encoding : str
-        Of the chunk keys.
+    keys : ChunkKeys
+        How its chunks are named.
     codecs : tuple of CodecNode
         In the order of encoding.
     fill : object
@@ -36,8 +41,7 @@ class StorageNode:
     """
 
     chunks: tuple[int, ...]
-    encoding: str
-    separator: str
+    keys: ChunkKeys
     codecs: tuple[CodecNode, ...]
     fill: Any
     length: int = 0
@@ -123,10 +127,14 @@ def join(parent: str, name: str) -> str:
     return f"/{name}" if parent == "/" else f"{parent}/{name}"
 
 
-def dig(document: Any, path: str) -> Any:
-    """Return the value at a dotted path of nested mappings, or None."""
-    for key in path.split("."):
-        if not isinstance(document, Mapping) or key not in document:
-            return None
-        document = document[key]
-    return document
+class NotReadableError(StoreError):
+    """A relation needs values that are damaged, missing, unsafe or too large; the relation is then not checked."""
+
+
+class Values(Protocol):
+    """Where values come from: the chunks of a store, or variables in memory."""
+
+    budget: int
+
+    def read(self, array: ArrayNode, selection: Mapping[str, slice] | None = None) -> NDArray[Any]:
+        """Return values of an array; raise `NotReadableError` where that cannot be."""

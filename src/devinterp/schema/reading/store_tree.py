@@ -10,14 +10,13 @@ from devinterp.schema.findings.codes import RuleCode
 from devinterp.schema.findings.report import Collector
 from devinterp.schema.reading.access import Access, EscapeError, TooLargeError, UnlistableError, read_many, safe_key
 from devinterp.schema.reading.array_metadata import ArrayDocuments
+from devinterp.schema.reading.keys import DOCUMENT, STATE_FOLDER, document_key
 from devinterp.schema.reading.limits import Limits
 from devinterp.schema.reading.nodes import GroupNode, join
 from devinterp.schema.reading.parse_json import parse_document, parsed_size
 
-__all__ = ["STATE_FOLDER", "StoreTree", "read_store"]
+__all__ = ["StoreTree", "read_store"]
 
-# Checkpoints and locks of a run that is going on: ours, and no group.
-STATE_FOLDER = ".devinterp"
 _GROUP_MEMBERS = frozenset({"zarr_format", "node_type", "attributes", "consolidated_metadata"})
 
 
@@ -67,7 +66,7 @@ def read_store(access: Access, limits: Limits, findings: Collector, consolidated
 
 def _root_document(access: Access, limits: Limits, findings: Collector) -> dict[str, Any] | None:
     try:
-        raw = access.get("zarr.json", limits.document)
+        raw = access.get(DOCUMENT, limits.document)
         if raw is None:
             older = [k for k in (".zgroup", ".zarray", ".zmetadata") if access.get(k, limits.document) is not None]
             _no_root(access, older, findings)
@@ -120,7 +119,7 @@ def _stores_below(access: Access) -> list[str]:
     """Names of the first few stores in a folder (or archive) of stores, which is easily given for a store."""
     try:
         names = [e.name for e in access.entries("") if e.folder and not e.escapes][:20]
-        found = access.get_many([f"{n}/zarr.json" for n in names], 2**20)
+        found = access.get_many([document_key(n) for n in names], 2**20)
     except StoreError:
         return []
     return [n for n, raw in zip(names, found, strict=True) if isinstance(raw, bytes)]
@@ -171,7 +170,7 @@ class _Reader:
             wanted: list[tuple[GroupNode, str]] = []
             for group in level:
                 wanted += [(group, name) for name in self._names(group)]
-            keys = [join(group.path, name).strip("/") + "/zarr.json" for group, name in wanted]
+            keys = [document_key(group.path, name) for group, name in wanted]
             level = []
             for (group, name), raw in zip(wanted, read_many(self.access, keys, self.limits.document), strict=True):
                 path = join(group.path, name)

@@ -10,9 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from devinterp.errors import StoreError
-from devinterp.schema.checks.storage import fill_number
 from devinterp.schema.reading.access import EscapeError, TooLargeError, read_many
-from devinterp.schema.reading.array_metadata import chunk_grid
+from devinterp.schema.reading.array_metadata import fill_number
 from devinterp.schema.reading.decode_chunk import (
     BombError,
     CorruptChunkError,
@@ -21,14 +20,15 @@ from devinterp.schema.reading.decode_chunk import (
     numpy_dtype,
     object_bound,
 )
-from devinterp.schema.rules.context import NotReadableError
+from devinterp.schema.reading.keys import chunk_grid, join_key
+from devinterp.schema.reading.nodes import NotReadableError
 
 if TYPE_CHECKING:
     from devinterp.schema.reading.access import Access
     from devinterp.schema.reading.limits import Limits
     from devinterp.schema.reading.nodes import ArrayNode
 
-__all__ = ["OverMemoryError", "StoreValues", "chunk_key"]
+__all__ = ["OverMemoryError", "StoreValues"]
 
 TEXT_LIMIT = 4 * 2**20
 _CACHED = 8 * 2**20
@@ -37,15 +37,6 @@ _TOO_LARGE = "the object is larger than any chunk of the array can be"
 
 class OverMemoryError(NotReadableError):
     """A chunk is larger than the memory limit allows."""
-
-
-def chunk_key(array: ArrayNode, index: tuple[int, ...]) -> str:
-    """Return the key of a chunk below its array: ``c/0/1``."""
-    assert array.storage is not None
-    parts = [str(i) for i in index]
-    if array.storage.encoding == "default":
-        return array.storage.separator.join(["c", *parts])
-    return array.storage.separator.join(parts) or "0"
 
 
 class StoreValues:
@@ -123,7 +114,8 @@ class StoreValues:
             )
 
     def _key(self, array: ArrayNode, index: tuple[int, ...]) -> str:
-        return f"{array.path.strip('/')}/{chunk_key(array, index)}"
+        assert array.storage is not None
+        return join_key(array.path, array.storage.keys.name(index))
 
     def _decode(self, array: ArrayNode, index: tuple[int, ...], raw: bytes) -> NDArray[Any]:
         assert array.storage is not None
@@ -162,7 +154,7 @@ class StoreValues:
             except NotReadableError:
                 raise
             except StoreError as error:
-                raise NotReadableError(f"the chunk {array.path}/{chunk_key(array, index)} is damaged") from error
+                raise NotReadableError(f"the chunk /{self._key(array, index)} is damaged") from error
             text += 0 if part is None else text_bytes(part)
             if text > self.budget:
                 raise NotReadableError(f"{array.path} has more text than a rule may hold at once ({self.budget} bytes)")
@@ -200,7 +192,7 @@ class StoreValues:
             number = fill_number(array.storage.fill)
             out[tuple(ours)] = "" if number is None else number
         else:
-            raise NotReadableError(f"the chunk {array.path}/{chunk_key(array, index)} is missing")
+            raise NotReadableError(f"the chunk /{self._key(array, index)} is missing")
 
 
 def text_bytes(values: NDArray[Any]) -> int:

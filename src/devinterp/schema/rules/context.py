@@ -3,33 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from devinterp.errors import StoreError
+from devinterp.plain_json import dig
 from devinterp.schema.model.spec import legal_dims, stored_types
-from devinterp.schema.reading.nodes import dig, join
+from devinterp.schema.reading.nodes import NotReadableError, Values, join
 
 if TYPE_CHECKING:
-    from devinterp.schema.checks.bind import Bound
-    from devinterp.schema.reading.nodes import ArrayNode, GroupNode
+    from devinterp.schema.reading.nodes import GroupNode
+    from devinterp.schema.rules.bound import Bound
 
-__all__ = ["Context", "NotReadableError", "Values"]
-
-
-class NotReadableError(StoreError):
-    """A relation needs values that are damaged, missing, unsafe or too large; the relation is then not checked."""
-
-
-class Values(Protocol):
-    """Where values come from: the chunks of a store, or variables in memory."""
-
-    budget: int
-
-    def read(self, array: ArrayNode, selection: Mapping[str, slice] | None = None) -> NDArray[Any]:
-        """Return values of an array; raise `NotReadableError` where that cannot be."""
+__all__ = ["Context", "written_rows"]
 
 
 class Context:

@@ -11,7 +11,7 @@ from typing import Any
 
 from devinterp.errors import RestrictionError
 from devinterp.names import SWEPT, check_restriction_names
-from devinterp.schema.reading.nodes import dig
+from devinterp.plain_json import dig
 from devinterp.schema.rules.context import Context
 from devinterp.schema.rules.registry import Problem, predicate
 

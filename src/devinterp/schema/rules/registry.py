@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from devinterp.errors import SchemaError
+from devinterp.plain_json import dig
 from devinterp.schema.model.suggest import suggestion
 
 if TYPE_CHECKING:
@@ -207,8 +208,6 @@ def resolve_arguments(name: str, arguments: Mapping[str, Any], attrs: Mapping[st
 
     None where nothing stands there: then the rule says nothing.
     """
-    from devinterp.schema.reading.nodes import dig
-
     if "path" not in arguments or "path" in find_predicate(name).parameters:
         return dict(arguments)
     limit = dig(attrs, arguments["path"])

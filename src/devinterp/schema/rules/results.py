@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from devinterp.schema.rules.context import Context, NotReadableError
+from devinterp.schema.reading.nodes import NotReadableError
+from devinterp.schema.rules.context import Context
 from devinterp.schema.rules.registry import Problem, predicate
 
 __all__: list[str] = []

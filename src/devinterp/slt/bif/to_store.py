@@ -13,14 +13,17 @@ import numpy.typing as npt
 import xarray as xr
 
 from devinterp.errors import DataError, StoreConflictError, StoreExistsError
+from devinterp.plain_json import plain_json
 from devinterp.schema import ArrayLayout, GroupLayout, Schema, load, validate
+from devinterp.schema.reading.keys import ChunkKeys, chunk_grid
 from devinterp.slt.bif.request import Plan
 from devinterp.slt.bif.tiles import Source
 from devinterp.store.location import Location, locate
 from devinterp.store.lock import WriterLock
-from devinterp.store.metadata import create_groups, documents, jsonable, open_array, write_consolidated_root
-from devinterp.store.reading.path_state import PathState, differences, inspect_path, read_group
-from devinterp.store.writing.run import LOCK_KEY
+from devinterp.store.metadata import create_groups, documents, open_array, write_consolidated_root
+from devinterp.store.reading.path_state import PathState, inspect_path, read_group
+from devinterp.store.run_state import LOCK_KEY
+from devinterp.store.writing.compare_requests import differences
 
 __all__ = ["check_path", "stream_bif"]
 
@@ -124,7 +127,7 @@ def _compare(location: Location, attributes: dict[str, Any], layouts: GroupLayou
     if document is None:
         return
     stored = {key: value for key, value in document.get("attributes", {}).items() if key != "completed"}
-    found = list(differences(jsonable(attributes), stored, "request"))
+    found = list(differences(plain_json(attributes), stored, "request"))
     for name, layout in layouts.arrays.items():
         array = read_group(location, name)
         if array is None or tuple(array.get("shape", ())) != layout.shape:
@@ -150,11 +153,14 @@ def _pending(location: Location, layouts: GroupLayout, symmetric: bool) -> Itera
     """Yield the tiles that are not on disk yet, of a symmetric result those on and above the diagonal."""
     there: dict[str, set[tuple[int, ...]]] = {name: set() for name in layouts.arrays}
     for key in list(location.list_keys()):
-        name, _, index = key.partition("/c/")
+        name, _, chunk = key.partition("/")
         if key.endswith(".partial"):  # left by a process that was killed while it wrote
             location.delete(key)
-        elif index and name in there:
-            there[name].add(tuple(int(i) for i in index.split("/")[:2]))
+        elif name in there:
+            array = layouts.arrays[name]
+            index = ChunkKeys().index(chunk, chunk_grid(array.shape, array.chunks))
+            if index is not None:
+                there[name].add(index[:2])
     results = [name for name in layouts.arrays if name.startswith("influences")]
     layout = layouts.arrays["influences"]
     counts = [-(-size // chunk) for size, chunk in zip(layout.shape[:2], layout.chunks[:2], strict=True)]

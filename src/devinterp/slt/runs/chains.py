@@ -12,7 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from devinterp.errors import AllChainsFailedError, ChainFailedWarning
-from devinterp.slt.runs.run import Samples, dig
+from devinterp.plain_json import dig
+from devinterp.slt.runs.run import Samples
 
 __all__ = ["ChainSelection", "known_states", "select_chains", "warn_excluded"]
 

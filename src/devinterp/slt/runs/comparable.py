@@ -6,7 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from devinterp.errors import ProvenanceError
-from devinterp.slt.runs.run import Samples, Tree, dig, metadata_of, series_members, study_members
+from devinterp.plain_json import dig
+from devinterp.slt.runs.run import Samples, Tree, metadata_of, series_members, study_members
 
 __all__ = ["check_same_origin", "own_settings", "shared_provenance"]
 

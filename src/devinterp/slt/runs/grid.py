@@ -12,7 +12,8 @@ import xarray as xr
 
 from devinterp.errors import MissingVariableError
 from devinterp.names import SWEPT as SETTINGS
-from devinterp.slt.runs.run import Tree, dig, is_samples, metadata_of
+from devinterp.plain_json import dig
+from devinterp.slt.runs.run import Tree, is_samples, metadata_of
 
 __all__ = ["SETTINGS", "Grid", "cell_name", "grid_of"]
 

@@ -8,10 +8,11 @@ from html import escape
 import xarray as xr
 
 from devinterp.slt.estimands import ESTIMANDS
+from devinterp.plain_json import dig
 from devinterp.slt.runs.chains import known_states
 from devinterp.slt.runs.grid import grid_of
 from devinterp.slt.runs.kind import kind_of
-from devinterp.slt.runs.run import Samples, Tree, dig, is_samples, metadata_of, series_members, study_members
+from devinterp.slt.runs.run import Samples, Tree, is_samples, metadata_of, series_members, study_members
 
 __all__ = ["calls", "how_made", "observables", "overview", "overview_html", "overview_text"]
 

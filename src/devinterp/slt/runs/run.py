@@ -11,8 +11,9 @@ import xarray as xr
 
 from devinterp.errors import DataError, IncompleteStoreError, MissingVariableError, SettingError
 from devinterp.names import sanitize_observable_name
+from devinterp.plain_json import dig
 
-__all__ = ["Samples", "dig", "is_samples", "metadata_of", "series_members", "study_members"]
+__all__ = ["Samples", "is_samples", "metadata_of", "series_members", "study_members"]
 
 Tree = xr.DataTree | xr.Dataset
 
@@ -21,16 +22,6 @@ def metadata_of(node: Tree) -> Mapping[str, Any]:
     """Return ``attrs["metadata"]`` of a node, or an empty mapping."""
     found = node.attrs.get("metadata")
     return found if isinstance(found, Mapping) else {}
-
-
-def dig(mapping: Mapping[str, Any], path: str) -> Any:
-    """Return the value at a dotted path, or None where any part is missing."""
-    value: Any = mapping
-    for key in path.split("."):
-        if not isinstance(value, Mapping) or key not in value:
-            return None
-        value = value[key]
-    return value
 
 
 def is_samples(node: Tree) -> bool:

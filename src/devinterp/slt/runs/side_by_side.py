@@ -9,7 +9,8 @@ import numpy as np
 import xarray as xr
 
 from devinterp.errors import MissingVariableError, ProvenanceError
-from devinterp.slt.runs.run import Samples, dig, series_members, study_members
+from devinterp.plain_json import dig
+from devinterp.slt.runs.run import Samples, series_members, study_members
 
 __all__ = ["check_curve", "series_members", "stack_checkpoints"]
 

@@ -15,7 +15,8 @@ import numpy.typing as npt
 import xarray as xr
 
 from devinterp.errors import MissingVariableError, SettingError
-from devinterp.slt.runs.run import Tree, dig, metadata_of, series_members, study_members
+from devinterp.plain_json import dig
+from devinterp.slt.runs.run import Tree, metadata_of, series_members, study_members
 from devinterp.slt.runs.side_by_side import check_curve, stack_checkpoints
 from devinterp.slt.susceptibilities.flat import flat_tree
 

@@ -11,6 +11,7 @@ import torch
 import xarray as xr
 
 from devinterp.errors import SettingError
+from devinterp.schema.reading.keys import STATE_FOLDER
 from devinterp.slt.runs.grid import SETTINGS, cell_name
 from devinterp.slt.sampling.engine.losses import LossFn
 from devinterp.slt.sampling.running.coordinator import sample_part
@@ -22,9 +23,9 @@ from devinterp.slt.sampling.study import check_task, read_settings
 from devinterp.slt.sweep.recommend import promising
 from devinterp.slt.sweep.summary import compute_sweep
 from devinterp.store import Container, Location, Run, SamplesRequest, StoreLike, locate, open_run
+from devinterp.store.filesystem import remove_empty
 from devinterp.store.reading.path_state import read_group
-from devinterp.store.writing.checkpoint import STATE_FOLDER
-from devinterp.store.writing.run import remove_empty, remove_states
+from devinterp.store.writing.run import remove_states
 
 __all__ = ["sweep"]
 

@@ -19,10 +19,10 @@ from zarr.core.buffer import default_buffer_prototype
 from zarr.storage import LocalStore
 
 from devinterp.errors import StoreError
-from devinterp.schema.checks.storage import fill_number
 from devinterp.schema.findings.report import Collector
 from devinterp.schema.reading.access import LocalAccess
-from devinterp.schema.reading.array_metadata import NUMERIC, read_array_document
+from devinterp.schema.reading.array_metadata import NUMERIC, fill_number, read_array_document
+from devinterp.schema.reading.keys import DOCUMENT
 from devinterp.schema.reading.limits import Limits
 from devinterp.schema.reading.nodes import ArrayNode
 from devinterp.schema.reading.store_values import StoreValues
@@ -86,7 +86,7 @@ def _stored(variable: xr.Variable) -> tuple[StoreValues, ArrayNode, list[range]]
     handle = data._array
     if not isinstance(handle, zarr.Array) or type(handle.store) is not LocalStore or handle.metadata.zarr_format != 3:
         return None
-    document = json.loads(handle.metadata.to_buffer_dict(default_buffer_prototype())["zarr.json"].to_bytes())
+    document = json.loads(handle.metadata.to_buffer_dict(default_buffer_prototype())[DOCUMENT].to_bytes())
     node = read_array_document(document, f"/{handle.path}", Limits(), Collector())
     if node is None or node.storage is None or node.dtype not in NUMERIC or len(set(node.dims)) != len(node.shape):
         return None

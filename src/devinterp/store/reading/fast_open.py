@@ -16,6 +16,7 @@ import zarr
 from zarr.core.buffer import default_buffer_prototype
 from zarr.storage import MemoryStore, StorePath
 
+from devinterp.schema.reading.keys import DOCUMENT, ChunkKeys, document_key, join_key
 from devinterp.store.location import Location
 from devinterp.store.reading.xarray_private import LAYERS
 
@@ -92,23 +93,25 @@ def _indexes(location: Location, path: str, arrays: Documents) -> xr.Dataset | N
     """
     contents = {}
     for name, document in arrays.items():
-        grid, encoding = document.get("chunk_grid", {}), document.get("chunk_key_encoding", {})
+        grid = document.get("chunk_grid", {})
         if document.get("dimension_names") != [name] or grid.get("name") != "regular":
             return None
-        if encoding.get("name") != "default" or encoding.get("configuration", {}).get("separator", "/") != "/":
+        try:
+            chunk = ChunkKeys.parse(document.get("chunk_key_encoding")).name((0,))
+        except ValueError:
             return None
         if document.get("shape") != grid.get("configuration", {}).get("chunk_shape"):  # more than one chunk
             return None
-        contents[f"{name}/zarr.json"] = json.dumps(document).encode()
-        found = location.get(f"{path}/{name}/c/0".lstrip("/"))
+        contents[document_key(name)] = json.dumps(document).encode()
+        found = location.get(join_key(path, name, chunk))
         if found is not None:
-            contents[f"{name}/c/0"] = found
+            contents[join_key(name, chunk)] = found
     return xr.open_dataset(_in_memory(contents), engine="zarr", consolidated=False, chunks=None)  # type: ignore[arg-type]
 
 
 def _in_memory(contents: Mapping[str, bytes]) -> MemoryStore:
     make = default_buffer_prototype().buffer.from_bytes
-    group = {"zarr.json": b'{"zarr_format": 3, "node_type": "group", "attributes": {}}'}
+    group = {DOCUMENT: b'{"zarr_format": 3, "node_type": "group", "attributes": {}}'}
     return MemoryStore({key: make(value) for key, value in {**group, **contents}.items()})
 
 
@@ -116,7 +119,7 @@ class _Template:
     """The arrays that several groups have."""
 
     def __init__(self, arrays: Documents) -> None:
-        store = _in_memory({f"{name}/zarr.json": json.dumps(text).encode() for name, text in arrays.items()})
+        store = _in_memory({document_key(name): json.dumps(text).encode() for name, text in arrays.items()})
         template = xr.open_dataset(store, engine="zarr", consolidated=False, chunks=None)  # type: ignore[arg-type]
         handles: dict[str, Any] = dict(zarr.open_group(store, mode="r").arrays())
         self._members = [(name, template[name].variable, handles[name]) for name in arrays]
@@ -126,7 +129,7 @@ class _Template:
         """Return one of the groups."""
         variables = {}
         for name, variable, handle in self._members:
-            place = StorePath(location.store, f"{path}/{name}".lstrip("/"))
+            place = StorePath(location.store, join_key(path, name))
             data: Any = zarr.Array(zarr.AsyncArray(handle.metadata, place))
             for layer in reversed(LAYERS):
                 data = layer(data)

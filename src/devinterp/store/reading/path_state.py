@@ -5,22 +5,17 @@ from __future__ import annotations
 import enum
 import json
 import re
-from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from devinterp.errors import StoreConflictError
+from devinterp.schema.reading.keys import STATE_FOLDER, document_key
 from devinterp.store.location import Location
-from devinterp.store.metadata import jsonable
-from devinterp.store.writing.checkpoint import STATE_FOLDER
 
 if TYPE_CHECKING:
-    from devinterp.store.writing.request import Container, SamplesRequest
+    pass
 
-__all__ = ["PathState", "compare_requests", "differences", "inspect_path", "read_group"]
+__all__ = ["PathState", "inspect_path", "read_group"]
 
 _HALF_ROOT = re.compile(r"zarr(\.json)?\.[0-9a-f]{32}\.partial")  # what LocalStore and `Location.set_many` rename
-# Facts of the run, not of the request: they may differ between two calls for the same numbers.
-_VOLATILE = frozenset({"metadata.run", "metadata.provenance.versions"})
 
 
 class PathState(enum.Enum):
@@ -34,7 +29,7 @@ class PathState(enum.Enum):
 
 def read_group(location: Location, group: str = "/") -> dict[str, Any] | None:
     """Return a group's ``zarr.json``, or None where there is none or it is not a JSON object."""
-    raw = location.get(f"{group.strip('/')}/zarr.json".lstrip("/"))
+    raw = location.get(document_key(group))
     if raw is None:
         return None
     try:
@@ -62,95 +57,3 @@ def inspect_path(location: Location) -> PathState:
     if not isinstance(attributes, dict) or "devinterp_schema" not in attributes:
         return PathState.FOREIGN
     return PathState.COMPLETE if attributes.get("completed") == 1 else PathState.INTERRUPTED
-
-
-def differences(ours: Any, theirs: Any, where: str = "metadata") -> Iterator[str]:
-    """Yield one line per leaf that two JSON documents do not share."""
-    if where in _VOLATILE:
-        return
-    if isinstance(ours, Mapping) and isinstance(theirs, Mapping):
-        for key in sorted({*ours, *theirs}):
-            yield from differences(ours.get(key), theirs.get(key), f"{where}.{key}")
-    elif ours != theirs:
-        name = where.removeprefix("metadata.config.sampler.").removeprefix("metadata.")
-        yield f"{name}: the store has {_short(theirs)}, this call {_short(ours)}"
-
-
-def _short(value: Any) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
-
-
-def compare_requests(
-    location: Location,
-    requests: Mapping[str, SamplesRequest],
-    containers: Mapping[str, Container],
-    *,
-    interrupted: bool,
-) -> bool:
-    """Return whether the request asks for more than the store has: groups, chains or draws.
-
-    Raises
-    ------
-    StoreConflictError
-        They differ in anything else; the message names every difference.
-    """
-    found: list[str] = []
-    growth = False
-    for path, container in containers.items():
-        document = read_group(location, path)
-        if document is None:
-            growth = True
-            continue
-        stored = document.get("attributes", {}).get("metadata", {})
-        wanted, more = _grown_lists(jsonable(container.metadata), stored, container.grows)
-        growth |= more
-        found += [_prefix(path) + line for line in differences(wanted, stored)]
-    for group, request in requests.items():
-        document = read_group(location, group)
-        if document is None:
-            growth = True
-            continue
-        stored = document.get("attributes", {}).get("metadata", {})
-        wanted, more = _grown_numbers(jsonable(request.metadata()), stored)
-        growth |= more
-        found += [_prefix(group) + line for line in differences(wanted, stored)]
-    if found:
-        shown = found[:20] + ([f"and {len(found) - 20} more"] if len(found) > 20 else [])
-        state = "An interrupted run" if interrupted else "A completed store"
-        raise StoreConflictError(
-            f"{state} of another request lies at {location.name}:\n  " + "\n  ".join(shown) + "\n",
-            remedy="Choose another output_path, or call again with the settings, model, data and masks of that store.",
-        )
-    return growth
-
-
-def _prefix(path: str) -> str:
-    return "" if path == "/" else f"{path.strip('/')}: "
-
-
-def _grown_lists(wanted: Any, stored: Any, grows: tuple[str, ...]) -> tuple[Any, bool]:
-    """Take what a list was appended to for equal, and say whether there was one."""
-    config, before = dict(wanted.get("config", {})), stored.get("config", {})
-    more = False
-    for name in grows:
-        new, old = config.get(name), before.get(name)
-        if isinstance(new, list) and isinstance(old, list) and new != old and set(map(str, old)) < set(map(str, new)):
-            config[name], more = old, True
-    return {**wanted, "config": config}, more
-
-
-def _grown_numbers(wanted: Any, stored: Any) -> tuple[Any, bool]:
-    """Take more chains or draws for equal, and say whether there are more."""
-    config = dict(wanted.get("config", {}))
-    sampler, before = dict(config.get("sampler", {})), stored.get("config", {}).get("sampler", {})
-    more = False
-    for name in ("num_chains", "num_draws"):
-        new, old = sampler.get(name), before.get(name)
-        if isinstance(new, int) and isinstance(old, int) and new > old:
-            sampler[name], more = old, True
-    config["sampler"] = sampler
-    grown = {**wanted, "config": config}
-    if more and "provenance" in grown:  # a longer run visits further rows of the same dataset
-        grown["provenance"] = {**grown["provenance"], "visited": stored.get("provenance", {}).get("visited")}
-    return grown, more

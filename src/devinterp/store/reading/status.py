@@ -11,11 +11,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from devinterp.errors import StoreError
+from devinterp.plain_json import dig
+from devinterp.schema.reading.keys import DOCUMENT, ChunkKeys, join_key
 from devinterp.store.location import Location
 from devinterp.store.reading.open import root_document
 from devinterp.store.reading.path_state import read_group
-from devinterp.store.writing.checkpoint import read_progress
-from devinterp.store.writing.run import LOCK_KEY
+from devinterp.store.run_state import LOCK_KEY, read_progress
 
 __all__ = ["ChainStatus", "RunStatus", "StoreStatus", "read_status"]
 
@@ -136,20 +137,20 @@ def _samples_groups(
     location: Location, document: Mapping[str, Any], path: str = "", depth: int = 0
 ) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """Yield the groups that hold a run, by path, with their documents."""
-    config = _dig(document, "attributes", "metadata", "config")
-    if isinstance(_dig(config, "sampler"), Mapping):
+    config = dig(document, "attributes.metadata.config")
+    if isinstance(dig(config, "sampler"), Mapping):
         yield path or "/", document
         return
     if depth == _MOST_DEPTH:
         return
-    below = _dig(document, "consolidated_metadata", "metadata") if not path else None
+    below = dig(document, "consolidated_metadata.metadata") if not path else None
     names: list[str]
     if isinstance(below, Mapping):
         names = [key for key, child in below.items() if "/" not in key and child.get("node_type") == "group"]
     else:
-        names = [n for n in location.list_dir(path.strip("/")) if not n.startswith(".") and n != "zarr.json"]
+        names = [n for n in location.list_dir(path.strip("/")) if not n.startswith(".") and n != DOCUMENT]
     names.sort(key=lambda n: (not n.isdecimal(), int(n) if n.isdecimal() else 0, n))  # checkpoints by training step
-    listed = _dig(config, "restrictions") or _dig(config, "cells")
+    listed = dig(config, "restrictions") or dig(config, "cells")
     order = [str(n) for n in listed] if isinstance(listed, list) else []
     for name in [*(n for n in order if n in names), *(n for n in names if n not in order)]:
         child = below.get(name) if isinstance(below, Mapping) else read_group(location, f"{path}/{name}")
@@ -159,17 +160,9 @@ def _samples_groups(
             prefix = f"{name}/"
             inner = {k.removeprefix(prefix): v for k, v in below.items() if k.startswith(prefix)}
             child = {**child, "consolidated_metadata": {"metadata": inner}}
-            if not isinstance(_dig(child, "attributes", "metadata", "config", "sampler"), Mapping):
+            if not isinstance(dig(child, "attributes.metadata.config.sampler"), Mapping):
                 child = read_group(location, f"{path}/{name}") or child
         yield from _samples_groups(location, child, f"{path}/{name}", depth + 1)
-
-
-def _dig(value: Any, *keys: str) -> Any:
-    for key in keys:
-        if not isinstance(value, Mapping):
-            return None
-        value = value.get(key)
-    return value
 
 
 def _run(location: Location, group: str, attributes: Mapping[str, Any], *, completed: bool) -> RunStatus:
@@ -178,7 +171,7 @@ def _run(location: Location, group: str, attributes: Mapping[str, Any], *, compl
     count, draws = _whole(sampler.get("num_chains")), _whole(sampler.get("num_draws"))
     burnin, between = _whole(sampler.get("num_burnin_steps")), _whole(sampler.get("num_steps_bw_draws"))
     total = burnin + draws * between
-    recorded = _dig(metadata, "run", "chains")
+    recorded = dig(metadata, "run.chains")
     states = recorded if isinstance(recorded, list) else []
     chains = []
     for chain in range(min(count, 100_000)):
@@ -206,13 +199,17 @@ def _whole(value: Any) -> int:
 
 def _steps_on_disk(location: Location, group: str, chain: int, known: int, total: int) -> int:
     """Count the full chunks of ``step_loss`` past what the last checkpoint knows."""
-    prefix = f"{group.strip('/')}/step_loss".lstrip("/")
-    document = read_group(location, prefix)
-    shape = _dig(document, "chunk_grid", "configuration", "chunk_shape")
-    if not isinstance(shape, list) or len(shape) != 2 or not isinstance(shape[1], int) or shape[1] < 1:
+    path = join_key(group, "step_loss")
+    document = read_group(location, path)
+    shape = dig(document, "chunk_grid.configuration.chunk_shape")
+    try:
+        keys = ChunkKeys.parse(dig(document, "chunk_key_encoding"))
+    except ValueError:
+        return known
+    if not isinstance(shape, list) or len(shape) != 2 or not all(isinstance(n, int) and n >= 1 for n in shape):
         return known
     index = known // shape[1]
-    while index * shape[1] < total and location.exists(f"{prefix}/c/{chain}/{index}"):
+    while index * shape[1] < total and location.exists(join_key(path, keys.name((chain // shape[0], index)))):
         index += 1
     # The last chunk that is there may hold fewer steps than it has room for: it was flushed by a checkpoint.
     return max(known, (index - 1) * shape[1]) if index else known

@@ -16,6 +16,8 @@ import numpy as np
 
 from devinterp.errors import StoreError
 from devinterp.schema import load
+from devinterp.schema.reading.keys import DOCUMENT, STATE_FOLDER, document_key, documented_node
+from devinterp.store.filesystem import remove_empty
 from devinterp.store.location import Location, locate
 from devinterp.store.lock import WriterLock
 from devinterp.store.metadata import group_document
@@ -23,8 +25,7 @@ from devinterp.store.reading.open import root_document
 from devinterp.store.reading.path_state import read_group
 from devinterp.store.reading.status import RunStatus, read_status
 from devinterp.store.repair.plan import ChainLoss, RepairPlan, draws_written, known_arrays, open_known
-from devinterp.store.writing.checkpoint import STATE_FOLDER, ChainProgress, read_checkpoint, state_key, write_progress
-from devinterp.store.writing.run import LOCK_KEY, remove_empty
+from devinterp.store.run_state import LOCK_KEY, ChainProgress, read_checkpoint, state_key, write_progress
 
 __all__ = ["apply_repair"]
 
@@ -61,7 +62,7 @@ def apply_repair(plan: RepairPlan, *, reopen: bool = False) -> None:
         changes = bool(plan.chains or plan.recomputed or plan.derived)
         if plan.completed and changes:
             # First of all: whoever reads while we work, or after we were killed, must not take this for whole.
-            location.set("zarr.json", group_document({**attributes, "completed": 0}))
+            location.set(DOCUMENT, group_document({**attributes, "completed": 0}))
         for key in plan.leftovers:
             location.delete(key)
         if reopen:
@@ -120,8 +121,7 @@ def _reopen(location: Location, plan: RepairPlan) -> None:
                 )
                 write_progress(location, run.group, chain, progress)
         if attributes.get("completed") == 1:
-            key = f"{run.group.strip('/')}/zarr.json".lstrip("/")
-            location.set(key, group_document({**attributes, "completed": 0}))
+            location.set(document_key(run.group), group_document({**attributes, "completed": 0}))
     for name in plan.recomputed:
         location.delete_below(f"{name}/c")
         location.delete(f"{name}/c")  # a scalar's one chunk
@@ -164,8 +164,7 @@ def _finish(location: Location, plan: RepairPlan) -> None:
         open_known(location, group, "draws_written", "r+")[...] = np.asarray(written, dtype=np.int64)
         metadata = {**attributes["metadata"], "run": {**attributes["metadata"]["run"], "chains": chains}}
         completed = 0 if group == "/" else 1
-        key = f"{group.strip('/')}/zarr.json".lstrip("/")
-        location.set(key, group_document({**attributes, "completed": completed, "metadata": metadata}))
+        location.set(document_key(group), group_document({**attributes, "completed": completed, "metadata": metadata}))
     consolidate(location)
 
 
@@ -186,11 +185,12 @@ def consolidate(location: Location) -> None:
     """Gather the metadata of everything below the root into it, and mark it as completed, in one write."""
     root = root_document(location)
     below = {}
-    for key in sorted(k for k in location.list_keys() if k.endswith("/zarr.json")):
-        raw = location.get(key)
-        if raw is not None:
-            below[key.removesuffix("/zarr.json")] = json.loads(raw)
-    location.set("zarr.json", group_document({**root.get("attributes", {}), "completed": 1}, below))
+    for key in sorted(location.list_keys()):
+        node = documented_node(key)
+        raw = location.get(key) if node else None
+        if node and raw is not None:
+            below[node] = json.loads(raw)
+    location.set(DOCUMENT, group_document({**root.get("attributes", {}), "completed": 1}, below))
 
 
 def _metadata(location: Location, group: str) -> Mapping[str, Any]:

@@ -15,9 +15,10 @@ import zarr
 from devinterp.errors import StoreError
 from devinterp.schema import load
 from devinterp.schema.model.spec import NodeSpec
+from devinterp.schema.reading.keys import ChunkKeys, chunk_grid, join_key
 from devinterp.store.location import Location, StoreLike, locate
 from devinterp.store.reading.status import RunStatus, read_status
-from devinterp.store.writing.checkpoint import read_checkpoint, state_key
+from devinterp.store.run_state import read_checkpoint, state_key
 
 __all__ = ["ChainLoss", "RepairPlan", "draws_written", "known_arrays", "open_known", "plan_repair"]
 
@@ -141,11 +142,11 @@ def _look(plan: RepairPlan, run: RunStatus) -> RepairPlan:
     keys = set(plan.location.list_keys(f"{run.group.strip('/')}/" if run.group != "/" else ""))
     for name, (array, prefix) in arrays.items():
         if prefix is None:
-            for key, why in _lost_chunks(plan.location, array, keys, lambda _: True):
+            for _, why in _lost_chunks(plan.location, array, keys, lambda _: True):
                 if name in ("n_beta", "draws_written"):
-                    derived += [key.split("/c")[0]] if plan.completed or name == "n_beta" else []
+                    derived += [array.path] if plan.completed or name == "n_beta" else []
                 elif plan.completed or why != "missing":  # an interrupted run may not have come to it yet
-                    recomputed[key.split("/c")[0]] = why
+                    recomputed[array.path] = why
     written = draws_written(plan, run, arrays)
     losses = list(plan.chains)
     for chain, state in enumerate(run.chains):
@@ -219,7 +220,7 @@ def _lost_chunks(
     for place in np.ndindex(*(-(-n // max(c, 1)) for n, c in zip(array.shape, shape, strict=True))):
         if not wanted(place):
             continue
-        key = "/".join([array.path, "c", *map(str, place)])
+        key = join_key(array.path, _chunk_keys(array).name(place))
         if key not in keys:
             yield key, "missing"
             continue
@@ -231,14 +232,24 @@ def _lost_chunks(
 
 
 def _place(array: zarr.Array[Any], key: str) -> tuple[int, ...]:
-    return tuple(map(int, key.removeprefix(f"{array.path}/c/").split("/")))
+    found = _chunk_keys(array).index(key.removeprefix(f"{array.path}/"), chunk_grid(array.shape, _chunks(array)))
+    assert found is not None
+    return found
+
+
+def _chunks(array: zarr.Array[Any]) -> tuple[int, ...]:
+    return array.shards or array.chunks
+
+
+def _chunk_keys(array: zarr.Array[Any]) -> ChunkKeys:
+    return ChunkKeys.parse(array.metadata.to_dict()["chunk_key_encoding"])
 
 
 def draws_written(plan: RepairPlan, run: RunStatus, arrays: Mapping[str, tuple[zarr.Array[Any], Any]]) -> list[int]:
     """How many draws each chain had: as stored, else by its state, else by where its losses end."""
     if "draws_written" in arrays:
         array = arrays["draws_written"][0]
-        if plan.location.exists(f"{array.path}/c/0"):
+        if plan.location.exists(join_key(array.path, _chunk_keys(array).name((0,)))):
             try:
                 return [int(n) for n in np.asarray(array[...])]
             except Exception:  # unreadable: derived below

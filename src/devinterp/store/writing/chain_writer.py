@@ -14,10 +14,11 @@ from numpy.typing import NDArray
 
 from devinterp.errors import StoreError
 from devinterp.schema.model.spec import ArrayLayout, GroupLayout, StorageSpec
+from devinterp.schema.reading.keys import ChunkKeys, join_key
 from devinterp.store.location import Location
 from devinterp.store.lock import WriterLock
 from devinterp.store.metadata import open_array
-from devinterp.store.writing.checkpoint import ChainProgress, state_key, write_checkpoint, write_progress
+from devinterp.store.run_state import ChainProgress, state_key, write_checkpoint, write_progress
 
 __all__ = ["ChainWriter", "StepLayout"]
 
@@ -55,7 +56,7 @@ class _Region:
         self.rows = layout.shape[1]
         self.per_chunk = layout.chunks[1]
         self._chain = chain
-        self._key = f"{group.strip('/')}/{layout.name}/c/{chain}".lstrip("/")
+        self._path = join_key(group, layout.name)
         self._array = open_array(location, f"{group}/{layout.name}", layout, storage)
         self._start = 0
         self._buffer = self._blank(0)
@@ -112,8 +113,9 @@ class _Region:
         def write() -> None:
             self._array[self._chain, start : start + len(block)] = block
 
-        rest = "/0" * (len(self.layout.shape) - 2)  # every other dimension is whole in a chunk
-        return _Write(f"{self._key}/{start // self.per_chunk}{rest}", write)
+        rest = (0,) * (len(self.layout.shape) - 2)  # every other dimension is whole in a chunk
+        chunk = ChunkKeys().name((self._chain, start // self.per_chunk, *rest))
+        return _Write(join_key(self._path, chunk), write)
 
 
 class ChainWriter:

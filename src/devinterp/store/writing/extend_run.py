@@ -14,9 +14,10 @@ import numpy as np
 
 from devinterp.errors import StoreConflictError
 from devinterp.schema.model.spec import ArrayLayout, GroupLayout
+from devinterp.schema.reading.keys import DOCUMENT, ChunkKeys, document_key, join_key
 from devinterp.store.metadata import documents, group_document, open_array
 from devinterp.store.reading.path_state import read_group
-from devinterp.store.writing.checkpoint import ChainProgress, read_checkpoint, write_progress
+from devinterp.store.run_state import ChainProgress, read_checkpoint, write_progress
 
 if TYPE_CHECKING:
     from devinterp.store.writing.run import Run
@@ -53,7 +54,7 @@ def grow_run(run: Run) -> None:
 def _reopen_root(run: Run, root: dict[str, Any]) -> None:
     """Take ``completed`` back before anything changes, and the consolidated metadata that will no longer be true."""
     attributes = {**root["attributes"], "completed": 0}
-    run.location.set("zarr.json", group_document(attributes))
+    run.location.set(DOCUMENT, group_document(attributes))
 
 
 def _stored_layout(run: Run, group: str) -> GroupLayout:
@@ -61,7 +62,7 @@ def _stored_layout(run: Run, group: str) -> GroupLayout:
     wanted = run.layout(group)
     arrays: dict[str, ArrayLayout] = {}
     for name, layout in wanted.arrays.items():
-        raw = run.location.get(f"{group.strip('/')}/{name}/zarr.json".lstrip("/"))
+        raw = run.location.get(document_key(group, name))
         if raw is not None:
             document = json.loads(raw)
             chunks = tuple(document["chunk_grid"]["configuration"]["chunk_shape"])
@@ -112,9 +113,9 @@ def _resize(run: Run, group: str, on_disk: GroupLayout, grown: dict[str, ArrayLa
             arrays[name] = replace(new, chunks=old.chunks)
         else:
             arrays[name] = new
-            run.location.delete_below(f"{group.strip('/')}/{name}/c".lstrip("/"))
+            run.location.delete_below(join_key(group, name, ChunkKeys().name(())))
     layout = GroupLayout(wanted.path, arrays, wanted.sizes)
     changed = GroupLayout(wanted.path, {n: arrays[n] for n in grown}, wanted.sizes)
     texts = documents({group: changed}, {group: run.attributes(group, completed=False)}, run.schema.storage)
-    run.location.set_many({k: v for k, v in texts.items() if k != "zarr.json" or group == "/"})
+    run.location.set_many({k: v for k, v in texts.items() if k != DOCUMENT or group == "/"})
     run.use_layout(group, layout)

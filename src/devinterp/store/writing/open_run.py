@@ -10,13 +10,16 @@ from typing import Any
 
 from devinterp.errors import StoreError, StoreExistsError
 from devinterp.schema.model.spec import GroupLayout
+from devinterp.schema.reading.keys import document_key, documented_node
 from devinterp.store.location import Location, StoreLike, locate
 from devinterp.store.lock import WriterLock
 from devinterp.store.metadata import create_groups, documents
-from devinterp.store.reading.path_state import PathState, compare_requests, inspect_path
+from devinterp.store.reading.path_state import PathState, inspect_path
+from devinterp.store.run_state import LOCK_KEY
+from devinterp.store.writing.compare_requests import compare_requests
 from devinterp.store.writing.extend_run import grow_run
 from devinterp.store.writing.request import Container, SamplesRequest
-from devinterp.store.writing.run import LOCK_KEY, Run
+from devinterp.store.writing.run import Run
 
 __all__ = ["open_run"]
 
@@ -137,13 +140,9 @@ def _share_layouts(run: Run) -> None:
 def _restore_documents(run: Run) -> None:
     """Write the documents that a creation that was killed had not come to, or that a grown store lacks."""
     everything = documents(run.all_layouts(), run.all_attributes(completed=False), run.schema.storage)
-    present = {key for key in run.location.list_keys() if key.endswith("zarr.json")}
+    present = {key for key in run.location.list_keys() if documented_node(key) is not None}
     # A container's coordinate grows with its list, so its document is written anew.
-    coordinates = {
-        f"{path.strip('/')}/{name}/zarr.json".lstrip("/")
-        for path, c in run.containers.items()
-        for name in c.coordinates
-    }
+    coordinates = {document_key(path, name) for path, c in run.containers.items() for name in c.coordinates}
     missing = {key: text for key, text in everything.items() if key not in present or key in coordinates}
     if missing:
         run.location.set_many(missing)

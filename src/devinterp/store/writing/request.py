@@ -11,8 +11,8 @@ from devinterp.schema.model.schema import Schema
 from devinterp.schema.model.spec import GroupLayout
 from devinterp.store.location import Location, locate
 from devinterp.store.lock import WriterLock
+from devinterp.store.run_state import ChainProgress, read_checkpoint, read_progress, state_key
 from devinterp.store.writing.chain_writer import ChainWriter, StepLayout
-from devinterp.store.writing.checkpoint import ChainProgress, read_checkpoint, read_progress, state_key
 
 __all__ = ["Container", "SamplesRequest", "WriterAddress"]
 

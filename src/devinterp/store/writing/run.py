@@ -10,7 +10,6 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from copy import copy
-from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -20,17 +19,18 @@ from numpy.typing import NDArray
 from devinterp.errors import DevinterpError, StoreError
 from devinterp.schema import load
 from devinterp.schema.model.spec import ArrayLayout, GroupLayout
+from devinterp.schema.reading.keys import DOCUMENT, STATE_FOLDER, document_key
+from devinterp.store.filesystem import remove_empty
 from devinterp.store.location import Location
 from devinterp.store.lock import WriterLock
 from devinterp.store.metadata import documents, group_document, open_array, write_consolidated_root
 from devinterp.store.reading.path_state import read_group
+from devinterp.store.run_state import LOCK_KEY, ChainProgress, read_progress
 from devinterp.store.writing.chain_writer import ChainWriter
-from devinterp.store.writing.checkpoint import STATE_FOLDER, ChainProgress, read_progress
 from devinterp.store.writing.request import Container, SamplesRequest, WriterAddress
 
-__all__ = ["LOCK_KEY", "Run", "remove_empty", "remove_states"]
+__all__ = ["Run", "remove_states"]
 
-LOCK_KEY = f"{STATE_FOLDER}/lock"
 _ENVIRONMENTS_KEY = f"{STATE_FOLDER}/environments"
 
 
@@ -246,9 +246,8 @@ class Run:
         for group in groups if groups is not None else list(self.requests):
             self._published.pop(group, None)
             self.publish_draws(group)
-            key = f"{group.strip('/')}/zarr.json".lstrip("/")
             with self._writing():
-                self.location.set(key, group_document(self.attributes(group, completed=completed)))
+                self.location.set(document_key(group), group_document(self.attributes(group, completed=completed)))
 
     def publish_draws(self, group: str) -> None:
         """Write ``draws_written`` where it has changed: what whoever reads the store meanwhile may rely on."""
@@ -316,7 +315,7 @@ class Run:
         attributes = self.all_attributes(completed=completed)
         for path in self.containers:
             if not (completed and path == "/"):
-                self.location.set(f"{path.strip('/')}/zarr.json".lstrip("/"), group_document(attributes[path]))
+                self.location.set(document_key(path), group_document(attributes[path]))
 
     def complete(self, validate: Callable[[Location], None] | None = None) -> None:
         """Write everything that is still open, validate, then set ``completed`` and consolidate in one write.
@@ -328,7 +327,7 @@ class Run:
         """
         with self._writing():
             self._complete(validate)
-            self.location.fsync(["zarr.json"])
+            self.location.fsync([DOCUMENT])
             if not self._keep_state:
                 remove_states(self.location)
         self.finished = True
@@ -381,19 +380,3 @@ def remove_states(location: Location) -> None:
     for key in list(location.list_keys(f"{STATE_FOLDER}/")):
         if key != LOCK_KEY:
             location.delete(key)
-
-
-def remove_empty(folder: Path) -> None:
-    """Remove a folder and those in it, as far as nothing is in them."""
-    if not folder.is_dir():
-        return
-    for inner in sorted((p for p in folder.rglob("*") if p.is_dir()), key=lambda p: len(p.parts), reverse=True):
-        _remove_if_empty(inner)
-    _remove_if_empty(folder)
-
-
-def _remove_if_empty(folder: Path) -> None:
-    try:
-        folder.rmdir()
-    except OSError:  # something is left in it that is not ours to remove
-        return

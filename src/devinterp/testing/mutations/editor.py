@@ -11,6 +11,7 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 
+from devinterp.schema.reading.keys import document_key, documented_node
 from devinterp.store.location import Location, StoreLike, locate
 
 __all__ = ["StoreEditor"]
@@ -40,7 +41,7 @@ class StoreEditor:
 
     def document(self, path: str = "") -> dict[str, Any]:
         """Return the ``zarr.json`` of a group or array."""
-        raw = self.location.get(_key(path))
+        raw = self.location.get(document_key(path))
         if raw is None:
             raise KeyError(f"{path or '/'} has no zarr.json")
         document: dict[str, Any] = json.loads(raw)
@@ -48,7 +49,7 @@ class StoreEditor:
 
     def write_document(self, path: str, document: Mapping[str, Any]) -> None:
         """Replace a ``zarr.json``."""
-        self.location.set(_key(path), json.dumps(document).encode())
+        self.location.set(document_key(path), json.dumps(document).encode())
 
     def edit(self, path: str, **members: Any) -> None:
         """Set members of a ``zarr.json``; ``None`` removes one."""
@@ -91,7 +92,7 @@ class StoreEditor:
 
     def chunks(self, path: str) -> list[str]:
         """The keys of an array's chunks, sorted."""
-        return [k for k in self.keys(f"{path}/") if not k.endswith("zarr.json")]
+        return [k for k in self.keys(f"{path}/") if documented_node(k) is None]
 
     def get(self, key: str) -> bytes:
         """Return the bytes at a key."""
@@ -173,12 +174,9 @@ class StoreEditor:
     def arrays(self) -> Iterator[str]:
         """Paths of every array."""
         for key in self.keys():
-            if key.endswith("/zarr.json") and json.loads(self.get(key)).get("node_type") == "array":
-                yield key.removesuffix("/zarr.json")
-
-
-def _key(path: str) -> str:
-    return f"{path.strip('/')}/zarr.json".lstrip("/")
+            node = documented_node(key)
+            if node and json.loads(self.get(key)).get("node_type") == "array":
+                yield node
 
 
 def _chunk_shape(document: Mapping[str, Any], ndim: int) -> list[int]:

@@ -10,19 +10,9 @@ import numpy as np
 from devinterp.errors import SchemaError
 from devinterp.schema.model.schema import Schema
 
-__all__ = ["declared_attributes", "dig", "draw_instance", "put", "subschema"]
+__all__ = ["declared_attributes", "draw_instance", "put", "subschema"]
 
 _UNSET: Any = object()
-
-
-def dig(document: Mapping[str, Any], path: str, default: Any = None) -> Any:
-    """Return the value at a dotted path, or ``default``."""
-    value: Any = document
-    for key in path.split("."):
-        if not isinstance(value, Mapping) or key not in value:
-            return default
-        value = value[key]
-    return value
 
 
 def put(document: dict[str, Any], path: str, value: Any) -> None:

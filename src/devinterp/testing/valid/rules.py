@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from devinterp.names import sanitize_observable_name
-from devinterp.testing.valid.attributes import dig, put
+from devinterp.plain_json import dig
+from devinterp.testing.valid.attributes import put
 from devinterp.testing.valid.draft import Draft, GroupDraft, rule_maker
 
 __all__: list[str] = []

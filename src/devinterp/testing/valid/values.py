@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from devinterp.errors import SchemaError
+from devinterp.plain_json import dig
 from devinterp.schema.model.spec import ArrayLayout
-from devinterp.testing.valid.attributes import dig
 
 __all__ = ["draw_values", "value_maker"]
 

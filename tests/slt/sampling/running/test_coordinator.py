@@ -27,7 +27,7 @@ from devinterp.slt.sampling.running import coordinator, worker
 from devinterp.slt.sampling.running.plan import Plan
 from devinterp.store import locate
 from devinterp.store.lock import WriterLock
-from devinterp.store.writing.run import LOCK_KEY
+from devinterp.store.run_state import LOCK_KEY
 
 HELPERS = Path(__file__).parents[3] / "helpers"
 TRAIN, CODE = build_tokens("train"), build_tokens("code")

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from devinterp.errors import DevinterpWarning, ModelError, StoreConflictError
+from devinterp.plain_json import plain_json
 from devinterp.slt.sampling.engine.chain import ChainResult, ChainSink, run_chain
 from devinterp.slt.sampling.engine.losses import LossFn, PerTokenLoss
 from devinterp.slt.sampling.inputs.batches import SamplingData
@@ -21,8 +22,8 @@ from devinterp.slt.sampling.inputs.provenance import describe_loss, describe_tok
 from devinterp.slt.sampling.inputs.rows import TokenRows
 from devinterp.slt.sampling.settings import SamplerSettings
 from devinterp.store import Location, SamplesRequest, StoreLike, locate
-from devinterp.store.metadata import jsonable
-from devinterp.store.reading.path_state import differences, read_group
+from devinterp.store.reading.path_state import read_group
+from devinterp.store.writing.compare_requests import differences
 
 __all__ = ["Plan", "Variant", "check_visited", "describe", "make_plan"]
 
@@ -197,7 +198,7 @@ def _recorded(requests: Mapping[str, SamplesRequest], location: Location, below:
         if not isinstance(random, bool) or not isinstance(stateful, bool):
             return None
         probe = Probe(origin.get("vocabulary_size"), random, stateful)
-        wanted = jsonable(request.metadata())
+        wanted = plain_json(request.metadata())
         if any(differences({**wanted, "provenance": {**wanted["provenance"], **_facts(probe)}}, stored)):
             return None
     return probe

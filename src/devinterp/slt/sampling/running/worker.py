@@ -17,14 +17,14 @@ from typing import Any
 import torch
 
 from devinterp.errors import SamplingError, StoreConflictError
+from devinterp.schema.reading.keys import STATE_FOLDER
 from devinterp.slt.sampling.engine.chain import ChainResult
 from devinterp.slt.sampling.running.environment import describe_environment, differences
 from devinterp.slt.sampling.running.plan import Plan
 from devinterp.slt.sampling.running.pool import orphaned
 from devinterp.store import ChainWriter, Location, WriterAddress, locate
 from devinterp.store.lock import HolderWatch
-from devinterp.store.writing.checkpoint import STATE_FOLDER, state_key
-from devinterp.store.writing.run import LOCK_KEY
+from devinterp.store.run_state import LOCK_KEY, state_key
 
 __all__ = [
     "ONE_CHAIN_PER_PROCESS",

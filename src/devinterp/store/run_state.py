@@ -11,10 +11,11 @@ import json
 from dataclasses import asdict, dataclass
 
 from devinterp.errors import StoreError
+from devinterp.schema.reading.keys import STATE_FOLDER, join_key
 from devinterp.store.location import Location
 
 __all__ = [
-    "STATE_FOLDER",
+    "LOCK_KEY",
     "ChainProgress",
     "read_checkpoint",
     "read_progress",
@@ -23,7 +24,8 @@ __all__ = [
     "write_progress",
 ]
 
-STATE_FOLDER = ".devinterp"
+LOCK_KEY = join_key(STATE_FOLDER, "lock")
+"""The lock of whoever writes to the store."""
 
 
 @dataclass(frozen=True)
@@ -57,8 +59,7 @@ class ChainProgress:
 
 def state_key(group: str, chain: int, what: str) -> str:
     """Return the key of a chain's file: ``.devinterp/l0h1/chain-0003.state``."""
-    inner = group.strip("/")
-    return "/".join(part for part in (STATE_FOLDER, inner, f"chain-{chain:04d}.{what}") if part)
+    return join_key(STATE_FOLDER, group, f"chain-{chain:04d}.{what}")
 
 
 def write_checkpoint(location: Location, group: str, chain: int, progress: ChainProgress, state: bytes) -> None:

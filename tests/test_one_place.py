@@ -1,0 +1,156 @@
+"""Concepts that stand in one module: a second copy fails here."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+SOURCE = Path(__file__).parents[1] / "src" / "devinterp"
+MODULES = {p.relative_to(SOURCE).as_posix(): ast.parse(p.read_text()) for p in sorted(SOURCE.rglob("*.py"))}
+
+
+def texts(tree: ast.AST) -> Iterator[tuple[ast.AST, str]]:
+    """Every string of code: constants and the fixed parts of f-strings, docstrings left out."""
+    prose = {
+        id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+    }
+    inside = {id(part): node for node in ast.walk(tree) if isinstance(node, ast.JoinedStr) for part in node.values}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in prose:
+            yield inside.get(id(node), node), node.value
+
+
+def copies_of_keys(tree: ast.AST) -> list[str]:
+    """Strings that build or take apart keys of Zarr by hand."""
+    out = []
+    for node, text in texts(tree):
+        if " " in text.strip():  # a message
+            continue
+        built = isinstance(node, ast.JoinedStr)
+        if (
+            re.search(r"(^|[/.])c[/.](\d|$)", text)
+            or text == "/c"
+            or text.endswith("/zarr.json")
+            or (built and "zarr.json" in text)
+            or text in ("zarr.json", "separator", "chunk_key_encoding")
+        ):
+            out.append(f"{node.lineno}: {text!r}")  # type: ignore[attr-defined]
+    return out
+
+
+MAY_NAME_KEYS = {
+    "schema/reading/keys.py": "the one place",
+    "schema/reading/array_metadata.py": "names of a document's members",
+    "store/metadata.py": "the encoding that we write",
+    "store/reading/fast_open.py": "hands a document's encoding to the one place",
+    "store/reading/status.py": "hands a document's encoding to the one place",
+    "names.py": "refuses the name for a restriction",
+    "testing/strategies.py": "a name that restrictions may not have",
+}
+
+
+@pytest.mark.parametrize("module", [m for m in MODULES if m not in MAY_NAME_KEYS])
+def test_keys_of_zarr_are_built_and_parsed_in_one_place(module: str) -> None:
+    found = copies_of_keys(MODULES[module])
+    if module.startswith("testing/mutations/"):  # they name chunks of stores that they have just made
+        found = [f for f in found if "f'" in f]
+    assert not found, f"{module} knows how keys of Zarr look (schema/reading/keys.py does): {found}"
+
+
+@pytest.mark.parametrize("module", [m for m in MODULES if m in MAY_NAME_KEYS and "keys.py" not in m])
+def test_the_exceptions_build_no_keys(module: str) -> None:
+    assert not [f for f in copies_of_keys(MODULES[module]) if "/c" in f or "c/" in f or "/zarr.json" in f]
+
+
+def walks_dotted_paths(function: ast.FunctionDef) -> bool:
+    """Whether a function goes down through mappings, a part of a dotted path at a time, and returns what is there."""
+    for loop in ast.walk(function):
+        if isinstance(loop, ast.For) and ".split('.')" in ast.unparse(loop.iter):
+            text = ast.unparse(function)
+            return "Mapping" in text and "flatten" not in text
+        if isinstance(loop, ast.For) and isinstance(loop.iter, ast.Name) and loop.iter.id in ("keys", "parts"):
+            return any(
+                isinstance(n, ast.Call) and ast.unparse(n.func) == "isinstance" and "Mapping" in ast.unparse(n)
+                for n in ast.walk(loop)
+            )
+    return False
+
+
+def makes_plain(function: ast.FunctionDef) -> bool:
+    """Whether a function calls itself for the members of mappings and of sequences, to rebuild both."""
+
+    def again(node: ast.AST) -> bool:
+        return any(isinstance(n, ast.Call) and ast.unparse(n.func) == function.name for n in ast.walk(node))
+
+    dicts = any(isinstance(n, ast.DictComp) and again(n.value) for n in ast.walk(function))
+    lists = any(isinstance(n, ast.ListComp) and again(n.elt) for n in ast.walk(function))
+    return dicts and lists
+
+
+@pytest.mark.parametrize(("sign", "what"), [(walks_dotted_paths, "dig"), (makes_plain, "plain_json")])
+def test_json_documents_are_looked_into_and_made_plain_in_one_place(sign, what):
+    found = [
+        f"{module}: {node.name}"
+        for module, tree in MODULES.items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.FunctionDef) and sign(node)
+    ]
+    assert [f for f in found if not f.startswith("plain_json.py")] == [], f"plain_json.{what} does that"
+    assert found, "the sign does not find the one place itself"
+
+
+@pytest.mark.parametrize(
+    ("sign", "source"),
+    [
+        (
+            walks_dotted_paths,
+            """
+def look(m, path):
+    for key in path.split("."):
+        if not isinstance(m, Mapping) or key not in m:
+            return None
+        m = m[key]
+    return m
+""",
+        ),
+        (
+            walks_dotted_paths,
+            """
+def look(m, *keys):
+    for key in keys:
+        if not isinstance(m, Mapping):
+            return None
+        m = m.get(key)
+    return m
+""",
+        ),
+        (
+            makes_plain,
+            """
+def plain(v):
+    if isinstance(v, Mapping):
+        return {k: plain(w) for k, w in v.items()}
+    return [plain(w) for w in v] if isinstance(v, list) else v
+""",
+        ),
+    ],
+)
+def test_copies_are_noticed(sign, source):
+    (function,) = ast.parse(source).body
+    assert sign(function)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        'f"{path}/c/0"', 'f"{group}/zarr.json"', 'f"{name}/c/{chain}"', 'key.partition("/c/")',
+        'key.endswith("/zarr.json")',
+        '"/".join([path, "c/0", rest])', 'f"{path}/c"',
+    ],
+)  # fmt: skip
+def test_keys_made_by_hand_are_noticed(line):
+    assert copies_of_keys(ast.parse(line))
