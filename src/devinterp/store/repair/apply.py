@@ -123,8 +123,9 @@ def _reopen(location: Location, plan: RepairPlan) -> None:
         if attributes.get("completed") == 1:
             location.set(document_key(run.group), group_document({**attributes, "completed": 0}))
     for name in plan.recomputed:
-        location.delete_below(f"{name}/c")
-        location.delete(f"{name}/c")  # a scalar's one chunk
+        for key in list(location.list_keys(f"{name}/")):
+            if documented_node(key) is None:
+                location.delete(key)
 
 
 def _checkpoint(location: Location, group: str, chain: int) -> ChainProgress | None:
