@@ -7,8 +7,8 @@ from html import escape
 
 import xarray as xr
 
-from devinterp.slt.estimands import ESTIMANDS
 from devinterp.plain_json import dig
+from devinterp.slt.estimands import ESTIMANDS
 from devinterp.slt.runs.chains import known_states
 from devinterp.slt.runs.grid import grid_of
 from devinterp.slt.runs.kind import kind_of
