@@ -34,14 +34,14 @@ def add(store: StoreEditor, path: str, data: Any) -> None:
 def change_dtype(store: StoreEditor, path: str, data: Any) -> None:
     now = store.document(path)["data_type"]
     other = data.draw(st.sampled_from([t for t in ("float32", "float64", "int32", "uint8", "bool") if t != now]))
-    store.edit(path, data_type=other, fill_value={"bool": False}.get(other, 0))
+    store.edit(path, {"data_type": other, "fill_value": {"bool": False}.get(other, 0)})
 
 
 def rename_dimension(store: StoreEditor, path: str, data: Any) -> None:
     names = store.document(path)["dimension_names"]
     assume(names)
     index = data.draw(st.integers(0, len(names) - 1))
-    store.edit(path, dimension_names=[f"{n}_" if i == index else n for i, n in enumerate(names)])
+    store.edit(path, {"dimension_names": [f"{n}_" if i == index else n for i, n in enumerate(names)]})
 
 
 def drop_dimension(store: StoreEditor, path: str, data: Any) -> None:
@@ -49,14 +49,14 @@ def drop_dimension(store: StoreEditor, path: str, data: Any) -> None:
     # A leading dimension is legal with and without, variable by variable.
     assume(document["shape"] and document["dimension_names"][-1] not in ("wr", "checkpoint"))
     chunks = document["chunk_grid"]["configuration"]["chunk_shape"][:-1]
-    grid = {"name": "regular", "configuration": {"chunk_shape": chunks}}
-    store.edit(path, shape=document["shape"][:-1], dimension_names=document["dimension_names"][:-1], chunk_grid=grid)
+    names = document["dimension_names"][:-1]
+    store.edit(path, {"shape": document["shape"][:-1], "dimension_names": names, "chunks": chunks})
 
 
 def change_fill(store: StoreEditor, path: str, data: Any) -> None:
     document = store.document(path)
     assume(document["data_type"] != "string")
-    store.edit(path, fill_value=7.5 if document["data_type"].startswith("float") else 7)
+    store.edit(path, {"fill_value": 7.5 if document["data_type"].startswith("float") else 7})
 
 
 def change_unit(store: StoreEditor, path: str, data: Any) -> None:
@@ -65,13 +65,12 @@ def change_unit(store: StoreEditor, path: str, data: Any) -> None:
 
 def change_codecs(store: StoreEditor, path: str, data: Any) -> None:
     codecs = store.document(path)["codecs"]
-    store.edit(path, codecs=data.draw(st.sampled_from([codecs[:1], [codecs[0], codecs[2]], [*codecs[:2], codecs[1]]])))
+    others = [codecs[:1], [codecs[0], codecs[2]], [*codecs[:2], codecs[1]]]
+    store.edit(path, {"codecs": data.draw(st.sampled_from(others))})
 
 
 def change_keys(store: StoreEditor, path: str, data: Any) -> None:
-    store.edit(
-        path, chunk_key_encoding={"name": "v2", "configuration": {"separator": data.draw(st.sampled_from("./"))}}
-    )
+    store.edit(path, {"chunk_keys": ["v2", data.draw(st.sampled_from("./"))]})
 
 
 def break_document(store: StoreEditor, path: str, data: Any) -> None:
@@ -90,12 +89,12 @@ def drop_member(store: StoreEditor, path: str, data: Any) -> None:
         "zarr_format",
         "node_type",
     ]
-    store.edit(path, **{data.draw(st.sampled_from(needed)): None})
+    store.edit(path, {data.draw(st.sampled_from(needed)): None})
 
 
 def turn_into_group(store: StoreEditor, path: str, data: Any) -> None:
     store.remove(path)
-    store.write_document(path, {"zarr_format": 3, "node_type": "group", "attributes": {}})
+    store.add_group(path)
 
 
 DAMAGES: tuple[Damage, ...] = (

@@ -8,16 +8,11 @@
 
 from __future__ import annotations
 
-from importlib import import_module
+from devinterp.testing.mutations.catalogue import CATALOGUE, Mutation
 
-from devinterp.testing.mutations.catalogue import CATALOGUE, Mutation, mutation
+__all__ = ["MUTATIONS", "Mutation", "mutations_of"]
 
-__all__ = ["MUTATIONS", "Mutation", "mutation", "mutations_of"]
-
-for _module in ("store", "structure", "storage", "hostile", "values", "relations", "grids", "chunks"):
-    import_module(f"devinterp.testing.mutations.{_module}")
-
-MUTATIONS: tuple[Mutation, ...] = tuple(sorted(CATALOGUE.values(), key=lambda m: (m.code, m.name)))
+MUTATIONS: tuple[Mutation, ...] = CATALOGUE
 """Every mutation, by code."""
 
 

@@ -1,13 +1,15 @@
-"""What a named mutation is, and the register that `devinterp.testing.mutations` is made of."""
+"""What a named mutation is, and the table ``catalogue.yaml`` of them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from devinterp.schema import Limits
 from devinterp.testing.factory import StoreRecipe, make_store
-from devinterp.testing.mutations.bases import BASES
+from devinterp.testing.mutations import edits
+from devinterp.testing.mutations.bases import BASES, table
 from devinterp.testing.mutations.editor import StoreEditor
 
 if TYPE_CHECKING:
@@ -15,7 +17,7 @@ if TYPE_CHECKING:
     from devinterp.schema.model.spec import Level
     from devinterp.store.location import StoreLike
 
-__all__ = ["CATALOGUE", "Mutation", "mutation"]
+__all__ = ["CATALOGUE", "Mutation"]
 
 
 @dataclass(frozen=True)
@@ -42,8 +44,6 @@ class Mutation:
         Whether it works on a local disk only (symbolic links).
     consolidated : bool
         Whether the base carries consolidated metadata.
-    found_at : str or None
-        The level, where it is not that of the code.
     """
 
     name: str
@@ -55,7 +55,6 @@ class Mutation:
     options: Mapping[str, Any] = field(default_factory=dict)
     needs_folder: bool = False
     consolidated: bool = False
-    found_at: Level | None = None
 
     @property
     def rule(self) -> RuleCode:
@@ -67,7 +66,7 @@ class Mutation:
     @property
     def level(self) -> Level:
         """The lowest level at which it must be found."""
-        return self.found_at or self.rule.level
+        return self.rule.level
 
     def write(self, target: StoreLike) -> StoreLike:
         """Write the valid base to ``target`` and break it; return ``target``."""
@@ -77,50 +76,40 @@ class Mutation:
         return target
 
 
-CATALOGUE: dict[str, Mutation] = {}
+def _mutation(code: str, name: str, row: dict[str, Any]) -> Mutation:
+    """Make a row of the table a mutation."""
+    base = row.pop("base", "samples")
+    recipe = None if base is None else BASES[base]
+    options: dict[str, Any] = {}
+    if recipe is not None and recipe.profile != "strict":
+        options["profile"] = recipe.profile
+    if recipe is not None and isinstance(recipe.schema, Mapping):  # no document of that name is installed
+        options["schema"] = recipe.schema
+    options |= row.pop("options", {})
+    if "limits" in options:
+        options["limits"] = Limits(**options["limits"])
+    fields = {key: row.pop(key) for key in ("doc", "needs_folder", "consolidated") if key in row}
+    also = tuple(row.pop("also", ()))
+    return Mutation(name, code, recipe, _edit(row), also=also, options=options, **fields)
 
 
-def mutation(
-    code: str,
-    base: str | StoreRecipe | None = "samples",
-    *,
-    also: Iterable[str] = (),
-    needs_folder: bool = False,
-    consolidated: bool = False,
-    found_at: Level | None = None,
-    **options: Any,
-) -> Callable[[Callable[[StoreEditor], None]], Callable[[StoreEditor], None]]:
-    """Register a function that breaks a store as the mutation of its own name.
+def _edit(operations: Mapping[str, list[Any]]) -> Callable[[StoreEditor], None]:
+    """Return the function that applies a row's edits."""
+    calls = [
+        (getattr(StoreEditor, name, None) or getattr(edits, name), arguments)
+        for name, given in operations.items()
+        for arguments in (given if given and isinstance(given[0], list) else [given])
+    ]
 
-    Parameters
-    ----------
-    code : str
-        The code it must be found under.
-    base : str or StoreRecipe or None
-        The valid store it starts from: a name of `devinterp.testing.mutations.bases.BASES`, a recipe, or None for
-        nothing.
-    also : iterable of str
-        Codes of what the same damage also breaks.
-    needs_folder, consolidated, found_at
-        As in `Mutation`.
-    **options
-        Arguments of `devinterp.validate` that it needs.
-    """
+    def apply(store: StoreEditor) -> None:
+        for function, arguments in calls:
+            function(store, *arguments)
 
-    def register(function: Callable[[StoreEditor], None]) -> Callable[[StoreEditor], None]:
-        name = function.__name__.strip("_").replace("_", "-")
-        if name in CATALOGUE:
-            raise ValueError(f"two mutations are called {name!r}")
-        recipe = BASES[base] if isinstance(base, str) else base
-        implied: dict[str, Any] = {}
-        if recipe is not None and recipe.profile != "strict":
-            implied["profile"] = recipe.profile
-        if recipe is not None and isinstance(recipe.schema, Mapping):  # no document of that name is installed
-            implied["schema"] = recipe.schema
-        doc = (function.__doc__ or "").strip()
-        CATALOGUE[name] = Mutation(
-            name, code, recipe, function, doc, tuple(also), {**implied, **options}, needs_folder, consolidated, found_at
-        )
-        return function
+    return apply
 
-    return register
+
+CATALOGUE: tuple[Mutation, ...] = tuple(
+    _mutation(code, name, row)
+    for code, rows in sorted(table("catalogue.yaml").items())
+    for name, row in sorted(rows.items())
+)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping
+from itertools import starmap
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,12 @@ from devinterp.schema.reading.keys import document_key, documented_node
 from devinterp.store.location import Location, StoreLike, locate
 
 __all__ = ["StoreEditor"]
+
+_CODECS: dict[str, dict[str, Any]] = {
+    "bytes": {"configuration": {"endian": "little"}},
+    "zstd": {"configuration": {"level": 0, "checksum": False}},
+    "crc32c": {},
+}
 
 
 class StoreEditor:
@@ -51,36 +58,26 @@ class StoreEditor:
         """Replace a ``zarr.json``."""
         self.location.set(document_key(path), json.dumps(document).encode())
 
-    def edit(self, path: str, **members: Any) -> None:
-        """Set members of a ``zarr.json``; ``None`` removes one."""
-        document = self.document(path)
-        for name, value in members.items():
-            if value is None:
-                document.pop(name, None)
-            else:
-                document[name] = value
-        self.write_document(path, document)
+    def add_group(self, path: str) -> None:
+        """Write an empty group."""
+        self.write_document(path, {"zarr_format": 3, "node_type": "group", "attributes": {}})
+
+    def edit(self, path: str, members: Mapping[str, Any]) -> None:
+        """Set members of a ``zarr.json`` (or those that `_member` abbreviates); ``None`` removes one."""
+        document = {**self.document(path), **dict(starmap(_member, members.items()))}
+        self.write_document(path, {name: value for name, value in document.items() if value is not None})
 
     def set_attribute(self, path: str, dotted: str, value: Any) -> None:
         """Set one attribute of a group or array, at a dotted path."""
         document = self.document(path)
-        inner = document.setdefault("attributes", {})
-        *parents, last = dotted.split(".")
-        for part in parents:
-            inner = inner[int(part)] if isinstance(inner, list) else inner.setdefault(part, {})
-        if isinstance(inner, list):
-            inner[int(last)] = value
-        else:
-            inner[last] = value
+        inner, last = _walk(document.setdefault("attributes", {}), dotted)
+        inner[last] = value
         self.write_document(path, document)
 
     def remove_attribute(self, path: str, dotted: str) -> None:
         """Remove one attribute."""
         document = self.document(path)
-        inner = document["attributes"]
-        *parents, last = dotted.split(".")
-        for part in parents:
-            inner = inner[int(part)] if isinstance(inner, list) else inner[part]
+        inner, last = _walk(document["attributes"], dotted)
         del inner[last]
         self.write_document(path, document)
 
@@ -101,9 +98,21 @@ class StoreEditor:
             raise KeyError(key)
         return raw
 
-    def put(self, key: str, value: bytes) -> None:
-        """Write bytes at a key."""
-        self.location.set(key, value)
+    def put(self, key: str, value: bytes | str) -> None:
+        """Write bytes, or text, at a key."""
+        self.location.set(key, value.encode() if isinstance(value, str) else value)
+
+    def copy_key(self, source: str, target: str) -> None:
+        """Write the bytes of one key at another."""
+        self.put(target, self.get(source))
+
+    def cut_short(self, key: str, end: int) -> None:
+        """Keep the bytes before ``end``, which counts from the end where it is negative."""
+        self.put(key, self.get(key)[:end])
+
+    def replace(self, key: str, old: str, new: str) -> None:
+        """Replace text in the object at a key."""
+        self.put(key, self.get(key).decode().replace(old, new))
 
     def delete(self, key: str) -> None:
         """Remove a key."""
@@ -150,25 +159,30 @@ class StoreEditor:
         changed = function(values)
         self.array(path)[...] = values if changed is None else changed
 
-    def set_value(self, path: str, index: Any, value: Any) -> None:
-        """Set one value of an array."""
+    def set_value(self, path: str, index: str | int, value: Any) -> None:
+        """Set values of an array, at an index as in ``"1, :2, ..."``."""
+        self.change(path, lambda values: values.__setitem__(_index(index), value))
 
-        def put(values: NDArray[Any]) -> None:
-            values[index] = value
+    def scale(self, path: str, factor: float, offset: float = 0, index: str | int = "...") -> None:
+        """Multiply values of an array, and add to them."""
+        self.change(path, lambda values: values.__setitem__(_index(index), values[_index(index)] * factor + offset))
 
-        self.change(path, put)
+    def reverse(self, path: str, index: str | int = "...") -> None:
+        """Reverse the order of values along their first axis."""
+        self.change(path, lambda values: values.__setitem__(_index(index), values[_index(index)][::-1].copy()))
 
-    def rewrite(self, path: str, values: Any = None, **members: Any) -> None:
-        """Write an array anew with other metadata (``data_type``, ``chunk_grid`` ...), values kept or given."""
+    def select(self, path: str, index: str | int, members: Mapping[str, Any] | None = None) -> None:
+        """Write an array anew with a part of its values."""
+        self.rewrite(path, members, self.read(path)[_index(index)])
+
+    def rewrite(self, path: str, members: Mapping[str, Any] | None = None, values: Any = None) -> None:
+        """Write an array anew with other metadata, members as those of `edit`, values kept or given."""
         kept = self.read(path) if values is None else np.asarray(values)
         for key in self.chunks(path):
             self.delete(key)
-        document = {**self.document(path), **members}
-        document["shape"] = list(kept.shape)
-        if "chunk_grid" not in members:
-            grid = [max(1, min(n, c)) for n, c in zip(kept.shape, _chunk_shape(document, kept.ndim), strict=True)]
-            document["chunk_grid"] = {"name": "regular", "configuration": {"chunk_shape": grid}}
-        self.write_document(path, document)
+        document = self.document(path)
+        grid = [max(1, min(n, c)) for n, c in zip(kept.shape, _chunk_shape(document, kept.ndim), strict=True)]
+        self.edit(path, {"shape": list(kept.shape), "chunks": grid, **(members or {})})
         self.array(path)[...] = kept
 
     def arrays(self) -> Iterator[str]:
@@ -177,6 +191,42 @@ class StoreEditor:
             node = documented_node(key)
             if node and json.loads(self.get(key)).get("node_type") == "array":
                 yield node
+
+
+def _member(name: str, value: Any) -> tuple[str, Any]:
+    """Write out a member of a ``zarr.json``: ``chunks``, ``shards``, ``chunk_keys`` and codecs by name."""
+    if name == "chunks":
+        return "chunk_grid", {"name": "regular", "configuration": {"chunk_shape": value}}
+    if name == "chunk_keys":
+        return "chunk_key_encoding", {"name": value[0], "configuration": {"separator": value[1]}}
+    if name == "shards":
+        _, codecs = _member("codecs", ["bytes", "zstd", "crc32c"])
+        index = {"index_codecs": [codecs[0], codecs[2]], "index_location": "end"}
+        return "codecs", [
+            {"name": "sharding_indexed", "configuration": {"chunk_shape": value, "codecs": codecs, **index}}
+        ]
+    if name == "codecs" and value is not None:
+        return name, [{"name": c, **_CODECS[c]} if isinstance(c, str) else c for c in value]
+    return name, value
+
+
+def _index(text: str | int) -> tuple[Any, ...]:
+    """Read an index as it stands between brackets."""
+
+    def part(text: str) -> Any:
+        if ":" in text:
+            return slice(*(int(n) if n else None for n in text.split(":")))
+        return {"...": ..., "None": None}[text] if text in ("...", "None") else int(text)
+
+    return tuple(map(part, str(text).split(", ")))
+
+
+def _walk(inner: Any, dotted: str) -> tuple[Any, Any]:
+    """Return what holds the last part of a dotted path, and that part: a number in a list."""
+    *parents, last = dotted.split(".")
+    for part in parents:
+        inner = inner[int(part)] if isinstance(inner, list) else inner.setdefault(part, {})
+    return inner, int(last) if isinstance(inner, list) else last
 
 
 def _chunk_shape(document: Mapping[str, Any], ndim: int) -> list[int]:
