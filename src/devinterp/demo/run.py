@@ -25,7 +25,7 @@ from devinterp.demo.show import SNIPPET, introduction, show
 from devinterp.demo.train import Training, train
 from devinterp.schema import Report, validate
 from devinterp.slt.diagnostics import Diagnosis, SeriesDiagnosis, diagnose
-from devinterp.slt.sampling.progress import ProgressEvent
+from devinterp.slt.sampling.running.progress import ProgressEvent
 
 __all__ = ["main"]
 

@@ -15,8 +15,8 @@ from devinterp.demo.corpus import KINDS, Corpus, Ids
 from devinterp.demo.model import AttentionOnly, build_model
 from devinterp.demo.settings import Settings
 from devinterp.slt.sampling import from_state_dicts, sample_checkpoints, sample_restrictions
-from devinterp.slt.sampling.progress import ProgressEvent
 from devinterp.slt.sampling.running.pool import worker_pool
+from devinterp.slt.sampling.running.progress import ProgressEvent
 
 __all__ = ["REPEATED", "TASK", "WEIGHTS", "Data", "sample_series", "sample_study", "workers"]
 

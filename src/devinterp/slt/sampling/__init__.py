@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from devinterp.slt.sampling.engine.losses import LossFn
 from devinterp.slt.sampling.one_run import sample
-from devinterp.slt.sampling.progress import ProgressEvent
+from devinterp.slt.sampling.running.progress import ProgressEvent
 from devinterp.slt.sampling.series import from_revisions, from_state_dicts, sample_checkpoints
 from devinterp.slt.sampling.settings import SamplerSettings
 from devinterp.slt.sampling.study import sample_restrictions

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from types import SimpleNamespace
 
 import pytest
@@ -104,29 +103,3 @@ def test_a_loss_of_the_callers_is_used_as_it_is():
     assert loss.finite() is None
     with pytest.raises(ModelError, match="called"):
         PerTokenLoss(3)  # type: ignore[arg-type]
-
-
-def named(model, ids):
-    return model(ids)[:, 1:, 0]
-
-
-class Callable:
-    def __call__(self, model, ids):
-        return model(ids)[:, 1:, 0]
-
-
-@pytest.mark.parametrize(
-    ("loss", "name"),
-    [(named, "named"), (functools.partial(named), "named"), (Callable(), "Callable")],
-)
-def test_the_identity_of_a_loss_is_its_name_and_source(loss, name):
-    described = PerTokenLoss(loss).describe()
-    assert described["name"].endswith(name)
-    assert "model(ids)" in described["source"]
-
-
-def test_a_loss_without_source_is_named_all_the_same():
-    scope = {}
-    exec("def hidden(model, ids): return ids", scope)
-    assert PerTokenLoss(scope["hidden"]).describe()["source"] is None
-    assert PerTokenLoss().describe() == {"name": "devinterp.next_token_loss", "source": None}

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import io
 import random
+import warnings
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 import torch
-from engine import CPU, assert_same_snapshot, run, settings, snapshot
+from engine import CPU, assert_same_snapshot, run, same_bytes, settings, snapshot
 from tiny_lm import build_model, head_masks
 from torch import nn
+from torch.nn.utils import prune
 
 from devinterp.slt.sampling.engine.restore import Generators, isolated_generators, restoring, seed_generators
 
@@ -141,3 +144,96 @@ def test_states_compare_by_what_they_would_draw():
     random.random()
     assert first != Generators(CPU)
     assert first != 3
+
+
+class Lazy(nn.Module):
+    """Registers a buffer, a parameter and a module in its first forward, keeps a cache, writes to a plain tensor."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = build_model()
+        self.plain = torch.zeros(3)
+        self.cache = {}
+
+    def forward(self, input_ids):
+        if not hasattr(self, "scale"):
+            self.register_buffer("scale", torch.ones(1), persistent=False)
+            self.register_parameter("late", nn.Parameter(torch.zeros(1)))
+            self.late_module = nn.Linear(1, 1)
+            self.seen = [self.inner.embed.weight * 2]
+        self.cache["last"] = self.inner.embed.weight + 1
+        self.plain += 1
+        return self.inner(input_ids) * self.scale
+
+
+def test_what_a_forward_pass_registers_goes_again():
+    model = Lazy()
+    names = [*model.state_dict()], [n for n, _ in model.named_modules()], set(vars(model))
+    run(model, settings(num_draws=2))
+    assert ([*model.state_dict()], [n for n, _ in model.named_modules()], set(vars(model))) == names
+    assert not model._non_persistent_buffers_set
+    assert model.cache == {}
+    assert model.plain.tolist() == [0, 0, 0]
+
+
+def old_weight_norm(layer):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        return nn.utils.weight_norm(layer)
+
+
+@pytest.mark.parametrize("wrap", [old_weight_norm, lambda layer: prune.random_unstructured(layer, "weight", 0.5)])
+def test_weights_that_a_hook_computes_come_back(wrap):
+    model = build_model()
+    wrap(model.blocks[0].up)
+    before, kept = model.blocks[0].up.weight, model.blocks[0].up.weight.detach().clone()
+    run(model, settings(num_draws=2))
+    assert model.blocks[0].up.weight is before
+    assert torch.equal(before, kept)
+
+
+def test_hooks_of_parameters_are_set_aside_and_come_back():
+    model, plain = build_model(), build_model()
+    fired = []
+    embed = model.embed.weight
+    handles = [
+        embed.register_hook(lambda gradient: fired.append(1) or gradient * 0),
+        embed.register_post_accumulate_grad_hook(lambda p: fired.append(2) or setattr(p, "grad", None)),
+    ]
+    _, sink = run(model, settings(num_draws=2))
+    _, other = run(plain, settings(num_draws=2))
+    assert fired == []
+    for one, expected in zip(sink.draws, other.draws, strict=True):
+        same_bytes(one, expected)
+    model(torch.zeros(1, 3, dtype=torch.long)).sum().backward()
+    assert fired == [1, 2]
+    for handle in handles:
+        handle.remove()
+    model(torch.zeros(1, 3, dtype=torch.long)).sum().backward()
+    assert fired == [1, 2]
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_the_callers_gradient_mode_plays_no_part(mode):
+    model = build_model()
+    with mode():
+        result, sink = run(model, settings(num_draws=2))
+    _, other = run(build_model(), settings(num_draws=2))
+    assert result.status == "complete"
+    same_bytes(sink.draws[1], other.draws[1])
+
+
+@pytest.mark.parametrize("models", [1, 4])
+def test_calls_in_four_threads_give_what_each_gives_alone(models):
+    shared = [build_model(seed) for seed in range(models)]
+    before = [snapshot(model) for model in shared]
+    alone = [run(build_model(c % models), settings(num_draws=3), c)[1] for c in range(4)]
+    generators = Generators(CPU)
+    with ThreadPoolExecutor(4) as threads:
+        together = list(threads.map(lambda c: run(shared[c % models], settings(num_draws=3), c)[1], range(4)))
+    for one, other in zip(alone, together, strict=True):
+        for drawn, expected in zip(one.draws, other.draws, strict=True):
+            same_bytes(drawn, expected)
+    assert generators == Generators(CPU)
+    for kept, model in zip(before, shared, strict=True):
+        assert_same_snapshot(kept, snapshot(model))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import pytest
 import torch
 from tiny_lm import build_model, build_tokens
@@ -9,7 +11,6 @@ from torch import nn
 
 from devinterp.errors import SettingError, StoreConflictError
 from devinterp.slt.sampling import sample
-from devinterp.slt.sampling.engine.losses import PerTokenLoss
 from devinterp.slt.sampling.inputs.provenance import describe_loss, describe_tokenizer, describe_versions, hash_weights
 
 
@@ -43,10 +44,35 @@ def test_the_loss_is_named_with_the_hash_of_its_source():
     def two(model, ids):
         return model(ids)[:, 1:, 1]
 
-    described = [describe_loss(PerTokenLoss(fn)) for fn in (one, two, None)]
+    described = [describe_loss(fn) for fn in (one, two, None)]
     assert described[0]["source"] != described[1]["source"]
     assert len(described[0]["source"]) == 64
     assert described[2] == {"name": "devinterp.next_token_loss", "source": None}
+
+
+def named(model, ids):
+    return model(ids)[:, 1:, 0]
+
+
+class Callable:
+    def __call__(self, model, ids):
+        return model(ids)[:, 1:, 0]
+
+
+@pytest.mark.parametrize(
+    ("loss", "name"),
+    [(named, "named"), (functools.partial(named), "named"), (Callable(), "Callable")],
+)
+def test_a_loss_is_named_by_what_is_called(loss, name):
+    described = describe_loss(loss)
+    assert described["name"].endswith(name)
+    assert len(described["source"]) == 64
+
+
+def test_a_loss_without_source_is_named_all_the_same():
+    scope = {}
+    exec("def hidden(model, ids): return ids", scope)
+    assert describe_loss(scope["hidden"])["source"] is None
 
 
 def test_a_tokenizer_is_identified_by_its_vocabulary():

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 import sys
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import nn
@@ -122,19 +120,6 @@ class PerTokenLoss:
         """Whether all logits since the last call were finite, as a 0-d bool on the device; None on the CPU."""
         flags, self._flags = self._flags, []
         return torch.stack(flags).all() if flags else None
-
-    def describe(self) -> dict[str, str | None]:
-        """Return the loss's qualified name and source, for provenance."""
-        if self.loss_fn is None:
-            return {"name": "devinterp.next_token_loss", "source": None}
-        fn: Any = self.loss_fn
-        fn = getattr(fn, "func", fn)  # functools.partial
-        named = fn if hasattr(fn, "__qualname__") else type(fn)
-        try:
-            source: str | None = inspect.getsource(named)
-        except (OSError, TypeError):
-            source = None  # typed into a console, or compiled
-        return {"name": f"{named.__module__}.{named.__qualname__}", "source": source}
 
 
 def all_finite(values: torch.Tensor) -> bool:

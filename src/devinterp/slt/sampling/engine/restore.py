@@ -3,15 +3,30 @@
 from __future__ import annotations
 
 import random
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from copy import copy
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
-__all__ = ["Generators", "isolated_generators", "restoring", "seed_generators"]
+__all__ = [
+    "LENDING",
+    "Generators",
+    "isolated_generators",
+    "parameter_hooks",
+    "restoring",
+    "same_values",
+    "seed_generators",
+]
+
+
+LENDING = threading.RLock()
+"""Held while a model is lent to a run, or its weights are read: the global generators, torch's settings and the model
+are one for all threads of a process, so that calls in several threads take turns."""
 
 
 def seed_generators(seed: int, device: torch.device) -> None:
@@ -101,12 +116,13 @@ def _same(one: Any, other: Any) -> bool:
 
 @contextmanager
 def isolated_generators(device: torch.device) -> Iterator[None]:
-    """Give the generators back on exit as they were on entry."""
-    before = Generators(device)
-    try:
-        yield
-    finally:
-        before.restore()
+    """Give the generators back on exit as they were on entry; another thread that wants the same waits."""
+    with LENDING:
+        before = Generators(device)
+        try:
+            yield
+        finally:
+            before.restore()
 
 
 @contextmanager
@@ -115,8 +131,11 @@ def restoring(
 ) -> Iterator[None]:
     """Lend the model to a run: on `device`, in `mode`, with gradients for the sampled parameters alone.
 
-    Weights, gradients, ``requires_grad``, buffers, modes, device and the global generators come back on every exit.
+    Weights, gradients, ``requires_grad``, buffers, modes, device and the global generators come back on every exit, as
+    do tensors that modules hold as plain attributes (the weight that ``weight_norm`` or pruning computes); what a
+    forward pass registers goes again. Hooks of parameters are set aside: some change gradients, some step an optimizer.
     Parameters keep their original storage: whoever assigns ``parameter.data`` inside works on a copy of its own.
+    Another thread that borrows a model of this process waits.
 
     Parameters
     ----------
@@ -124,46 +143,119 @@ def restoring(
     device : torch.device
     mode : {"train", "eval"}
     sampled : frozenset of str, optional
-        Names of the parameters that may get gradients; None leaves ``requires_grad`` alone.
+        Names of the parameters that may get gradients, in whatever gradient mode the caller is; None leaves
+        ``requires_grad`` alone, and nothing is differentiated.
     """
-    parameters = dict(model.named_parameters())
-    data = {name: parameter.data for name, parameter in parameters.items()}
-    gradients = {name: parameter.grad for name, parameter in parameters.items()}
-    wants_gradient = {name: parameter.requires_grad for name, parameter in parameters.items()}
-    buffers = _buffers(model)
-    contents = [buffer.detach().clone() for _, _, buffer in buffers]
-    modes = [(module, module.training) for module in model.modules()]
-    with isolated_generators(device):
+    with isolated_generators(device), torch.inference_mode(False), torch.set_grad_enabled(sampled is not None):
+        parameters = dict(model.named_parameters())
+        loans = [_ParameterLoan(parameter) for parameter in parameters.values()]
+        modules = [_ModuleLoan(module) for module in model.modules()]
         try:
             for name, parameter in parameters.items():
                 parameter.grad = None
                 parameter.data = parameter.data.to(device)
                 if sampled is not None and name not in sampled:
                     parameter.requires_grad_(False)
-            moved = {id(buffer): buffer.to(device) for _, _, buffer in buffers}  # one that two modules share stays one
-            for module, key, buffer in buffers:
-                module._buffers[key] = moved[id(buffer)]
+            moved: dict[int, torch.Tensor] = {}  # a buffer that two modules share stays one
+            for loan in modules:
+                loan.move(device, moved)
             model.train(mode == "train")
             yield
         finally:
-            for name, parameter in parameters.items():
-                parameter.data = data[name]
-                parameter.grad = gradients[name]
-                parameter.requires_grad_(wants_gradient[name])
-            with torch.no_grad():
-                for (module, key, buffer), content in zip(buffers, contents, strict=True):
-                    if not torch.equal(buffer, content):  # an expanded buffer cannot be written to, nor has been
-                        buffer.copy_(content)
-                    module._buffers[key] = buffer
-            for module, training in modes:
-                module.training = training
+            for parameter_loan in loans:
+                parameter_loan.end()
+            for loan in modules:
+                loan.end()
 
 
-def _buffers(model: nn.Module) -> list[tuple[nn.Module, str, torch.Tensor]]:
-    """Every buffer with its owner; one that two modules share is listed twice."""
-    return [
-        (module, key, buffer)
-        for module in model.modules()
-        for key, buffer in module._buffers.items()
-        if buffer is not None
-    ]
+class _ParameterLoan:
+    """A parameter as its owner has it."""
+
+    def __init__(self, parameter: nn.Parameter) -> None:
+        self._parameter, self._data, self._grad = parameter, parameter.data, parameter.grad
+        self._requires_grad = parameter.requires_grad
+        self._hooks = [(table, dict(table)) for table in parameter_hooks(parameter)]
+        for table, _ in self._hooks:  # emptied in place: autograd and the handles of the hooks hold the table itself
+            table.clear()
+
+    def end(self) -> None:
+        parameter = self._parameter
+        parameter.data = self._data
+        parameter.grad = self._grad
+        parameter.requires_grad_(self._requires_grad)
+        for table in parameter_hooks(parameter):
+            table.clear()
+        for table, hooks in self._hooks:
+            table.update(hooks)
+
+
+class _ModuleLoan:
+    """A module as its owner has it: its mode, what is registered in it, its buffers, and its plain tensors."""
+
+    _REGISTERED = ("_parameters", "_buffers", "_modules")
+
+    def __init__(self, module: nn.Module) -> None:
+        self._module, self._training = module, module.training
+        self._registered = {name: dict(vars(module)[name]) for name in self._REGISTERED}
+        self._passing = set(module._non_persistent_buffers_set)
+        own = {name: value for name, value in vars(module).items() if name not in _INTERNAL}
+        self._plain = {name: value for name, value in own.items() if _holds_tensors(value)}
+        self._containers = [(value, copy(value)) for value in own.values() if type(value) in (dict, list)]
+        tensors = [b for b in module._buffers.values() if b is not None]
+        tensors += [value for value in self._plain.values() if isinstance(value, torch.Tensor)]
+        self._contents = [(tensor, tensor.detach().clone()) for tensor in tensors]
+
+    def move(self, device: torch.device, moved: dict[int, torch.Tensor]) -> None:
+        for key, buffer in self._registered["_buffers"].items():
+            if buffer is not None:
+                self._module._buffers[key] = moved.setdefault(id(buffer), buffer.to(device))
+
+    def end(self) -> None:
+        module, inside = self._module, vars(self._module)
+        for name, entries in self._registered.items():
+            present = inside[name]
+            if list(present) != list(entries) or any(present[key] is not entries[key] for key in entries):
+                present.clear()
+                present.update(entries)
+        module._non_persistent_buffers_set.clear()
+        module._non_persistent_buffers_set.update(self._passing)
+        for container, content in self._containers:
+            if _holds_tensors(container) or _holds_tensors(content):  # a cache; counters and logs are its owner's
+                container.clear()
+                container.update(content) if isinstance(container, dict) else container.extend(content)
+        known = _INTERNAL | self._plain.keys()
+        for name in [name for name, value in inside.items() if name not in known and _holds_tensors(value)]:
+            del inside[name]
+        inside.update(self._plain)
+        with torch.no_grad():
+            for tensor, content in self._contents:
+                if not same_values(tensor, content):  # an expanded buffer cannot be written to, nor has been
+                    tensor.copy_(content)
+        module.training = self._training
+
+
+_INTERNAL = frozenset(vars(nn.Module()))
+
+
+def _holds_tensors(value: Any) -> bool:
+    """Whether a plain attribute of a module is a tensor, or a small container of some (a cache)."""
+    if isinstance(value, torch.Tensor):
+        return True
+    if isinstance(value, dict):
+        return any(isinstance(each, torch.Tensor) for each in value.values())
+    return isinstance(value, list | tuple) and any(isinstance(each, torch.Tensor) for each in value)
+
+
+def same_values(one: torch.Tensor, other: torch.Tensor) -> bool:
+    """Whether two tensors hold the same numbers; NaN is NaN, and what cannot be compared is the same."""
+    if one.shape != other.shape or one.dtype != other.dtype:
+        return False
+    if one.is_meta:
+        return True
+    return torch.equal(one, other) or bool(((one == other) | ((one != one) & (other != other))).all())
+
+
+def parameter_hooks(parameter: nn.Parameter) -> list[dict[int, Any]]:
+    """Return the tables of hooks on a parameter's gradient: those that may change it, and those that come after."""
+    tables = (parameter._backward_hooks, parameter._post_accumulate_grad_hooks)
+    return [table for table in tables if table]

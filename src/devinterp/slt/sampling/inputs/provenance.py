@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import inspect
 import platform
 from importlib import metadata
 from typing import Any
@@ -12,7 +13,6 @@ import torch
 from torch import nn
 
 from devinterp.errors import SettingError
-from devinterp.slt.sampling.engine.losses import PerTokenLoss
 
 __all__ = ["describe_loss", "describe_tokenizer", "describe_versions", "hash_weights"]
 
@@ -30,14 +30,17 @@ def hash_weights(model: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def describe_loss(loss: PerTokenLoss) -> dict[str, str | None]:
-    """Return the qualified name of the loss and the sha256 of its source, None where it has none."""
-    described = loss.describe()
-    source = described["source"]
-    return {
-        "name": described["name"],
-        "source": None if source is None else hashlib.sha256(source.encode()).hexdigest(),
-    }
+def describe_loss(loss_fn: Any) -> dict[str, str | None]:
+    """Return the qualified name of a loss and the sha256 of its source, None where it has none."""
+    if loss_fn is None:
+        return {"name": "devinterp.next_token_loss", "source": None}
+    fn = getattr(loss_fn, "func", loss_fn)  # functools.partial
+    named = fn if hasattr(fn, "__qualname__") else type(fn)
+    try:
+        source = hashlib.sha256(inspect.getsource(named).encode()).hexdigest()
+    except (OSError, TypeError):
+        source = None  # typed into a console, or compiled
+    return {"name": f"{named.__module__}.{named.__qualname__}", "source": source}
 
 
 def describe_tokenizer(tokenizer: Any) -> dict[str, Any] | str | None:

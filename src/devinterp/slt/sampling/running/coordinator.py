@@ -29,15 +29,15 @@ import xarray as xr
 
 from devinterp.errors import SamplingError
 from devinterp.slt.sampling.engine.init_loss import initial_losses, observable_initial_losses
-from devinterp.slt.sampling.progress import Progress, ProgressEvent, make_progress
+from devinterp.slt.sampling.engine.restore import LENDING
 from devinterp.slt.sampling.running.environment import choose_threads, enter_environment
 from devinterp.slt.sampling.running.finish import complete_run, open_finished
 from devinterp.slt.sampling.running.options import Execution, shared_workers
 from devinterp.slt.sampling.running.plan import Plan, check_visited
 from devinterp.slt.sampling.running.pool import children_ignore_sigint
+from devinterp.slt.sampling.running.progress import Progress, ProgressEvent, make_progress
 from devinterp.slt.sampling.running.signals import Stop
 from devinterp.slt.sampling.running.worker import (
-    ONE_CHAIN_PER_PROCESS,
     PATIENCE,
     PLAN_KEY,
     STOP_KEY,
@@ -130,7 +130,7 @@ class _Coordinator:
                 if parallel:
                     self._parallel(bars, threads)
                 else:
-                    with limited_threads(threads):
+                    with LENDING, limited_threads(threads):
                         self._initial_arrays()
                         self._sequential(bars)
         except BaseException:
@@ -269,7 +269,7 @@ class _Coordinator:
             try:
                 if begun is None:
                     self._send(executor, tasks, futures)
-                with ONE_CHAIN_PER_PROCESS, limited_threads(threads):
+                with LENDING, limited_threads(threads):
                     self._initial_arrays()
                 if begun is not None:
                     begun.result()

@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 from devinterp.errors import SettingError
-from devinterp.slt.sampling.progress import ProgressEvent, check_progress
 from devinterp.slt.sampling.running.pool import worker_pool
+from devinterp.slt.sampling.running.progress import ProgressEvent, check_progress
 from devinterp.store import StoreLike, locate
 
 __all__ = ["CHAIN_METHODS", "Execution", "shared_workers"]

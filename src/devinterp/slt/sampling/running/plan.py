@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,9 +13,10 @@ from torch import nn
 from devinterp.errors import DevinterpWarning, ModelError, StoreConflictError
 from devinterp.plain_json import plain_json
 from devinterp.slt.sampling.engine.chain import ChainResult, ChainSink, run_chain
+from devinterp.slt.sampling.engine.check_model import Probe, choose_device, probe_model
 from devinterp.slt.sampling.engine.losses import LossFn, PerTokenLoss
+from devinterp.slt.sampling.engine.restore import LENDING, parameter_hooks
 from devinterp.slt.sampling.inputs.batches import SamplingData
-from devinterp.slt.sampling.inputs.check_model import Probe, choose_device, probe_model
 from devinterp.slt.sampling.inputs.masks import Masks, check_masks, hash_masks, sampled_size
 from devinterp.slt.sampling.inputs.observables import Observable, build_observables
 from devinterp.slt.sampling.inputs.provenance import describe_loss, describe_tokenizer, describe_versions, hash_weights
@@ -153,7 +154,8 @@ def describe(
     DataError, ModelError
         The model does not fit the data.
     """
-    requests = _requests(plan, tokenizer)
+    with LENDING:  # or another thread's chain would be hashed
+        requests = _requests(plan, tokenizer)
     probe = None if target is None else _recorded(requests, locate(target), below)
     if probe is None:
         everything = dict.fromkeys(name for variant in plan.variants.values() for name in variant.masks)
@@ -176,8 +178,22 @@ def describe(
             DevinterpWarning,
             stacklevel=stacklevel,
         )
+    hooked = [name for name, parameter in plan.model.named_parameters() if parameter_hooks(parameter)]
+    if hooked:
+        warnings.warn(
+            f"Hooks on the gradients of {_few(hooked)} are set aside while the model is sampled: the draws are those "
+            "of the loss alone. Use param_masks to sample some weights only.",
+            DevinterpWarning,
+            stacklevel=stacklevel,
+        )
     facts = _facts(probe)
     return {g: replace(r, provenance={**r.provenance, **facts}) for g, r in requests.items()}
+
+
+def _few(names: Sequence[str]) -> str:
+    """Name some parameters in a sentence."""
+    shown = ", ".join(map(repr, names[:4]))
+    return shown if len(names) <= 4 else f"{shown} and {len(names) - 4} more"
 
 
 def _facts(probe: Probe) -> dict[str, Any]:
@@ -209,7 +225,7 @@ def _requests(plan: Plan, tokenizer: Any) -> dict[str, SamplesRequest]:
         "weights": hash_weights(plan.model),
         "dataset": plan.data.identity,
         "observables": {observable.obs_id: observable.provenance() for observable in plan.observables},
-        "loss": describe_loss(plan.loss),
+        "loss": describe_loss(plan.loss.loss_fn),
         "tokenizer": describe_tokenizer(tokenizer),
         "model": f"{type(plan.model).__module__}.{type(plan.model).__qualname__}",
         "versions": describe_versions(),

@@ -19,6 +19,7 @@ import torch
 from devinterp.errors import SamplingError, StoreConflictError
 from devinterp.schema.reading.keys import STATE_FOLDER
 from devinterp.slt.sampling.engine.chain import ChainResult
+from devinterp.slt.sampling.engine.restore import LENDING
 from devinterp.slt.sampling.running.environment import describe_environment, differences
 from devinterp.slt.sampling.running.plan import Plan
 from devinterp.slt.sampling.running.pool import orphaned
@@ -27,7 +28,6 @@ from devinterp.store.lock import HolderWatch
 from devinterp.store.run_state import LOCK_KEY, state_key
 
 __all__ = [
-    "ONE_CHAIN_PER_PROCESS",
     "PATIENCE",
     "PLAN_KEY",
     "STOP_KEY",
@@ -46,9 +46,6 @@ PATIENCE = 60.0
 
 _LOOK_SECONDS = 0.5
 _PARENT_SECONDS = 2.0
-# Chains share a process's global generators and its copy of the model, so threads of one process take turns;
-# so does a coordinator that computes initial losses beside an executor of threads.
-ONE_CHAIN_PER_PROCESS = threading.Lock()
 _LOADED: list[tuple[str, Plan]] = []
 
 
@@ -83,19 +80,20 @@ def pack_plan(plan: Plan) -> bytes:
     """Pickle a plan, classes and functions of a notebook or script by value."""
     import cloudpickle
 
-    packed: bytes = cloudpickle.dumps(plan)
+    with LENDING:
+        packed: bytes = cloudpickle.dumps(plan)
     return packed
 
 
 def run_chain_task(task: ChainTask) -> ChainResult:
-    """Sample the chain of an task.
+    """Sample the chain of a task.
 
     Raises
     ------
     Exception
         What the model or its loss raised; `SamplingError` stands in for one that would not survive the way back.
     """
-    with ONE_CHAIN_PER_PROCESS:
+    with LENDING:
         try:
             return _run(task)
         except Exception as error:

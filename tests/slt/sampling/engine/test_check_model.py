@@ -11,9 +11,9 @@ from tiny_lm import build_model, build_tokens
 from torch import nn
 
 from devinterp.errors import DataError, ModelError, SettingError
+from devinterp.slt.sampling.engine.check_model import choose_device, probe_model
 from devinterp.slt.sampling.engine.losses import PerTokenLoss
 from devinterp.slt.sampling.engine.restore import Generators
-from devinterp.slt.sampling.inputs.check_model import choose_device, probe_model
 from devinterp.slt.sampling.inputs.masks import check_masks
 from devinterp.slt.sampling.inputs.observables import build_observables
 

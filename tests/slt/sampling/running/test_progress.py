@@ -9,7 +9,7 @@ import torch
 from engine import CPU
 
 from devinterp.errors import SettingError
-from devinterp.slt.sampling.progress import ProgressEvent, make_progress
+from devinterp.slt.sampling.running.progress import ProgressEvent, make_progress
 
 
 class Bar:
@@ -34,7 +34,7 @@ def bars(monkeypatch):
     Bar.made = []
     monkeypatch.setattr("tqdm.auto.tqdm", Bar)
     monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
-    monkeypatch.setattr("devinterp.slt.sampling.progress._MIN_SECONDS", 0.0)
+    monkeypatch.setattr("devinterp.slt.sampling.running.progress._MIN_SECONDS", 0.0)
     return Bar.made
 
 
@@ -69,7 +69,7 @@ def test_restrictions_are_named(bars):
 
 
 def test_a_burst_of_steps_is_shown_once_and_the_last_always(bars, monkeypatch):
-    monkeypatch.setattr("devinterp.slt.sampling.progress._MIN_SECONDS", 3600.0)
+    monkeypatch.setattr("devinterp.slt.sampling.running.progress._MIN_SECONDS", 3600.0)
     updates = []
     monkeypatch.setattr(Bar, "update", lambda self, by: updates.append(by))
     progress = make_progress(True, events(1), CPU)
