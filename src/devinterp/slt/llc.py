@@ -15,13 +15,11 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
-from devinterp.errors import AllChainsFailedError, DataError, MissingVariableError, SettingError
+from devinterp.errors import DataError, MissingVariableError, SettingError
 from devinterp.slt.runs.chains import ChainSelection, select_chains, warn_excluded
-from devinterp.slt.runs.grid import Grid, grid_of
 from devinterp.slt.runs.read_blocks import row_means
-from devinterp.slt.runs.results import label_result, schema_id, string_index
-from devinterp.slt.runs.run import Samples, Tree, study_members
-from devinterp.slt.runs.side_by_side import check_curve, series_members, stack_checkpoints
+from devinterp.slt.runs.run import Samples, Tree, series_members, study_members
+from devinterp.slt.runs.side_by_side import over_runs
 
 if TYPE_CHECKING:
     import torch
@@ -134,33 +132,11 @@ def compute_llc(
         raise SettingError("There is no such average.", expected=f"over = one of {OVERS}", found=repr(over))
     if ci is not None and not 0 < ci < 1:
         raise SettingError("The level of an interval lies between 0 and 1.", expected="ci = 0.9", found=ci)
-    checkpoints = series_members(samples)
-    if checkpoints is not None:
-        mixed = check_curve(checkpoints, allow_mixed=allow_mixed)
-        each = {
-            step: compute_llc(
-                study, over=over, burnin=burnin, observable=observable, ci=ci, allow_partial=allow_partial
-            )
-            for step, study in checkpoints.items()
-        }
-        stacked = stack_checkpoints(each, mixed=mixed)
-        return label_result(stacked, "llc", attrs=stacked.attrs)
-    grid = grid_of(samples)
-    if grid is not None:
-        return _of_sweep(grid, over, burnin, observable, ci, allow_partial)
-    members = study_members(samples)
-    if members is None:
-        run = Samples.of(samples, allow_partial=allow_partial)  # type: ignore[arg-type]  # no mapping: study_members
-        return _finish(*_one_run(run, over, burnin, observable, ci, allow_partial))
-    if not members:
-        raise MissingVariableError("The study is empty.", expected="at least one run", found="none")
-    results, selections = [], []
-    for name, tree in members.items():
-        run = Samples.of(tree, label=name, allow_partial=allow_partial)
-        result, selection = _one_run(run, over, burnin, observable, ci, allow_partial)
-        results.append(result)
-        selections.append(selection)
-    return _stack(list(members), results, selections)
+
+    def one(run: Samples, warn: bool) -> tuple[xr.Dataset, ChainSelection]:
+        return llc_of_run(run, over, burnin, observable, ci, allow_partial, warn=warn)
+
+    return over_runs(samples, "llc", one, allow_partial=allow_partial, allow_mixed=allow_mixed)
 
 
 def llc_of_trace(
@@ -195,7 +171,7 @@ def llc_of_trace(
     }
 
 
-def _one_run(
+def llc_of_run(
     run: Samples,
     over: Over,
     burnin: bool,
@@ -205,6 +181,7 @@ def _one_run(
     *,
     warn: bool = True,
 ) -> tuple[xr.Dataset, ChainSelection]:
+    """Estimate the LLC of one run, with the options of `compute_llc`; return which chains it is from, too."""
     axis: Literal["draw", "step"] = "draw"
     task: str | None = None
     n_beta = run.n_beta
@@ -325,48 +302,3 @@ def best_average(obj: Tree | Mapping[str, Tree]) -> Over:
         if task is None or f"init_loss_{task}" not in run.dataset:
             return "draws"
     return "observable"
-
-
-def _of_sweep(
-    grid: Grid, over: Over, burnin: bool, observable: str | None, ci: float | None, allow_partial: bool
-) -> xr.Dataset:
-    """Lay the LLC of every cell out over the grid; that chains diverge in some cells is what a sweep is to find out."""
-    results: dict[str, xr.Dataset] = {}
-    used: dict[str, int] = {}
-    excluded: dict[str, list[int]] = {}
-    failure: AllChainsFailedError | None = None
-    for name, tree in grid.cells.items():
-        run = Samples.of(tree, label=name, allow_partial=allow_partial)
-        try:
-            results[name], selection = _one_run(run, over, burnin, observable, ci, allow_partial, warn=False)
-        except AllChainsFailedError as error:
-            failure, used[name] = error, 0
-            excluded[name] = list(range(run.dataset.sizes["chain"]))
-            continue
-        used[name], excluded[name] = len(selection.used), list(selection.excluded)
-    if not results and failure is not None:
-        raise failure
-    attrs = {k: v for k, v in next(iter(results.values())).attrs.items() if k not in ("n_beta", *selection.attrs)}
-    attrs |= {"n_chains_used": used, "chains_excluded": excluded}
-    return label_result(grid.lay_out(results), "llc", attrs={"devinterp_schema": schema_id("llc"), **attrs})
-
-
-def _finish(result: xr.Dataset, _selection: ChainSelection) -> xr.Dataset:
-    return label_result(result, "llc", attrs={"devinterp_schema": schema_id("llc"), **result.attrs})
-
-
-def _stack(names: list[str], results: list[xr.Dataset], selections: list[ChainSelection]) -> xr.Dataset:
-    """Put the runs of a study side by side; where they have other numbers of chains or draws, NaN fills up."""
-    dims = dict.fromkeys(dim for r in results for dim in r.sizes)
-    sizes = {dim: max(r.sizes[dim] for r in results if dim in r.sizes) for dim in dims}
-    padded = [
-        r.pad({dim: (0, n - r.sizes[dim]) for dim, n in sizes.items() if r.sizes[dim] < n}, constant_values=np.nan)
-        for r in results
-    ]
-    stacked = xr.concat(padded, dim="wr", data_vars="all", coords="minimal", compat="override", join="exact")
-    stacked = stacked.assign_coords(wr=("wr", string_index(names)))
-    attrs = {k: v for k, v in results[0].attrs.items() if k not in ("n_beta", *selections[0].attrs)}
-    attrs["n_beta"] = {name: r.attrs["n_beta"] for name, r in zip(names, results, strict=True)}
-    for key in selections[0].attrs:
-        attrs[key] = {name: s.attrs[key] for name, s in zip(names, selections, strict=True)}
-    return label_result(stacked, "llc", attrs={"devinterp_schema": schema_id("llc"), **attrs})

@@ -1,18 +1,24 @@
-"""Results of the checkpoints of a series, put side by side along ``checkpoint``."""
+"""Results of the runs of a study, the checkpoints of a series, the cells of a sweep, put side by side."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 import xarray as xr
 
-from devinterp.errors import MissingVariableError, ProvenanceError
+from devinterp.errors import AllChainsFailedError, MissingVariableError, ProvenanceError
 from devinterp.plain_json import dig
-from devinterp.slt.runs.run import Samples, series_members, study_members
+from devinterp.slt.runs.chains import ChainSelection
+from devinterp.slt.runs.grid import Grid, grid_of
+from devinterp.slt.runs.results import label_result, schema_id, string_index
+from devinterp.slt.runs.run import Samples, Tree, series_members, study_members
 
-__all__ = ["check_curve", "series_members", "stack_checkpoints"]
+__all__ = ["One", "check_curve", "over_runs", "series_members", "stack_checkpoints"]
+
+One = Callable[[Samples, bool], tuple[xr.Dataset, ChainSelection]]
+"""A run, and whether to warn of chains that are left out, to its result and the chains that it is from."""
 
 # What decides the law that is sampled. How long it was sampled for may differ: that changes the error, not the value.
 SETTINGS = (
@@ -30,6 +36,87 @@ SETTINGS = (
     "mode",
 )
 PROVENANCE = ("dataset", "loss", "tokenizer")
+
+
+def over_runs(
+    samples: Tree | Mapping[str, Tree], kind: str, one: One, *, allow_partial: bool = False, allow_mixed: bool = False
+) -> xr.Dataset:
+    """Estimate from a run, or from every run of a study, series or sweep.
+
+    Parameters
+    ----------
+    samples : DataTree, Dataset, or mapping of str to DataTree
+    kind : str
+        Name of the result's schema.
+    one : callable
+        Makes the result of one run. Its attribute ``n_beta``, if any, is the run's own, all others are options.
+    allow_partial, allow_mixed : bool
+        As in `devinterp.slt.llc.compute_llc`.
+
+    Returns
+    -------
+    xarray.Dataset
+        Of a study with a leading dimension ``wr``, of a series with ``checkpoint`` before it, of a sweep with ``lr``,
+        ``n_beta`` and ``localization``; NaN where no chain is left, and where numbers of chains or draws differ.
+    """
+    checkpoints = series_members(samples)
+    if checkpoints is not None:
+        mixed = check_curve(checkpoints, allow_mixed=allow_mixed)
+        each = {step: over_runs(study, kind, one, allow_partial=allow_partial) for step, study in checkpoints.items()}
+        stacked = stack_checkpoints(each, mixed=mixed)
+        return label_result(stacked, kind, attrs=stacked.attrs)
+    grid = grid_of(samples)
+    if grid is not None:
+        return _over_cells(grid, kind, one, allow_partial)
+    members = study_members(samples)
+    if members is None:
+        run = Samples.of(samples, allow_partial=allow_partial)  # type: ignore[arg-type]  # no mapping: study_members
+        result, _ = one(run, True)
+        return label_result(result, kind, attrs={"devinterp_schema": schema_id(kind), **result.attrs})
+    if not members:
+        raise MissingVariableError("The study is empty.", expected="at least one run", found="none")
+    found = {n: one(Samples.of(tree, label=n, allow_partial=allow_partial), True) for n, tree in members.items()}
+    return _stack_restrictions(found, kind)
+
+
+def _over_cells(grid: Grid, kind: str, one: One, allow_partial: bool) -> xr.Dataset:
+    """Lay the result of every cell out over the grid; that chains diverge in some is what a sweep is to find out."""
+    results: dict[str, xr.Dataset] = {}
+    used: dict[str, int] = {}
+    excluded: dict[str, list[int]] = {}
+    failure: AllChainsFailedError | None = None
+    for name, tree in grid.cells.items():
+        run = Samples.of(tree, label=name, allow_partial=allow_partial)
+        try:
+            results[name], selection = one(run, False)
+        except AllChainsFailedError as error:
+            failure, used[name] = error, 0
+            excluded[name] = list(range(run.dataset.sizes["chain"]))
+            continue
+        used[name], excluded[name] = len(selection.used), list(selection.excluded)
+    if not results and failure is not None:
+        raise failure
+    attrs = {k: v for k, v in next(iter(results.values())).attrs.items() if k not in ("n_beta", *selection.attrs)}
+    attrs |= {"n_chains_used": used, "chains_excluded": excluded}
+    return label_result(grid.lay_out(results), kind, attrs={"devinterp_schema": schema_id(kind), **attrs})
+
+
+def _stack_restrictions(found: Mapping[str, tuple[xr.Dataset, ChainSelection]], kind: str) -> xr.Dataset:
+    """Put the runs of a study side by side; where they have other numbers of chains or draws, NaN fills up."""
+    results = {name: result for name, (result, _) in found.items()}
+    dims = dict.fromkeys(dim for r in results.values() for dim in r.sizes)
+    sizes = {dim: max(r.sizes[dim] for r in results.values() if dim in r.sizes) for dim in dims}
+    padded = [
+        r.pad({dim: (0, n - r.sizes[dim]) for dim, n in sizes.items() if r.sizes[dim] < n}, constant_values=np.nan)
+        for r in results.values()
+    ]
+    stacked = xr.concat(padded, dim="wr", data_vars="all", coords="minimal", compat="override", join="exact")
+    stacked = stacked.assign_coords(wr=("wr", string_index(found)))
+    first, selection = next(iter(found.values()))
+    of_each = [key for key in ("n_beta", *selection.attrs) if key in first.attrs]
+    attrs = {k: v for k, v in first.attrs.items() if k not in of_each}
+    attrs |= {key: {name: r.attrs[key] for name, r in results.items()} for key in of_each}
+    return label_result(stacked, kind, attrs={"devinterp_schema": schema_id(kind), **attrs})
 
 
 def check_curve(members: Mapping[int, xr.DataTree], *, allow_mixed: bool) -> tuple[str, ...]:
