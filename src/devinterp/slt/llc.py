@@ -128,8 +128,7 @@ def compute_llc(
     ChainFailedWarning
         A chain that failed was excluded.
     """
-    if over not in OVERS:
-        raise SettingError("There is no such average.", expected=f"over = one of {OVERS}", found=repr(over))
+    check_over(over)
     if ci is not None and not 0 < ci < 1:
         raise SettingError("The level of an interval lies between 0 and 1.", expected="ci = 0.9", found=ci)
 
@@ -137,6 +136,12 @@ def compute_llc(
         return llc_of_run(run, over, burnin, observable, ci, allow_partial, warn=warn)
 
     return over_runs(samples, "llc", one, allow_partial=allow_partial, allow_mixed=allow_mixed)
+
+
+def check_over(over: str) -> None:
+    """Raise `SettingError` where there is no such average."""
+    if over not in OVERS:
+        raise SettingError("There is no such average.", expected=f"over = one of {OVERS}", found=repr(over))
 
 
 def llc_of_trace(
