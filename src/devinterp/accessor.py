@@ -110,6 +110,30 @@ class DevinterpAccessor:
             allow_mixed=allow_mixed,
         )
 
+    def wbic(
+        self,
+        *,
+        num_samples: int | None = None,
+        over: Literal["draws", "steps", "observable"] = "draws",
+        observable: str | None = None,
+        allow_partial: bool = False,
+        allow_mixed: bool = False,
+    ) -> xr.Dataset:
+        """Compute the widely applicable Bayesian information criterion; see `devinterp.slt.wbic.compute_wbic`.
+
+        ``n E[L]`` (nat) of a run at ``n_beta = n / ln n``: an estimate of the free energy, local to the start.
+        """
+        from devinterp.slt.wbic import compute_wbic
+
+        return compute_wbic(
+            self._obj,
+            num_samples=num_samples,
+            over=over,
+            observable=observable,
+            allow_partial=allow_partial,
+            allow_mixed=allow_mixed,
+        )
+
     def sweep(
         self,
         *,

@@ -157,6 +157,14 @@ ESTIMANDS: dict[str, Estimand] = {
             ),
         ),
         Estimand(
+            kind="wbic",
+            title="widely applicable Bayesian information criterion",
+            variable="wbic",
+            compute="devinterp.slt.wbic:compute_wbic",
+            takes=("samples", "study", "series"),
+            examples=("run.zarr", "series.zarr --num-samples 5000 --over observable -o wbic.csv"),
+        ),
+        Estimand(
             kind="susceptibilities",
             title="susceptibilities",
             variable="sus",
