@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 OUT ?= demo-out
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types check docs coverage ground-truth mutants breaks lane-core lane-lowest clean attacks fuzz
+.PHONY: help demo test lint types check docs coverage ground-truth mutants breaks schemas release-check lane-core lane-lowest clean attacks fuzz
 
 help:
 	@echo "make demo   train a small transformer on real text, sample around it, print and draw what was found (4 minutes)"
@@ -36,7 +36,11 @@ lint: $(STAMP)
 types: $(STAMP)
 	$(BIN)/mypy
 
-check: lint types
+# Every schema document that we ship or show.
+schemas: $(STAMP)
+	@for document in schemas/*.yaml docs/examples/*/*.yaml; do $(BIN)/devinterp schema check $$document || exit 1; done
+
+check: lint types schemas
 
 # Not pytest --cov: our own plugin is imported before it begins to look.
 coverage: $(STAMP)
@@ -51,6 +55,18 @@ ground-truth: $(STAMP)
 docs: $(STAMP)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
 	$(BIN)/python -m sphinx -W --keep-going -b html docs docs/_build/html
+
+# What would be published: built, described, installed bare in an environment of its own, and tried without the clone.
+release-check: $(STAMP)
+	rm -rf dist .venv-release
+	$(BIN)/python -m build --outdir dist .
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt twine
+	$(BIN)/python -m twine check --strict dist/*
+	$(PYTHON) -m venv .venv-release
+	.venv-release/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt dist/*.whl
+	cd .venv-release && bin/devinterp --version && bin/devinterp schema show > /dev/null
+	.venv-release/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt "$$(echo dist/*.whl)[sampling]"
+	.venv-release/bin/python -I tests/benchmarks/release/first_block.py README.md
 
 # Analysis and validation must work where torch is not installed.
 lane-core: constraints.txt
@@ -86,4 +102,4 @@ fuzz: constraints.txt
 	.venv-fuzz/bin/python tests/benchmarks/fuzz/fuzz_documents.py .venv-fuzz/corpus -max_total_time=600
 
 clean:
-	rm -rf $(VENV) .venv-core .venv-lowest .venv-fuzz .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist docs/_build
+	rm -rf $(VENV) .venv-core .venv-release .venv-lowest .venv-fuzz .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist docs/_build

@@ -28,7 +28,10 @@ class Format(StrEnum):
 
 
 def validate(
-    paths: Annotated[list[str], typer.Argument(metavar="PATH...", help="Stores: folders, ZIP archives or URLs.")],
+    paths: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="PATH...", help="Stores: folders, ZIP archives or URLs.", show_default=False),
+    ] = None,
     level: Annotated[
         Level,
         typer.Option(help="structure: metadata only; completeness: and every chunk is there; values: and every value."),
@@ -40,6 +43,9 @@ def validate(
         str | None, typer.Option(metavar="SCHEMA", help="A schema's name or YAML file; else what the store names.")
     ] = None,
     format: Annotated[Format, typer.Option(help="json and sarif print that document alone.")] = Format.text,
+    staged: Annotated[
+        bool, typer.Option("--staged", help="Also every store in which git's index adds, changes or removes a file.")
+    ] = False,
 ) -> None:
     """Check stores against their schema and report every finding.
 
@@ -52,13 +58,18 @@ def validate(
       devinterp validate run.zarr --level structure
       devinterp validate old.zarr --profile devinterp-2.0
       devinterp validate results/*.zarr --format sarif > findings.sarif
+      devinterp validate --staged
     """
     from devinterp.cli.console import out, put
+    from devinterp.cli.staged import staged_stores
     from devinterp.schema import validate as check
 
-    reports = [check(path, profile=profile, level=level.value, schema=schema) for path in paths]
+    if not paths and not staged:
+        raise typer.BadParameter("Name a store, or pass --staged.")
+    targets = [*(paths or []), *(staged_stores() if staged else [])]
+    reports = [check(path, profile=profile, level=level.value, schema=schema) for path in targets]
     if format is Format.json:
-        if len(reports) == 1:
+        if len(reports) == 1 and not staged:
             typer.echo(reports[0].to_json())
         else:
             together = {

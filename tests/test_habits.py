@@ -1,0 +1,60 @@
+"""What runs before a commit, in pipelines and at a release are targets of the Makefile, and all say one version."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+
+import devinterp
+
+ROOT = Path(__file__).parents[1]
+CALLERS = (
+    ".ci/run", ".github/workflows/ci.yml", ".pre-commit-config.yaml", ".readthedocs.yaml", "README.md", "CONTRIBUTING.md",
+    "docs/contributing/releasing.md",
+)  # fmt: skip
+
+
+def targets() -> set[str]:
+    return set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M))
+
+
+def called(text: str) -> set[str]:
+    """Targets in commands; of a matrix, its values."""
+    names = set(re.findall(r"\bmake ([a-z][a-z-]*)\b", text))
+    return names | {n.strip() for found in re.findall(r"^ +lane: \[(.*)\]", text, re.M) for n in found.split(",")}
+
+
+@pytest.mark.parametrize("name", CALLERS)
+def test_what_is_called_is_a_target(name):
+    wanted = called((ROOT / name).read_text(encoding="utf-8"))
+    assert wanted, f"{name} calls nothing"
+    assert wanted <= targets()
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / ".github").rglob("*.yml")), ids=lambda p: p.name)
+def test_pipelines_and_forms_are_yaml(path):
+    assert isinstance(yaml.safe_load(path.read_text(encoding="utf-8")), dict)
+
+
+def test_pipelines_have_no_way_of_their_own_to_test():
+    jobs = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text(encoding="utf-8"))["jobs"]
+    commands = [step["run"] for job in jobs.values() for step in job["steps"] if "run" in step]
+    assert commands
+    assert all(c.startswith("make ") for c in commands), commands
+
+
+def test_everybody_says_the_same_version():
+    with (ROOT / "pyproject.toml").open("rb") as file:
+        version = tomllib.load(file)["project"]["version"]
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert version == devinterp.__version__ == citation["version"]
+
+
+def test_the_hook_for_others_calls_what_there_is():
+    (hook,) = yaml.safe_load((ROOT / ".pre-commit-hooks.yaml").read_text(encoding="utf-8"))
+    assert hook["entry"] == "devinterp validate --staged"
+    assert hook["pass_filenames"] is False
