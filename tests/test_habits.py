@@ -13,8 +13,8 @@ import devinterp
 
 ROOT = Path(__file__).parents[1]
 CALLERS = (
-    ".ci/run", ".github/workflows/ci.yml", ".pre-commit-config.yaml", ".readthedocs.yaml", "README.md", "CONTRIBUTING.md",
-    "docs/contributing/releasing.md",
+    ".ci/run", ".github/workflows/ci.yml", ".pre-commit-config.yaml", ".readthedocs.yaml", "README.md",
+    "CONTRIBUTING.md", "docs/contributing/releasing.md",
 )  # fmt: skip
 
 

@@ -1,7 +1,7 @@
 """The README's first block, in an environment that has the wheel and not the clone: first_block.py README.md
 
-Run by `make release-check`. What the block takes for granted (a model, rows of tokens) is made here; everything else comes
-from the installed package.
+Run by `make release-check`. What the block takes for granted (a model, rows of tokens) is made here; everything else
+comes from the installed package.
 """
 
 from __future__ import annotations
