@@ -66,7 +66,7 @@ def validate(
 
     if not paths and not staged:
         raise typer.BadParameter("Name a store, or pass --staged.")
-    targets = [*(paths or []), *(staged_stores() if staged else [])]
+    targets = [*(paths or []), *(map(str, staged_stores()) if staged else ())]
     reports = [check(path, profile=profile, level=level.value, schema=schema) for path in targets]
     if format is Format.json:
         if len(reports) == 1 and not staged:
