@@ -7,8 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 import xarray as xr
+from pandera.errors import SchemaError, SchemaErrorReason
 
 from devinterp.schema import load, validate
+from devinterp.schema.checks import names_and_types
 from devinterp.schema.checks.names_and_types import _MAX_SUGGESTIONS
 
 VARIABLE = {"dims": [], "dtype": "float64", "unit": "1", "doc": "x"}
@@ -73,3 +75,27 @@ def test_a_misspelt_copy_of_a_variable_names_it_but_never_one_that_must_not_be_t
     remedies = {p: str(f.remedy) for f in report.filter(code="DI102") for p in f.paths}
     assert "'temperature'" in remedies["/temprature"]
     assert "'pressure'" not in remedies["/presure"]
+
+
+def test_no_wording_of_pandera_decides_anything(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its reason codes do, and the names that it gives as such: another release may say all else in other words."""
+    variables = {n: {**VARIABLE, "dims": ["d"]} for n in ("a", "b", "c")}
+    schema = schema_of({**variables, "x": {**VARIABLE, "role": "coordinate"}, "y": {**VARIABLE, "role": "coordinate"}})
+    wrong = xr.Dataset(
+        {"a": ("e", np.zeros(2)), "b": ("d", np.zeros(2, np.int8)), "it's": 0.0, "z]": 0.0}, coords={"y": 1.0, "w": 1.0}
+    )
+    said = validate(wrong, schema=schema).findings
+    assert {str(f.code) for f in said} >= {"DI101", "DI102", "DI103", "DI104"}
+
+    original = SchemaError.__init__
+
+    def reworded(self: SchemaError, *args: Any, **fields: Any) -> None:
+        original(self, *args, **fields)
+        self.args = ("something is amiss",)
+        self.check = "anything"
+        if self.reason_code is SchemaErrorReason.COLUMN_NOT_IN_SCHEMA:
+            self.failure_cases = "some of them"
+
+    monkeypatch.setattr(SchemaError, "__init__", reworded)
+    monkeypatch.setattr(names_and_types, "_VERDICTS", {})
+    assert validate(wrong, schema=schema).findings == said

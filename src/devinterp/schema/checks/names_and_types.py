@@ -6,7 +6,6 @@ memory; what it says is kept with what failed, and where.
 
 from __future__ import annotations
 
-import ast
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -49,7 +48,7 @@ class Conformance:
 
     def __init__(self) -> None:
         self._compiled: dict[Any, pa.DatasetSchema] = {}
-        self._presence: dict[Any, list[Any]] = {}
+        self._presence: dict[Any, tuple[set[str], set[str]]] = {}
 
     def compiled(self, bound: Bound) -> pa.DatasetSchema:
         """Return the pandera schema of a bound group."""
@@ -75,6 +74,8 @@ class Conformance:
 
     def check(self, bound: Bound, findings: Collector) -> set[str]:
         """Add what pandera finds about a group; return the names of the variables whose dimensions are right."""
+        from pandera.errors import SchemaErrorReason
+
         compiled = self.compiled(bound)
         missing, extra = self._names(bound, compiled)
         both = missing & extra
@@ -90,15 +91,15 @@ class Conformance:
             own = component(compiled, name)
             if array is None or own is None:
                 continue
-            failed = {e.check for e in self._verdict(own, array)}
-            if "dims" in failed:
+            reasons = {e.reason_code for e in self._verdict(own, array)}
+            if SchemaErrorReason.MISMATCH_INDEX in reasons:
                 legal = " or ".join(_tuple(d) for d in legal_dims(spec, placeholders))
                 findings.add(
                     RuleCode.DIMS, array.path, "The dimensions are wrong.", expected=legal, found=_tuple(array.dims)
                 )
             else:
                 sound.add(name)
-            if failed - {"dims"}:
+            if reasons - {SchemaErrorReason.MISMATCH_INDEX}:
                 findings.add(
                     RuleCode.DTYPE, array.path, "The data type is wrong.", expected=spec.dtype, found=array.dtype
                 )
@@ -106,21 +107,11 @@ class Conformance:
 
     def _names(self, bound: Bound, compiled: pa.DatasetSchema) -> tuple[set[str], set[str]]:
         """Names that pandera misses, and names that it does not expect."""
-        arrays = bound.group.arrays
         coordinates = bound.group.coordinates()
-        key = (id(compiled), frozenset(arrays), coordinates)
+        key = (id(compiled), frozenset(bound.group.arrays), coordinates)
         if key not in self._presence:
-            self._presence[key] = _presence_errors(compiled, set(arrays), coordinates)
-        missing: set[str] = set()
-        extra: set[str] = set()
-        for error in self._presence[key]:
-            if error.check in ("data_var_presence", "coords"):
-                missing.add(error.failure_cases)
-            elif error.check == "strict_data_vars":
-                extra.update(ast.literal_eval(error.failure_cases))
-            else:
-                extra.add(error.failure_cases)
-        return missing, extra
+            self._presence[key] = _presence(compiled, set(bound.group.arrays), coordinates)
+        return self._presence[key]
 
     def _verdict(self, component: Any, array: ArrayNode) -> list[Any]:
         key = (component.dims, str(component.dtype), array.dims, array.dtype)
@@ -181,24 +172,31 @@ def component(compiled: pa.DatasetSchema, name: str) -> Any:
     return coords.get(name) or compiled.data_vars.get(name)
 
 
-def _presence_errors(compiled: pa.DatasetSchema, arrays: set[str], coordinates: frozenset[str]) -> list[Any]:
+def _presence(compiled: pa.DatasetSchema, arrays: set[str], coordinates: frozenset[str]) -> tuple[set[str], set[str]]:
     import pandera.xarray as pa
     import xarray as xr
+    from pandera.errors import SchemaErrorReason
 
     def wanted(components: Any, present: set[str]) -> list[str]:
         return [n for n, c in components.items() if c.required or n in present]
 
-    schema = pa.DatasetSchema(
-        data_vars=dict.fromkeys(wanted(compiled.data_vars, arrays - coordinates)),
-        coords=wanted(compiled.coords, set(coordinates)),
-        # Under a lenient profile an undeclared name is still found, only of less weight.
-        strict=True,
-        strict_coords=True,
-    )
+    known: Any = wanted(compiled.data_vars, arrays - coordinates), wanted(compiled.coords, set(coordinates))
+    # Under a lenient profile an undeclared name is still found, only of less weight.
+    schema = pa.DatasetSchema(dict.fromkeys(known[0]), coords=known[1], strict=True, strict_coords=True)
     scalar = xr.Variable((), 0)
     data_vars = dict.fromkeys(sorted(arrays - coordinates), scalar)
     hollow = xr.Dataset(data_vars, coords=dict.fromkeys(sorted(coordinates), scalar))
-    return _errors(schema, hollow, "SCHEMA_ONLY")
+    missing: set[str] = set()
+    extra: set[str] = set()
+    for error in _errors(schema, hollow, "SCHEMA_ONLY"):
+        if error.reason_code is SchemaErrorReason.COLUMN_NOT_IN_DATAFRAME:
+            missing.add(error.failure_cases)
+        elif error.reason_code is SchemaErrorReason.COLUMN_NOT_IN_SCHEMA:
+            # Which they are, pandera says in words alone where they are data variables.
+            extra |= (set(data_vars) - set(known[0])) | (coordinates - set(known[1]))
+        else:
+            raise error
+    return missing, extra
 
 
 def _errors(schema: Any, target: Any, depth: str) -> list[Any]:
