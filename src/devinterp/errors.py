@@ -65,7 +65,13 @@ class DevinterpError(Exception):
         return str(self.args[0]) if self.args else ""
 
     def __reduce__(self) -> tuple[Any, ...]:  # keyword-only arguments do not survive the default pickling
-        return (_rebuild, (type(self), self.args, dict(self.__dict__)))
+        state = {n: _portable(v) if n in ("expected", "found") else v for n, v in vars(self).items()}
+        return (_rebuild, (type(self), self.args, state))
+
+
+def _portable(value: object) -> object:
+    """Return a value that another process can read: what was found may be anything, a lambda or an open file."""
+    return value if value is None or isinstance(value, str | int | float) else str(value)
 
 
 def _rebuild(cls: type[DevinterpError], args: tuple[Any, ...], state: dict[str, Any]) -> DevinterpError:

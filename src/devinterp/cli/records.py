@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from devinterp.slt.estimands import Estimand
+from devinterp.slt.runs.results import told
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -71,7 +72,7 @@ def screen(result: xr.Dataset, store: str, estimand: Estimand) -> None:
     put(table(heads, cells, right=heads[len(leading) :], title=title))
     if "ci" in result.attrs:
         put(f"from, to: {100 * float(result.attrs['ci']):g} % interval")
-    excluded = result.attrs.get("chains_excluded")
+    excluded = told(result.attrs, "chains_excluded")
     lines = excluded.items() if isinstance(excluded, dict) else [("", excluded or [])]
     for name, chains in lines:
         if chains:

@@ -11,6 +11,7 @@ from devinterp.schema.checks.structure import check_structure, offer_profile, ru
 from devinterp.schema.checks.values import check_values
 from devinterp.schema.findings.codes import RuleCode
 from devinterp.schema.findings.report import Collector, Report, clip
+from devinterp.schema.model.frozen import FrozenMapping
 from devinterp.schema.reading.access import Access, open_access
 from devinterp.schema.reading.limits import Limits
 from devinterp.schema.reading.memory_tree import read_view
@@ -157,8 +158,6 @@ def _validate_store(
 
 
 def _report(name: str, profile: str, level: Level, schema: Schema | None, findings: Collector) -> Report:
-    from types import MappingProxyType
-
     return Report(
         target=clip(name, 2000),
         profile=profile,
@@ -166,6 +165,6 @@ def _report(name: str, profile: str, level: Level, schema: Schema | None, findin
         schema=None if schema is None else schema.id,
         kind=None if schema is None else schema.kind,
         findings=findings.findings(),
-        checked=MappingProxyType(dict(findings.checked)),
+        checked=FrozenMapping(findings.checked),
         not_checked=findings.not_checked(),
     )

@@ -108,7 +108,8 @@ def compute_llc(
         Schema ``devinterp/llc@1``. float64, unit 1: ``llc_mean`` (), ``llc_std`` () over chains with ddof 0,
         ``llc_per_chain`` (chain,) with NaN for an excluded chain, ``llc_scalar`` (), and with ``ci`` also ``llc_ci``
         (bound,). ``init_loss`` () float64 and ``loss_trace`` (chain, draw) or (chain, step) float32, nat.
-        Attributes ``over``, ``n_beta``, ``n_chains_used``, ``chains_excluded``; of a study mappings by restriction.
+        Attributes ``over``, ``n_beta``, ``n_chains_used``, ``chains_excluded``; of a study these are
+        mappings by restriction, as JSON text (``json.loads``): netCDF has no attributes that are mappings.
 
     Raises
     ------

@@ -12,6 +12,7 @@ from devinterp.errors import MissingVariableError, SettingError
 from devinterp.slt.diagnostics import diagnose
 from devinterp.slt.llc import compute_llc
 from devinterp.slt.runs.grid import cell_name, grid_of
+from devinterp.slt.runs.results import told
 from devinterp.slt.sweep import compute_sweep
 
 LR, N_BETA, LOCALIZATION = (0.02, 1.0), (0.0, 10.0), (1.0, 20.0)
@@ -67,7 +68,7 @@ def test_the_llc_of_a_sweep_is_over_its_grid(tree):
     assert result["llc_mean"].dims == ("lr", "n_beta", "localization")
     assert result["loss_trace"].shape == (2, 2, 2, 4, 200)
     assert devinterp.validate(result).ok
-    assert result.attrs["n_chains_used"][cell_name({"lr": 1.0, "n_beta": 10.0, "localization": 20.0})] == 0
+    assert told(result.attrs, "n_chains_used")[cell_name({"lr": 1.0, "n_beta": 10.0, "localization": 20.0})] == 0
     one = compute_llc(tree["lr=0.02,n_beta=10,localization=1"], over="observable")
     picked = result.sel(lr=0.02, n_beta=10.0, localization=1.0)
     np.testing.assert_array_equal(picked["llc_per_chain"].values, one["llc_per_chain"].values)

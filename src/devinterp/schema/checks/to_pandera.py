@@ -109,16 +109,15 @@ def pandera_check(check: Check, attrs: Mapping[str, Any]) -> pa.Check | None:
     """Return a value rule as a pandera Check, or None where its limit does not stand in the attributes."""
     import pandera.xarray as pa
 
+    from devinterp.schema.checks.pandera_parts import Holds
+
     arguments = resolve_arguments(check.predicate, check.arguments, attrs)
     if arguments is None:
         return None
-    found = find_predicate(check.predicate)
-
-    def holds(values: Any) -> bool:
-        return found.holds(np.asarray(values), **arguments)
-
+    holds = Holds(check.predicate, tuple(arguments.items()))
+    expected = find_predicate(check.predicate).describe(**arguments)
     # ignore_na must be off: pandera would look for nulls in the whole array a second time.
-    return pa.Check(holds, name=f"{check.code} {check.predicate}", error=found.describe(**arguments), ignore_na=False)
+    return pa.Check(holds, name=f"{check.code} {check.predicate}", error=expected, ignore_na=False)
 
 
 @lru_cache(maxsize=32)
@@ -126,23 +125,6 @@ def dtype_of(name: str) -> Any:
     """Return pandera's data type for one of ours."""
     if name not in ("string", "text"):
         return np.dtype(name)
-    from pandera.engines.xarray_engine import DataType
+    from devinterp.schema.checks.pandera_parts import Text
 
-    kinds = "UTO" if name == "string" else "UTOS"
-
-    class Text(DataType):
-        """Strings of any representation in memory; which one a store has is told by its own data type."""
-
-        def __init__(self) -> None:
-            super().__init__(np.dtype("U"))
-
-        def check(self, pandera_dtype: Any, data_container: Any = None) -> bool:
-            return data_container is not None and data_container.dtype.kind in kinds
-
-        def __str__(self) -> str:
-            return name
-
-        def __repr__(self) -> str:
-            return name
-
-    return Text()
+    return Text(name)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from devinterp.schema.findings.codes import RuleCode
+from devinterp.schema.model.frozen import FrozenMapping
 
 if TYPE_CHECKING:
     from devinterp.schema.model.spec import Level, Severity
@@ -124,7 +124,7 @@ class Record:
     schema: str | None = None
     kind: str | None = None
     findings: tuple[Finding, ...] = ()
-    checked: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
+    checked: Mapping[str, int] = field(default_factory=lambda: FrozenMapping({}))
     not_checked: tuple[NotChecked, ...] = ()
 
     @property

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from types import MappingProxyType
 from typing import Any
 
 from devinterp.errors import SchemaError
+from devinterp.schema.model.frozen import FrozenMapping
 from devinterp.schema.model.schema import Schema
 from devinterp.schema.model.size_expression import parse_expression
 from devinterp.schema.model.spec import (
@@ -77,7 +77,7 @@ def freeze_schema(
 
 
 def _frozen(mapping: Mapping[str, Any]) -> Mapping[str, Any]:
-    return MappingProxyType(dict(mapping))
+    return FrozenMapping(mapping)
 
 
 def _node(path: str, node: Mapping[str, Any], profile: Mapping[str, Any]) -> NodeSpec:

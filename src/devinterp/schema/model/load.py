@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import copyreg
 import json
 import warnings
 from collections.abc import Mapping
-from functools import lru_cache
+from functools import lru_cache, partial
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
@@ -172,6 +173,23 @@ def _load(path: Path, stamp: tuple[int, int], profile: str) -> Schema:
     return _build(load_document(path), profile)
 
 
+def _restore(document: dict[str, Any], profile: str, extends: tuple[str, ...]) -> Schema:
+    """Return the schema that was pickled: the installed one where that says the same, since a schema is itself."""
+    own = freeze_schema(document, profile, extends, partial(load, profile=profile))
+    path = find_schema(own.id)
+    installed = None if path is None else load(path)
+    if installed is None or installed.to_dict() != own.to_dict():
+        return own
+    return load(str(path), profile=profile)
+
+
+def _reduce(schema: Schema) -> tuple[Any, ...]:
+    return (_restore, (dict(schema.document), schema.profile, schema.extends))
+
+
+copyreg.pickle(Schema, _reduce)
+
+
 def _locate(source: str | Path) -> Path:
     if isinstance(source, Path) or str(source).endswith((".yaml", ".yml")):
         path = Path(source)
@@ -211,4 +229,4 @@ def _build(document: dict[str, Any], profile: str) -> Schema:
         seen.add(base_id)
         chain.append(base_id)
         merged = merge_documents(load_document(_locate(base_id)), merged)
-    return freeze_schema(merged, profile, tuple(chain), lambda identity: load(identity, profile=profile))
+    return freeze_schema(merged, profile, tuple(chain), partial(load, profile=profile))

@@ -126,7 +126,8 @@ def _except(pattern: str, names: Iterable[str]) -> str:
 
 def _array(variable: VariableSpec, storage: StorageSpec) -> dict[str, Any]:
     legal = variable.legal_dims()
-    types = _TEXT.get(variable.dtype, [variable.dtype])
+    dtype = "text" if variable.dtype == "string" and storage.empty_chunks == "omitted" else variable.dtype
+    types = _TEXT.get(dtype, [dtype])
     dims: dict[str, Any]
     if any("{" in d for t in legal for d in t):
         dims = {
@@ -149,12 +150,12 @@ def _array(variable: VariableSpec, storage: StorageSpec) -> dict[str, Any]:
         "dimension_names": dims,
         "shape": {"type": "array", "items": {"type": "integer", "minimum": 0}},
         "attributes": {"properties": {"units": {"enum": [variable.unit, *variable.alternative_units]}}},
-        "codecs": {"anyOf": [_codec_list(names) for names in _codecs(variable, storage)]},
+        "codecs": {"anyOf": [_codec_list(names) for names in _codecs(dtype, storage)]},
     }
     if all(t == () for t in legal):  # Zarr leaves the names out where there are none
         properties["dimension_names"] = {"enum": [[], None]}
     fill = variable.fill
-    if fill is not None:
+    if fill is not None and storage.empty_chunks == "written":  # elsewhere another one is a warning
         properties["fill_value"] = {"const": "NaN" if isinstance(fill, float) and fill != fill else fill}
     return {
         "type": "object",
@@ -164,9 +165,9 @@ def _array(variable: VariableSpec, storage: StorageSpec) -> dict[str, Any]:
     }
 
 
-def _codecs(variable: VariableSpec, storage: StorageSpec) -> list[list[str]]:
+def _codecs(dtype: str, storage: StorageSpec) -> list[list[str]]:
     """Every legal list of codecs."""
-    serializers = {"string": ["vlen-utf8"], "text": ["vlen-utf8", "bytes"]}.get(variable.dtype, ["bytes"])
+    serializers = {"string": ["vlen-utf8"], "text": ["vlen-utf8", "bytes"]}.get(dtype, ["bytes"])
     bare = [c for c in storage.codecs if c != "crc32c"]
     closed = [storage.codecs, [*bare, "crc32c"]] if storage.checksums == "optional" else [storage.codecs]
     lists = [*closed, bare] if storage.checksums == "optional" else closed

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,13 +21,16 @@ _RELATIVE, _ABSOLUTE = 1e-4, 1e-12
 _BLOCK = 262_144
 
 
+def is_complete(attrs: Mapping[str, Any], unless_without: Sequence[str] = ()) -> bool:
+    """Whether ``completed`` is 1, or need not be told: none of ``unless_without`` is there."""
+    return attrs.get("completed") == 1 or (bool(unless_without) and not set(unless_without) & set(attrs))
+
+
 @predicate("completed", kind="relation")
 def completed(context: Context, *, what: str, unless_without: Sequence[str] = ()) -> Iterator[Problem]:
     """``completed`` is 1; attributes without any of ``unless_without`` need not say so."""
     found = context.attrs.get("completed")
-    if unless_without and not set(unless_without) & set(context.attrs):
-        return
-    if found != 1:
+    if not is_complete(context.attrs, unless_without):
         yield Problem(
             f"The {what} has not completed.", "completed = 1", "no attribute" if found is None else repr(found)
         )

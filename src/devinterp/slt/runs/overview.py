@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from html import escape
 
+import numpy as np
 import xarray as xr
 
 from devinterp.plain_json import dig
@@ -120,9 +121,9 @@ def _result_rows(obj: Tree) -> list[tuple[str, str]]:
         rows.append(("LLC", f"{float(obj['llc_mean']):.4g}{level}"))
     made = how_made(obj)
     rows += [("settings", made)] if made else []
-    if isinstance(obj.attrs.get("n_chains_used"), int):
-        excluded = obj.attrs.get("chains_excluded") or []
-        rows.append(("chains", f"{obj.attrs['n_chains_used']} used, {len(excluded)} excluded"))
+    if isinstance(obj.attrs.get("n_chains_used"), int | np.integer):  # numpy's where a file of netCDF was read
+        excluded = np.size(obj.attrs.get("chains_excluded", []))
+        rows.append(("chains", f"{obj.attrs['n_chains_used']} used, {excluded} excluded"))
     return rows
 
 

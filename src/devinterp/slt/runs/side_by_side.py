@@ -12,7 +12,7 @@ from devinterp.errors import AllChainsFailedError, MissingVariableError, Provena
 from devinterp.plain_json import dig
 from devinterp.slt.runs.chains import ChainSelection
 from devinterp.slt.runs.grid import Grid, grid_of
-from devinterp.slt.runs.results import label_result, schema_id, string_index
+from devinterp.slt.runs.results import label_result, schema_id, string_index, told
 from devinterp.slt.runs.run import Samples, Tree, series_members, study_members
 
 __all__ = ["One", "check_curve", "over_runs", "series_members", "stack_checkpoints"]
@@ -225,7 +225,7 @@ def stack_checkpoints(results: Mapping[int, xr.Dataset], *, mixed: tuple[str, ..
     stacked.attrs = {
         key: value
         if all(r.attrs.get(key) == value for r in each)
-        else {str(s): r.attrs.get(key) for s, r in results.items()}
+        else {str(s): told(r.attrs, key) for s, r in results.items()}
         for key, value in each[0].attrs.items()
     }
     if mixed:

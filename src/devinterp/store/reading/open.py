@@ -6,9 +6,11 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
 import xarray as xr
 
 from devinterp.errors import ChainFailedWarning, IncompleteStoreError, StoreError, StoreNotFoundError
+from devinterp.schema.completion import has_completed
 from devinterp.store.location import Location, StoreLike, locate
 from devinterp.store.reading.fast_open import open_many_groups
 from devinterp.store.reading.path_state import read_group
@@ -63,7 +65,7 @@ def open_store(
     location = locate(target, storage_options=storage_options)
     document = root_document(location)
     attributes = document.get("attributes", {})
-    if "devinterp_schema" in attributes and attributes.get("completed") != 1 and not allow_partial:
+    if "devinterp_schema" in attributes and not has_completed(attributes) and not allow_partial:
         raise IncompleteStoreError(
             f"The run in {location.name} has not completed.",
             remedy="Call sample() again with the same arguments to resume it, or open it with allow_partial=True.",
@@ -119,8 +121,20 @@ def open_tree(location: Location, *, consolidated: bool | None = None, chunks: A
                 consolidated=consolidated,
                 chunks=chunks,
             )
+    _make_names_drawable(tree)
     warn_of_failed_chains(tree, location.name)
     return tree
+
+
+def _make_names_drawable(tree: xr.DataTree) -> None:
+    """Give index coordinates of text the one type that xarray draws along; a store goes on holding what it holds."""
+    for node in tree.subtree:
+        names = [n for n in node.to_dataset(inherit=False).indexes if node.coords[n].dtype.kind in "TO"]
+        for name in names:
+            variable = node.coords[name].variable
+            if all(isinstance(value, str) for value in variable.values):
+                text = variable.copy(data=np.array(variable.values.tolist(), np.str_))
+                node.dataset = node.to_dataset(inherit=False).assign_coords({name: text})
 
 
 def failed_chains(tree: xr.DataTree) -> list[str]:

@@ -7,6 +7,7 @@ import json
 import re
 from typing import TYPE_CHECKING, Any
 
+from devinterp.schema.completion import has_completed
 from devinterp.schema.reading.keys import STATE_FOLDER, document_key
 from devinterp.store.location import Location
 
@@ -56,4 +57,4 @@ def inspect_path(location: Location) -> PathState:
     attributes = document.get("attributes")
     if not isinstance(attributes, dict) or "devinterp_schema" not in attributes:
         return PathState.FOREIGN
-    return PathState.COMPLETE if attributes.get("completed") == 1 else PathState.INTERRUPTED
+    return PathState.COMPLETE if has_completed(attributes) else PathState.INTERRUPTED

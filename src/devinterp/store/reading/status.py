@@ -12,6 +12,7 @@ from typing import Any
 
 from devinterp.errors import StoreError
 from devinterp.plain_json import dig
+from devinterp.schema.completion import has_completed
 from devinterp.schema.reading.keys import DOCUMENT, ChunkKeys, join_key
 from devinterp.store.location import Location
 from devinterp.store.reading.open import root_document
@@ -118,7 +119,7 @@ def read_status(location: Location) -> StoreStatus:
     if not isinstance(attributes, Mapping):
         raise StoreError(f"The attributes of {location.name} are not a JSON object.", found=type(attributes).__name__)
     schema = attributes.get("devinterp_schema")
-    completed = attributes.get("completed") == 1
+    completed = has_completed(attributes)
     runs = tuple(
         _run(location, group, found.get("attributes", {}), completed=completed)
         for group, found in _samples_groups(location, document)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from copy import deepcopy
 from typing import Any
@@ -202,7 +203,7 @@ def _llc(draft: Draft, group: GroupDraft, arguments: Arguments) -> None:
     group.set("llc_scalar", (n_beta * (flat[:, used].mean(axis=(1, 2)) - init)).reshape(leading))
     facts: dict[str, Any] = {"n_beta": n_beta, "n_chains_used": len(used), "chains_excluded": excluded}
     if "wr" in group.names:  # of a study these are told for every restriction
-        facts = {key: {str(name): value for name in group.values["wr"]} for key, value in facts.items()}
+        facts = {key: json.dumps({str(n): value for n in group.values["wr"]}) for key, value in facts.items()}
     group.attributes.update(over="steps" if axis == "step" else "draws", **facts)
     if "llc_ci" in group.names:
         centre = group.values["llc_mean"][..., None]
