@@ -62,6 +62,7 @@ MAY_BE_HEAVY = {
     "matplotlib": ("demo/",),
     "hypothesis": ("testing/",),
     "pytest": ("testing/",),
+    "pandera": ("schema/checks/pandera_parts.py",),
     "dask": (),
 }
 

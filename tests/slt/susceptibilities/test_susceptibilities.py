@@ -231,7 +231,7 @@ def test_a_run_that_is_longer_visits_more_rows_and_another_seed_other_rows():
     study["l1h2"].attrs["metadata"]["config"]["sampler"]["init_seed"] = 7
     assert "own_settings" not in compute_susceptibilities(study)["susceptibilities"].attrs
     study["l0h0"].attrs["metadata"]["config"]["sampler"]["lr"] = 2.0
-    own = compute_susceptibilities(study)["susceptibilities"].attrs["own_settings"]
+    own = told(compute_susceptibilities(study)["susceptibilities"].attrs, "own_settings")
     assert own.keys() == {"lr"}
     assert own["lr"]["l0h0"] == 2.0
     assert own["lr"]["full"] == own["lr"]["l1h2"] != 2.0
