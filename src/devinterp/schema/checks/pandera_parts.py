@@ -25,7 +25,7 @@ class Holds:
         return find_predicate(self.predicate).holds(np.asarray(values), **dict(self.arguments))
 
 
-class Text(DataType):  # type: ignore[misc]  # pandera is not typed
+class Text(DataType):
     """Strings of any representation in memory; which one a store has is told by its own data type."""
 
     name: str
