@@ -10,7 +10,7 @@ import numpy as np
 import xarray as xr
 
 from devinterp.errors import ChainFailedWarning, IncompleteStoreError, StoreError, StoreNotFoundError
-from devinterp.schema.completion import has_completed
+from devinterp.schema.checks.completion import has_completed
 from devinterp.store.location import Location, StoreLike, locate
 from devinterp.store.reading.fast_open import open_many_groups
 from devinterp.store.reading.path_state import read_group

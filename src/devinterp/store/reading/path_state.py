@@ -7,7 +7,7 @@ import json
 import re
 from typing import TYPE_CHECKING, Any
 
-from devinterp.schema.completion import has_completed
+from devinterp.schema.checks.completion import has_completed
 from devinterp.schema.reading.keys import STATE_FOLDER, document_key
 from devinterp.store.location import Location
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from devinterp.errors import StoreError
 from devinterp.plain_json import dig
-from devinterp.schema.completion import has_completed
+from devinterp.schema.checks.completion import has_completed
 from devinterp.schema.reading.keys import DOCUMENT, ChunkKeys, join_key
 from devinterp.store.location import Location
 from devinterp.store.reading.open import root_document
