@@ -134,6 +134,30 @@ class DevinterpAccessor:
             allow_mixed=allow_mixed,
         )
 
+    def waic(
+        self,
+        *,
+        per: Literal["token", "sequence"] = "token",
+        observable: str | None = None,
+        num_samples: int | None = None,
+        allow_partial: bool = False,
+        allow_mixed: bool = False,
+    ) -> xr.Dataset:
+        """Compute WAIC (nat) and the singular fluctuation (dimensionless); see `devinterp.slt.waic.compute_waic`.
+
+        ``-ln E[exp(-l)] + beta Var(l)`` and ``n_beta / 2 * Var(l)``, means over the samples' losses l.
+        """
+        from devinterp.slt.waic import compute_waic
+
+        return compute_waic(
+            self._obj,
+            per=per,
+            observable=observable,
+            num_samples=num_samples,
+            allow_partial=allow_partial,
+            allow_mixed=allow_mixed,
+        )
+
     def sweep(
         self,
         *,

@@ -165,6 +165,13 @@ ESTIMANDS: dict[str, Estimand] = {
             examples=("run.zarr", "series.zarr --num-samples 5000 --over observable -o wbic.csv"),
         ),
         Estimand(
+            kind="waic",
+            title="widely applicable information criterion",
+            variable="waic",
+            compute="devinterp.slt.waic:compute_waic",
+            examples=("run.zarr", "run.zarr --num-samples 5000", "series.zarr --per sequence -o waic.csv"),
+        ),
+        Estimand(
             kind="susceptibilities",
             title="susceptibilities",
             variable="sus",

@@ -197,7 +197,7 @@ def llc_of_run(
         axis = "step"
         rows = _step_rows(run, burnin)
     else:
-        task = _task(run, observable)
+        task = task_of(run, observable)
         rows = row_means(run.loss(task))
     trace = rows.mean(axis=2)
     selection = select_chains(run, np.isfinite(trace), allow_partial=allow_partial, axis=axis)
@@ -262,7 +262,8 @@ def _step_rows(run: Samples, burnin: bool) -> npt.NDArray[np.float64]:
     return row_means(array)
 
 
-def _task(run: Samples, observable: str | None) -> str:
+def task_of(run: Samples, observable: str | None) -> str:
+    """Return the observable that was asked for, else the sampling task; raise where neither is known."""
     task = run.sampling_task(observable)
     if task is None:
         raise MissingVariableError(
