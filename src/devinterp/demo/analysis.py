@@ -37,16 +37,8 @@ CLASSES = (*KINDS, "first showing", "second showing")
 def head_effects(study: xr.DataTree) -> xr.Dataset:
     """How much the loss on copied bytes, and on training rows, rises when one head is sampled.
 
-    Parameters
-    ----------
-    study : DataTree
-        The study of all heads, or a series.
-
-    Returns
-    -------
-    Dataset
-        ``copied`` and ``task`` (wr,), n_beta times the mean loss rise over ``init_loss_{obs}`` of the same rows
-        (unit 1), with intervals ``copied_ci`` and ``task_ci`` (wr, bound). Of a series behind ``checkpoint``.
+    Returns ``copied`` and ``task`` (wr,), n_beta times the mean loss rise over ``init_loss_{obs}`` of the same rows
+    (unit 1), with intervals ``copied_ci`` and ``task_ci`` (wr, bound). Of a series behind ``checkpoint``.
     """
     copied = compute_llc(study.isel(token_pos=COPIED), over="observable", observable=REPEATED, ci=CONFIDENCE)
     task = compute_llc(study, over="observable", observable=TASK, ci=CONFIDENCE)
@@ -63,15 +55,7 @@ def head_effects(study: xr.DataTree) -> xr.Dataset:
 def llc_over_checkpoints(series: xr.DataTree) -> xr.Dataset:
     """Learning coefficient of the whole model along training.
 
-    Parameters
-    ----------
-    series : DataTree
-        The whole model at every checkpoint.
-
-    Returns
-    -------
-    Dataset
-        As `head_effects`, with the dimension ``checkpoint`` (training step) in place of ``wr``.
+    As `head_effects`, with the dimension ``checkpoint`` (training step) in place of ``wr``.
     """
     return head_effects(series).sel(wr=FULL, drop=True)
 
@@ -131,19 +115,7 @@ class Influence:
 def influence(run: xr.DataTree, permutations: int, seed: int = 0) -> Influence:
     """Compute the sequence BIF of a run, and hold it against chance.
 
-    Parameters
-    ----------
-    run : DataTree
-        The run of the whole model.
-    permutations : int
-        Size of the null distribution.
-    seed : int
-        Of the permutations.
-
-    Returns
-    -------
-    Influence
-        ``repeated`` windows are in the matrix, but not among the pairs that are counted: they are not a kind of text.
+    ``repeated`` windows are in the matrix, but not among the pairs that are counted: they are not a kind of text.
     """
     names = [*KINDS, REPEATED]
     kinds = np.concatenate([np.full(run[f"loss_{name}"].sizes[f"batch_{name}"], name) for name in names])
@@ -167,17 +139,8 @@ def influence(run: xr.DataTree, permutations: int, seed: int = 0) -> Influence:
 def auc(scores: NDArray[np.floating], positive: NDArray[np.bool_]) -> float:
     """Area under the ROC curve: the chance that a positive scores above a negative.
 
-    Parameters
-    ----------
-    scores : ndarray, (item,)
-        What is compared.
-    positive : ndarray of bool, (item,)
-        Which items are positive; at least one is, and one is not.
-
-    Returns
-    -------
-    float
-        Between 0 and 1, ties counted half (Mann & Whitney 1947).
+    ``scores`` and ``positive`` are (item,); at least one item is positive, and one is not. Returns a value between 0
+    and 1, ties counted half (Mann & Whitney 1947).
     """
     negatives, positives = np.sort(scores[~positive]), scores[positive]
     below = np.searchsorted(negatives, positives, side="left") + np.searchsorted(negatives, positives, side="right")
@@ -187,19 +150,11 @@ def auc(scores: NDArray[np.floating], positive: NDArray[np.bool_]) -> float:
 def susceptibility_classes(study: xr.DataTree) -> xr.Dataset:
     """Mean susceptibility of every head to every class of bytes.
 
-    Parameters
-    ----------
-    study : DataTree
-        The study of all heads.
-
-    Returns
-    -------
-    Dataset
-        Unit 1, (wr, token_class): ``standardized``, each head's susceptibilities brought to mean 0 and standard
-        deviation 1 over all bytes, then averaged over a class; ``centred``, the same less the mean over heads, which
-        is what is the head's own. ``standardized_se`` and ``centred_se``: standard errors of these class means, from
-        the spread over chains. ``reproducibility`` (wr,): how the centred values of single bytes from one half of
-        the chains correlate with those from the other.
+    Returns (wr, token_class), unit 1: ``standardized``, each head's susceptibilities brought to mean 0 and standard
+    deviation 1 over all bytes, then averaged over a class; ``centred``, the same less the mean over heads, which is
+    what is the head's own. ``standardized_se`` and ``centred_se``: standard errors of these class means, from the
+    spread over chains. ``reproducibility`` (wr,): how the centred values of single bytes from one half of the chains
+    correlate with those from the other.
     """
     whole, count = _class_means(study), study[FULL].sizes["chain"]
     chains = xr.concat([_class_means(study.isel(chain=[c])) for c in range(count)], dim="chain")

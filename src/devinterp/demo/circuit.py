@@ -18,17 +18,8 @@ Scores = NDArray[np.float64]
 def previous_token_score(attention: NDArray[np.floating], start: int = 1) -> Scores:
     """Attention that each head gives to the token just before.
 
-    Parameters
-    ----------
-    attention : ndarray, (layer, head, batch, query, key)
-        Attention patterns; every row sums to 1.
-    start : int
-        The first query that counts. The first queries have little choice.
-
-    Returns
-    -------
-    ndarray of float64, (layer, head)
-        The mean share of attention (unit 1, between 0 and 1) that a query at position i gives to key i - 1.
+    ``attention`` is (layer, head, batch, query, key): attention patterns; every row sums to 1. Returns (layer, head):
+    the mean share of attention (unit 1, between 0 and 1) that a query at position i gives to key i - 1.
     """
     queries = np.arange(start, attention.shape[-2])
     return np.asarray(attention[..., queries, queries - 1].mean(axis=(-2, -1), dtype=np.float64))
@@ -37,20 +28,9 @@ def previous_token_score(attention: NDArray[np.floating], start: int = 1) -> Sco
 def prefix_matching_score(attention: NDArray[np.floating], period: int, start: int) -> Scores:
     """Attention that each head gives to the token that followed the query's token the last time.
 
-    Parameters
-    ----------
-    attention : ndarray, (layer, head, batch, query, key)
-        Attention patterns on sequences that repeat themselves; every row sums to 1.
-    period : int
-        After how many tokens the sequences repeat.
-    start : int
-        The first position of the second showing, whose token stands at ``start - period`` too.
-
-    Returns
-    -------
-    ndarray of float64, (layer, head)
-        The mean share of attention (unit 1, between 0 and 1) that a query at position i of the second showing
-        gives to key i - period + 1.
+    ``attention`` is (layer, head, batch, query, key): attention patterns on sequences that repeat themselves; every
+    row sums to 1. Returns (layer, head): the mean share of attention (unit 1, between 0 and 1) that a query at
+    position i of the second showing gives to key i - period + 1.
     """
     queries = np.arange(start, attention.shape[-2])
     return np.asarray(attention[..., queries, queries - period + 1].mean(axis=(-2, -1), dtype=np.float64))
@@ -59,15 +39,7 @@ def prefix_matching_score(attention: NDArray[np.floating], period: int, start: i
 def head_names(layers: int, heads: int) -> tuple[str, ...]:
     """Names of all heads as weight restrictions know them: ``l0h0``, ``l0h1``, ...
 
-    Parameters
-    ----------
-    layers, heads : int
-        How many layers, and heads in each.
-
-    Returns
-    -------
-    tuple of str
-        ``layers * heads`` names, layer by layer.
+    Returns ``layers * heads`` names, layer by layer.
     """
     return tuple(f"l{layer}h{head}" for layer in range(layers) for head in range(heads))
 
@@ -104,23 +76,12 @@ def find_circuit(attention: NDArray[np.floating], period: int, start: int, thres
     stood before: the circuit is every head that matches prefixes, and the heads of earlier layers that look at
     the previous token.
 
-    Parameters
-    ----------
-    attention : ndarray, (layer, head, batch, query, key)
-        Attention patterns on sequences that repeat themselves.
-    period, start : int
-        As in `prefix_matching_score`.
-    threshold : float
-        A head matches prefixes above this score. For the previous token, which nearby attention gives by chance
-        too, the threshold is half of the best head's score.
-
-    Returns
-    -------
-    Circuit
-        Scores of all heads, and the members; no members when no head matches prefixes.
+    ``attention`` is (layer, head, batch, query, key): attention patterns on sequences that repeat themselves. Returns
+    scores of all heads, and the members; no members when no head matches prefixes.
     """
     previous, prefix = previous_token_score(attention, start), prefix_matching_score(attention, period, start)
     matches = prefix > threshold
+    # Nearby attention gives the previous token by chance too: half of the best head's score is asked for.
     below = np.arange(len(prefix))[:, None] < (np.nonzero(matches)[0].max() if matches.any() else 0)
     writes = below & (previous >= previous[:-1].max() / 2) if matches.any() else np.zeros_like(matches)
     names = head_names(*prefix.shape)

@@ -48,21 +48,7 @@ class Corpus:
     def windows(self, kind: str, count: int, rng: np.random.Generator, *, held_out: bool = False) -> Ids:
         """Cut random windows of one kind.
 
-        Parameters
-        ----------
-        kind : {"prose", "code", "tables", "snippets"}
-            What to cut.
-        count : int
-            How many windows.
-        rng : numpy.random.Generator
-            Where the windows start.
-        held_out : bool
-            Take the windows from the part that training never sees.
-
-        Returns
-        -------
-        ndarray of int64, (count, CONTEXT + 1)
-            Token ids; column 0 is `BOS`.
+        Returns (count, CONTEXT + 1): token ids; column 0 is `BOS`.
         """
         text = self._part("code" if kind == "snippets" else kind, held_out)
         if kind == "snippets":
@@ -73,17 +59,7 @@ class Corpus:
     def mixture(self, count: int, rng: np.random.Generator, *, held_out: bool = False) -> Ids:
         """Windows in quarters: the same number of each kind, in the order of `KINDS`.
 
-        Parameters
-        ----------
-        count : int
-            How many windows; divisible by four.
-        rng, held_out
-            As in `windows`.
-
-        Returns
-        -------
-        ndarray of int64, (count, CONTEXT + 1)
-            Token ids; the first quarter is prose, then code, tables, snippets.
+        Returns (count, CONTEXT + 1): token ids; the first quarter is prose, then code, tables, snippets.
         """
         if count % len(KINDS):
             raise DataError("The mixture is made of quarters.", expected="a multiple of 4", found=count)
@@ -95,17 +71,7 @@ class Corpus:
         Shuffling leaves nothing to predict but the frequencies of the bytes, until the second half, which
         copying alone makes predictable. What a head adds there, it adds by copying.
 
-        Parameters
-        ----------
-        count : int
-            How many windows.
-        rng : numpy.random.Generator
-            Where the windows start, and how they are shuffled.
-
-        Returns
-        -------
-        ndarray of int64, (count, CONTEXT + 1)
-            Token ids; columns 1..HALF equal columns HALF+1..CONTEXT.
+        Returns (count, CONTEXT + 1): token ids; columns 1..HALF equal columns HALF+1..CONTEXT.
         """
         text = self._part("code", held_out=True)
         starts = rng.integers(0, len(text) - HALF, count)
@@ -121,20 +87,8 @@ class Corpus:
 def load_corpus(bytes_per_kind: int = BYTES_PER_KIND) -> Corpus:
     """Read the demo's text from this Python's own standard library.
 
-    Parameters
-    ----------
-    bytes_per_kind : int
-        At most so many bytes of each text.
-
-    Returns
-    -------
-    Corpus
-        The same for the same Python version.
-
-    Raises
-    ------
-    DataError
-        This Python was installed without its source files or without ``pydoc_data``.
+    The text is the same for the same Python version. Raises `DataError` where this Python was installed without its
+    source files or without ``pydoc_data``.
     """
     stdlib = Path(sysconfig.get_path("stdlib"))
     files = {"code": sorted(stdlib.glob("*.py")), "tables": sorted((stdlib / "encodings").glob("cp*.py"))}

@@ -22,15 +22,7 @@ BLUE, ORANGE, GREEN = PALETTE[:3]
 def make_figures(results: Results) -> dict[str, Figure]:
     """Draw all figures.
 
-    Parameters
-    ----------
-    results : Results
-        What was found.
-
-    Returns
-    -------
-    dict of str to matplotlib.figure.Figure
-        Keys ``training``, ``heads``, ``llc``, ``influence``, ``susceptibilities``.
+    Keys are ``training``, ``heads``, ``llc``, ``influence``, ``susceptibilities``.
     """
     with style():
         return {

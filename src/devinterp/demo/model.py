@@ -94,15 +94,7 @@ class AttentionOnly(nn.Module):
     def forward(self, input_ids: Tensor) -> Tensor:
         """Return the logits.
 
-        Parameters
-        ----------
-        input_ids : Tensor of int64, (batch, position)
-            At most ``max_position_embeddings`` positions.
-
-        Returns
-        -------
-        Tensor of float32, (batch, position, vocab)
-            The logits of the next byte.
+        ``input_ids`` is (batch, position). Returns (batch, position, vocab): the logits of the next byte.
         """
         x = self._embedded(input_ids)
         for layer in self.layers:
@@ -114,15 +106,8 @@ class AttentionOnly(nn.Module):
     def attention(self, input_ids: Tensor) -> Tensor:
         """Return every head's attention pattern.
 
-        Parameters
-        ----------
-        input_ids : Tensor of int64, (batch, position)
-            The tokens to look at.
-
-        Returns
-        -------
-        Tensor of float32, (layer, head, batch, query, key)
-            The share of each query's attention that each key gets, 0 for keys in the future.
+        ``input_ids`` is (batch, position): the tokens to look at. Returns (layer, head, batch, query, key): the share
+        of each query's attention that each key gets, 0 for keys in the future.
         """
         x, patterns = self._embedded(input_ids), []
         for layer in self.layers:
@@ -136,20 +121,7 @@ class AttentionOnly(nn.Module):
 
 
 def build_model(seed: int, config: Config | None = None) -> AttentionOnly:
-    """Make an untrained model whose weights depend on the seed alone.
-
-    Parameters
-    ----------
-    seed : int
-        The seed; torch's own generator is left as it was.
-    config : Config, optional
-        The sizes; the demo's by default.
-
-    Returns
-    -------
-    AttentionOnly
-        The model, on the CPU.
-    """
+    """Make an untrained model whose weights depend on the seed alone."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return AttentionOnly(config or Config())
@@ -158,17 +130,7 @@ def build_model(seed: int, config: Config | None = None) -> AttentionOnly:
 def per_token_loss(model: nn.Module, input_ids: Tensor) -> Tensor:
     """Loss of each byte given those before it.
 
-    Parameters
-    ----------
-    model : nn.Module
-        Gives logits.
-    input_ids : Tensor of int64, (batch, position)
-        The tokens.
-
-    Returns
-    -------
-    Tensor of float32, (batch, position - 1)
-        Negative log-likelihood, in nats.
+    ``input_ids`` is (batch, position). Returns (batch, position - 1): negative log-likelihood, in nats.
     """
     logits = model(input_ids[:, :-1])
     loss: Tensor = nn.functional.cross_entropy(logits.transpose(1, 2), input_ids[:, 1:], reduction="none")

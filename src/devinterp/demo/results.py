@@ -80,10 +80,7 @@ class Results:
     def sentences(self) -> dict[str, str]:
         """Say what was found, section by section, from the numbers alone.
 
-        Returns
-        -------
-        dict of str to str
-            Keys ``training``, ``heads``, ``llc``, ``influence``, ``susceptibilities``.
+        Keys are ``training``, ``heads``, ``llc``, ``influence``, ``susceptibilities``.
         """
         return {
             "training": self._training(),
@@ -149,13 +146,7 @@ class Results:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the numbers as plain values that JSON can hold.
-
-        Returns
-        -------
-        dict
-            One entry per section.
-        """
+        """Return the numbers as plain values that JSON can hold."""
         found = self.influence
         return {
             "training": {

@@ -58,15 +58,7 @@ class Data:
 def workers(count: int) -> Iterator[dict[str, Any]]:
     """Start processes for chains, and give the keyword arguments that make a run use them.
 
-    Parameters
-    ----------
-    count : int
-        How many; fewer than two means that chains run here, one after the other.
-
-    Yields
-    ------
-    dict
-        Keyword arguments for ``sample_restrictions`` and ``sample_checkpoints``.
+    Gives keyword arguments for ``sample_restrictions`` and ``sample_checkpoints``.
     """
     if count < 2:
         yield {"chain_method": "sequential", "threads_per_chain": 1}
@@ -80,23 +72,7 @@ def sample_study(
 ) -> xr.DataTree:
     """Sample the whole model and each head alone into one store.
 
-    Parameters
-    ----------
-    model : AttentionOnly
-        The trained model.
-    data, settings
-        What is sampled, and how.
-    path : Path
-        Where the store goes.
-    show : callable
-        Gets every `ProgressEvent`.
-    execution : mapping
-        What `workers` gave.
-
-    Returns
-    -------
-    xarray.DataTree
-        A study: ``full``, ``l0h0``, ``l0h1``, ...
+    Returns a study: ``full``, ``l0h0``, ``l0h1``, ...
     """
     heads = head_names(model.config.num_hidden_layers, model.config.num_attention_heads)
     return sample_restrictions(
@@ -117,18 +93,8 @@ def sample_series(
 ) -> xr.DataTree:
     """Sample the whole model as it was at every checkpoint, into one store.
 
-    Parameters
-    ----------
-    weights : Path
-        Folder of the checkpoints' state dicts, named as `WEIGHTS` says.
-    data, settings, path, show, execution
-        As in `sample_study`.
-
-    Returns
-    -------
-    xarray.DataTree
-        A series with the observables that the learning coefficient is estimated on. The last checkpoint has as many
-        draws as in the study.
+    Returns a series with the observables that the learning coefficient is estimated on. The last checkpoint has as
+    many draws as in the study.
     """
     return sample_checkpoints(
         from_state_dicts(lambda: build_model(settings.seed), weights, WEIGHTS),

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+from base64 import b64encode
+from collections.abc import Mapping
+from html import escape
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,10 +13,9 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from devinterp.demo.figures import make_figures
-from devinterp.demo.page import make_page
 from devinterp.demo.results import Results
 from devinterp.demo.settings import Settings
-from devinterp.demo.tables import make_tables
+from devinterp.demo.tables import Table, make_tables
 
 if TYPE_CHECKING:
     from devinterp.demo.corpus import Corpus
@@ -33,6 +35,28 @@ series = xr.open_datatree("{series}", engine="zarr", consolidated=False)
 series.devinterp.plot.llc()             # the LLC along training, with intervals and verdicts
 """
 
+SECTIONS = {
+    "training": "The model learns to copy",
+    "heads": "Which heads copy",
+    "llc": "The learning coefficient along training",
+    "influence": "Which data influence which",
+    "susceptibilities": "What each head answers to",
+    "stores": "How local, and where it is stored",
+}
+
+_STYLE = """
+:root { color-scheme: light; --ink: #1b1b1f; --dim: #5c5c66; --line: #d9d9df; --page: #ffffff; }
+body { margin: 0 auto; max-width: 62rem; padding: 1.5rem; font: 1rem/1.5 system-ui, sans-serif; color: var(--ink);
+       background: var(--page); }
+h1 { font-size: 1.6rem; margin: 0 0 .5rem; } h2 { font-size: 1.2rem; margin: 2.2rem 0 .4rem; }
+img { max-width: 100%; height: auto; } figure { margin: .8rem 0; }
+.table { overflow-x: auto; } table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; }
+caption { text-align: left; white-space: nowrap; font-weight: 600; padding-bottom: .3rem; }
+th, td { padding: .2rem .7rem; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap; }
+th:first-child, td:first-child { text-align: left; } tr.strong { font-weight: 700; }
+.note { color: var(--dim); font-size: .85rem; } pre { background: #f4f4f7; padding: .8rem; overflow-x: auto; }
+"""
+
 _CAPTIONS = {
     "training": "Loss on shuffled bytes at their first and second showing, and the best prefix-matching score, "
     "over training steps.",
@@ -44,18 +68,7 @@ _CAPTIONS = {
 
 
 def introduction(corpus: Corpus, model: AttentionOnly, settings: Settings) -> str:
-    """Say what the demo is about to do.
-
-    Parameters
-    ----------
-    corpus, model, settings
-        What it works with.
-
-    Returns
-    -------
-    str
-        A few lines.
-    """
+    """Say what the demo is about to do."""
     config, texts = (
         model.config,
         ", ".join(f"{len(text) / 1e6:.1f} MB of {name}" for name, text in corpus.texts.items()),
@@ -70,24 +83,7 @@ def introduction(corpus: Corpus, model: AttentionOnly, settings: Settings) -> st
 
 
 def show(results: Results, intro: str, out: Path, console: Console) -> Path:
-    """Print the results, and write figures, numbers and the page.
-
-    Parameters
-    ----------
-    results : Results
-        What was found.
-    intro : str
-        What `introduction` said; it heads the page.
-    out : Path
-        Gets ``figures/*.png``, ``results.json`` and ``index.html``.
-    console : Console
-        Where the tables are printed.
-
-    Returns
-    -------
-    Path
-        The page.
-    """
+    """Print the results, and write figures, numbers and the page."""
     tables, sentences, figures = make_tables(results), results.sentences(), {}
     (out / "figures").mkdir(exist_ok=True)
     for name, figure in make_figures(results).items():
@@ -95,7 +91,7 @@ def show(results: Results, intro: str, out: Path, console: Console) -> Path:
         figure.savefig(buffer, format="png", dpi=150)
         figures[name] = buffer.getvalue()
         (out / "figures" / f"{name}.png").write_bytes(figures[name])
-    for name in ("training", "heads", "llc", "influence", "susceptibilities", "stores"):
+    for name in SECTIONS:
         console.print()
         if name in tables:
             console.print(tables[name].to_rich(), highlight=False)
@@ -106,9 +102,7 @@ def show(results: Results, intro: str, out: Path, console: Console) -> Path:
     (out / "results.json").write_text(json.dumps(results.to_dict(), indent=2) + "\n", encoding="utf-8")
     page = out / "index.html"
     snippet = SNIPPET.format(study=out / "study.zarr", series=out / "checkpoints.zarr").strip()
-    page.write_text(
-        make_page(intro.strip(), sentences | {"stores": local}, figures, tables, _CAPTIONS, snippet), encoding="utf-8"
-    )
+    page.write_text(_page(intro.strip(), sentences | {"stores": local}, figures, tables, snippet), encoding="utf-8")
     return page
 
 
@@ -120,4 +114,28 @@ def _locality(results: Results) -> str:
         f"{scale:.3f}. At n_beta {settings.n_beta:g} the loss pulls far less than that. These learning coefficients "
         f"measure how the loss rises in a ball of this size, which compares heads and checkpoints; they do not "
         f"estimate the global learning coefficient of the model."
+    )
+
+
+def _page(
+    intro: str, sentences: Mapping[str, str], figures: Mapping[str, bytes], tables: Mapping[str, Table], snippet: str
+) -> str:
+    """Put everything on one page that asks nothing of anywhere: sentences, PNG figures and tables by section."""
+    parts = []
+    for name, title in SECTIONS.items():
+        parts.append(f"<section id={name}><h2>{escape(title)}</h2>")
+        if name in sentences:
+            parts.append(f"<p>{escape(sentences[name])}</p>")
+        if name in figures:
+            data = b64encode(figures[name]).decode()
+            parts.append(f'<figure><img alt="{escape(_CAPTIONS[name])}" src="data:image/png;base64,{data}"></figure>')
+        if name in tables:
+            parts.append(tables[name].to_html())
+        parts.append("</section>")
+    return (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>devinterp demo</title><style>{_STYLE}</style></head><body><main><h1>devinterp demo</h1>"
+        f"<p>{escape(intro)}</p>{''.join(parts)}<section><h2>Go on from here</h2><pre>{escape(snippet)}</pre>"
+        "</section></main></body></html>\n"
     )

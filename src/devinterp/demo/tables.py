@@ -66,15 +66,7 @@ class Table:
 def make_tables(results: Results) -> dict[str, Table]:
     """Make all tables.
 
-    Parameters
-    ----------
-    results : Results
-        What was found.
-
-    Returns
-    -------
-    dict of str to Table
-        Keys ``heads``, ``llc``, ``influence``, ``susceptibilities``, ``stores``.
+    Keys are ``heads``, ``llc``, ``influence``, ``susceptibilities``, ``stores``.
     """
     return {
         "heads": _heads(results),

@@ -63,31 +63,7 @@ def train(
 ) -> Training:
     """Train on the mixture, with AdamW and a cosine schedule.
 
-    Parameters
-    ----------
-    model : AttentionOnly
-        Changed in place.
-    corpus : Corpus
-        Where the batches come from.
-    steps : int
-        How many steps.
-    checkpoints : iterable of int
-        Steps after which the weights are kept; 0 is before training.
-    batch_size : int
-        Windows in each step, a quarter of each kind.
-    lr : float
-        The first learning rate; it falls to 0 along a half cosine.
-    seed : int
-        Of the batches.
-    look_every : int
-        How often the induction measures are taken, in steps.
-    report : callable, optional
-        Called as ``report(step, loss)`` after every step.
-
-    Returns
-    -------
-    Training
-        The checkpoints and the course of induction.
+    Returns the checkpoints and the course of induction.
     """
     wanted, rng, course = set(checkpoints), np.random.default_rng(seed), Training()
     repeated = torch.from_numpy(corpus.repeated(64, np.random.default_rng(seed + 1)))
