@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from dataclasses import fields
+from typing import Any, TypeVar, cast
 
 from devinterp.errors import SchemaError
 from devinterp.schema.model.frozen import FrozenMapping
@@ -24,13 +25,15 @@ from devinterp.schema.model.spec import (
 
 __all__ = ["freeze_schema"]
 
+Spec = TypeVar("Spec")
+
 
 def freeze_schema(
     document: Mapping[str, Any], profile: str, extends: tuple[str, ...], included: Callable[[str], Schema]
 ) -> Schema:
     """Build the `Schema` that ``document`` (grammar checked, extensions merged) describes under ``profile``."""
     profiles = {
-        name: Profile(name, p["doc"], p.get("undeclared", "error"), _frozen(p))
+        name: _spec(Profile, p, name=name, overrides=_frozen(p))
         for name, p in document.get("profiles", {"strict": {"doc": "Exactly the schema."}}).items()
     }
     if profile not in profiles:
@@ -38,34 +41,23 @@ def freeze_schema(
             f"The schema {document['schema']!r} has no profile {profile!r}.", expected=f"one of {sorted(profiles)}"
         )
     chosen = profiles[profile].overrides
-    storage = {**document.get("storage", {}), **chosen.get("storage", {})}
-    families = {
-        name: FamilySpec(name, f["doc"], f.get("path"), f.get("key"), tuple(f.get("parameters", {})))
-        for name, f in document.get("families", {}).items()
-    }
     schema = Schema(
         name=document["schema"],
         version=document["version"],
         doc=document["doc"],
-        parameters=_frozen(
+        parameters=_frozen({n: _spec(ParameterSpec, p, name=n) for n, p in document.get("parameters", {}).items()}),
+        families=_frozen(
             {
-                name: ParameterSpec(name, p["path"], p["type"], p["doc"], p.get("default"))
-                for name, p in document.get("parameters", {}).items()
+                name: _spec(FamilySpec, f, name=name, parameters=tuple(f.get("parameters", {})))
+                for name, f in document.get("families", {}).items()
             }
         ),
-        families=_frozen(families),
         nodes=tuple(
             _node(path, node, chosen)
             for path, node in sorted(document.get("nodes", {}).items(), key=lambda i: len(i[0]))
         ),
         profiles=_frozen(profiles),
-        storage=StorageSpec(
-            codecs=tuple(storage.get("codecs", StorageSpec.codecs)),
-            checksums=storage.get("checksums", StorageSpec.checksums),
-            chunks=storage.get("chunks", StorageSpec.chunks),
-            empty_chunks=storage.get("empty_chunks", StorageSpec.empty_chunks),
-            shards=storage.get("shards", StorageSpec.shards),
-        ),
+        storage=_spec(StorageSpec, {**document.get("storage", {}), **chosen.get("storage", {})}),
         profile=profile,
         undeclared=profiles[profile].undeclared,
         document=_frozen(document),
@@ -80,63 +72,53 @@ def _frozen(mapping: Mapping[str, Any]) -> Mapping[str, Any]:
     return FrozenMapping(mapping)
 
 
+def _spec(kind: Callable[..., Spec], given: Mapping[str, Any], **own: Any) -> Spec:
+    """Make a spec of the members of the same names, the grammar having seen to their types; ``own`` are ready-made.
+
+    pydantic or attrs would need a converter for every field here, and pydantic 100 ms of import for it.
+    """
+    return kind(
+        **{f.name: _deep(given[f.name]) for f in fields(cast(Any, kind)) if f.name in given.keys() - own.keys()}, **own
+    )
+
+
+def _deep(value: Any) -> Any:
+    """Freeze a mapping, or a list and the lists in it."""
+    if isinstance(value, Mapping):
+        return _frozen(value)
+    return tuple(map(_deep, value)) if isinstance(value, list) else value
+
+
 def _node(path: str, node: Mapping[str, Any], profile: Mapping[str, Any]) -> NodeSpec:
     overrides = profile.get("variables", {})
     dropped = set(profile.get("without_rules", ()))
-    return NodeSpec(
+    return _spec(
+        NodeSpec,
+        node,
         path=path,
-        doc=node["doc"],
-        dimensions=_frozen(
-            {
-                name: DimensionSpec(
-                    name, d["doc"], parse_expression(d["size"]) if "size" in d else None, d.get("minimum", 0)
-                )
-                for name, d in node.get("dimensions", {}).items()
-            }
-        ),
+        dimensions=_frozen({name: _dimension(name, d) for name, d in node.get("dimensions", {}).items()}),
         variables=_frozen(
             {name: _variable(name, {**v, **overrides.get(name, {})}) for name, v in node.get("variables", {}).items()}
         ),
         attributes=profile.get("attributes", {}).get(path, node.get("attributes", {})),
-        rules=tuple(
-            Rule(
-                r["code"],
-                r["predicate"],
-                r.get("level", "values"),
-                r.get("severity", "error"),
-                _frozen(r.get("arguments", {})),
-                r.get("views", "check"),
-            )
-            for r in node.get("rules", ())
-            if r["code"] not in dropped
-        ),
-        include=node.get("include"),
-        minimum=node.get("minimum", 1),
+        rules=tuple(_spec(Rule, r) for r in node.get("rules", ()) if r["code"] not in dropped),
     )
 
 
-def _variable(name: str, v: Mapping[str, Any]) -> VariableSpec:
-    presence = v.get("presence", "required")
-    if isinstance(presence, Mapping):
-        ((kind, argument),) = presence.items()
-        frozen = Presence(kind, argument)
-    else:
-        frozen = Presence(presence)
-    return VariableSpec(
+def _dimension(name: str, given: Mapping[str, Any]) -> DimensionSpec:
+    return _spec(DimensionSpec, given, name=name, size=parse_expression(given["size"]) if "size" in given else None)
+
+
+def _variable(name: str, given: Mapping[str, Any]) -> VariableSpec:
+    presence = given.get("presence", "required")
+    kind, argument = next(iter(presence.items())) if isinstance(presence, Mapping) else (presence, None)
+    return _spec(
+        VariableSpec,
+        given,
         name=name,
-        dims=tuple(v["dims"]),
-        dtype=v["dtype"],
-        unit=v["unit"],
-        doc=v["doc"],
-        fill=_fill(v.get("fill"), v["dtype"]),
-        role=v.get("role", "data"),
-        presence=frozen,
-        alternatives=tuple(tuple(a) for a in v.get("alternatives", ())),
-        leading=tuple(v.get("leading", ())),
-        chunks=_frozen(v.get("chunks", {})),
-        prefix=v.get("prefix"),
-        checks=tuple(Check(c["code"], c["predicate"], _frozen(c.get("arguments", {}))) for c in v.get("checks", ())),
-        alternative_units=tuple(v.get("alternative_units", ())),
+        presence=Presence(kind, argument),
+        fill=_fill(given.get("fill"), given["dtype"]),
+        checks=tuple(_spec(Check, c) for c in given.get("checks", ())),
     )
 
 
