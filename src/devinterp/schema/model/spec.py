@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from devinterp.schema.model.frozen import FrozenMapping
 from devinterp.schema.model.size_expression import Expression
 
 __all__ = [
@@ -32,6 +33,10 @@ __all__ = [
 
 Level = Literal["structure", "completeness", "values"]
 Severity = Literal["error", "warning", "note"]
+
+
+def _empty() -> Mapping[str, Any]:
+    return FrozenMapping({})
 
 
 @dataclass(frozen=True)
@@ -76,7 +81,7 @@ class Check:
 
     code: str
     predicate: str
-    arguments: Mapping[str, Any] = field(default_factory=dict)
+    arguments: Mapping[str, Any] = field(default_factory=_empty)
 
 
 @dataclass(frozen=True)
@@ -90,7 +95,7 @@ class Rule:
     predicate: str
     level: Level = "values"
     severity: Severity = "error"
-    arguments: Mapping[str, Any] = field(default_factory=dict)
+    arguments: Mapping[str, Any] = field(default_factory=_empty)
     views: Literal["check", "skip"] = "check"
 
 
@@ -140,7 +145,7 @@ class VariableSpec:
     presence: Presence = Presence()
     alternatives: tuple[tuple[str, ...], ...] = ()
     leading: tuple[str, ...] = ()
-    chunks: Mapping[str, int] = field(default_factory=dict)
+    chunks: Mapping[str, int] = field(default_factory=_empty)
     prefix: str | None = None
     checks: tuple[Check, ...] = ()
     alternative_units: tuple[str, ...] = ()
@@ -197,9 +202,9 @@ class NodeSpec:
 
     path: str
     doc: str
-    dimensions: Mapping[str, DimensionSpec] = field(default_factory=dict)
-    variables: Mapping[str, VariableSpec] = field(default_factory=dict)
-    attributes: Mapping[str, Any] = field(default_factory=dict)
+    dimensions: Mapping[str, DimensionSpec] = field(default_factory=_empty)
+    variables: Mapping[str, VariableSpec] = field(default_factory=_empty)
+    attributes: Mapping[str, Any] = field(default_factory=_empty)
     rules: tuple[Rule, ...] = ()
     include: str | None = None
     minimum: int = 1
@@ -230,7 +235,7 @@ class Profile:
     name: str
     doc: str
     undeclared: Severity = "error"
-    overrides: Mapping[str, Any] = field(default_factory=dict)
+    overrides: Mapping[str, Any] = field(default_factory=_empty)
 
 
 @dataclass(frozen=True)
