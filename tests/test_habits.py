@@ -58,3 +58,28 @@ def test_the_hook_for_others_calls_what_there_is():
     (hook,) = yaml.safe_load((ROOT / ".pre-commit-hooks.yaml").read_text(encoding="utf-8"))
     assert hook["entry"] == "devinterp validate --staged"
     assert hook["pass_filenames"] is False
+
+
+# Tests of several modules at once, by what they do rather than by where the code stands.
+ACROSS = {
+    "schema/test_extension.py",
+    "schema/test_hostile.py",
+    "slt/test_cluster.py",
+    "store/test_writer_stateful.py",
+    "testing/test_breaks.py",
+    "testing/test_random_mutations.py",
+}
+PARTS = ("schema", "store", "slt", "testing", "plot", "report", "cli", "demo")
+
+
+def test_tests_stand_where_the_code_does():
+    tests, source = ROOT / "tests", ROOT / "src" / "devinterp"
+    astray = {
+        path.relative_to(tests).as_posix()
+        for part in PARTS
+        for path in (tests / part).rglob("test_*.py")
+        for name in [path.stem.removeprefix("test_")]
+        for folder in [source / path.relative_to(tests).parent]
+        if not ((folder / f"{name}.py").is_file() or (folder / name).is_dir() or folder.name == name)
+    }
+    assert astray == ACROSS

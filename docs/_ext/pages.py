@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import rooms
 from tables import cell, code, table
 
 import devinterp
@@ -381,6 +382,7 @@ def write_all(docs: Path) -> list[Path]:
     pages[docs / "api" / "cli.md"] = cli_page()
     pages[docs / "api" / "estimands.md"] = estimands_page()
     pages[docs / "codes" / "index.md"] = code_index()
+    pages[docs / "rooms.svg"], pages[docs / "rooms.md"] = rooms.picture(), rooms.room_table() + "\n"
     for folder, keep in ((docs / "formats", "index.md"), (docs / "codes", "")):
         folder.mkdir(exist_ok=True)
         for old in folder.glob("*.md"):

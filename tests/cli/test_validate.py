@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from devinterp.cli import main
-from devinterp.cli.staged import staged_stores
+from devinterp.cli.validate import staged_stores
 from devinterp.errors import SettingError
 from devinterp.testing import make_store
 
