@@ -65,6 +65,7 @@ ACROSS = {
     "schema/test_extension.py",
     "schema/test_hostile.py",
     "slt/test_cluster.py",
+    "store/test_saved.py",
     "store/test_writer_stateful.py",
     "testing/test_breaks.py",
     "testing/test_random_mutations.py",
