@@ -220,6 +220,34 @@ class DevinterpAccessor:
             allow_partial=allow_partial,
         )
 
+    def reweighting(
+        self,
+        method: Literal["token", "sequence"] = "sequence",
+        *,
+        num_samples: int | None = None,
+        loss_keys: Literal["all"] | Sequence[str] = "all",
+        batch_index_range_1: str | Sequence[int] = "all",
+        batch_index_range_2: str | Sequence[int] = "all",
+        se: bool = False,
+        allow_partial: bool = False,
+    ) -> xr.Dataset:
+        """Predict what more weight on one sample does to another; see `devinterp.slt.reweighting.compute_reweighting`.
+
+        ``-beta Cov(l_i, l_j)`` over the draws (nat per unit of relative weight): negative where learning i helps j.
+        """
+        from devinterp.slt.reweighting import compute_reweighting
+
+        return compute_reweighting(
+            self._obj,
+            correlation_method=method,
+            num_samples=num_samples,
+            loss_keys=loss_keys,
+            batch_index_range_1=batch_index_range_1,
+            batch_index_range_2=batch_index_range_2,
+            se=se,
+            allow_partial=allow_partial,
+        )
+
     def susceptibilities(
         self,
         sampling_task: str | None = None,

@@ -485,3 +485,15 @@ def test_the_command_line_starts_without_torch_and_matplotlib():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_every_estimand_has_a_command_that_writes_what_its_function_returns(run, store, tmp_path):
+    for kind, options in {"waic": [], "reweighting": ["--num-samples", "64"]}.items():
+        target = ["--observable", "prose"] if kind == "waic" else ["--weighted", "0-1"]
+        assert run(kind, store, *options, *target, "-o", tmp_path / f"{kind}.zarr")[0] == 0
+        back = opened(tmp_path / f"{kind}.zarr")
+        assert back.attrs["devinterp_schema"] == f"devinterp/{kind}@1"
+        assert run("validate", tmp_path / f"{kind}.zarr")[0] == 0
+        code, out, _ = run(kind, store, *options, *target)
+        assert (code, len(out.splitlines()) > 1) == (0, True)
+    assert "not sampled at the temperature" in run("wbic", store, "--num-samples", "5000")[2]

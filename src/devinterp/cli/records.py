@@ -108,10 +108,11 @@ def bif_records(result: xr.Dataset) -> tuple[list[str], Iterator[Sequence[Any]]]
 
 
 def pair_records(result: xr.Dataset) -> tuple[list[str], Iterator[Sequence[Any]]]:
-    """One row per pair of sequences or tokens."""
-    array = result["influences"]
+    """One row per pair of sequences or tokens, with the result's first variable."""
+    name = str(next(iter(result.data_vars)))
+    array = result[name]
     dims = [str(d) for d in array.dims]
-    extra = [n for n in ("influences_se",) if n in result]
+    extra = [n for n in (f"{name}_se",) if n in result]
 
     def rows() -> Iterator[Sequence[Any]]:
         labels = [array[d].values.tolist() for d in dims]
@@ -120,7 +121,7 @@ def pair_records(result: xr.Dataset) -> tuple[list[str], Iterator[Sequence[Any]]
         for place in np.ndindex(*values.shape):
             yield [*(labels[k][i] for k, i in enumerate(place)), values[place], *(e[place] for e in errors)]
 
-    return [*dims, "influence", *(["se"] if extra else [])], rows()
+    return [*dims, name.removesuffix("s"), *(["se"] if extra else [])], rows()
 
 
 def partner_records(result: xr.Dataset) -> tuple[list[str], Iterator[Sequence[Any]]]:
@@ -141,16 +142,18 @@ def partner_records(result: xr.Dataset) -> tuple[list[str], Iterator[Sequence[An
 
 
 def show_bif(result: xr.Dataset, store: str, estimand: Estimand) -> None:
-    """Print the strongest influences."""
+    """Print the strongest of the pairs."""
     from devinterp.cli.console import put, table
 
     header, rows = bif_records(result)
+    name = str(next(iter(result.data_vars)))
+    value = header.index(name.removesuffix("s"))
     listed = [row for row in rows if "partner_batch" in result or row[0] != row[1]]
-    listed = [row for row in listed if np.isfinite(row[-1])]
-    listed.sort(key=lambda row: -abs(row[header.index("influence")]))
-    unit = "covariance, nat^2" if result.attrs.get("compute_covariance") else "correlation"
+    listed = [row for row in listed if np.isfinite(row[value])]
+    listed.sort(key=lambda row: -abs(row[value]))
+    unit = {"1": "correlation", "nat^2": "covariance, nat^2"}.get(unit := str(result[name].attrs["units"]), unit)
     cells = [[_text(v) for v in row] for row in listed[: 2 * STRONGEST]]
-    put(table(list(header), cells, right=list(header), title=f"{store}: strongest influences ({unit})"))
+    put(table(list(header), cells, right=list(header), title=f"{store}: strongest {name} ({unit})"))
     sizes = zip(result.attrs["observables"], result.attrs["observable_sizes"], strict=True)
     start, parts = 0, []
     for name, size in sizes:

@@ -113,7 +113,7 @@ def _sections(subject: Subject) -> list[tuple[str, str, Markup]]:
         ("sweep", "settings", lambda: settings_swept(subject)),
         ("traces", "traces", lambda: analyses.traces(subject)),
         ("diagnosis", "diagnosis", lambda: analyses.diagnosis(subject, analyses.run_diagnosis(subject))),
-        *((e.kind, e.title, partial(resolve(e.section), subject, e)) for e in ESTIMANDS.values()),
+        *((e.kind, e.title, partial(resolve(e.section), subject, e)) for e in ESTIMANDS.values() if e.section),
         ("texts", "texts", lambda: analyses.texts(subject)),
         ("metrics", "sampler", lambda: analyses.metrics(subject)),
         ("provenance", "provenance", lambda: _provenance(subject)),

@@ -54,7 +54,8 @@ class Estimand:
     picture : str
         The method of `devinterp.plot.PlotAccessor` that draws a result, where there is one.
     section : str
-        ``module:function`` from a report's subject to its part of the page; by default its numbers as a table.
+        ``module:function`` from a report's subject to its part of the page, none where it is empty; by default its
+        numbers as a table.
     documented : tuple of str
         Further public functions, ``module:function``, that its part of the API page describes.
     renamed : mapping of str to str
@@ -223,6 +224,23 @@ ESTIMANDS: dict[str, Estimand] = {
                 "run.zarr -o influence.zarr",
                 "run.zarr --queries code --corpus prose --top-k 5 -o partners.csv",
             ),
+        ),
+        Estimand(
+            kind="reweighting",
+            title="predicted effects of reweighting",
+            variable="effects",
+            compute="devinterp.slt.reweighting:compute_reweighting",
+            takes=("samples",),
+            section="",
+            renamed={
+                "correlation_method": "method",
+                "loss_keys": "observables",
+                "batch_index_range_1": "weighted",
+                "batch_index_range_2": "changed",
+            },
+            records="devinterp.cli.records:pair_records",
+            screen="devinterp.cli.records:show_bif",
+            examples=("run.zarr --num-samples 5000", "run.zarr --weighted code --changed prose --se -o effects.csv"),
         ),
     )
 }
