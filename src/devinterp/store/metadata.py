@@ -23,6 +23,7 @@ from devinterp.store.location import Location
 
 __all__ = [
     "array_metadata",
+    "beside",
     "create_groups",
     "documents",
     "group_document",
@@ -65,6 +66,13 @@ def array_metadata(layout: ArrayLayout, storage: StorageSpec) -> ArrayV3Metadata
         attributes=attributes,
         dimension_names=layout.dims,
     )
+
+
+def beside(stored: Mapping[str, Any], ours: Mapping[str, Any]) -> dict[str, Any]:
+    """Return our attributes with those that lie there beside them, and the id of the schema that lies there."""
+    named = {"devinterp_schema": stored["devinterp_schema"]} if "devinterp_schema" in stored else {}
+    metadata, written = ours.get("metadata", {}), stored.get("metadata", {})
+    return {**stored, **ours, **named, "metadata": {**written, **metadata}}
 
 
 def group_document(attributes: Mapping[str, Any], consolidated: Mapping[str, Any] | None = None) -> bytes:

@@ -23,7 +23,8 @@ def differences(ours: Any, theirs: Any, where: str = "metadata") -> Iterator[str
     if where in _VOLATILE:
         return
     if isinstance(ours, Mapping) and isinstance(theirs, Mapping):
-        for key in sorted({*ours, *theirs}):
+        # What lies beside our own parts of the metadata is somebody's note.
+        for key in sorted({*ours, *(theirs if where != "metadata" else {"config", "provenance"} & set(theirs))}):
             yield from differences(ours.get(key), theirs.get(key), f"{where}.{key}")
     elif ours != theirs:
         name = where.removeprefix("metadata.config.sampler.").removeprefix("metadata.")

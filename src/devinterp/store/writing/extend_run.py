@@ -7,6 +7,7 @@ groups do not.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ from devinterp.schema.reading.keys import DOCUMENT, ChunkKeys, document_key, joi
 from devinterp.store.metadata import documents, group_document, open_array
 from devinterp.store.reading.path_state import read_group
 from devinterp.store.run_state import ChainProgress, read_checkpoint, write_progress
+from devinterp.store.writing.keep import check_growth, keep_others
 
 if TYPE_CHECKING:
     from devinterp.store.writing.run import Run
@@ -31,19 +33,23 @@ def grow_run(run: Run) -> None:
     Raises
     ------
     StoreConflictError
-        More draws are asked of a store that did not keep its chains' states.
+        More draws are asked of a store that did not keep its chains' states, or it holds what cannot grow with it.
     """
-    present = {g: d["attributes"] for g in run.requests if (d := read_group(run.location, g)) is not None}
+    keep_others(run)
+    present = {g: run.kept_attributes[g] for g in run.requests if g in run.kept_attributes}
+    layouts = {group: _stored_layout(run, group) for group in present}
+    root = read_group(run.location) or {}
+    completed = root.get("attributes", {}).get("completed") == 1
+    if completed:
+        check_growth(run, {group: _grown_dims(run.layout(group), layouts[group]) for group in present})
     for group, attributes in present.items():
         earlier = attributes.get("metadata", {}).get("run", {})
         run.add_facts(group, {name: fact for name, fact in earlier.items() if name != "chains"})
         if attributes.get("completed") == 1:
             _adopt_progress(run, group, attributes)
-    root = read_group(run.location) or {}
-    if root.get("attributes", {}).get("completed") == 1:
+    if completed:
         _reopen_root(run, root)
-    for group in present:  # a new group's documents are written with the missing ones
-        on_disk = _stored_layout(run, group)
+    for group, on_disk in layouts.items():  # a new group's documents are written with the missing ones
         grown = {a.name: a for a in on_disk.arrays.values() if a.shape != run.layout(group).arrays[a.name].shape}
         if grown:
             _resize(run, group, on_disk, grown)
@@ -66,13 +72,20 @@ def _stored_layout(run: Run, group: str) -> GroupLayout:
         if raw is not None:
             document = json.loads(raw)
             chunks = tuple(document["chunk_grid"]["configuration"]["chunk_shape"])
-            arrays[name] = replace(layout, shape=tuple(document["shape"]), chunks=chunks)
+            attrs = {**layout.attrs, **document.get("attributes", {})}
+            arrays[name] = replace(layout, shape=tuple(document["shape"]), chunks=chunks, attrs=attrs)
         else:
             arrays[name] = layout
     return GroupLayout(wanted.path, arrays, wanted.sizes)
 
 
-def _adopt_progress(run: Run, group: str, attributes: dict[str, Any]) -> None:
+def _grown_dims(wanted: GroupLayout, stored: GroupLayout) -> set[str]:
+    """Return the dimensions along which arrays of a group get longer."""
+    pairs = [(wanted.arrays[name], stored.arrays[name]) for name in wanted.arrays]
+    return {d for new, old in pairs for d, n, m in zip(new.dims, new.shape, old.shape, strict=True) if n != m}
+
+
+def _adopt_progress(run: Run, group: str, attributes: Mapping[str, Any]) -> None:
     """Take over how far the chains of a completed group came, and put it on disk: ``completed`` is about to go."""
     stored = attributes["metadata"]["config"]["sampler"]
     more_draws = run.requests[group].parameters["num_draws"] != stored["num_draws"]
@@ -110,9 +123,9 @@ def _resize(run: Run, group: str, on_disk: GroupLayout, grown: dict[str, ArrayLa
         new = wanted.arrays[name]
         if new.spec.prefix is not None:
             # The chunks that lie there stay valid only while the grid keeps its shape.
-            arrays[name] = replace(new, chunks=old.chunks)
+            arrays[name] = replace(new, chunks=old.chunks, attrs=old.attrs)
         else:
-            arrays[name] = new
+            arrays[name] = replace(new, attrs=old.attrs)
             run.location.delete_below(join_key(group, name, ChunkKeys().name(())))
     layout = GroupLayout(wanted.path, arrays, wanted.sizes)
     changed = GroupLayout(wanted.path, {n: arrays[n] for n in grown}, wanted.sizes)

@@ -143,7 +143,11 @@ def _restore_documents(run: Run) -> None:
     present = {key for key in run.location.list_keys() if documented_node(key) is not None}
     # A container's coordinate grows with its list, so its document is written anew.
     coordinates = {document_key(path, name) for path, c in run.containers.items() for name in c.coordinates}
-    missing = {key: text for key, text in everything.items() if key not in present or key in coordinates}
+    missing = {key: text for key, text in everything.items() if key not in present}
+    for key in coordinates & present:
+        before = json.loads(run.location.get(key) or b"{}")
+        now = json.loads(everything[key])
+        missing[key] = json.dumps({**now, "attributes": {**before.get("attributes", {}), **now["attributes"]}}).encode()
     if missing:
         run.location.set_many(missing)
     run.write_coordinates()

@@ -23,7 +23,7 @@ from devinterp.schema.reading.keys import DOCUMENT, STATE_FOLDER, document_key
 from devinterp.store.filesystem import remove_empty
 from devinterp.store.location import Location
 from devinterp.store.lock import WriterLock
-from devinterp.store.metadata import documents, group_document, open_array, write_consolidated_root
+from devinterp.store.metadata import beside, documents, group_document, open_array, write_consolidated_root
 from devinterp.store.reading.path_state import read_group
 from devinterp.store.run_state import LOCK_KEY, ChainProgress, read_progress
 from devinterp.store.writing.chain_writer import ChainWriter
@@ -76,6 +76,8 @@ class Run:
         self._progress: dict[tuple[str, int], ChainProgress] = {}
         self._facts: dict[str, dict[str, Any]] = {}
         self._published: dict[str, list[int]] = {}
+        self.kept_attributes: dict[str, Mapping[str, Any]] = {}  # by group: what others wrote beside ours
+        self.kept_documents: dict[str, bytes] = {}
         self.environments: list[dict[str, Any]] = []
         if not finished:
             self.environments = self._read_environments() if resumed else []
@@ -266,17 +268,15 @@ class Run:
             **({"environments": [dict(e) for e in self.environments]} if self.environments else {}),
             "chains": [_state(self.progress(group, c)) for c in range(count)],
         }
-        return {"devinterp_schema": self.schema.id, "completed": int(completed), "metadata": metadata}
+        ours = {"devinterp_schema": self.schema.id, "completed": int(completed), "metadata": metadata}
+        return beside(self.kept_attributes.get(group, {}), ours)
 
     def all_attributes(self, *, completed: bool) -> dict[str, dict[str, Any]]:
         """Return the attributes of every group, containers included, as they should stand now."""
         found = {g: self.attributes(g, completed=completed) for g in self.requests}
         for path, container in self.containers.items():
-            found[path] = {
-                "devinterp_schema": container.schema,
-                "completed": int(completed),
-                "metadata": dict(container.metadata),
-            }
+            ours = {"devinterp_schema": container.schema, "completed": int(completed), "metadata": container.metadata}
+            found[path] = beside(self.kept_attributes.get(path, {}), ours)
             alone = sorted(name for name, array in _arrays(container) if array.dims != (name,))
             if alone:  # how xarray knows coordinates again that are not indexes and stand beside no data
                 found[path]["coordinates"] = " ".join(alone)
@@ -308,7 +308,9 @@ class Run:
         attributes = self.all_attributes(completed=True)
         self._write_containers(completed=True)
         everything = documents(self.all_layouts(), attributes, self.schema.storage)
-        write_consolidated_root(self.location, attributes["/"], everything)
+        if self.resumed:  # arrays may say more than we wrote there
+            everything = {key: self.location.get(key) or text for key, text in everything.items()}
+        write_consolidated_root(self.location, attributes["/"], {**everything, **self.kept_documents})
 
     def _write_containers(self, *, completed: bool) -> None:
         """Write the attributes of the groups above samples groups; the root is completed by another write, the last."""
