@@ -6,12 +6,13 @@ Their roots list members, have a group for each, and series and sweeps a dimensi
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from devinterp.errors import RestrictionError
 from devinterp.names import SWEPT, check_restriction_names
 from devinterp.plain_json import dig
+from devinterp.schema.model.may_differ import MAY, Combined, that
 from devinterp.schema.rules.context import Context
 from devinterp.schema.rules.registry import Problem, predicate
 
@@ -77,23 +78,45 @@ def study_restrictions_listed(context: Context) -> Iterator[Problem]:
 
 
 @predicate("study_members_agree", kind="relation")
-def study_members_agree(context: Context, *, paths: Sequence[str], ignoring: Sequence[str] = ()) -> Iterator[Problem]:
-    """What stands at ``paths`` of the attributes is the same in every run, but for ``ignoring``."""
-    members = dict(context.children())
+def study_members_agree(
+    context: Context, *, paths: Sequence[str] = (), combined_as: Combined | None = None, ignoring: Sequence[str] = ()
+) -> Iterator[Problem]:
+    """What stands at ``paths`` of the attributes is the same in every run, but for what may differ.
+
+    That is ``ignoring``, and what ``schemas/runs/may_differ.yaml`` lets differ between the runs of what they are
+    ``combined_as``; by default ``paths`` are what it never lets. The runs of a series are compared with those of the
+    same restriction.
+    """
+    may = set(ignoring)
+    if combined_as is not None:
+        may |= {f"metadata.{entry.path}" for entry in that(combined_as, *MAY)}
+        paths = paths or [f"metadata.{entry.path}" for entry in that(combined_as, "never")]
+    if combined_as != "series":
+        yield from _agree(dict(context.children()), paths, may)
+        return
+    studies = {step: dict(study.children()) for step, study in context.children()}
+    for restriction in dict.fromkeys(name for study in studies.values() for name in study):
+        runs = {f"{step}/{restriction}": s[restriction] for step, s in studies.items() if restriction in s}
+        yield from _agree(runs, paths, may)
+
+
+def _agree(members: Mapping[str, Context], paths: Sequence[str], may: Collection[str]) -> Iterator[Problem]:
     if len(members) < 2:
         return
     name, reference = ("full", members["full"]) if "full" in members else next(iter(members.items()))
+    untold = {f"metadata.{entry.path}" for entry in that("unknown", True)}
     for path in paths:
-        wanted = _canonical(dig(reference.attrs, path), path, ignoring)
+        wanted = _canonical(dig(reference.attrs, path), path, may)
         for other, member in members.items():
-            found = _canonical(dig(member.attrs, path), path, ignoring)
+            found = _canonical(dig(member.attrs, path), path, may)
             if found == wanted:
                 continue
             for where, ours, theirs in _differences(path, wanted, found):
-                yield Problem(f"{where} differs from that of {name!r}.", ours, theirs, other)
+                if where not in untold or "null" not in (ours, theirs):
+                    yield Problem(f"{where} differs from that of {name!r}.", ours, theirs, other)
 
 
-def _canonical(value: Any, path: str, ignoring: Sequence[str]) -> Any:
+def _canonical(value: Any, path: str, ignoring: Collection[str]) -> Any:
     if isinstance(value, Mapping):
         return {k: _canonical(v, f"{path}.{k}", ignoring) for k, v in value.items() if f"{path}.{k}" not in ignoring}
     return value

@@ -37,10 +37,17 @@ class ChainSelection:
     length: int
     reasons: Mapping[int, str]
 
+    COUNTS = ("n_chains_used", "chains_excluded")
+
     @property
     def attrs(self) -> dict[str, Any]:
         """The counts that stand in the attributes of every result."""
-        return {"n_chains_used": len(self.used), "chains_excluded": list(self.excluded)}
+        return dict(zip(self.COUNTS, (len(self.used), list(self.excluded)), strict=True))
+
+    @classmethod
+    def none_of(cls, size: int) -> ChainSelection:
+        """Return the selection of none of so many chains."""
+        return cls((), tuple(range(size)), 0, {})
 
 
 def known_states(samples: Samples, size: int) -> tuple[npt.NDArray[np.int64] | None, list[str | None]]:

@@ -1,38 +1,19 @@
-"""Whether runs may be combined: the same weights, rows and loss, sampled from posteriors of the same kind."""
+"""Whether runs may be combined: what differs between them, held against the table of what may."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-from devinterp.errors import ProvenanceError
+from devinterp.errors import MissingVariableError, ProvenanceError
 from devinterp.plain_json import dig
+from devinterp.schema.model.may_differ import SETTING, Combined, Entry, entries, settings_that, that
 from devinterp.slt.runs.run import Samples, Tree, metadata_of, series_members, study_members
 
-__all__ = ["check_same_origin", "own_settings", "shared_provenance"]
+__all__ = ["check_cells", "check_curve", "check_same_origin", "own_settings", "shared_provenance"]
 
-# What the runs of a study must share. Masks differ by design; versions, lr and the numbers of chains and draws may.
-PROVENANCE = ("weights", "dataset", "loss", "mode", "tokenizer")
-SETTINGS = (
-    "n_beta",
-    "localization",
-    "noise_level",
-    "llc_weight_decay",
-    "bounding_box_size",
-    "sampling_method",
-    "sampling_method_kwargs",
-)
-# What every run may have for itself: the estimates differ in their error, not in what they estimate.
-OWN = ("lr", "num_chains", "num_draws", "num_burnin_steps", "num_steps_bw_draws")
-# Runs that agree in these, and in how many rows they visit, visit the same rows of the same dataset.
-ROUTE = (
-    "config.sampler.init_seed",
-    "config.sampler.shuffle",
-    "config.sampler.batch_size",
-    "config.sampler.gradient_accumulation_steps",
-    "config.sampler.match_sampling_input_ids_across_chains",
-    "provenance.visited.count",
-)
+OBSERVED = "provenance.observables"
+VISITED = "provenance.visited"
 
 
 def shared_provenance(obj: Tree) -> Mapping[str, Any]:
@@ -44,26 +25,26 @@ def shared_provenance(obj: Tree) -> Mapping[str, Any]:
     return {key: value for key, value in first.items() if all(key in o and o[key] == value for o in others)}
 
 
-def check_same_origin(runs: Sequence[Samples], *, observables: Sequence[str]) -> None:
-    """Compare every run with the first.
+def check_same_origin(runs: Mapping[str, Samples], *, observables: tuple[str, ...]) -> None:
+    """Compare the runs of a study with the first of them.
 
     Parameters
     ----------
-    runs : sequence of Samples
+    runs : mapping of str to Samples
         The runs that an analysis combines. What a run does not record is not compared.
-    observables : sequence of str
-        Ids of the observables that the analysis uses.
+    observables : tuple of str
+        Ids of the observables that the analysis uses: the others may be of other rows.
 
     Raises
     ------
     ProvenanceError
         They differ; the message names each difference.
     """
-    reference = runs[0]
+    (first, reference), *others = runs.items()
     problems = [
-        f"{name} of {run.label or 'a run'!r} is {_short(theirs)}, of {reference.label or 'the first'!r} {_short(ours)}"
-        for run in runs[1:]
-        for name, ours, theirs in _differences(reference, run, observables)
+        f"{path} of {name!r} is {_short(theirs)}, of {first!r} {_short(ours)}"
+        for name, run in others
+        for path, ours, theirs in _between(reference, run, "study", observables)
     ]
     if problems:
         raise ProvenanceError(
@@ -73,29 +54,128 @@ def check_same_origin(runs: Sequence[Samples], *, observables: Sequence[str]) ->
         )
 
 
-def _differences(first: Samples, other: Samples, observables: Sequence[str]) -> Iterator[tuple[str, Any, Any]]:
-    paths = [f"provenance.{key}" for key in PROVENANCE]
-    paths += [f"provenance.observables.{obs_id}" for obs_id in observables]
-    paths += [f"config.sampler.{key}" for key in SETTINGS]
-    for path in paths:
-        ours, theirs = dig(first.metadata, path), dig(other.metadata, path)
-        if ours is not None and theirs is not None and ours != theirs:
-            yield path, ours, theirs
-    if all(dig(first.metadata, path) == dig(other.metadata, path) for path in ROUTE):
-        # The dataset's own hash looks at some rows of it; what was sampled on may differ in others.
-        path = "provenance.visited.rows"
-        ours, theirs = dig(first.metadata, path), dig(other.metadata, path)
-        if ours is not None and theirs is not None and ours != theirs:
-            yield path, ours, theirs
-    unrecorded = dig(first.metadata, "config.sampler.n_beta") is None
-    if unrecorded and all("n_beta" in run.dataset for run in (first, other)) and first.n_beta != other.n_beta:
-        yield "n_beta", first.n_beta, other.n_beta
+def check_cells(cells: Mapping[str, Samples]) -> None:
+    """Compare the cells of a sweep with the first of them; as `check_same_origin`.
+
+    Raises
+    ------
+    ProvenanceError
+        They differ in more than a sweep varies.
+    """
+    (first, reference), *others = cells.items()
+    problems = [
+        f"{path} of {name!r} is {_short(theirs)}, of {first!r} {_short(ours)}"
+        for name, run in others
+        for path, ours, theirs in _between(reference, run, "sweep", None)
+    ]
+    if problems:
+        raise ProvenanceError(
+            "The cells of the sweep differ in more than the settings that a sweep varies.",
+            expected=f"the same but for {', '.join(settings_that('sweep', 'noted', 'freely'))}",
+            found="; ".join(problems),
+            remedy="Leave the odd ones out: tree.isel(cell=...), or del tree[CELL].",
+        )
+
+
+def check_curve(members: Mapping[int, Tree], *, allow_mixed: bool) -> tuple[str, ...]:
+    """Return which settings differ between the checkpoints of a series, for the same restriction.
+
+    Parameters
+    ----------
+    members : mapping of int to DataTree
+        Studies by training step.
+    allow_mixed : bool
+        Accept that settings differ.
+
+    Raises
+    ------
+    MissingVariableError
+        There is no checkpoint.
+    ProvenanceError
+        The checkpoints were sampled with different settings and ``allow_mixed`` is false; or on different data, with
+        another loss or with other masks.
+    """
+    if not members:
+        raise MissingVariableError(
+            "The selection has no checkpoint.", remedy="Widen it: series['checkpoint'] has the training steps."
+        )
+    seen: dict[tuple[str, str], tuple[int, Any]] = {}
+    mixed: dict[str, str] = {}
+    apart: dict[str, str] = {}
+    for step, study in members.items():
+        for restriction, tree in (study_members(study) or {}).items():
+            told = _told(Samples.of(tree, label=restriction, allow_partial=True))
+            for entry in that("series", "never", "asked"):
+                if entry.path not in told:
+                    continue
+                value = told[entry.path]
+                before_step, before = seen.setdefault((restriction, entry.path), (step, value))
+                into = apart if entry.series == "never" else mixed
+                if before != value and entry.name not in into:
+                    into[entry.name] = (
+                        f"{entry.name} of {restriction!r} is {_short(before)} at checkpoint {before_step}, "
+                        f"{_short(value)} at checkpoint {step}"
+                    )
+    if apart:
+        raise ProvenanceError(
+            "The checkpoints of the series were sampled on different data, with another loss or with other masks.",
+            found="; ".join(apart.values()),
+            remedy="Sample them again on the same data, or analyse them one by one: tree['STEP'].",
+        )
+    if mixed and not allow_mixed:
+        raise ProvenanceError(
+            "The checkpoints of the series were sampled with different settings, so that they make no one curve.",
+            found="; ".join(mixed.values()),
+            remedy="Pass allow_mixed=True to have them side by side all the same, or analyse them one by one: "
+            "tree['STEP'].",
+        )
+    return tuple(mixed)
 
 
 def own_settings(runs: Mapping[str, Samples]) -> dict[str, dict[str, Any]]:
-    """Return, by setting and run, what the runs legitimately do not share; a setting that they share is left out."""
-    found = {key: {name: run.setting(key) for name, run in runs.items()} for key in OWN}
+    """Return, by setting and run, what the runs of a study legitimately do not share; what they share is left out."""
+    found = {key: {name: run.setting(key) for name, run in runs.items()} for key in settings_that("study", "noted")}
     return {key: values for key, values in found.items() if len(set(values.values())) > 1}
+
+
+def _told(run: Samples) -> dict[str, Any]:
+    """What a run tells of the entries of the table, by their path; what it does not tell is not there."""
+    told = {}
+    for path, entry in entries().items():
+        above, _, key = path.rpartition(".")
+        inside = dig(run.metadata, above) if above else run.metadata
+        if isinstance(inside, Mapping) and key in inside and not (entry.unknown and inside[key] is None):
+            told[path] = inside[key]
+    if f"{SETTING}n_beta" not in told and "n_beta" in run.dataset:
+        told[f"{SETTING}n_beta"] = run.n_beta
+    return told
+
+
+def _between(
+    first: Samples, other: Samples, combined: Combined, observables: tuple[str, ...] | None
+) -> Iterator[tuple[str, Any, Any]]:
+    """Yield what two runs both tell, tell differently, and may not differ in."""
+    ours, theirs = _told(first), _told(other)
+
+    def differ(entry: Entry) -> bool:
+        return entry.path in ours and entry.path in theirs and ours[entry.path] != theirs[entry.path]
+
+    for entry in that(combined, "never"):
+        if entry.path == "config.observables":
+            continue  # the rows themselves are compared
+        if entry.path == OBSERVED and observables is not None:
+            for obs_id in observables:
+                one, two = dig(first.metadata, f"{OBSERVED}.{obs_id}"), dig(other.metadata, f"{OBSERVED}.{obs_id}")
+                if one is not None and two is not None and one != two:
+                    yield f"{OBSERVED}.{obs_id}", one, two
+        elif differ(entry):
+            yield entry.path, ours[entry.path], theirs[entry.path]
+    # The dataset's own hash looks at some rows of it; what was sampled on may differ in others.
+    same_rows = all(ours.get(e.path) == theirs.get(e.path) for e in that("rows", True))
+    counts = [dig(run.metadata, f"{VISITED}.count") for run in (first, other)]
+    rows = [dig(run.metadata, f"{VISITED}.rows") for run in (first, other)]
+    if same_rows and counts[0] == counts[1] and None not in rows and rows[0] != rows[1]:
+        yield f"{VISITED}.rows", *rows
 
 
 def _short(value: Any) -> str:

@@ -13,6 +13,7 @@ import xarray as xr
 from devinterp.errors import MissingVariableError
 from devinterp.names import SWEPT as SETTINGS
 from devinterp.plain_json import dig
+from devinterp.slt.runs.lay_out import lay_out
 from devinterp.slt.runs.run import Tree, is_samples, metadata_of
 
 __all__ = ["SETTINGS", "Grid", "cell_name", "grid_of"]
@@ -50,33 +51,8 @@ class Grid:
         return tuple(axis.size for axis in self.axes.values())
 
     def lay_out(self, results: Mapping[str, xr.Dataset]) -> xr.Dataset:
-        """Put the results of single cells side by side.
-
-        Parameters
-        ----------
-        results : mapping of str to Dataset
-            By the cell's name, with the same variables; a cell without a result is NaN.
-
-        Returns
-        -------
-        xarray.Dataset
-            With the leading dimensions of `axes`; NaN fills up where cells have other numbers of chains or draws.
-        """
-        sizes: dict[str, int] = {}
-        for result in results.values():
-            for dim, size in result.sizes.items():
-                sizes[str(dim)] = max(size, sizes.get(str(dim), 0))
-        first = next(iter(results.values()))
-        laid: dict[str, Any] = {}
-        for name, variable in first.data_vars.items():
-            dims = tuple(map(str, variable.dims))
-            values = np.full((*self.shape, *(sizes[d] for d in dims)), np.nan, dtype=variable.dtype)
-            for cell, result in results.items():
-                own = result[name].values
-                place: tuple[Any, ...] = (*self.places[cell], *(slice(n) for n in own.shape))
-                values[place] = own
-            laid[str(name)] = ((*SETTINGS, *dims), values)
-        return xr.Dataset(laid, coords={name: (name, axis) for name, axis in self.axes.items()})
+        """Put the results of single cells side by side over `axes`; see `devinterp.slt.runs.lay_out.lay_out`."""
+        return lay_out(results, self.axes, self.places, what="cells of the sweep")
 
     def map(self, function: Callable[[str, xr.DataTree], Any]) -> dict[str, Any]:
         """Return ``function(name, run)`` of every cell."""

@@ -10,13 +10,13 @@ import torch
 import xarray as xr
 
 from devinterp.errors import MissingDependencyError, SettingError, StoreNotFoundError
+from devinterp.schema.model.may_differ import overridable
 from devinterp.slt.sampling.engine.losses import LossFn
 from devinterp.slt.sampling.running.coordinator import complete_run, open_finished, sample_part
 from devinterp.slt.sampling.running.options import shared_workers
 from devinterp.slt.sampling.running.plan import Plan, Variant, check_visited, describe, make_plan
 from devinterp.slt.sampling.settings import SamplerSettings
 from devinterp.slt.sampling.study import (
-    OVERRIDABLE,
     check_names,
     check_overridable,
     check_task,
@@ -29,20 +29,6 @@ from devinterp.store import Container, SamplesRequest, StoreLike, locate, open_r
 __all__ = ["from_revisions", "from_state_dicts", "sample_checkpoints"]
 
 Load = Callable[[int], torch.nn.Module]
-
-OVERRIDABLE_AT_CHECKPOINT = (
-    *OVERRIDABLE,
-    "n_beta",
-    "localization",
-    "llc_weight_decay",
-    "noise_level",
-    "bounding_box_size",
-    "sampling_method",
-    "sampling_method_kwargs",
-    "rmsprop_eps",
-    "rmsprop_alpha",
-)
-"""Settings that a checkpoint may have for itself: all of its restrictions share them, so that they stay comparable."""
 
 
 def sample_checkpoints(
@@ -186,7 +172,7 @@ def _own_settings(
         changes = by_step.get(step, {})
         check_overridable(
             changes,
-            OVERRIDABLE_AT_CHECKPOINT,
+            overridable("checkpoint"),
             who=f"The checkpoint {step}",
             shared_by="all checkpoints of a series",
         )

@@ -11,6 +11,7 @@ import xarray as xr
 
 from devinterp.errors import RestrictionError, SettingError
 from devinterp.names import check_restriction_names, sanitize_observable_name
+from devinterp.schema.model.may_differ import overridable
 from devinterp.slt.sampling.engine.losses import LossFn
 from devinterp.slt.sampling.running.coordinator import execute
 from devinterp.slt.sampling.running.options import Execution
@@ -19,7 +20,6 @@ from devinterp.slt.sampling.settings import SamplerSettings
 from devinterp.store import StoreLike
 
 __all__ = [
-    "OVERRIDABLE",
     "check_names",
     "check_overridable",
     "check_task",
@@ -30,9 +30,6 @@ __all__ = [
 ]
 
 FULL = "full"
-OVERRIDABLE = ("lr", "num_chains", "num_draws", "num_burnin_steps", "num_steps_bw_draws")
-"""Settings that a single restriction may have for itself; the analysis needs all others to be shared."""
-
 _SETTINGS = frozenset(field.name for field in fields(SamplerSettings))
 _OPTIONS = frozenset(field.name for field in fields(Execution))
 
@@ -161,12 +158,11 @@ def overridden(
             f"overrides names weight restrictions that are not there: {', '.join(map(repr, unknown))}.",
             expected=f"one of {', '.join(map(repr, names))}",
         )
+    allowed = overridable("restriction")
     own = {}
     for name in names:
         changes = overrides.get(name, {})
-        check_overridable(
-            changes, OVERRIDABLE, who=f"The restriction {name!r}", shared_by="all restrictions of a study"
-        )
+        check_overridable(changes, allowed, who=f"The restriction {name!r}", shared_by="all restrictions of a study")
         own[name] = common.override(**changes)
     return own
 

@@ -21,10 +21,10 @@ import xarray as xr
 
 from devinterp.errors import DataError, MissingVariableError, ProvenanceError, SettingError
 from devinterp.slt.runs.chains import warn_excluded
-from devinterp.slt.runs.comparable import check_same_origin, own_settings
+from devinterp.slt.runs.comparable import check_curve, check_same_origin, own_settings
 from devinterp.slt.runs.results import label_result
-from devinterp.slt.runs.run import Samples, Tree, study_members
-from devinterp.slt.runs.side_by_side import check_curve, series_members, stack_checkpoints
+from devinterp.slt.runs.run import Samples, Tree, series_members, study_members
+from devinterp.slt.runs.side_by_side import along_checkpoints
 from devinterp.slt.susceptibilities.flat import flat_tree
 from devinterp.slt.susceptibilities.moments import Moments, gather_moments
 
@@ -206,7 +206,7 @@ def compute_susceptibilities(
     for run in runs.values():
         for obs_id in (task, *probes):
             run.loss(obs_id)
-    check_same_origin(list(runs.values()), observables=(task, *probes))
+    check_same_origin({"full": full, **runs}, observables=(task, *probes))
     tokens = _tokens(runs, probes)
 
     groups = GROUPS_PER_CHAIN if se else 1
@@ -257,7 +257,7 @@ def _along_checkpoints(trees: Mapping[int, xr.DataTree], mixed: tuple[str, ...])
             expected=f"the tokens of checkpoint {next(iter(trees))} at every checkpoint",
             remedy="Analyse the checkpoints one by one: tree['STEP'].",
         )
-    stacked = stack_checkpoints({s: t["susceptibilities"].to_dataset() for s, t in trees.items()}, mixed=mixed)
+    stacked = along_checkpoints({s: t["susceptibilities"].to_dataset() for s, t in trees.items()}, mixed=mixed)
     sus = label_result(stacked, "susceptibilities", node="/susceptibilities", attrs=stacked.attrs)
     tree = xr.DataTree.from_dict({"/susceptibilities": sus, "/context": first})
     tree.attrs = dict(next(iter(trees.values())).attrs)

@@ -16,8 +16,9 @@ import xarray as xr
 
 from devinterp.errors import MissingVariableError, SettingError
 from devinterp.plain_json import dig
+from devinterp.slt.runs.comparable import check_curve
 from devinterp.slt.runs.run import Tree, metadata_of, series_members, study_members
-from devinterp.slt.runs.side_by_side import check_curve, stack_checkpoints
+from devinterp.slt.runs.side_by_side import along_checkpoints
 from devinterp.slt.susceptibilities.flat import flat_tree
 
 __all__ = ["flatten", "matrix", "pca", "split_half", "unflatten"]
@@ -255,7 +256,7 @@ def split_half(
     if checkpoints is not None:
         mixed = check_curve(checkpoints, allow_mixed=allow_mixed)
         each = {step: split_half(study, sampling_task, **options) for step, study in checkpoints.items()}
-        return stack_checkpoints(each, mixed=mixed)
+        return along_checkpoints(each, mixed=mixed)
     members = study_members(wr_map) or {}
     single = [name for name, tree in members.items() if tree.sizes.get("chain", 1) < 2]
     if single or not members:

@@ -11,6 +11,7 @@ import torch
 import xarray as xr
 
 from devinterp.errors import SettingError
+from devinterp.schema.model.may_differ import settings_that
 from devinterp.schema.reading.keys import STATE_FOLDER
 from devinterp.slt.runs.grid import SETTINGS, cell_name
 from devinterp.slt.sampling.engine.losses import LossFn
@@ -246,7 +247,7 @@ def _stored(location: Location, common: SamplerSettings) -> Cells:
         document = read_group(location, name) or {}
         sampler = document.get("attributes", {}).get("metadata", {}).get("config", {}).get("sampler")
         if isinstance(sampler, Mapping):
-            found[name] = common.override(**{k: sampler[k] for k in (*SETTINGS, "num_chains", "num_draws")})
+            found[name] = common.override(**{k: sampler[k] for k in (*SETTINGS, *settings_that("resume", "grows"))})
     return found
 
 

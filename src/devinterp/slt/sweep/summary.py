@@ -95,9 +95,8 @@ def compute_sweep(
 
 
 def _no_estimates(grid: Grid, over: str, ci: float) -> xr.Dataset:
-    unknown = np.full((*grid.shape, 2), np.nan)
-    values = {"llc_mean": (SETTINGS, unknown[..., 0]), "llc_ci": ((*SETTINGS, "bound"), unknown)}
-    return xr.Dataset(values, coords={n: (n, a) for n, a in grid.axes.items()}, attrs={"over": over, "ci": float(ci)})
+    unknown = xr.Dataset({"llc_mean": np.nan, "llc_ci": ("bound", [np.nan, np.nan])})
+    return grid.lay_out(dict.fromkeys(grid.cells, unknown)).assign_attrs(over=over, ci=float(ci))
 
 
 def _judged(run: xr.DataTree, observable: str | None) -> Diagnosis:

@@ -4,23 +4,22 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from functools import cache
 from typing import Any
 
 from devinterp.errors import StoreConflictError
 from devinterp.plain_json import plain_json
+from devinterp.schema.model.may_differ import settings_that, that
 from devinterp.store.location import Location
 from devinterp.store.reading.path_state import read_group
 from devinterp.store.writing.request import Container, SamplesRequest
 
 __all__ = ["compare_requests", "differences"]
 
-# Facts of the run, not of the request: they may differ between two calls for the same numbers.
-_VOLATILE = frozenset({"metadata.run", "metadata.provenance.versions"})
-
 
 def differences(ours: Any, theirs: Any, where: str = "metadata") -> Iterator[str]:
     """Yield one line per leaf that two JSON documents do not share."""
-    if where in _VOLATILE:
+    if where in _volatile():
         return
     if isinstance(ours, Mapping) and isinstance(theirs, Mapping):
         # What lies beside our own parts of the metadata is somebody's note.
@@ -29,6 +28,12 @@ def differences(ours: Any, theirs: Any, where: str = "metadata") -> Iterator[str
     elif ours != theirs:
         name = where.removeprefix("metadata.config.sampler.").removeprefix("metadata.")
         yield f"{name}: the store has {_short(theirs)}, this call {_short(ours)}"
+
+
+@cache
+def _volatile() -> frozenset[str]:
+    """Facts of the run, not of the request: they may differ between two calls for the same numbers."""
+    return frozenset(f"metadata.{entry.path}" for entry in that("resume", "freely"))
 
 
 def _short(value: Any) -> str:
@@ -100,12 +105,14 @@ def _grown_numbers(wanted: Any, stored: Any) -> tuple[Any, bool]:
     config = dict(wanted.get("config", {}))
     sampler, before = dict(config.get("sampler", {})), stored.get("config", {}).get("sampler", {})
     more = False
-    for name in ("num_chains", "num_draws"):
+    for name in settings_that("resume", "grows"):
         new, old = sampler.get(name), before.get(name)
         if isinstance(new, int) and isinstance(old, int) and new > old:
             sampler[name], more = old, True
     config["sampler"] = sampler
     grown = {**wanted, "config": config}
     if more and "provenance" in grown:  # a longer run visits further rows of the same dataset
-        grown["provenance"] = {**grown["provenance"], "visited": stored.get("provenance", {}).get("visited")}
+        own = stored.get("provenance", {})
+        follows = [entry.path.removeprefix("provenance.") for entry in that("resume", "follows")]
+        grown["provenance"] = {**grown["provenance"], **{name: own.get(name) for name in follows}}
     return grown, more

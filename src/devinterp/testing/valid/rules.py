@@ -11,6 +11,7 @@ import numpy as np
 
 from devinterp.names import sanitize_observable_name
 from devinterp.plain_json import dig
+from devinterp.schema.model.may_differ import that
 from devinterp.testing.valid.attributes import put
 from devinterp.testing.valid.draft import Draft, GroupDraft, rule_maker
 
@@ -109,6 +110,9 @@ def _has_full(draft: Draft, group: GroupDraft, arguments: Arguments) -> None:
 @rule_maker("study_members_agree")
 def _members_agree(draft: Draft, group: GroupDraft, arguments: Arguments) -> None:
     """All restrictions were sampled from the same weights, on the same rows, with the same settings."""
+    if arguments.get("combined_as") == "series":
+        _checkpoints_agree(draft)
+        return
     children = [child.root for child in draft.shared.get("children", {}).values()]
     first = children[0]
     for other in children[1:]:
@@ -117,6 +121,17 @@ def _members_agree(draft: Draft, group: GroupDraft, arguments: Arguments) -> Non
         for name in other.names:
             if name.startswith(("input_ids_", "row_", "init_loss_", "n_beta")):
                 other.values[name] = first.values[name].copy()
+
+
+def _checkpoints_agree(draft: Draft) -> None:
+    """At every checkpoint the data, the loss and each restriction's masks are those of the first."""
+    first, *others = [study.shared["children"] for study in draft.shared["children"].values()]
+    for entry in that("series", "never"):
+        path = f"metadata.{entry.path}"
+        for name, run in ((name, run) for study in others for name, run in study.items() if name in first):
+            shared = dig(first[name].root.attributes, path)
+            if shared is not None or dig(run.root.attributes, path) is not None:
+                put(run.root.attributes, path, deepcopy(shared))
 
 
 @rule_maker("sampling_task_observed")

@@ -12,6 +12,7 @@ from torch import nn
 
 from devinterp.errors import DevinterpWarning, ModelError, StoreConflictError
 from devinterp.plain_json import plain_json
+from devinterp.schema.model.may_differ import settings_that
 from devinterp.slt.sampling.engine.chain import ChainResult, ChainSink, run_chain
 from devinterp.slt.sampling.engine.check_model import Probe, choose_device, probe_model
 from devinterp.slt.sampling.engine.losses import LossFn, PerTokenLoss
@@ -103,7 +104,7 @@ def make_plan(
     Parameters
     ----------
     variants : mapping of group path to (settings, masks)
-        Settings of several variants differ only in what `devinterp.slt.sampling.study.OVERRIDABLE` names.
+        Settings of several variants differ only in what ``schemas/runs/may_differ.yaml`` lets them.
 
     Raises
     ------
@@ -261,7 +262,7 @@ def check_visited(plan: Plan, location: Location) -> None:
         metadata = (read_group(location, group) or {}).get("attributes", {}).get("metadata", {})
         before = metadata.get("config", {}).get("sampler", {})
         visited = metadata.get("provenance", {}).get("visited")
-        counts = {name: before.get(name) for name in ("num_draws", "num_chains")}
+        counts = {name: before.get(name) for name in settings_that("resume", "grows")}
         longer = {name: getattr(variant.settings, name) for name in counts}
         if visited is None or not all(isinstance(n, int) and 0 < n <= longer[name] for name, n in counts.items()):
             continue  # `open_run` says what is wrong with it
