@@ -53,7 +53,7 @@ def test_an_extension_of_samples_is_analysed_and_drawn(installed: Any, tmp_path:
     tree.attrs["devinterp_schema"] = "lab/gradients@1"
     xr.testing.assert_identical(tree.devinterp.llc(), plain.devinterp.llc())
     assert tree.devinterp.diagnose() == plain.devinterp.diagnose()
-    assert "diagnose() llc() bif()" in repr(tree.devinterp)
+    assert "diagnose() llc()" in repr(tree.devinterp)
     assert len(tree.devinterp.plot()) == len(plain.devinterp.plot())
 
 
