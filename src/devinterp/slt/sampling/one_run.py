@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
+from dataclasses import fields
 from typing import Any
 
 import torch
@@ -179,44 +180,9 @@ def sample(
     ChainFailedWarning
         Some chains met a non-finite loss, logit or weight, and ended there.
     """
-    settings = SamplerSettings.build(
-        lr=lr,
-        n_beta=n_beta,
-        num_chains=num_chains,
-        num_draws=num_draws,
-        batch_size=batch_size,
-        num_burnin_steps=num_burnin_steps,
-        num_steps_bw_draws=num_steps_bw_draws,
-        num_init_loss_batches=num_init_loss_batches,
-        init_seed=init_seed,
-        batches_per_draw=batches_per_draw,
-        obs_seed=obs_seed,
-        gradient_accumulation_steps=gradient_accumulation_steps,
-        localization=localization,
-        noise_level=noise_level,
-        llc_weight_decay=llc_weight_decay,
-        bounding_box_size=bounding_box_size,
-        sampling_method=sampling_method,
-        sampling_method_kwargs=sampling_method_kwargs,
-        rmsprop_eps=rmsprop_eps,
-        rmsprop_alpha=rmsprop_alpha,
-        shuffle=shuffle,
-        match_sampling_input_ids_across_chains=match_sampling_input_ids_across_chains,
-        init_noise=init_noise,
-        save_metrics=save_metrics,
-        save_step_losses=save_step_losses,
-        mode=mode,
-    )
-    options = Execution(
-        chain_method=chain_method,
-        executor=executor,
-        num_workers=num_workers,
-        threads_per_chain=threads_per_chain,
-        resume=resume,
-        keep_state=keep_state,
-        checkpoint_every=checkpoint_every,
-        progress=progress,
-    )
+    given = locals()  # before there are others: the arguments
+    settings = SamplerSettings.build(**{field.name: given[field.name] for field in fields(SamplerSettings)})
+    options = Execution(**{field.name: given[field.name] for field in fields(Execution)})
     options.check(output_path)
     variants = {"/": (settings, param_masks)}
     plan = make_plan(model, dataset, observables, variants, device=device, loss_fn=loss_fn)

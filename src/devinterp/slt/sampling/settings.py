@@ -38,42 +38,9 @@ class SamplerSettings:
 
     Build it with `SamplerSettings.build`, which checks every value; the constructor trusts its caller.
 
-    Attributes
-    ----------
-    lr : float
-        Step size ε of SGLD, more than 0.
-    n_beta : float
-        Inverse temperature nβ, at least 0.
-    num_chains, num_draws, batch_size, num_steps_bw_draws, num_init_loss_batches : int
-        Counts, at least 1.
-    num_burnin_steps : int
-        Steps before the first draw, at least 0.
-    init_seed, obs_seed : int
-        Chain ``c`` is seeded with ``init_seed + c``; the observables' rows are chosen with `obs_seed`.
-    batches_per_draw : int
-        Batches of an observable that names no number of its own.
-    gradient_accumulation_steps : int
-        Micro-batches per step, each of `batch_size` rows.
-    localization, llc_weight_decay : float
-        Precisions of the Gaussian priors around the start and around zero.
-    noise_level : float
-        Standard deviation of the noise; other than 1 is not posterior sampling.
-    bounding_box_size : float or None
-        Half the side of the box around the start that weights are clamped to.
-    sampling_method : {"sgmcmc_sgld", "rmsprop_sgld"}
-        The update rule.
-    sampling_method_kwargs : dict
-        ``alpha`` and ``eps`` with ``rmsprop_sgld``, both always present; empty with ``sgmcmc_sgld``.
-    rmsprop_eps, rmsprop_alpha : float or None
-        The same two values, None with ``sgmcmc_sgld``.
-    shuffle, match_sampling_input_ids_across_chains : bool
-        Order of the sampling dataset, and whether all chains share it.
-    init_noise : float or None
-        Standard deviation of noise added to the sampled weights before the first step.
-    save_metrics, save_step_losses : bool
-        Which optional arrays are kept.
-    mode : {"train", "eval"}
-        Mode of the model while it samples.
+    What each means is said there. In frozen settings, ``sampling_method_kwargs`` always has both ``alpha`` and ``eps``
+    with ``rmsprop_sgld``, and ``rmsprop_eps`` and ``rmsprop_alpha`` are the same two values; with ``sgmcmc_sgld`` it
+    is empty, and they are None.
     """
 
     lr: float

@@ -22,23 +22,7 @@ CHAIN_METHODS = ("sequential", "parallel")
 class Execution:
     """How a run is carried out; nothing of it changes a number.
 
-    Attributes
-    ----------
-    chain_method : {"sequential", "parallel"}
-    executor : concurrent.futures.Executor or None
-        Takes the chains of a parallel run; None starts processes on this machine.
-    num_workers : int or None
-        Processes to start; None is one per core and thread.
-    threads_per_chain : int or None
-        Torch threads of each chain. None is what the run was begun with, else what torch is set to here, or 1 in a
-        process of our own.
-    resume : bool or "inexact"
-        Whether to go on with an interrupted store; "inexact" also where other hardware, threads or versions of torch
-        cannot give the same bytes.
-    keep_state : bool
-    checkpoint_every : int or None
-        Draws between checkpoints; None leaves it to the store.
-    progress : bool or callable
+    Its fields are arguments of `devinterp.slt.sampling.sample`, and what each means is said there.
     """
 
     chain_method: str = "sequential"
