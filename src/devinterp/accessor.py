@@ -96,7 +96,8 @@ class DevinterpAccessor:
     ) -> xr.Dataset:
         """Compute the local learning coefficient; see `devinterp.slt.llc.compute_llc`.
 
-        ``n_beta * (E[L] - L_0)``, dimensionless: E[L] is the mean loss (nat) over the draws, L_0 that at the start.
+        ``n_beta * (E[L] - L_0)``, dimensionless: E[L] is the mean loss (nat) over the draws, L_0 that at the start. An
+        interval is for this number at the run's own settings, not for the learning coefficient.
         """
         from devinterp.slt.llc import compute_llc
 
@@ -198,7 +199,8 @@ class DevinterpAccessor:
         """Compute the Bayesian influence function; see `devinterp.slt.bif.compute_bif`.
 
         ``Corr(l_i, l_j)`` over the draws of the losses of two tokens or sequences, dimensionless; with
-        ``compute_covariance`` their covariance, nat². Positive where learning the one lowers the loss of the other.
+        ``compute_covariance`` their covariance, nat². Positive where learning the one lowers the loss of the other: a
+        normalised variant of the papers' influence, which is minus the covariance; see `reweighting`.
         """
         from devinterp.slt.bif import compute_bif
 
@@ -263,7 +265,8 @@ class DevinterpAccessor:
         """Compute susceptibilities; see `devinterp.slt.susceptibilities.compute_susceptibilities`.
 
         ``Cov_C(phi, u - l) + E_C[phi] (E_full[l - u] - E_C[l - u])`` of every token's loss l, nat²: u is the sampling
-        task's loss, phi its mean minus the loss at the start, C the weight restriction.
+        task's loss, phi its mean minus the loss at the start, C the weight restriction. The response of the posterior
+        mean, as the papers have it, is ``n_beta`` times this.
         """
         from devinterp.slt.susceptibilities import compute_susceptibilities
 

@@ -71,7 +71,8 @@ def screen(result: xr.Dataset, store: str, estimand: Estimand) -> None:
     title = f"{store}: {estimand.title}{f' ({made})' if made else ''}"
     put(table(heads, cells, right=heads[len(leading) :], title=title))
     if "ci" in result.attrs:
-        put(f"from, to: {100 * float(result.attrs['ci']):g} % interval")
+        meaning = next((str(v.attrs.get("long_name", "")) for v in result.data_vars.values() if "bound" in v.dims), "")
+        put(f"from, to: {100 * float(result.attrs['ci']):g} % interval. {meaning}".rstrip())
     excluded = told(result.attrs, "chains_excluded")
     lines = excluded.items() if isinstance(excluded, dict) else [("", excluded or [])]
     for name, chains in lines:

@@ -151,7 +151,8 @@ def llc(subject: Subject, estimand: Estimand) -> Markup:
         table = llc_table(result)
     explained = note(
         "The local learning coefficient, n_beta times the rise of the mean loss over the loss at the start; "
-        "dimensionless. Intervals account for autocorrelation and for the noise of the loss at the start."
+        "dimensionless. Intervals account for autocorrelation and for the noise of the loss at the start. They are for "
+        "this number at the step size, localization and length of chain of the run, not for the learning coefficient."
     )
     several = "wr" in result.dims and result.sizes["wr"] > MOST_RESTRICTIONS
     inside = [tag("div", drawn, class_="columns"), table] if several else [tag("div", drawn, table, class_="columns")]

@@ -96,7 +96,8 @@ def compute_llc(
         With ``over="observable"``: which observable; by default the sampling task's, where the store tells it.
     ci : float, optional
         Level of an interval for ``llc_mean`` (0.9), which accounts for autocorrelation, for minibatch noise and for
-        the noise of ``init_loss``; see `devinterp.slt.uncertainty.llc_interval`.
+        the noise of ``init_loss``; see `devinterp.slt.uncertainty.llc_interval`. It is for ``n_beta * E[L - L_0]`` at
+        this step size, localization and length of chain, not for the learning coefficient.
     allow_partial : bool
         Accept a store that has not completed, and use the draws that all chains have instead of complete chains only.
     allow_mixed : bool

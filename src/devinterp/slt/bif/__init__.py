@@ -2,8 +2,9 @@
 
     BIF(z, z') = Corr(l_z, l_z')      over the draws of SGLD
 
-Sign: positive where the two losses rise and fall together, so that learning one lowers the loss of the other (the
-literature often writes the influence as the *negative* covariance; ours has no minus sign, as devinterp 2.0 has none).
+A normalised variant of the influence in the papers, which is the *negative covariance*: positive where the two losses
+rise and fall together, so that learning one lowers the loss of the other, as in devinterp 2.0. With the papers' sign
+and scale it is in `devinterp.slt.reweighting`.
 """
 
 from __future__ import annotations

@@ -117,7 +117,8 @@ def _result_rows(obj: Tree) -> list[tuple[str, str]]:
     rows += [("size", ", ".join(f"{obj.sizes[d]} {d}" for d in dims))] if dims else []
     if "llc_mean" in obj.data_vars and not obj["llc_mean"].dims:
         ends = [f"{float(v):.4g}" for v in obj.data_vars["llc_ci"].values] if "llc_ci" in obj.data_vars else []
-        level = f", {100 * float(obj.attrs.get('ci', 0)):g} % interval {' to '.join(ends)}" if ends else ""
+        between = f"{' to '.join(ends)} at these settings"
+        level = f", {100 * float(obj.attrs.get('ci', 0)):g} % interval {between}" if ends else ""
         rows.append(("LLC", f"{float(obj['llc_mean']):.4g}{level}"))
     made = how_made(obj)
     rows += [("settings", made)] if made else []

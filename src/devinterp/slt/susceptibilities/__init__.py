@@ -6,6 +6,9 @@ For a weight restriction C, the sampling task's loss u and the loss l of a probe
     sus = E_C[phi * mean(u)] - E_C[phi * l] - E_C[phi] * (E_full[u] - E_full[l])
         = Cov_C(phi, u - l) + E_C[phi] * (E_full[l - u] - E_C[l - u])                    (sus_cov + sus_shift)
 
+The response of E_C[phi] to a share of the data that moves to the token is n_beta times sus_cov; sus has no such factor,
+as devinterp 2.0 has none.
+
 Baker, Wang, Hoogland & Murfet 2025, "Structural inference: interpreting small language models with susceptibilities",
 `arXiv:2504.18274 <https://arxiv.org/abs/2504.18274>`_, appendix C.4.
 """

@@ -136,7 +136,8 @@ def matrix(
         What `devinterp.slt.susceptibilities.compute_susceptibilities` returned.
     standardize : bool or "columns"
         True: each restriction's column to mean 0 and standard deviation 1, then each token's mean over restrictions
-        removed. ``"columns"``: the columns only. False: as they are.
+        removed: what all restrictions share is gone, in a PCA the axis along which all load alike, which papers
+        interpret first. ``"columns"``: the columns only, which keeps it. False: as they are.
     variable : str
         ``sus``, ``sus_cov`` or ``sus_shift``.
 
