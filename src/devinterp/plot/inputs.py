@@ -118,10 +118,7 @@ def as_susceptibilities(obj: Tree, **options: Any) -> xr.DataTree:
 def context_of(tree: xr.DataTree) -> xr.Dataset:
     """Return the tokens beside susceptibilities.
 
-    Raises
-    ------
-    MissingVariableError
-        They are not there.
+    Raises `MissingVariableError` where they are not there.
     """
     if "context" not in tree.children:
         raise MissingVariableError(

@@ -272,20 +272,7 @@ def class_means(
 ) -> tuple[list[str], list[int], npt.NDArray[np.float64], npt.NDArray[np.float64]]:
     """Return the classes, their sizes, and the mean of each restriction over each with its standard error.
 
-    Parameters
-    ----------
-    tree : DataTree
-        A result of ``compute_susceptibilities``.
-    classes, tokenizer, standardize
-        As in `susceptibility_classes`.
-
-    Returns
-    -------
-    names : list of str
-    sizes : list of int
-        Tokens of each class.
-    means, errors : array of float64, shape (wr, class)
-        The standard error takes the tokens of a class as independent; NaN for a single token.
+    Means and errors are (wr, class); an error takes the tokens of a class as independent, and is NaN for a single one.
     """
     values = _values(tree, standardize)
     labels = token_classes(tree, classes, tokenizer)

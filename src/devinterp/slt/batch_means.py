@@ -146,19 +146,8 @@ def batch_groups(values: F32, num_chains: int) -> Batches:
 def merge_groups(num_chains: int, num_draws: int, per_chain: int, time: float) -> tuple[tuple[int, ...], ...]:
     """Put neighbouring groups of a chain together until they are long enough for the autocorrelation time.
 
-    Parameters
-    ----------
-    num_chains, num_draws : int
-        Chains, and draws of each.
-    per_chain : int
-        Groups per chain; groups are numbered chain after chain.
-    time : float
-        Autocorrelation time, in draws.
-
-    Returns
-    -------
-    tuple of tuples of int
-        The groups of each batch.
+    Groups are numbered chain after chain, ``per_chain`` of each; ``time`` is in draws. Returns the groups of each
+    batch.
     """
     pieces = max(1, min(per_chain, num_draws // batch_length(num_chains, num_draws, time)))
     bounds = np.linspace(0, per_chain, pieces + 1).round().astype(int)

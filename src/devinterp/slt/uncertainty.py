@@ -162,19 +162,6 @@ def minibatch_weight(run: Samples, num: int, over: str) -> float:
     The sampler's loader gives the micro-batches of ``init_loss`` first, and, seeded alike, the same ones to the
     chain, over and over when they run out. Where it cannot be known which draws these are (a selection, no record of
     the dataset's length), all are taken as different.
-
-    Parameters
-    ----------
-    run : Samples
-        For its settings.
-    num : int
-        How many draws or steps are averaged.
-    over : {"draws", "steps"}
-        Which of the two.
-
-    Returns
-    -------
-    float
     """
     accumulation = _accumulation(run)
     num_init = int(run.setting("num_init_loss_batches")) * accumulation

@@ -60,16 +60,7 @@ def make_facets(
 ) -> Facets:
     """Return a grid with one empty, titled panel for each name.
 
-    Parameters
-    ----------
-    names : sequence of str
-        Titles of the panels.
-    size : (float, float)
-        Size of one panel, in inches.
-    col_wrap : int, optional
-        Panels in a row; by default as square as it gets.
-    sharex, sharey : bool
-        Whether panels share their axes.
+    ``size`` is that of one panel, (width, height) in inches.
     """
     if not names:
         raise SettingError("There is nothing to draw a panel for.", expected="at least one value along col")
@@ -96,17 +87,7 @@ def make_facets(
 
 
 def draw_facets(facets: Facets, draw: Callable[[Axes, int], Any], *, own_labels: bool = False) -> Facets:
-    """Call ``draw(ax, index)`` for every panel; labels stay on the outer axes, one legend beside all panels.
-
-    Parameters
-    ----------
-    facets : Facets
-        An empty grid.
-    draw : callable
-        Draws one panel and returns its artists.
-    own_labels : bool
-        The panels show different quantities: each keeps its labels, remark and legend.
-    """
+    """Call ``draw(ax, index)`` for every panel; labels stay on the outer axes, one legend beside all panels."""
     columns = facets.axs.shape[1]
     # As many letters of a title as its panel has room for.
     room = max(12, int(facets.fig.get_figwidth() / columns * 9))

@@ -19,23 +19,7 @@ __all__ = ["label_tokens", "place_labels"]
 def place_labels(ax: Axes, x: Any, y: Any, names: Sequence[str], *, most: int = 40, size: float = 7.0) -> int:
     """Write names beside points, the outermost first, and leave out those that would cover another.
 
-    Parameters
-    ----------
-    ax : matplotlib.axes.Axes
-        Where the points are.
-    x, y : array, shape (point,)
-        The points, in the axes' data coordinates.
-    names : sequence of str
-        Their names.
-    most : int
-        At most so many.
-    size : float
-        Size of the letters, in points.
-
-    Returns
-    -------
-    int
-        How many were written.
+    ``x`` and ``y`` are (point,), in the axes' data coordinates.
     """
     x, y = np.asarray(x, dtype=float), np.asarray(y, dtype=float)
     at = ax.transData.transform(np.stack([x, y], axis=1)) * 72 / ax.figure.dpi
@@ -68,19 +52,7 @@ def place_labels(ax: Axes, x: Any, y: Any, names: Sequence[str], *, most: int = 
 
 
 def label_tokens(axis: Axis, tokens: Sequence[str], length: float, *, turned: bool) -> None:
-    """Write tokens along an axis, as many as there is room for; single characters stand upright.
-
-    Parameters
-    ----------
-    axis : matplotlib.axis.Axis
-        Of an image with one row or column for each token.
-    tokens : sequence of str
-        As `devinterp.plot.tokens.decode.drawable` returns them.
-    length : float
-        Of the axis, in inches.
-    turned : bool
-        Whether longer tokens are turned on their side, as along the x axis.
-    """
+    """Write tokens along an axis, as many as there is room for; single characters stand upright."""
     size = float(np.clip(72 * length / len(tokens) * 0.85, 4.5, 8.0))
     at, shown = thin_labels(tokens, int(72 * length / (size * 1.1)))
     upright = not turned or all(len(token) <= 1 for token in shown)

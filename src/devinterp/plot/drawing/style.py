@@ -118,14 +118,8 @@ def colours(count: int) -> list[Any]:
 def symmetric_limit(values: Any, *, quantile: float = 0.995, limit: float | None = None) -> tuple[float, bool]:
     """Return the end of a colour scale that is symmetric about 0, and whether values lie beyond it.
 
-    Parameters
-    ----------
-    values : array
-        What is coloured; non-finite entries are left out.
-    quantile : float
-        Share of the magnitudes that the scale covers, so that a single outlier does not bleach the rest.
-    limit : float, optional
-        The end, where the caller has chosen it.
+    The scale covers the share ``quantile`` of the finite magnitudes, so that a single outlier does not bleach the rest;
+    ``limit`` is the end that the caller has chosen.
     """
     if limit is not None and not limit > 0:
         raise SettingError("The end of a symmetric scale is positive.", expected="vmax > 0", found=limit)

@@ -106,10 +106,7 @@ def _included(
 def load_by_id(identity: str, profile: str) -> Schema | None:
     """Return an installed schema by its id, or None. The id comes from a store: it is never taken as a path.
 
-    Raises
-    ------
-    SchemaError
-        The schema is there, but has no such profile or is broken.
+    Raises `SchemaError` where the schema is there, but has no such profile or is broken.
     """
     from devinterp.schema.model.load import find_schema
 

@@ -24,10 +24,7 @@ _THRESHOLD = 0.3
 def choose_schema(root: GroupNode, asked: Any, profile: str, findings: Collector) -> Schema | None:
     """Return the schema, or None after the finding that says that there is none.
 
-    Raises
-    ------
-    SchemaError
-        The schema or profile that was asked for does not exist.
+    Raises `SchemaError` where the schema or profile that was asked for does not exist.
     """
     named = root.attrs.get("devinterp_schema")
     if asked is not None:
@@ -92,10 +89,7 @@ def known_schemas(profile: str) -> list[Schema]:
 def recognise(root: GroupNode, profile: str) -> Schema | None:
     """Return the schema whose names fit the tree best, or None where none fits.
 
-    Raises
-    ------
-    SchemaError
-        No schema has the profile.
+    Raises `SchemaError` where no schema has the profile.
     """
     schemas = known_schemas(profile)
     if not schemas:

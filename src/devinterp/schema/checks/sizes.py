@@ -17,13 +17,7 @@ __all__ = ["check_sizes"]
 
 
 def check_sizes(bound: Bound, sound: set[str], findings: Collector) -> None:
-    """Check the sizes of every dimension of a group.
-
-    Parameters
-    ----------
-    sound : set of str
-        Variables with legal dimensions; the others say nothing about sizes.
-    """
+    """Check the sizes of every dimension of a group."""
     seen: dict[str, Counter[int]] = {}
     for name in sound:
         array = bound.group.arrays[name]

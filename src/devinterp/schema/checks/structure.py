@@ -47,13 +47,7 @@ class Checked:
 def check_structure(
     root: GroupNode, schema: Schema, findings: Collector, limits: Limits, only: Bound | None = None
 ) -> Checked:
-    """Run every check that needs metadata alone.
-
-    Parameters
-    ----------
-    only : Bound, optional
-        A single group that is bound already (a dataset of its own).
-    """
+    """Run every check that needs metadata alone."""
     checked = Checked()
     attributes = AttributeRules()
     in_order: set[tuple[Any, ...]] = set()

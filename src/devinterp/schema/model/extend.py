@@ -24,10 +24,7 @@ def merge_documents(base: Document, derived: Document) -> Document:
     attributes holds under every profile; a profile of the base may be told what to make of the variables that are
     new.
 
-    Raises
-    ------
-    SchemaError
-        ``derived`` changes or loosens what the base fixes; the message names every such place.
+    Raises `SchemaError` where ``derived`` changes or loosens what the base fixes; the message names every such place.
     """
     problems: list[str] = []
     merged = deepcopy(base)

@@ -21,18 +21,7 @@ _DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
 
 def json_schema(schema: SchemaSpec) -> dict[str, Any]:
-    """Return a JSON Schema (draft 2020-12) of the root's ``zarr.json`` with consolidated metadata.
-
-    Parameters
-    ----------
-    schema : SchemaSpec
-        Under the profile that stores are to be held against.
-
-    Returns
-    -------
-    dict
-        JSON types only.
-    """
+    """Return a JSON Schema (draft 2020-12) of the root's ``zarr.json`` with consolidated metadata."""
     definitions: dict[str, Any] = {}
     exact: dict[str, Any] = {}
     patterns: dict[str, Any] = {}

@@ -1,7 +1,11 @@
 """Decoding one chunk, with every size known before anything is inflated.
 
-The codecs are those of `array_document.SAFE_CODECS`. What a chunk decodes to follows from its array's metadata, so that
+The codecs are those of `array_metadata.SAFE_CODECS`. What a chunk decodes to follows from its array's metadata, so that
 a compressed frame that declares more is refused unread.
+
+zarrs 0.2.3 (Rust) reads a local store with half of zarr-python's CPU time and finds what is flipped, cut short, empty or
+noise, but inflates a frame of 2 GB before it says that the chunk is too large, and decodes no bytes that are at hand: so
+the decoding here is our own.
 """
 
 from __future__ import annotations

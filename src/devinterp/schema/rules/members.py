@@ -27,17 +27,7 @@ def own_groups(context: Context) -> list[str]:
 def members_listed(
     context: Context, kind: str, names: Sequence[object], *, listed_as: str, told: str
 ) -> Iterator[Problem]:
-    """Yield where the listed names, the groups and the size of the dimension ``kind`` disagree.
-
-    Parameters
-    ----------
-    kind : str
-        What a member is, and the name of its dimension.
-    names : sequence
-        The list of the root; what in it is not a string is the business of the check of attributes.
-    listed_as, told : str
-        For the message: what a group should be, and what the root tells of every member.
-    """
+    """Yield where the listed names, the groups and the size of the dimension ``kind`` disagree."""
     groups = own_groups(context)
     for name in names:
         if isinstance(name, str) and name not in context.group.groups and name not in context.group.broken:

@@ -149,10 +149,7 @@ def _load_installed() -> None:
 def find_predicate(name: str) -> Predicate:
     """Return the predicate of that name.
 
-    Raises
-    ------
-    SchemaError
-        Nothing is registered under it.
+    Raises `SchemaError` where nothing is registered under it.
     """
     _load_ours()
     if name not in _REGISTRY:
@@ -171,10 +168,7 @@ def find_predicate(name: str) -> Predicate:
 def verify_predicates(schema: Schema) -> None:
     """Check that every predicate a schema names is there, of the right kind, and takes the arguments given.
 
-    Raises
-    ------
-    SchemaError
-        One is not, with every such place.
+    Raises `SchemaError` with every place where one is not.
     """
     problems = []
     for node in schema.nodes:

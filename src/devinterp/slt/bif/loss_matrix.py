@@ -133,27 +133,7 @@ def load_losses(
     reduce: Reduce,
     allow_partial: bool,
 ) -> LossMatrix:
-    """Read the losses of the wanted sequences, once, in blocks.
-
-    Parameters
-    ----------
-    run : Samples
-        The run; its losses in memory or lazily loaded.
-    sequences : Sequences
-        What the indices count.
-    wanted : array of int64
-        Indices of sequences, ascending.
-    by_token : bool
-        Keep the tokens apart; otherwise average over them, in float32.
-    reduce : {"stack", "mean"}
-        Observations are all (chain, draw) pairs, or draws averaged over chains in float32.
-    allow_partial : bool
-        As in `select_chains`.
-
-    Returns
-    -------
-    LossMatrix
-    """
+    """Read the losses of the wanted sequences, once, in blocks."""
     arrays = {name: run.loss(name) for name in sequences.observables}
     num_chains, num_draws = next(iter(arrays.values())).shape[:2]
     width = sequences.num_tokens if by_token else 1

@@ -21,19 +21,7 @@ __all__ = ["gather_strongest"]
 def gather_strongest(source: LazyOperands, k: int, ids: npt.NDArray[np.int64]) -> dict[int, Strongest]:
     """Search every pair of blocks of sequences on a worker, and put together what was found for each block of queries.
 
-    Parameters
-    ----------
-    source : LazyOperands
-        The operands, in blocks of sequences.
-    k : int
-        Partners of each sign.
-    ids : array of int64, shape (sequence, position)
-        Token ids of all sequences.
-
-    Returns
-    -------
-    dict of int to Strongest
-        By sign, 1 and -1.
+    ``ids`` is (sequence, position): token ids of all sequences. Returns what was found by sign, 1 and -1.
     """
     dask = optional("dask", extra="dask", purpose="A lazy BIF")
     plan = source.plan

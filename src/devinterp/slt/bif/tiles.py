@@ -139,28 +139,10 @@ def influence_tile(
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32] | None]:
     """Influences between two sets of standardised series, and their standard errors.
 
-    Parameters
-    ----------
-    first, second : array of float32, shape (observation, sequence * width)
-        The same object where they are the same series: then one half is computed and mirrored.
-    width : int
-        Series per sequence.
-    by_token : bool
-        The series of a sequence are its tokens.
-    average : bool
-        Average over the tokens of both sequences.
-    covariance : bool
-        The columns were scaled for covariances.
-    groups : Batches, optional
-        Batches of observations; without them no standard errors.
-    device : optional
-        As in `matrix_product`.
-
-    Returns
-    -------
-    influences, influences_se : array of float32 (or None)
-        (sequence of first, sequence of second, width, width), a view of the product; without the last two
-        dimensions where ``average`` is true or ``by_token`` false.
+    ``first`` and ``second`` are (observation, sequence * width); where they are one object, one half is computed and
+    mirrored. ``covariance`` says that the columns were scaled for covariances; without ``groups``, batches of
+    observations, there are no standard errors (None). Returns both as (sequence of first, sequence of second, width,
+    width), a view of the product; without the last two dimensions where ``average`` is true or ``by_token`` false.
     """
     spread: npt.NDArray[np.float32] | None = None
     if average:

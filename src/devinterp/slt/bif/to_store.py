@@ -48,26 +48,9 @@ def stream_bif(source: Source, location: Location, *, se: bool = False) -> xr.Da
     Every tile is checked and written once; of a symmetric BIF one half is computed. A store that an interrupted call
     of the same request left is completed, one that a finished call left is returned.
 
-    Parameters
-    ----------
-    source : Source
-        Where tiles come from.
-    location : Location
-        Where the store goes.
-    se : bool
-        Also standard errors.
-
-    Returns
-    -------
-    xarray.Dataset
-        As `devinterp.slt.bif.compute_bif`, its arrays lazily loaded from the store.
-
-    Raises
-    ------
-    StoreConflictError
-        A BIF of other losses or another request lies there.
-    StoreLockedError
-        A live process is writing to it.
+    Returns what `devinterp.slt.bif.compute_bif` does, its arrays lazily loaded from the store. Raises
+    `StoreConflictError` where a BIF of other losses or another request lies there. Raises `StoreLockedError` where a
+    live process is writing to it.
     """
     schema = load("bif")
     plan = source.plan

@@ -16,15 +16,7 @@ if TYPE_CHECKING:
 
 
 def find_units(parts: dict[str, Module], canonical: dict[int, str]) -> list[AttentionUnit]:
-    """Return the self-attention units of a layer: modules with queries, keys, values and an output projection.
-
-    Parameters
-    ----------
-    parts : dict of str to Module
-        The layer's modules (see :class:`.structure.Layer`).
-    canonical : dict of int to str
-        Names by the identity of the parameter.
-    """
+    """Return the self-attention units of a layer: modules with queries, keys, values and an output projection."""
     modules = _modules(parts)
     roles = {path: role for path, _ in _parameters(parts) if (role := module_names.role_of(path)) is not None}
     units: dict[str, AttentionUnit] = {}

@@ -40,15 +40,6 @@ def parse(text: str) -> Restriction:
 
     Letters may be of either case; space may stand before, after, and between layer and head (``"L0 H1"``), and must
     stand before ``attn`` and ``mlp``. What fits no form is taken as a parameter's name, in the case given.
-
-    Parameters
-    ----------
-    text : str
-        The restriction.
-
-    Returns
-    -------
-    Restriction
     """
     stripped = text.strip()
     lowered = stripped.lower()

@@ -41,23 +41,10 @@ def find_heads(
 ) -> Heads:
     """Return the heads of one attention unit and the slices of its parameters that belong to each.
 
-    Parameters
-    ----------
-    model : Module
-        The whole model, for its configuration.
-    unit : AttentionUnit
-        The unit.
-    num_heads, num_kv_heads : int, optional
-        The caller's word, which goes before everything else.
-    layout : str, optional
-        How a fused projection is laid out, on the caller's word: "concat" or "grouped" (see :mod:`.declared`).
-    measure : callable, optional
-        Finds the heads by running the model; called where names and shapes do not decide.
-
-    Raises
-    ------
-    RestrictionError
-        The heads are not slices of the weights, or cannot be found out.
+    The caller's word, ``num_heads``, ``num_kv_heads`` and ``layout`` ("concat" or "grouped", of a fused projection;
+    see :mod:`.declared`), goes before everything else. ``measure`` finds the heads by running the model, and is
+    called where names and shapes do not decide. Raises `RestrictionError` where the heads are not slices of the
+    weights, or cannot be found out.
     """
     reason = declared.no_heads(unit.modules)
     if reason is not None:

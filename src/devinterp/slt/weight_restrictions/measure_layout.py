@@ -38,19 +38,8 @@ class _Captured(Exception):
 def measure_heads(model: Module, unit: AttentionUnit, num_heads: int | None = None) -> Heads:
     """Return the heads of a unit, measured; leaves weights, gradients, modes and generators as they were.
 
-    Parameters
-    ----------
-    model : Module
-        Called as ``model(input_ids)``, in evaluation mode, up to the unit's output projection.
-    unit : AttentionUnit
-        The unit.
-    num_heads : int, optional
-        The number of heads, where it is known.
-
-    Raises
-    ------
-    RestrictionError
-        The model cannot be run, or what was measured is not a division into heads.
+    ``model(input_ids)`` is called in evaluation mode, up to the unit's output projection. Raises `RestrictionError`
+    where the model cannot be run, or what was measured is not a division into heads.
     """
     import torch
 

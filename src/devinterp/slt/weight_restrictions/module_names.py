@@ -38,13 +38,7 @@ _OTHER_MODALITY = re.compile(r"vision|visual|image|audio|speech|video|(^|_)vq|co
 
 
 def role_of(path: str) -> Role | None:
-    """Return the role of the projection that a parameter path names, if it names one.
-
-    Parameters
-    ----------
-    path : str
-        Path of a parameter relative to its layer, such as ``"self_attn.q_proj.weight"`` or ``"attn.W_Q"``.
-    """
+    """Return the role of the projection that a parameter path names, if it names one."""
     leaf = projection_of(path).rpartition(".")[2]
     return _BY_NAME.get(leaf.lower().lstrip("_"))
 

@@ -61,17 +61,7 @@ def find_unembedding(model: Module) -> list[str]:
 def find_layers(model: Module, path: str | None = None) -> list[Layer]:
     """Return the layers of the language model's stack.
 
-    Parameters
-    ----------
-    model : Module
-        The model.
-    path : str, optional
-        Path of the list of layers, where a model has several stacks.
-
-    Raises
-    ------
-    RestrictionError
-        No stack, or several and no path.
+    ``path`` is that of the list of layers. Raises `RestrictionError` where there is no stack, or several and no path.
     """
     lists = {
         name: list(module.children())

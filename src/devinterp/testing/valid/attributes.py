@@ -82,10 +82,7 @@ def draw_instance(
     Only required properties are drawn. Any JSON Schema may stand in a schema document; the part that is understood
     here is what describes data (types, enumerations, bounds, required properties, items), without patterns.
 
-    Raises
-    ------
-    SchemaError
-        A required value is described by something else; give it in the recipe.
+    Raises `SchemaError` where a required value is described by something else; give it in the recipe.
     """
     schema = flatten(schema)
     kind = schema.get("type")
