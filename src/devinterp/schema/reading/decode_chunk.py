@@ -3,9 +3,9 @@
 The codecs are those of `array_metadata.SAFE_CODECS`. What a chunk decodes to follows from its array's metadata, so that
 a compressed frame that declares more is refused unread.
 
-zarrs 0.2.3 (Rust) reads a local store with half of zarr-python's CPU time and finds what is flipped, cut short, empty or
-noise, but inflates a frame of 2 GB before it says that the chunk is too large, and decodes no bytes that are at hand: so
-the decoding here is our own.
+zarrs 0.2.3 (Rust) reads a local store with half the CPU time of zarr-python and finds what is flipped, cut short, empty
+or noise; but it inflates a frame of 2 GB before it says that the chunk is too large, and is a pipeline of zarr-python,
+without a function that decodes bytes. So the decoding here is our own.
 """
 
 from __future__ import annotations
