@@ -25,7 +25,7 @@ from devinterp.errors import StoreError, StoreLockedError
 from devinterp.store.filesystem import is_network_folder
 from devinterp.store.location import Location
 
-__all__ = ["STALE_SECONDS", "HolderWatch", "WriterLock", "process_is_dead"]
+__all__ = ["STALE_SECONDS", "HolderWatch", "WriterLock", "live_holder", "process_is_dead"]
 
 STALE_SECONDS = 60.0
 _BEAT_SECONDS = 10.0
@@ -282,35 +282,53 @@ class HolderWatch:
         if held is None or who.get("token") != self._token:
             return False
         if "beat" not in who:
-            return self._location.folder is None or not _is_free(self._location.folder / self._key)
+            return self._location.folder is None or _is_free(self._location.folder / self._key) is not True
         if held != self._last:
             self._last, self._changed = held, time.monotonic()
         return not process_is_dead(who) and time.monotonic() - self._changed <= STALE_SECONDS
 
 
-def _is_free(path: Path) -> bool:
+def _is_free(path: Path) -> bool | None:
+    """Whether the kernel's lock of a file is free, or None where it cannot be asked."""
     try:
         import fcntl
 
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except (ImportError, OSError):
-        return False
+        return None
     try:
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except OSError:
+    except BlockingIOError:
         return False
+    except OSError:
+        return None
     finally:
         os.close(descriptor)
     return True
 
 
+def live_holder(location: Location, key: str) -> str | None:
+    """Name the live process that holds a lock, or return None; nothing is written, nobody is waited for.
+
+    Whom a second `WriterLock` would be refused for is named, and nobody else: a lock that was left behind by a process
+    that died, before a reboot or in another container among them, holds nothing.
+    """
+    held = location.get(key)
+    if held is None:
+        return None
+    who = _read(held)
+    alive = _beats(who) if "beat" in who else _holds_without_beat(location, key, who)
+    return _name(who) if alive and not process_is_dead(who) else None
+
+
 def _lives(location: Location, key: str, held: bytes) -> bool:
+    """Whether a lock that has to do without the kernel is held; waits where only time can tell."""
     who = _read(held)
     if process_is_dead(who):
         return False
     if "beat" not in who:  # torn, or left by a lock of the kernel, which says no more than whether its process lives
-        return who.get("where") is not None and who["where"] == _where()
-    if abs(time.time() - float(who["beat"])) <= STALE_SECONDS:
+        return _is_of_this_machine(who)
+    if _beats(who):
         return True
     # The clocks of two machines may differ by more than that; what still changes is alive.
     deadline = time.monotonic() + _WATCH_SECONDS
@@ -319,6 +337,24 @@ def _lives(location: Location, key: str, held: bytes) -> bool:
         if location.get(key) != held:
             return True
     return False
+
+
+def _beats(who: dict[str, Any]) -> bool:
+    return abs(time.time() - float(who["beat"])) <= STALE_SECONDS
+
+
+def _holds_without_beat(location: Location, key: str, who: dict[str, Any]) -> bool:
+    """Whether a lock of the kernel is held: it is asked where it can be."""
+    if _has_flock(location):
+        assert location.folder is not None
+        free = _is_free(location.folder / key)
+        if free is not None:
+            return not free
+    return _is_of_this_machine(who)
+
+
+def _is_of_this_machine(who: dict[str, Any]) -> bool:
+    return who.get("where") is not None and who["where"] == _where()
 
 
 def process_is_dead(who: dict[str, Any]) -> bool:
@@ -354,15 +390,16 @@ def _read(held: bytes | None) -> dict[str, Any]:
     return dict(who)
 
 
-def _locked(holder: bytes, what: str) -> StoreLockedError:
-    who = _read(holder)
+def _name(who: dict[str, Any]) -> str:
     if "pid" in who and "host" in who:
-        found = f"process {who['pid']} on {who['host']}"
-    else:
-        found = "a process that has not said who it is"
+        return f"process {who['pid']} on {who['host']}"
+    return "a process that has not said who it is"
+
+
+def _locked(holder: bytes, what: str) -> StoreLockedError:
     return StoreLockedError(
         f"Another process is writing to {what}.",
-        found=found,
+        found=_name(_read(holder)),
         remedy="Wait for it, or stop it: what it has written stays, and the same call then resumes.",
     )
 

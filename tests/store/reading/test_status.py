@@ -3,13 +3,15 @@ from __future__ import annotations
 import json
 import os
 import socket
+import time
 
 import lifelike
 import pytest
 
-from devinterp.errors import StoreNotFoundError
-from devinterp.store import locate, open_run
+from devinterp.errors import StoreLockedError, StoreNotFoundError
+from devinterp.store import filesystem, locate, lock, open_run
 from devinterp.store.reading.status import read_status
+from devinterp.store.run_state import LOCK_KEY
 
 SMALL = {"chains": 2, "draws": 120, "rows": 2, "observables": ("code",), "save_metrics": False}
 
@@ -67,20 +69,62 @@ def test_runs_of_a_study_come_in_its_order_consolidated_or_not(tmp_path):
     assert [run.group for run in read_status(locate(path)).runs] == ["/full", "/b b", "/a"]
 
 
-def test_a_killed_writer_is_no_writer(tmp_path):
+LEFT_BEHIND = {
+    "by a process that died": lambda: {"pid": dead(), "host": socket.gethostname(), "where": lock._where()},
+    "before a reboot, its pid another's now": lambda: {
+        "pid": os.getpid(), "host": socket.gethostname(), "where": "0d9c5b1e-another-boot pid:[4026531836]",
+    },
+    "in another container of this machine": lambda: {
+        "pid": 1, "host": socket.gethostname(), "where": f"{str(lock._where()).split()[0]} pid:[1]",
+    },
+    "on another machine, copied with its store": lambda: {"pid": 1, "host": "elsewhere"},
+    "by a process that was killed while it wrote this": lambda: "rubbish",
+}  # fmt: skip
+
+
+def dead():
+    child = os.posix_spawn("/bin/true", ["true"], {})
+    os.waitpid(child, 0)
+    return child
+
+
+@pytest.mark.parametrize("network", [False, True], ids=["disk", "network"])
+@pytest.mark.parametrize("left", LEFT_BEHIND)
+def test_a_lock_that_was_left_behind_names_no_writer(tmp_path, monkeypatch, left, network):
     path = tmp_path / "run.zarr"
     with open_run(path, {"/": lifelike.request(**SMALL)}):
         pass
-    lock = path / ".devinterp/lock"
-    lock.parent.mkdir(exist_ok=True)
-    child = os.posix_spawn("/bin/true", ["true"], {})
-    os.waitpid(child, 0)
-    lock.write_text(json.dumps({"pid": child, "host": socket.gethostname(), "since": 0.0}))
+    if network:
+        monkeypatch.setattr(filesystem, "_kind", lambda folder: "nfs4")
+    (path / ".devinterp").mkdir(exist_ok=True)
+    (path / LOCK_KEY).write_text(json.dumps(LEFT_BEHIND[left]()))
     assert read_status(locate(path)).writer is None
-    lock.write_text(json.dumps({"pid": 1, "host": "elsewhere", "since": 0.0}))
-    assert read_status(locate(path)).writer == "process 1 on elsewhere"
-    lock.write_text("rubbish")
-    assert read_status(locate(path)).writer is None
+    assert (path / LOCK_KEY).exists()  # who looks takes nothing away
+
+
+@pytest.mark.parametrize("network", [False, True], ids=["disk", "network"])
+def test_whoever_is_refused_is_told_the_name_that_the_status_says(tmp_path, monkeypatch, network):
+    monkeypatch.setattr(lock, "_SETTLE_SECONDS", 0.05)
+    if network:
+        monkeypatch.setattr(filesystem, "_kind", lambda folder: "nfs4")
+    path = tmp_path / "run.zarr"
+    with open_run(path, {"/": lifelike.request(**SMALL)}):
+        name = read_status(locate(path)).writer
+        assert name == f"process {os.getpid()} on {socket.gethostname()}"
+        with pytest.raises(StoreLockedError) as refused:
+            lock.WriterLock(locate(path, mode="w"), LOCK_KEY)
+        assert refused.value.found == name
+
+
+def test_a_heart_that_has_stopped_holds_nothing(tmp_path):
+    path = tmp_path / "run.zarr"
+    with open_run(path, {"/": lifelike.request(**SMALL)}):
+        pass
+    (path / ".devinterp").mkdir(exist_ok=True)
+    for age, alive in ((0, True), (30, True), (100, False)):
+        who = {"pid": 7, "host": "elsewhere", "beat": time.time() - age}
+        (path / LOCK_KEY).write_text(json.dumps(who))
+        assert (read_status(locate(path)).writer == "process 7 on elsewhere") is alive
 
 
 def test_stores_of_devinterp_2_and_no_store(reference, tmp_path):

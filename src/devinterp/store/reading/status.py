@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
-import socket
-import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -15,13 +11,13 @@ from devinterp.plain_json import dig
 from devinterp.schema.checks.completion import has_completed
 from devinterp.schema.reading.keys import DOCUMENT, ChunkKeys, join_key
 from devinterp.store.location import Location
+from devinterp.store.lock import live_holder
 from devinterp.store.reading.open import root_document
 from devinterp.store.reading.path_state import read_group
 from devinterp.store.run_state import LOCK_KEY, read_progress
 
 __all__ = ["ChainStatus", "RunStatus", "StoreStatus", "read_status"]
 
-_STALE_SECONDS = 60.0
 _MOST_DEPTH = 4
 
 
@@ -128,7 +124,7 @@ def read_status(location: Location) -> StoreStatus:
         location.name,
         schema if isinstance(schema, str) else None,
         completed,
-        None if completed else _writer(location),
+        None if completed else live_holder(location, LOCK_KEY),
         runs,
         attributes,
     )
@@ -214,32 +210,3 @@ def _steps_on_disk(location: Location, group: str, chain: int, known: int, total
         index += 1
     # The last chunk that is there may hold fewer steps than it has room for: it was flushed by a checkpoint.
     return max(known, (index - 1) * shape[1]) if index else known
-
-
-def _writer(location: Location) -> str | None:
-    """Name the live process that holds the store's lock, without touching the lock."""
-    held = location.get(LOCK_KEY)
-    if held is None:
-        return None
-    try:
-        who = json.loads(held)
-        pid, host, beat = int(who["pid"]), str(who["host"]), who.get("beat")
-    except (ValueError, KeyError, TypeError, AttributeError):
-        return None
-    if beat is not None:
-        return f"process {pid} on {host}" if time.time() - float(beat) <= _STALE_SECONDS else None
-    if host == socket.gethostname() and not _alive(pid):
-        return None  # it was killed and left its lock's file behind
-    return f"process {pid} on {host}"
-
-
-def _alive(pid: int) -> bool:
-    if os.name != "posix":  # elsewhere signal 0 is not merely a question
-        return True
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except (PermissionError, OverflowError, ValueError):
-        return True
-    return True
