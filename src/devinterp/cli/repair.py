@@ -16,11 +16,15 @@ def repair(
         bool,
         typer.Option("--reopen", help="Take the chains back, for the same sample() call to compute them again."),
     ] = False,
+    undo: Annotated[
+        bool, typer.Option("--undo", help="Take the last repair back, as long as the run has not gone on.")
+    ] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
 ) -> None:
     """Mark what a store lost (missing or damaged chunks), so that the rest can be trusted.
 
     The draws of a chain before the first lost chunk stand; the chain is marked as failed, and analyses leave it out.
+    Nothing that can be read is changed, and a record of the repair is kept in the store.
 
     Exit code 0: nothing lost, or repaired. 1: something is lost and was left as it is. 2: it cannot be repaired.
 
@@ -30,13 +34,18 @@ def repair(
       devinterp repair run.zarr --dry-run
       devinterp repair run.zarr --yes
       devinterp repair run.zarr --reopen
+      devinterp repair run.zarr --undo
     """
     import sys
 
     from devinterp.cli.console import put
-    from devinterp.store.repair.apply import apply_repair
+    from devinterp.store.repair.apply import apply_repair, undo_repair
     from devinterp.store.repair.plan import plan_repair
 
+    if undo:
+        for line in undo_repair(store):
+            put(f"taken back: {line}")
+        return
     plan = plan_repair(store)
     if plan.nothing:
         put(f"{store}: nothing is lost")

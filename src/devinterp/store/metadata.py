@@ -17,7 +17,7 @@ from zarr.core.metadata.v3 import ArrayV3Metadata
 from zarr.storage import StorePath
 
 from devinterp.plain_json import plain_json
-from devinterp.schema.model.spec import ArrayLayout, GroupLayout, StorageSpec
+from devinterp.schema.model.spec import ArrayLayout, GroupLayout, StorageSpec, VariableSpec
 from devinterp.schema.reading.keys import DOCUMENT, document_key, documented_node
 from devinterp.store.location import Location
 
@@ -25,6 +25,7 @@ __all__ = [
     "array_metadata",
     "beside",
     "create_groups",
+    "differs_from_ours",
     "documents",
     "group_document",
     "open_array",
@@ -73,6 +74,24 @@ def beside(stored: Mapping[str, Any], ours: Mapping[str, Any]) -> dict[str, Any]
     named = {"devinterp_schema": stored["devinterp_schema"]} if "devinterp_schema" in stored else {}
     metadata, written = ours.get("metadata", {}), stored.get("metadata", {})
     return {**stored, **ours, **named, "metadata": {**written, **metadata}}
+
+
+def differs_from_ours(document: Mapping[str, Any], spec: VariableSpec, storage: StorageSpec) -> str | None:
+    """Say in what an array that lies in a store is stored otherwise than ours are; None where it is as we write it.
+
+    Shape and chunks may be others: a store that grew keeps the chunks that it began with. Only the rows of one chain
+    lie together.
+    """
+    shape, dims = tuple(document["shape"]), tuple(document.get("dimension_names") or ())
+    grid = tuple(document["chunk_grid"]["configuration"]["chunk_shape"])
+    ours = array_metadata(ArrayLayout(spec.name, dims, shape, spec.dtype, spec.fill, grid, {}, spec), storage).to_dict()
+    theirs = ArrayV3Metadata.from_dict(dict(document)).to_dict()
+    for member in ("data_type", "chunk_key_encoding", "codecs", "fill_value"):
+        if repr(theirs[member]) != repr(ours[member]):
+            return f"{member} {theirs[member]}"
+    if spec.prefix is not None and grid[0] != 1:
+        return f"{grid[0]} chains in one chunk"
+    return None
 
 
 def group_document(attributes: Mapping[str, Any], consolidated: Mapping[str, Any] | None = None) -> bytes:

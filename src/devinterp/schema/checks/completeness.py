@@ -16,11 +16,12 @@ from devinterp.errors import StoreError
 from devinterp.plain_json import dig
 from devinterp.schema.findings.codes import RuleCode
 from devinterp.schema.reading.access import UnlistableError, read_many
+from devinterp.schema.reading.array_metadata import fill_number
 from devinterp.schema.reading.decode_chunk import numpy_dtype
-from devinterp.schema.reading.keys import DOCUMENT, STATE_FOLDER, chunk_grid, document_key, join_key, place
+from devinterp.schema.reading.keys import DOCUMENT, STATE_FOLDER, chunk_grid, document_key, is_leftover, join_key, place
 from devinterp.schema.reading.nodes import join
 from devinterp.schema.rules.context import Context, written_rows
-from devinterp.schema.rules.registry import find_predicate, resolve_arguments
+from devinterp.schema.rules.registry import holds_where_filled
 
 if TYPE_CHECKING:
     from devinterp.schema.checks.structure import Checked
@@ -101,7 +102,7 @@ def _check_group(access: Access, group: GroupNode, tree: StoreTree, findings: Co
         elif group.path == "/" and entry.name == STATE_FOLDER:
             if group.attrs.get("completed") == 1:
                 findings.add(RuleCode.STATE_FOLDER, path, "A completed store still holds the state of its run.")
-        elif entry.name.endswith(".partial"):
+        elif is_leftover(entry.name):
             findings.add(RuleCode.LEFTOVER, path, "A temporary file of a killed writer.")
         elif tree.consolidated is not None and access.get(document_key(path), 2**20) is not None:
             findings.add(RuleCode.STALE_CONSOLIDATED, path, "The node is not among the consolidated metadata.")
@@ -186,7 +187,7 @@ class _Chunks:
             number = chunk_keys.number(entry.name, grid)
             if number is not None:
                 present[number] = 1
-            elif entry.name.endswith(".partial"):
+            elif is_leftover(entry.name):
                 self.findings.add(RuleCode.LEFTOVER, path, "A temporary file of a killed writer.")
             elif entry.name != DOCUMENT:
                 self.findings.add(RuleCode.STRAY_CHUNK, path, "The object is not a chunk of its array.")
@@ -205,7 +206,7 @@ class _Chunks:
         path = join(array.path, array.storage.keys.name(index))
         if times == 1 and self._behind_prefix(array, spec, index):
             return
-        reads = f"reads as {spec.fill}"
+        reads = f"reads as {_stored_fill(array)}"
         if self.omitted and self._fill_is_legal(array, spec, index):
             self.findings.add(
                 RuleCode.OMITTED_CHUNK, path, "A chunk is absent that may be all fill.", found=reads, times=times
@@ -233,13 +234,16 @@ class _Chunks:
 
     def _fill_is_legal(self, array: ArrayNode, spec: VariableSpec, index: tuple[int, ...]) -> bool:
         assert array.storage is not None
-        shape = tuple(min(c, n - i * c, 4) for i, c, n in zip(index, array.storage.chunks, array.shape, strict=True))
-        fill = np.full(shape, spec.fill, dtype=numpy_dtype(array))
-        for check in spec.checks:
-            arguments = resolve_arguments(check.predicate, check.arguments, self.bound.root.attrs)
-            if arguments is not None and not find_predicate(check.predicate).holds(fill, **arguments):
-                return False
-        return True
+        shape = tuple(min(c, n - i * c) for i, c, n in zip(index, array.storage.chunks, array.shape, strict=True))
+        fill = np.asarray(_stored_fill(array), dtype=numpy_dtype(array))
+        return holds_where_filled(spec.checks, fill, shape, self.bound.root.attrs)
+
+
+def _stored_fill(array: ArrayNode) -> Any:
+    """What an absent chunk reads as: the array's own fill, whatever its schema declares."""
+    assert array.storage is not None
+    number = fill_number(array.storage.fill)
+    return array.storage.fill if number is None else number
 
 
 def _zeros(present: bytearray) -> Iterator[int]:

@@ -93,6 +93,13 @@ class _Variable:
         self.at_most: list[int] | None = None
         if spec.prefix is not None and "chain" in array.dims and spec.prefix in array.dims:
             self.surely, self.at_most = written_rows(context, spec.prefix)
+        states = context.setting("metadata.run.chains")
+        # Of a chain that lost data, what can still be read behind the loss stays.
+        self.kept = {
+            chain
+            for chain, state in enumerate(states if isinstance(states, list) else [])
+            if isinstance(state, dict) and state.get("data_lost") is True
+        }
         self.tallies: dict[int, _Tally] = {}
         self.not_fill = _Tally()
 
@@ -130,7 +137,7 @@ class _Variable:
             free = min(max(self.at_most[chain] - first, 0), rows) if chain < len(self.at_most) else 0
             if written:
                 yield tuple(start), _rows(own, row_axis, 0, written), "written"
-            if free < rows:
+            if free < rows and chain not in self.kept:
                 start[row_axis] = first + free
                 yield tuple(start), _rows(own, row_axis, free, rows), "fill"
 

@@ -6,6 +6,7 @@ Where a chunk lies is for its array's own metadata to say (``chunk_key_encoding`
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +18,7 @@ __all__ = [
     "chunk_grid",
     "document_key",
     "documented_node",
+    "is_leftover",
     "join_key",
     "place",
 ]
@@ -42,6 +44,14 @@ def documented_node(key: str) -> str | None:
     """Return the path (without a leading slash) of the node whose document lies at ``key``; None for other keys."""
     parent, _, name = key.rpartition("/")
     return parent if name == DOCUMENT else None
+
+
+_LEFTOVER = re.compile(r"\.[0-9a-f]+\.partial")
+
+
+def is_leftover(key: str) -> bool:
+    """Whether a key is that of a temporary file which a killed writer left: ``<name>.<uuid>.partial``."""
+    return _LEFTOVER.search(key.rpartition("/")[2][-80:]) is not None and key.endswith(".partial")
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ group ``devinterp.predicates`` so that the command line finds it.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from importlib import import_module
@@ -208,6 +208,29 @@ def resolve_arguments(name: str, arguments: Mapping[str, Any], attrs: Mapping[st
     if isinstance(limit, bool) or not isinstance(limit, int | float):
         return None
     return {**{k: v for k, v in arguments.items() if k != "path"}, "limit": limit}
+
+
+def holds_where_filled(
+    checks: Iterable[Check], fill: NDArray[Any], shape: tuple[int, ...], attrs: Mapping[str, Any]
+) -> bool:
+    """Whether a block of nothing but fill obeys the value rules of a variable, so that its chunk may be absent.
+
+    Parameters
+    ----------
+    checks : iterable of Check
+    fill : ndarray
+        The array's own fill value, a scalar of its data type.
+    shape : tuple of int
+        Of the block.
+    attrs : mapping
+        Attributes of the tree's root, where limits stand.
+    """
+    block = np.full(tuple(min(n, 4) for n in shape), fill, dtype=fill.dtype)  # more of the same shows no more
+    for check in checks:
+        arguments = resolve_arguments(check.predicate, check.arguments, attrs)
+        if arguments is not None and block.size and not find_predicate(check.predicate).holds(block, **arguments):
+            return False
+    return True
 
 
 def _sum_is_finite(values: NDArray[Any]) -> bool:

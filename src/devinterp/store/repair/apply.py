@@ -1,14 +1,15 @@
 """Stores that lost chunks: mark what is lost, so that what is left can be trusted or computed again.
 
-Marking makes a chain that lost draws a failed one with those before the loss, and puts fill where the others were.
-Reopening takes the whole chain back, for a ``sample()`` call with the same arguments to compute it again. Arrays that
-belong to no chain can be derived anew (``n_beta``, ``draws_written``) or computed again by such a call.
+Marking makes a chain that lost draws a failed one with those before the loss, and puts fill where the lost chunks were,
+nowhere else: what can be read stays as it is, draws behind the loss among it. Reopening takes the whole chain back, for
+a ``sample()`` call with the same arguments to compute it again. Arrays that belong to no chain can be derived anew
+(``n_beta``, ``draws_written``) or computed again by such a call. `undo_repair` takes a repair back.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -16,22 +17,23 @@ import numpy as np
 
 from devinterp.errors import StoreError
 from devinterp.schema import load
-from devinterp.schema.reading.keys import DOCUMENT, STATE_FOLDER, document_key, documented_node
+from devinterp.schema.reading.keys import DOCUMENT, STATE_FOLDER, document_key, documented_node, join_key
 from devinterp.store.filesystem import remove_empty
-from devinterp.store.location import Location, locate
+from devinterp.store.location import Location, StoreLike, locate
 from devinterp.store.lock import WriterLock
-from devinterp.store.metadata import group_document
+from devinterp.store.metadata import differs_from_ours, group_document
 from devinterp.store.reading.open import root_document
 from devinterp.store.reading.path_state import read_group
 from devinterp.store.reading.status import RunStatus, read_status
-from devinterp.store.repair.plan import ChainLoss, RepairPlan, draws_written, known_arrays, open_known
+from devinterp.store.repair.plan import ChainLoss, RepairPlan, StoredArray, draws_written, known_arrays
+from devinterp.store.repair.record import begin_record, open_records
 from devinterp.store.run_state import LOCK_KEY, ChainProgress, read_checkpoint, state_key, write_progress
 
-__all__ = ["apply_repair"]
+__all__ = ["apply_repair", "undo_repair"]
 
 
 def apply_repair(plan: RepairPlan, *, reopen: bool = False) -> None:
-    """Do what the plan says.
+    """Do what the plan says, and keep a record by which `undo_repair` takes it back.
 
     Parameters
     ----------
@@ -46,7 +48,8 @@ def apply_repair(plan: RepairPlan, *, reopen: bool = False) -> None:
     StoreLockedError
         A live process writes to the store.
     StoreError
-        Something is lost that only sampling brings back, and ``reopen`` is false.
+        Something is lost that only sampling brings back, and ``reopen`` is false; or the store was written anew by
+        another tool, so that sampling cannot go on in it.
     """
     reopen = reopen or not plan.completed
     if plan.recomputed and not reopen:
@@ -57,9 +60,13 @@ def apply_repair(plan: RepairPlan, *, reopen: bool = False) -> None:
     location = locate(plan.location.url if plan.location.url is not None else plan.location.store, mode="w")
     lock = WriterLock(location, LOCK_KEY)
     try:
-        document = dict(root_document(location))
-        attributes = document.get("attributes", {})
+        attributes = root_document(location).get("attributes", {})
         changes = bool(plan.chains or plan.recomputed or plan.derived)
+        if reopen and changes:
+            _refuse_foreign(location, plan)
+        record = (
+            begin_record(location, _touched(location, plan, reopen), plan.lines(reopen=reopen)) if changes else None
+        )
         if plan.completed and changes:
             # First of all: whoever reads while we work, or after we were killed, must not take this for whole.
             location.set(DOCUMENT, group_document({**attributes, "completed": 0}))
@@ -68,35 +75,120 @@ def apply_repair(plan: RepairPlan, *, reopen: bool = False) -> None:
         if reopen:
             _reopen(location, plan)
         else:
-            for loss in plan.chains:
-                _truncate(location, loss)
+            _blank(location, plan)
         _derive(location, plan)
         if plan.completed and not reopen and changes:
             _finish(location, plan)
+        if record is not None:
+            record.finish()
     finally:
         lock.release()
         if plan.completed and not reopen and location.folder is not None:
             remove_empty(location.folder / STATE_FOLDER)  # where nothing but our lock was in it
 
 
-def _truncate(location: Location, loss: ChainLoss) -> None:
-    """Put fill behind the draws that stand, in every array of the chain."""
+def undo_repair(target: StoreLike) -> list[str]:
+    """Take the last repair of a store back: everything that it changed is as it was before.
+
+    Parameters
+    ----------
+    target : path, URL or zarr Store
+
+    Returns
+    -------
+    list of str
+        What the repair had done, one line each.
+
+    Raises
+    ------
+    StoreError
+        There is no repair to take back, or the run has gone on since.
+    StoreLockedError
+        A live process writes to the store.
+    """
+    location = locate(target, mode="w")
+    root_document(location)
+    lock = WriterLock(location, LOCK_KEY)
+    try:
+        records = open_records(location)
+        if not records:
+            raise StoreError(f"No repair of {location.name} can be taken back.", expected="the record of a repair")
+        changed = records[-1].changed_since()
+        if changed:
+            raise StoreError(
+                f"The repair of {location.name} can no longer be taken back: the store has changed since.",
+                found=", ".join(changed[:5]),
+                remedy="What has been sampled since would be lost. Restore a copy instead.",
+            )
+        records[-1].restore()
+        return records[-1].did
+    finally:
+        lock.release()
+        if location.folder is not None:
+            remove_empty(location.folder / STATE_FOLDER)
+
+
+def _touched(location: Location, plan: RepairPlan, reopen: bool) -> Iterator[str]:
+    """Yield the keys of everything that the repair may change, in the order in which it does."""
+    yield DOCUMENT
     node = load("samples").node("/")
-    sampler = _metadata(location, loss.group)["config"]["sampler"]
-    steps = int(sampler["num_burnin_steps"]) + loss.draws_after * int(sampler["num_steps_bw_draws"])
-    for name in sorted(location.list_dir(loss.group.strip("/"))):
-        known = node.find(name)
-        if known is None or known[0].prefix is None:
-            continue
-        array = open_known(location, loss.group, name, "r+")
-        kept = loss.draws_after if known[0].prefix == "draw" else steps
-        per_chunk = (array.shards or array.chunks)[1]
-        for start in range(kept // per_chunk * per_chunk, array.shape[1], per_chunk):
-            stop = min(start + per_chunk, array.shape[1])
-            block = np.full((stop - start, *array.shape[2:]), array.fill_value, array.dtype)
-            if start < kept:
-                block[: kept - start] = array[loss.chain, start:kept]
-            array[loss.chain, start:stop] = block
+    lost = {(loss.group, loss.chain) for loss in plan.chains}
+    if reopen:
+        for run in read_status(location).runs:
+            yield document_key(run.group)
+            for chain in range(len(run.chains)):
+                if plan.completed or (run.group, chain) in lost:
+                    yield state_key(run.group, chain, "state")
+                    yield state_key(run.group, chain, "progress")
+        for name in plan.recomputed:
+            yield from _chunks_below(location, name)
+    else:
+        yield from (key for loss in plan.chains for key in loss.keys)
+    groups = {loss.group for loss in plan.chains} if not reopen else set()
+    for path in plan.derived:
+        group, _, name = path.rpartition("/")
+        groups |= {f"/{group}"} if name == "draws_written" and not reopen else set()
+        stored = known_arrays(location, group, node)[name]
+        yield from map(stored.key, stored.all_chunks())
+    for group in groups:
+        yield document_key(group)
+        stored = known_arrays(location, group, node)["draws_written"]
+        yield from map(stored.key, stored.all_chunks())
+
+
+def _refuse_foreign(location: Location, plan: RepairPlan) -> None:
+    """Refuse to give a store back to sampling that lies otherwise than sampling would write it."""
+    schema = load("samples")
+    for run in read_status(location).runs:
+        for stored in known_arrays(location, run.group, schema.node("/")).values():
+            document = read_group(location, stored.path) or {}
+            found = differs_from_ours(document, stored.spec, schema.storage)
+            if found is not None:
+                raise StoreError(
+                    f"{stored.path} in {location.name} was written anew by another tool: sampling cannot go on in it.",
+                    found=found,
+                    remedy="Sample into another output_path"
+                    + (", or repair without reopening." if plan.completed else "."),
+                )
+
+
+def _blank(location: Location, plan: RepairPlan) -> None:
+    """Put fill where chunks are lost, and nowhere else."""
+    node = load("samples").node("/")
+    lost = {loss.group: set[str]() for loss in plan.chains}
+    for loss in plan.chains:
+        lost[loss.group] |= set(loss.keys)
+    for group, keys in lost.items():
+        for stored in known_arrays(location, group, node, "r+").values():
+            for index in stored.all_chunks():
+                if stored.key(index) in keys:
+                    location.delete(stored.key(index))  # zarr would read what it is to write over
+                    stored.array[stored.region(index)] = _fill(stored)
+
+
+def _fill(stored: StoredArray) -> Any:
+    """The schema's fill, which no reader takes for a value, whatever the array's own is."""
+    return stored.array.fill_value if stored.spec.fill is None else stored.spec.fill
 
 
 def _reopen(location: Location, plan: RepairPlan) -> None:
@@ -123,9 +215,12 @@ def _reopen(location: Location, plan: RepairPlan) -> None:
         if attributes.get("completed") == 1:
             location.set(document_key(run.group), group_document({**attributes, "completed": 0}))
     for name in plan.recomputed:
-        for key in list(location.list_keys(f"{name}/")):
-            if documented_node(key) is None:
-                location.delete(key)
+        for key in list(_chunks_below(location, name)):
+            location.delete(key)
+
+
+def _chunks_below(location: Location, array: str) -> Iterator[str]:
+    yield from (key for key in sorted(location.list_keys(f"{array}/")) if documented_node(key) is None)
 
 
 def _checkpoint(location: Location, group: str, chain: int) -> ChainProgress | None:
@@ -138,11 +233,19 @@ def _checkpoint(location: Location, group: str, chain: int) -> ChainProgress | N
 
 def _derive(location: Location, plan: RepairPlan) -> None:
     """Write ``n_beta`` from the settings; ``draws_written`` follows in `_finish`."""
-    for name in plan.derived:
-        if name.rsplit("/", 1)[-1] == "n_beta":
-            group = name.rpartition("/")[0]
+    for path in plan.derived:
+        group, _, name = path.rpartition("/")
+        if name == "n_beta":
             value = float(_metadata(location, group or "/")["config"]["sampler"]["n_beta"])
-            open_known(location, group, "n_beta", "r+")[...] = value
+            _overwrite(location, group, name, value)
+
+
+def _overwrite(location: Location, group: str, name: str, value: Any) -> None:
+    """Write a small array whole, whatever lies there."""
+    stored = known_arrays(location, group, load("samples").node("/"), "r+")[name]
+    for index in stored.all_chunks():
+        location.delete(stored.key(index))
+    stored.array[...] = value
 
 
 def _finish(location: Location, plan: RepairPlan) -> None:
@@ -151,7 +254,7 @@ def _finish(location: Location, plan: RepairPlan) -> None:
     for loss in plan.chains:
         losses.setdefault(loss.group, []).append(loss)
     derived = {n.rpartition("/")[0] or "/" for n in plan.derived if n.endswith("draws_written")}
-    for group in {*losses, *(f"/{g.strip('/')}" for g in derived)}:
+    for group in {*losses, *(f"/{join_key(g)}" for g in derived)}:
         run = next(r for r in read_status(location).runs if r.group == group)
         arrays = known_arrays(location, group, load("samples").node("/"))
         written = draws_written(replace(plan, completed=True), _completed(run), arrays)
@@ -161,8 +264,9 @@ def _finish(location: Location, plan: RepairPlan) -> None:
         for loss in losses.get(group, []):
             written[loss.chain] = loss.draws_after
             step = int(sampler["num_burnin_steps"]) + loss.draws_after * int(sampler["num_steps_bw_draws"])
-            chains[loss.chain] = {"status": "failed", "reason": loss.reason, "step": step}
-        open_known(location, group, "draws_written", "r+")[...] = np.asarray(written, dtype=np.int64)
+            chains[loss.chain] = {"status": "failed", "reason": loss.reason, "step": step, "data_lost": True}
+        if "draws_written" in arrays:  # devinterp 2.0 wrote none
+            _overwrite(location, group, "draws_written", np.asarray(written, dtype=np.int64))
         metadata = {**attributes["metadata"], "run": {**attributes["metadata"]["run"], "chains": chains}}
         completed = 0 if group == "/" else 1
         location.set(document_key(group), group_document({**attributes, "completed": completed, "metadata": metadata}))

@@ -1,11 +1,14 @@
 """What a store has lost: chunks that are missing or cannot be decoded, and the draws that stand before them.
 
-A chain is a prefix: whatever was lost in it, the draws before the first lost chunk stand.
+A chain is a prefix: whatever was lost in it, the draws before the first lost chunk stand. Only what is proved counts as
+lost: where chunks lie is taken from each array's own metadata, and a chunk that is absent is a loss only where what
+reads in its place, the array's fill value, cannot be what was written. (Zarr's own default leaves chunks out that hold
+nothing but fill.)
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -14,13 +17,15 @@ import zarr
 
 from devinterp.errors import StoreError
 from devinterp.schema import load
-from devinterp.schema.model.spec import NodeSpec
-from devinterp.schema.reading.keys import ChunkKeys, chunk_grid, join_key
+from devinterp.schema.model.spec import NodeSpec, VariableSpec
+from devinterp.schema.reading.keys import ChunkKeys, chunk_grid, is_leftover, join_key
+from devinterp.schema.rules.registry import holds_where_filled
 from devinterp.store.location import Location, StoreLike, locate
 from devinterp.store.reading.status import RunStatus, read_status
+from devinterp.store.repair.record import open_records
 from devinterp.store.run_state import read_checkpoint, state_key
 
-__all__ = ["ChainLoss", "RepairPlan", "draws_written", "known_arrays", "open_known", "plan_repair"]
+__all__ = ["ChainLoss", "RepairPlan", "StoredArray", "draws_written", "known_arrays", "plan_repair"]
 
 
 @dataclass(frozen=True)
@@ -102,6 +107,105 @@ class RepairPlan:
         return out + [f"{key}: left behind by a writer that was killed; will be removed" for key in self.leftovers]
 
 
+class StoredArray:
+    """An array of a run as it lies in the store, whoever wrote it last.
+
+    Attributes
+    ----------
+    array : zarr.Array
+    spec : VariableSpec
+        What the schema declares of it.
+    keys : ChunkKeys
+    chunks : tuple of int
+        Shape of what one object holds: of a shard, where there are shards.
+    """
+
+    def __init__(self, location: Location, group: str, name: str, spec: VariableSpec, mode: Any = "r") -> None:
+        self.path, self.spec, self._location = join_key(group, name), spec, location
+        try:
+            array = zarr.open_array(location.store, path=self.path, mode=mode)
+            # A chunk that equals the fill value is written too: only then does its object show that it was written.
+            self.array = array.with_config({"write_empty_chunks": True})
+            self.keys = ChunkKeys.parse(array.metadata.to_dict()["chunk_key_encoding"])
+            dims = array.metadata.dimension_names  # type: ignore[union-attr]
+        except Exception as error:  # whatever zarr raises at a document that is not an array's
+            raise StoreError(
+                f"The metadata of {self.path} in {location.name} cannot be read: {error}.",
+                expected="a zarr.json as it was written",
+                remedy="Copy the store again, or take that file from a store of the same settings.",
+            ) from error
+        self.chunks: tuple[int, ...] = array.shards or array.chunks
+        self._dims = tuple(map(str, dims or ()))
+        if spec.prefix is not None and not {"chain", spec.prefix} <= set(self._dims):
+            raise StoreError(
+                f"{self.path} in {location.name} has other dimensions than a run's.",
+                expected=", ".join(spec.dims),
+                found=", ".join(self._dims) or "none",
+                remedy="See what `devinterp validate` says of it.",
+            )
+
+    def key(self, index: tuple[int, ...]) -> str:
+        """Return the key of a chunk in the store."""
+        return join_key(self.path, self.keys.name(index))
+
+    def all_chunks(self) -> Iterator[tuple[int, ...]]:
+        """Yield the index of every chunk."""
+        yield from np.ndindex(*chunk_grid(self.array.shape, self.chunks))
+
+    def region(self, index: tuple[int, ...]) -> tuple[slice, ...]:
+        """Return what a chunk covers of the array."""
+        return tuple(
+            slice(i * c, min((i + 1) * c, n)) for i, c, n in zip(index, self.chunks, self.array.shape, strict=True)
+        )
+
+    def chains(self, index: tuple[int, ...]) -> range:
+        """Return the chains that a chunk holds rows of."""
+        part = self.region(index)[self._dims.index("chain")]
+        return range(part.start, part.stop)
+
+    def rows(self, index: tuple[int, ...]) -> range:
+        """Return the rows along the prefix's dimension that a chunk holds."""
+        assert self.spec.prefix is not None
+        part = self.region(index)[self._dims.index(self.spec.prefix)]
+        return range(part.start, part.stop)
+
+    def loss(self, index: tuple[int, ...], listed: set[str], attributes: Mapping[str, Any]) -> str | None:
+        """Say why a chunk is lost, ``missing`` or unreadable; None where it is not, or where nothing proves it.
+
+        Raises
+        ------
+        StoreError
+            The store cannot say: a disk or network that fails has lost nothing.
+        """
+        key, region = self.key(index), self.region(index)
+        if key not in listed and not self._location.exists(key):  # a listing may be cut short, or forbidden
+            shape = tuple(part.stop - part.start for part in region)
+            fill = np.asarray(self.array.fill_value, self.array.dtype)
+            return None if holds_where_filled(self.spec.checks, fill, shape, attributes) else "missing"
+        raw = self._bytes(key)
+        try:
+            self.array[region if region else ...]
+        except (ImportError, MemoryError):
+            raise
+        except Exception as error:  # whatever a codec raises means that the chunk cannot be decoded
+            if raw is None or self._bytes(key) != raw:
+                raise StoreError(
+                    f"{key} in {self._location.name} changed while it was read.",
+                    remedy="Repair the store when nobody writes to it.",
+                ) from error
+            return f"unreadable ({type(error).__name__})"
+        return None
+
+    def _bytes(self, key: str) -> bytes | None:
+        try:
+            return self._location.get(key)
+        except Exception as error:  # a store may raise whatever its transport raises
+            raise StoreError(
+                f"{key} in {self._location.name} cannot be read: {type(error).__name__}: {error}.",
+                remedy="Nothing shows that it is lost: mend the cause, then repair.",
+            ) from error
+
+
 def plan_repair(target: StoreLike) -> RepairPlan:
     """Look for what is lost: every chunk is read; nothing is changed.
 
@@ -116,7 +220,8 @@ def plan_repair(target: StoreLike) -> RepairPlan:
     Raises
     ------
     StoreError
-        The store holds no run that `devinterp` wrote, or its metadata are damaged.
+        The store holds no run that `devinterp` wrote, its metadata are damaged, it cannot be read, or a repair of it
+        was killed.
     """
     location = locate(target)
     status = read_status(location)
@@ -126,7 +231,12 @@ def plan_repair(target: StoreLike) -> RepairPlan:
             expected="a store that sample() or sample_restrictions() wrote",
             remedy="Results of an analysis are computed again instead.",
         )
-    leftovers = tuple(sorted(k for k in location.list_keys() if k.endswith(".partial")))
+    if any(not record.done for record in open_records(location)):
+        raise StoreError(
+            f"A repair of {location.name} was killed before its end.",
+            remedy="Take back what it did: devinterp repair STORE --undo. Then repair again.",
+        )
+    leftovers = tuple(sorted(k for k in location.list_keys() if is_leftover(k)))
     plan = RepairPlan(location, status.completed, leftovers=leftovers)
     for run in status.runs:
         plan = _look(plan, run)
@@ -134,47 +244,54 @@ def plan_repair(target: StoreLike) -> RepairPlan:
 
 
 def _look(plan: RepairPlan, run: RunStatus) -> RepairPlan:
-    node = load("samples").node("/")
+    location = plan.location
     sampler = run.metadata["config"]["sampler"]
     burnin, between = int(sampler["num_burnin_steps"]), int(sampler["num_steps_bw_draws"])
-    arrays = known_arrays(plan.location, run.group, node)
+    arrays = known_arrays(location, run.group, load("samples").node("/"))
+    attributes = {"metadata": run.metadata}
+    listed = set(location.list_keys(f"{join_key(run.group)}/" if join_key(run.group) else ""))
     derived, recomputed = list(plan.derived), dict(plan.recomputed)
-    keys = set(plan.location.list_keys(f"{run.group.strip('/')}/" if run.group != "/" else ""))
-    for name, (array, prefix) in arrays.items():
-        if prefix is None:
-            for _, why in _lost_chunks(plan.location, array, keys, lambda _: True):
-                if name in ("n_beta", "draws_written"):
-                    derived += [array.path] if plan.completed or name == "n_beta" else []
-                elif plan.completed or why != "missing":  # an interrupted run may not have come to it yet
-                    recomputed[array.path] = why
     written = draws_written(plan, run, arrays)
+    for name, stored in arrays.items():
+        if stored.spec.prefix is not None:
+            continue
+        for index in stored.all_chunks():
+            why = stored.loss(index, listed, attributes)
+            if name == "draws_written" and plan.completed and why is None:
+                # Fill that a reader may take for numbers is none of a complete chain's.
+                read = np.asarray(stored.array[...]).tolist()
+                why = "missing" if stored.key(index) not in listed and read != written else None
+            if why is None:
+                continue
+            if name in ("n_beta", "draws_written"):
+                derived += [stored.path] if plan.completed or name == "n_beta" else []
+            elif plan.completed or why != "missing":  # an interrupted run may not have come to it yet
+                recomputed[stored.path] = why
+    draws = {c: written[c] if plan.completed else state.draws for c, state in enumerate(run.chains)}
+    steps = {c: burnin + draws[c] * between if plan.completed else state.steps for c, state in enumerate(run.chains)}
+    lost: dict[int, dict[str, str]] = {chain: {} for chain in draws}
+    after = dict(draws)
+    for stored in arrays.values():
+        if stored.spec.prefix is None:
+            continue
+        ends = draws if stored.spec.prefix == "draw" else steps
+        for index in stored.all_chunks():
+            first = stored.rows(index).start
+            held = [c for c in stored.chains(index) if first < ends.get(c, 0)]
+            why = stored.loss(index, listed, attributes) if held else None
+            if why is not None:
+                before = first if stored.spec.prefix == "draw" else max(0, (first - burnin) // between)
+                for chain in held:
+                    lost[chain][stored.key(index)] = why
+                    after[chain] = min(after[chain], before)
     losses = list(plan.chains)
     for chain, state in enumerate(run.chains):
-        draws = written[chain] if plan.completed else state.draws
-        steps = burnin + draws * between if plan.completed else state.steps
-        lost: dict[str, str] = {}
-        after = draws
-        for array, prefix in arrays.values():
-            if prefix is None or array.shape[0] <= chain:
-                continue
-            rows = draws if prefix == "draw" else min(steps, array.shape[1])
-            per_chunk = (array.shards or array.chunks)[1]
-
-            def wanted(
-                place: tuple[int, ...], chain: int = chain, rows: int = rows, per_chunk: int = per_chunk
-            ) -> bool:
-                return place[0] == chain and place[1] * per_chunk < rows
-
-            for key, why in _lost_chunks(plan.location, array, keys, wanted):
-                lost[key] = why
-                first = _place(array, key)[1] * per_chunk
-                after = min(after, first if prefix == "draw" else max(0, (first - burnin) // between))
-        if not plan.completed and _damaged_checkpoint(plan.location, run.group, chain):
-            lost[state_key(run.group, chain, "state")] = "damaged"
-            after = 0
-        if lost:
-            losses.append(ChainLoss(run.group, chain, draws, after, state.status, lost))
-    return replace(plan, chains=tuple(losses), derived=tuple(derived), recomputed=recomputed)
+        if not plan.completed and _damaged_checkpoint(location, run.group, chain):
+            lost[chain][state_key(run.group, chain, "state")] = "damaged"
+            after[chain] = 0
+        if lost[chain]:
+            losses.append(ChainLoss(run.group, chain, draws[chain], after[chain], state.status, lost[chain]))
+    return replace(plan, chains=tuple(losses), derived=tuple(dict.fromkeys(derived)), recomputed=recomputed)
 
 
 def _damaged_checkpoint(location: Location, group: str, chain: int) -> bool:
@@ -185,73 +302,23 @@ def _damaged_checkpoint(location: Location, group: str, chain: int) -> bool:
     return False
 
 
-def known_arrays(location: Location, group: str, node: NodeSpec) -> dict[str, tuple[zarr.Array[Any], str | None]]:
-    """The group's arrays that the schema knows, with the dimension along which a chain is a prefix."""
-    found: dict[str, tuple[zarr.Array[Any], str | None]] = {}
-    for name in sorted(location.list_dir(group.strip("/"))):
+def known_arrays(location: Location, group: str, node: NodeSpec, mode: Any = "r") -> dict[str, StoredArray]:
+    """The group's arrays that the schema knows, by name."""
+    found: dict[str, StoredArray] = {}
+    for name in sorted(location.list_dir(join_key(group))):
         known = node.find(name)
         if known is not None:
-            found[name] = (open_known(location, group, name, "r"), known[0].prefix)
+            found[name] = StoredArray(location, group, name, known[0], mode)
     return found
 
 
-def open_known(location: Location, group: str, name: str, mode: Any) -> zarr.Array[Any]:
-    """Open one of the arrays that the schema knows; metadata that cannot be read are a `StoreError`."""
-    path = f"{group.strip('/')}/{name}".lstrip("/")
-    try:
-        # A chunk that equals the fill value is written too: only then does an absent one prove a loss.
-        return zarr.open_array(location.store, path=path, mode=mode).with_config({"write_empty_chunks": True})
-    except Exception as error:  # whatever zarr raises at a document that is not an array's
-        raise StoreError(
-            f"The metadata of {path} in {location.name} cannot be read: {error}.",
-            expected="a zarr.json as it was written",
-            remedy="Copy the store again, or take that file from a store of the same settings.",
-        ) from error
-
-
-def _lost_chunks(
-    location: Location,
-    array: zarr.Array[Any],
-    keys: set[str],
-    wanted: Callable[[tuple[int, ...]], bool],
-) -> Iterator[tuple[str, str]]:
-    """Yield the key of every wanted chunk that is missing or cannot be decoded, and which."""
-    shape = array.shards or array.chunks
-    for place in np.ndindex(*(-(-n // max(c, 1)) for n, c in zip(array.shape, shape, strict=True))):
-        if not wanted(place):
-            continue
-        key = join_key(array.path, _chunk_keys(array).name(place))
-        if key not in keys:
-            yield key, "missing"
-            continue
-        region = tuple(slice(i * c, (i + 1) * c) for i, c in zip(place, shape, strict=True))
-        try:
-            array[region if region else ...]
-        except Exception as error:  # whatever a codec raises means that the chunk cannot be read
-            yield key, f"unreadable ({type(error).__name__})"
-
-
-def _place(array: zarr.Array[Any], key: str) -> tuple[int, ...]:
-    found = _chunk_keys(array).index(key.removeprefix(f"{array.path}/"), chunk_grid(array.shape, _chunks(array)))
-    assert found is not None
-    return found
-
-
-def _chunks(array: zarr.Array[Any]) -> tuple[int, ...]:
-    return array.shards or array.chunks
-
-
-def _chunk_keys(array: zarr.Array[Any]) -> ChunkKeys:
-    return ChunkKeys.parse(array.metadata.to_dict()["chunk_key_encoding"])
-
-
-def draws_written(plan: RepairPlan, run: RunStatus, arrays: Mapping[str, tuple[zarr.Array[Any], Any]]) -> list[int]:
+def draws_written(plan: RepairPlan, run: RunStatus, arrays: Mapping[str, StoredArray]) -> list[int]:
     """How many draws each chain had: as stored, else by its state, else by where its losses end."""
     if "draws_written" in arrays:
-        array = arrays["draws_written"][0]
-        if plan.location.exists(join_key(array.path, _chunk_keys(array).name((0,)))):
+        stored = arrays["draws_written"]
+        if any(plan.location.exists(stored.key(index)) for index in stored.all_chunks()):
             try:
-                return [int(n) for n in np.asarray(array[...])]
+                return [int(n) for n in np.asarray(stored.array[...])]
             except Exception:  # unreadable: derived below
                 pass
     return [run.num_draws if chain.status == "complete" else chain.draws for chain in run.chains]
