@@ -23,6 +23,7 @@ __all__ = [
     "SamplingError",
     "SchemaError",
     "SettingError",
+    "StepBiasWarning",
     "StoreConflictError",
     "StoreError",
     "StoreExistsError",
@@ -157,3 +158,7 @@ class DevinterpWarning(UserWarning):
 
 class ChainFailedWarning(DevinterpWarning):
     """One or more chains stopped early; the others are intact."""
+
+
+class StepBiasWarning(DevinterpWarning):
+    """The step size inflates what is sampled by more than a tenth, which is known before sampling."""

@@ -12,6 +12,9 @@ import matplotlib as mpl
 import pytest
 from docs_pages import DOCS, ROOT, blocks_of
 
+# Pages show settings that need no warning.
+pytestmark = pytest.mark.filterwarnings("error::devinterp.errors.StepBiasWarning")
+
 HOWTO = sorted((DOCS / "howto").glob("*.md"))
 
 # Pages whose examples start from a finished run or study.
@@ -19,7 +22,7 @@ NEEDS_TREE = {"which-llc", "ci", "look", "migrate", "troubleshooting"}
 NEEDS_STUDY = {"which-llc"}
 
 SETTINGS = {
-    "lr": 1e-3,
+    "lr": 3e-4,
     "n_beta": 30.0,
     "localization": 1000.0,
     "num_chains": 3,

@@ -17,7 +17,7 @@ from devinterp.errors import (
     SettingError,
 )
 from devinterp.schema import validate
-from devinterp.slt.llc import best_average, compute_llc, llc
+from devinterp.slt.llc import CI_IS_FOR, best_average, compute_llc, llc
 from devinterp.slt.runs.results import told
 
 
@@ -62,6 +62,8 @@ def test_over_draws_is_the_documented_definition():
         "n_beta": 30.0,
         "n_chains_used": 3,
         "chains_excluded": [],
+        "step_inflation": 1.002506,
+        "step_inflation_is": "lower bound",
     }
     assert result["loss_trace"].attrs["units"] == "nat"
     assert validate(result).ok
@@ -351,7 +353,9 @@ def test_attributes_of_a_study_are_by_run_where_runs_differ():
     assert {name: told(result.attrs, name) for name in result.attrs} == {
         "devinterp_schema": "devinterp/llc@1", "over": "observable", "observable": "train", "ci": 0.9,
         "n_beta": {"full": 30.0, "a": 15.0}, "n_chains_used": {"full": 3, "a": 2},
-        "chains_excluded": {"full": [], "a": [1]},
+        "chains_excluded": {"full": [], "a": [1]}, "ci_is_for": CI_IS_FOR,
+        "step_inflation": {"full": 1.002506, "a": 1.002506},
+        "step_inflation_is": {"full": "lower bound", "a": "lower bound"},
     }  # fmt: skip
     assert result["llc_ci"].dims == ("wr", "bound")
 

@@ -8,13 +8,12 @@ from made_runs import make_run, make_study
 from scipy import special
 
 from devinterp.errors import MissingVariableError
-from devinterp.slt.batch_means import autocorrelation_time, share_seen
+from devinterp.slt.batch_means import autocorrelation_time, mean_variance, share_seen
 from devinterp.slt.llc import compute_llc
 from devinterp.slt.runs.run import Samples
 from devinterp.slt.susceptibilities import compute_susceptibilities
 from devinterp.slt.uncertainty import (
     _combined_dof,
-    _mean_variance,
     _row_noise,
     init_loss_variance,
     llc_interval,
@@ -191,30 +190,30 @@ def test_the_variance_of_a_mean_is_unbiased_and_does_not_see_what_chains_share()
     runs = rng.normal(size=(300, 3, 40))
     shared = 5 * rng.normal(size=40)
     for centre in (False, True):
-        estimates = [_mean_variance(run, centre_over_chains=centre) for run in runs]
+        estimates = [mean_variance(run, centre_over_chains=centre) for run in runs]
         variances = np.array([v for v, _ in estimates])
         error = variances.std() / np.sqrt(len(variances))
         assert abs(variances.mean() - 1 / 120) < 4 * error + 0.03 / 120
     for run, (variance, dof) in zip(runs[:5], estimates, strict=False):
-        moved = _mean_variance(run + shared, centre_over_chains=True)
+        moved = mean_variance(run + shared, centre_over_chains=True)
         assert moved == (pytest.approx(variance), dof)
         assert dof % 2 == 0  # two of three chains are free, per batch
-        assert _mean_variance(run + shared)[0] > 5 * variance
+        assert mean_variance(run + shared)[0] > 5 * variance
 
 
 def test_batches_of_a_mean_count_once_each():
     """Chains that stand still at -1 and 1: every batch sum is as far from the mean."""
     trace = np.repeat([[-1.0], [1.0]], 40, axis=1)
     trace += 1e-9 * np.random.default_rng(0).normal(size=trace.shape)
-    variance, dof = _mean_variance(trace)
+    variance, dof = mean_variance(trace)
     count = dof + 1
     assert count >= 4
     length = 80 / count
     time = autocorrelation_time(trace)
     expected = count * length**2 * count / (count - 1) / 80**2 / share_seen(time, length)
     assert variance == pytest.approx(expected)
-    assert _mean_variance(trace[:1, :1]) == (0.0, 1.0)
-    assert _mean_variance(trace[:1, :2])[0] == pytest.approx(0, abs=1e-12)
+    assert mean_variance(trace[:1, :1]) == (0.0, 1.0)
+    assert mean_variance(trace[:1, :2])[0] == pytest.approx(0, abs=1e-12)
 
 
 @pytest.mark.parametrize("accumulation", [1, 3])
@@ -261,14 +260,16 @@ def test_what_moves_the_chains_adds_to_what_the_rows_do():
         run = of(match_sampling_input_ids_across_chains=matched)
         settings = {"n_beta": 30.0, "level": 0.9, "over": "draws", "init_rows": np.array([1.0])}
         narrow, noisy = (llc_interval(run, moves + still(spread=s), **settings) for s in (0.0, 3.0))
-        signal = _mean_variance(moves[:, :, 0], centre_over_chains=matched)
-        noise = 9 * 4 / 3 / 4
-        batch = noise * minibatch_weight(run, 40, "draws") / (1 if matched else 3)
-        moved = signal[0] if matched else max(0.0, signal[0] - noise / 120)
-        dof = _combined_dof([(moved, signal[1]), (batch, 120)])
-        expected = 30 * np.sqrt(moved + batch) * special.stdtrit(dof, 0.95)
-        assert (noisy[1] - noisy[0]) / 2 == pytest.approx(expected)
-        assert (narrow[1] - narrow[0]) / 2 == pytest.approx(30 * np.sqrt(signal[0]) * special.stdtrit(signal[1], 0.95))
+        alone = mean_variance(moves[:, :, 0], centre_over_chains=matched)
+        common = mean_variance(moves[:, :, 0].mean(axis=0)[None])
+        for noise, (low, high) in ((0.0, narrow), (9 * 4 / 3 / 4, noisy)):
+            batch = noise * minibatch_weight(run, 40, "draws") / (1 if matched else 3)
+            # Chains that share minibatches also share what their noise does to the weights.
+            moved = max(alone, (max(0.0, common[0] - noise / 40), common[1]))
+            moved = moved if matched else (max(0.0, alone[0] - noise / 120), alone[1])
+            dof = _combined_dof([moved, (batch, 120)])
+            expected = 30 * np.sqrt(moved[0] + batch) * special.stdtrit(dof, 0.95)
+            assert (high - low) / 2 == pytest.approx(expected)
 
 
 def test_without_the_rows_at_the_start_the_first_draw_tells_their_spread():

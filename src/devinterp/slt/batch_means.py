@@ -14,18 +14,24 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from devinterp.plain_json import dig
+from devinterp.slt.runs.run import Samples
+
 __all__ = [
     "Batches",
     "autocorrelation_time",
     "batch_groups",
     "batch_length",
     "batches_of",
+    "mean_variance",
     "merge_groups",
     "sample_of",
     "share_seen",
+    "shares_minibatches",
 ]
 
 F32 = npt.NDArray[np.float32]
+F64 = npt.NDArray[np.float64]
 
 TIMES_PER_BATCH = 5.0
 BATCHES_PER_CHAIN = 10
@@ -118,6 +124,55 @@ def batches_of(num_draws: int, length: int) -> list[slice]:
 def sample_of(width: int) -> npt.NDArray[np.int64]:
     """Evenly spaced positions among ``width`` series, from which the autocorrelation of all is judged."""
     return np.unique(np.linspace(0, width - 1, min(width, SERIES_SAMPLED)).round().astype(np.int64))
+
+
+def shares_minibatches(run: Samples) -> bool:
+    """Whether the chains of a run see the same minibatches, whose gradients' noise then moves all their weights alike.
+
+    True unless the settings say otherwise, as `devinterp.sample` does by default; False where every step sees the
+    whole dataset, so that there is no such noise.
+    """
+    if run.setting("match_sampling_input_ids_across_chains") is False:
+        return False
+    length, size = dig(run.metadata, "provenance.dataset.length"), run.setting("batch_size")
+    return length is None or size is None or int(size) < int(length)
+
+
+def mean_variance(trace: F64, *, shared: bool = False, centre_over_chains: bool = False) -> tuple[float, float]:
+    """Variance of the mean of (chain, draw) by batch means, and its degrees of freedom.
+
+    Chains count as independent. Where they are ``shared``, moved by the noise of the same minibatches, the variance is
+    also estimated from batches of the chains' mean, which holds what they have in common, and the larger one is taken.
+
+    Parameters
+    ----------
+    trace : array, shape (chain, draw)
+        The quantity at every draw.
+    shared : bool
+        As `shares_minibatches` says.
+    centre_over_chains : bool
+        Take the mean over chains out of every draw first, which removes what all chains share; what is left counts
+        chains - 1 times per batch.
+    """
+    num_chains, num_draws = trace.shape
+    if trace.size < 2:
+        return 0.0, 1.0
+    if centre_over_chains:
+        trace = trace - trace.mean(axis=0)
+    time = autocorrelation_time(trace)
+    cuts = batches_of(num_draws, batch_length(num_chains, num_draws, time))
+    share = share_seen(time, num_draws / len(cuts))
+    sums = np.array([trace[:, cut].sum(axis=1) for cut in cuts])  # (batch, chain)
+    if centre_over_chains:
+        dof = float(len(cuts) * (num_chains - 1))
+        return float((sums**2).sum()) * num_chains / (num_chains - 1) / share / trace.size**2, dof
+    sizes = np.array([cut.stop - cut.start for cut in cuts])[:, None]
+    count = sums.size
+    deviations = sums - sizes * trace.mean()
+    alone = float((deviations**2).sum()) * count / (count - 1) / share / trace.size**2, float(count - 1)
+    if not shared or num_chains == 1:
+        return alone
+    return max(alone, mean_variance(trace.mean(axis=0)[None]))
 
 
 def batch_groups(values: F32, num_chains: int) -> Batches:

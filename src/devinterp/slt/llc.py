@@ -8,14 +8,18 @@ with E[L] the mean loss over the draws of SGLD and L_0 the loss at the start (La
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
-from devinterp.errors import DataError, MissingVariableError, SettingError
+from devinterp.errors import DataError, DevinterpWarning, MissingVariableError, SettingError
+from devinterp.plain_json import dig
+from devinterp.slt.diagnostics.step_bias import step_bias
 from devinterp.slt.runs.chains import ChainSelection, select_chains, warn_excluded
 from devinterp.slt.runs.read_blocks import row_means
 from devinterp.slt.runs.run import Samples, Tree, series_members, study_members
@@ -28,6 +32,7 @@ __all__ = ["compute_llc", "llc"]
 
 Over = Literal["draws", "steps", "observable"]
 OVERS = ("draws", "steps", "observable")
+CI_IS_FOR = "n_beta * E[L - L_0] at this step size, n_beta, localization and length; not for the learning coefficient"
 
 
 def llc(
@@ -108,9 +113,13 @@ def compute_llc(
     xarray.Dataset
         Schema ``devinterp/llc@1``. float64, unit 1: ``llc_mean`` (), ``llc_std`` () over chains with ddof 0,
         ``llc_per_chain`` (chain,) with NaN for an excluded chain, ``llc_scalar`` (), and with ``ci`` also ``llc_ci``
-        (bound,). ``init_loss`` () float64 and ``loss_trace`` (chain, draw) or (chain, step) float32, nat.
-        Attributes ``over``, ``n_beta``, ``n_chains_used``, ``chains_excluded``; of a study these are
-        mappings by restriction, as JSON text (``json.loads``): netCDF has no attributes that are mappings.
+        (bound,) and, with ``over="observable"``, ``llc_ci_given_rows`` (bound,): the rows taken as they are, for
+        heads or checkpoints that observe the same ones. ``init_loss`` () float64 and ``loss_trace`` (chain, draw) or
+        (chain, step) float32, nat.
+        Attributes ``over``, ``n_beta``, ``n_chains_used``, ``chains_excluded``, and where it is known
+        ``step_inflation``, by what factor the step size makes the LLC too large
+        (`devinterp.slt.diagnostics.step_bias`), with ``step_inflation_is``, measured or a lower bound; of a study these
+        are mappings by restriction, as JSON text (``json.loads``): netCDF has no attributes that are mappings.
 
     Raises
     ------
@@ -129,6 +138,8 @@ def compute_llc(
     -----
     ChainFailedWarning
         A chain that failed was excluded.
+    DevinterpWarning
+        The run has ``init_noise``, and ``init_loss`` is of the noised weights.
     """
     check_over(over)
     if ci is not None and not 0 < ci < 1:
@@ -192,6 +203,7 @@ def llc_of_run(
     axis: Literal["draw", "step"] = "draw"
     task: str | None = None
     n_beta = run.n_beta
+    _warn_noised_start(run, over)
     if over == "draws":
         rows = row_means(run.variable("sampling_loss", ("chain", "draw", "batch", "token_pos")))
     elif over == "steps":
@@ -222,14 +234,34 @@ def llc_of_run(
         result.attrs["observable"] = task
     if over == "steps":
         result.attrs["burnin"] = int(burnin)
+    bias = step_bias(run, selection.used, float(values["llc_mean"]) if task is not None else None)
+    if bias is not None and np.isfinite(bias.inflation):
+        result.attrs["step_inflation"] = round(bias.inflation, 6)
+        result.attrs["step_inflation_is"] = "measured" if bias.source == "metrics" else "lower bound"
     if ci is not None:
         from devinterp.slt.uncertainty import llc_interval
 
         kept = rows[list(selection.used), : selection.length]
-        low, high = llc_interval(run, kept, n_beta=n_beta, level=ci, over=over, init_rows=init_rows)
-        result["llc_ci"] = ("bound", np.array([low, high]))
-        result.attrs["ci"] = float(ci)
+        interval = partial(llc_interval, run, kept, n_beta=n_beta, level=ci, over=over, init_rows=init_rows)
+        rows_of = None if task is None else dig(run.metadata, f"provenance.observables.{task}.length")
+        result["llc_ci"] = ("bound", np.array(interval(rows_of=rows_of)))
+        if task is not None:
+            result["llc_ci_given_rows"] = ("bound", np.array(interval(given_rows=True)))
+        result.attrs |= {"ci": float(ci), "ci_is_for": CI_IS_FOR}
     return result, selection
+
+
+def _warn_noised_start(run: Samples, over: Over) -> None:
+    """With ``init_noise`` the initial loss is that of noised weights, as devinterp 2.0 takes it, and no reference."""
+    if over == "observable" or not run.setting("init_noise"):
+        return
+    warnings.warn(
+        f"init_loss was taken after init_noise = {run.setting('init_noise'):g} had moved the weights (all of them, "
+        "whatever the masks), so that this LLC is no rise over the trained weights. Use over='observable', which "
+        "compares with init_loss_{observable} at the trained weights.",
+        DevinterpWarning,
+        stacklevel=4,
+    )
 
 
 def _step_rows(run: Samples, burnin: bool) -> npt.NDArray[np.float64]:

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from devinterp.errors import MissingVariableError
 from devinterp.plain_json import dig
-from devinterp.slt.batch_means import autocorrelation_time, batch_length, batches_of, share_seen
+from devinterp.slt.batch_means import mean_variance, shares_minibatches
 from devinterp.slt.runs.run import Samples
 from devinterp.slt.susceptibilities.moments import Moments
 
@@ -43,11 +43,17 @@ def llc_interval(
     level: float,
     over: str,
     init_rows: F64,
+    rows_of: int | None = None,
+    given_rows: bool = False,
 ) -> tuple[float, float]:
-    """Interval for ``llc_mean``.
+    """Interval for what a run of this step size, n_beta, localization and length has as its mean: n_beta E[L - L_0].
 
-    Three things are uncertain: where the chains went (batch means, chains independent); which rows the minibatches
-    of the draws held; and which rows ``init_loss`` was averaged over. Where all chains see the same minibatches, the
+    It is not an interval for the learning coefficient, from which that mean differs by the step's bias, by what the
+    chains have not reached, and by terms of a finite n_beta.
+
+    Three things are uncertain: where the chains went (batch means; where chains share minibatches also of their mean,
+    `devinterp.slt.batch_means.mean_variance`); which rows the minibatches of the draws held, or the observable; and
+    which rows ``init_loss`` was averaged over. Where all chains see the same minibatches, the
     noise of the rows is the same in all, cancels in the differences between chains, and is added from the spread of
     rows within a minibatch. Draws that fall on the very minibatches of ``init_loss`` share its noise, which the
     weights of `minibatch_weight` account for.
@@ -66,6 +72,11 @@ def llc_interval(
         What the rows are.
     init_rows : array
         Loss at the start, per row of the observable (``over="observable"``) or per chain.
+    rows_of : int, optional
+        With ``over="observable"``: rows of the dataset that the observable's were chosen from. The share of it that
+        they are is no longer uncertain.
+    given_rows : bool
+        With ``over="observable"``: take the rows as they are, for a comparison with runs that observe the same ones.
 
     Returns
     -------
@@ -79,10 +90,11 @@ def llc_interval(
     trace = rows.mean(axis=2)
     centre = n_beta * (float(trace.mean()) - float(init_rows.mean()))
     if over == "observable":
-        parts = [_mean_variance(trace)]
+        parts = [mean_variance(trace, shared=shares_minibatches(run))]
         rise = rows.mean(axis=(0, 1)) - init_rows
-        if rise.size > 1:
-            parts.append((float(rise.var(ddof=1)) / rise.size, rise.size - 1))
+        if rise.size > 1 and not given_rows:
+            unseen = 1 - rise.size / max(rows_of, rise.size) if rows_of is not None else 1.0
+            parts.append((unseen * float(rise.var(ddof=1)) / rise.size, rise.size - 1))
         return t_interval(centre, n_beta**2 * sum(v for v, _ in parts), _combined_dof(parts), level)
 
     num_chains, num = trace.shape
@@ -97,37 +109,16 @@ def llc_interval(
     weight = minibatch_weight(run, num, over)
     per_draw = noise / _accumulation(run)
     if num_chains > 1 and shared:
-        signal = _mean_variance(trace, centre_over_chains=True)
+        # What the chains have in common beside the noise of the rows: the shared noise of their gradients.
+        common, dof = mean_variance(trace.mean(axis=0)[None])
+        common = max(0.0, common - per_draw / num)
+        signal = max(mean_variance(trace, centre_over_chains=True), (common, dof))
     else:
-        variance, dof = _mean_variance(trace)
+        variance, dof = mean_variance(trace)
         signal = (max(0.0, variance - per_draw / trace.size), dof)
     batch = (noise * weight / (1 if shared else num_chains), noise_dof)
     parts = [signal, batch]
     return t_interval(centre, n_beta**2 * sum(v for v, _ in parts), _combined_dof(parts), level)
-
-
-def _mean_variance(trace: F64, *, centre_over_chains: bool = False) -> tuple[float, float]:
-    """Variance of the mean of (chain, draw) by batch means, and its degrees of freedom.
-
-    With ``centre_over_chains`` the mean over chains is taken out of every draw first, which removes what all chains
-    share; what is left counts chains - 1 times per batch.
-    """
-    num_chains, num_draws = trace.shape
-    if trace.size < 2:
-        return 0.0, 1.0
-    if centre_over_chains:
-        trace = trace - trace.mean(axis=0)
-    time = autocorrelation_time(trace)
-    cuts = batches_of(num_draws, batch_length(num_chains, num_draws, time))
-    share = share_seen(time, num_draws / len(cuts))
-    sums = np.array([trace[:, cut].sum(axis=1) for cut in cuts])  # (batch, chain)
-    if centre_over_chains:
-        dof = float(len(cuts) * (num_chains - 1))
-        return float((sums**2).sum()) * num_chains / (num_chains - 1) / share / trace.size**2, dof
-    sizes = np.array([cut.stop - cut.start for cut in cuts])[:, None]
-    count = sums.size
-    deviations = sums - sizes * trace.mean()
-    return float((deviations**2).sum()) * count / (count - 1) / share / trace.size**2, float(count - 1)
 
 
 def _combined_dof(parts: Sequence[tuple[float, float]]) -> float:

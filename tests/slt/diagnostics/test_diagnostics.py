@@ -50,7 +50,7 @@ def test_a_healthy_run_is_good_with_its_evidence():
     assert found.rise == pytest.approx(0.1, abs=0.01)
     assert found.llc == pytest.approx(30 * found.rise)
     assert found.start_se == 0.0
-    assert found.rise_se == found.mcse
+    assert found.rise_se == pytest.approx(found.shared_noise * found.mcse)
     assert abs(found.drift) < 3 * found.drift_se
     assert found.signal_to_variation > 1
     assert [c.status for c in found.chains] == ["complete"] * 4
@@ -116,12 +116,6 @@ def test_a_loss_below_its_start_is_told():
 def test_no_rise_is_too_little_signal():
     found = judged(stationary(rise=0.0, sd=0.001), noise=0.05)
     assert [v.code for v in found.verdicts] == ["little_signal"]
-
-
-def test_a_doubled_loss_has_diverged():
-    found = judged(stationary(rise=4.0))
-    assert found.verdict.code == "diverged"
-    assert "0.00033" in found.verdict.remedy
 
 
 def test_failed_chains_have_diverged_and_the_others_are_still_judged():

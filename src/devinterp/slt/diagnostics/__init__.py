@@ -14,8 +14,11 @@ import numpy as np
 import numpy.typing as npt
 
 from devinterp.errors import MissingVariableError
+from devinterp.slt.batch_means import mean_variance, shares_minibatches
 from devinterp.slt.diagnostics.diagnosis import ChainDiagnosis, Diagnosis, SeriesDiagnosis, StudyDiagnosis, Verdict
-from devinterp.slt.diagnostics.verdicts import judge
+from devinterp.slt.diagnostics.reach import reach_of, sampled_weights, without_trend
+from devinterp.slt.diagnostics.step_bias import step_bias
+from devinterp.slt.diagnostics.verdicts import FEWEST_DRAWS, judge
 from devinterp.slt.runs.chains import known_states
 from devinterp.slt.runs.read_blocks import row_means
 from devinterp.slt.runs.run import Samples, Tree, series_members, study_members
@@ -25,6 +28,22 @@ __all__ = ["ChainDiagnosis", "Diagnosis", "SeriesDiagnosis", "StudyDiagnosis", "
 F64 = npt.NDArray[np.float64]
 
 SPIKE_DEVIATIONS = 8.0
+SETTINGS = (
+    "lr",
+    "n_beta",
+    "localization",
+    "llc_weight_decay",
+    "num_draws",
+    "num_burnin_steps",
+    "num_steps_bw_draws",
+    "num_chains",
+    "batch_size",
+    "gradient_accumulation_steps",
+    "bounding_box_size",
+    "sampling_method",
+    "rmsprop_eps",
+)
+"""What verdicts and remedies speak of."""
 
 
 def diagnose(
@@ -96,7 +115,12 @@ def _diagnose(run: Samples, sampling_task: str | None) -> Diagnosis:
     kept = traces[used] if used else traces[:0]
     numbers = _numbers(kept)
     rise = float(kept.mean()) - start if used and start is not None else None
-    rise_se = None if numbers["mcse"] is None or start_se is None else float(np.hypot(numbers["mcse"], start_se))
+    shared_noise = _shared_noise(run, kept)
+    rise_se = None
+    if numbers["mcse"] is not None and start_se is not None:
+        rise_se = float(np.hypot(shared_noise * numbers["mcse"], start_se))
+    if numbers["drift_se"] is not None:
+        numbers["drift_se"] *= shared_noise
     variations = [c.signal_to_variation for c in chains if c.signal_to_variation is not None and c.chain in used]
     try:
         llc = None if rise is None else run.n_beta * rise
@@ -114,14 +138,26 @@ def _diagnose(run: Samples, sampling_task: str | None) -> Diagnosis:
         signal_to_variation=float(np.median(variations)) if variations else None,
         gradient_to_noise=_gradient_to_noise(run, used),
         chains=chains,
-        settings={
-            name: run.setting(name)
-            for name in ("lr", "n_beta", "localization", "num_draws", "num_burnin_steps", "num_steps_bw_draws")
-            if run.setting(name) is not None
-        },
+        settings={name: run.setting(name) for name in SETTINGS if run.setting(name) is not None},
+        step_bias=step_bias(run, used, llc if rows == "fixed" else None),
+        shared_noise=shared_noise,
+        reach=reach_of(run, used),
         **numbers,
     )
-    return replace(diagnosis, verdicts=tuple(judge(diagnosis, kept)))
+    return replace(diagnosis, verdicts=tuple(judge(diagnosis, kept, sampled_weights(run))))
+
+
+def _shared_noise(run: Samples, kept: F64) -> float:
+    """What independent chains' standard errors are multiplied with, where the same minibatches move all chains.
+
+    Chains that still drift from their common start move alike as well: only the second half is looked at, without its
+    trend.
+    """
+    if kept.shape[0] < 2 or kept.shape[1] < FEWEST_DRAWS or not shares_minibatches(run):
+        return 1.0
+    half = without_trend(kept[:, kept.shape[1] // 2 :])
+    alone, together = (mean_variance(half, shared=shared)[0] for shared in (False, True))
+    return float(np.sqrt(together / alone)) if alone > 0 else 1.0
 
 
 def _trace(

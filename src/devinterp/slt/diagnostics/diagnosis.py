@@ -2,20 +2,41 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
+from devinterp.slt.diagnostics.reach import Reach
+from devinterp.slt.diagnostics.step_bias import StepBias
+
 __all__ = ["TITLES", "ChainDiagnosis", "Code", "Diagnosis", "SeriesDiagnosis", "StudyDiagnosis", "Verdict", "number"]
 
-Code = Literal["good", "diverged", "below_start", "not_converged", "chains_disagree", "little_signal"]
+Code = Literal[
+    "good",
+    "diverged",
+    "below_start",
+    "step_bias",
+    "gradient_noise",
+    "clamped",
+    "not_converged",
+    "chains_disagree",
+    "one_chain",
+    "spikes",
+    "little_signal",
+]
 
 TITLES: dict[Code, str] = {
     "good": "good",
     "diverged": "diverged",
     "below_start": "loss fell below its start",
+    "step_bias": "step too long",
+    "gradient_noise": "minibatch noise",
+    "clamped": "clamped at the box",
     "not_converged": "not converged",
     "chains_disagree": "chains disagree",
+    "one_chain": "one chain alone",
+    "spikes": "spikes",
     "little_signal": "too little signal",
 }
 """Every verdict's code, and its name in words."""
@@ -119,6 +140,12 @@ class Diagnosis:
         Median over chains.
     gradient_to_noise : float or None
         Median over steps of the norm of the gradient term over that of the noise, where metrics were saved.
+    step_bias : StepBias or None
+        By how much the step size inflates the LLC, measured from the metrics or at least, by the settings.
+    shared_noise : float
+        What the standard errors of independent chains are multiplied with where chains share minibatches; at least 1.
+    reach : Reach
+        What of the posterior the draws may lack, and what still grows.
     chains : tuple of ChainDiagnosis
         One per chain.
     verdicts : tuple of Verdict
@@ -143,6 +170,9 @@ class Diagnosis:
     signal_to_variation: float | None
     gradient_to_noise: float | None
     chains: tuple[ChainDiagnosis, ...]
+    step_bias: StepBias | None = None
+    shared_noise: float = 1.0
+    reach: Reach = field(default_factory=Reach)
     verdicts: tuple[Verdict, ...] = ()
     settings: Mapping[str, Any] = field(default_factory=dict)
 
@@ -156,9 +186,17 @@ class Diagnosis:
         """Whether nothing is wrong."""
         return self.verdict.code == "good"
 
+    def _inflation(self) -> str:
+        found = self.step_bias
+        if found is None:
+            return "an unknown factor"
+        return f"{'' if found.source == 'metrics' else 'at least '}{found.inflation:.2f}"
+
     def to_dict(self) -> dict[str, Any]:
-        """Everything as plain, JSON-able types."""
+        """Everything as plain, JSON-able types; an infinite inflation as None."""
         out = asdict(self)
+        if self.step_bias is not None and not math.isfinite(self.step_bias.inflation):
+            out["step_bias"]["inflation"] = None
         out["chains"] = [asdict(chain) for chain in self.chains]
         out["verdicts"] = [{**asdict(v), "title": v.title} for v in self.verdicts]
         out["settings"] = dict(self.settings)
@@ -171,6 +209,7 @@ class Diagnosis:
             f"{number(self.ess_bulk, 0)} effective draws",
             f"rise {number(self.rise, 4)} ± {number(self.rise_se, 4)} nat",
             f"drift {number(self.drift, 4)} ± {number(self.drift_se, 4)} nat",
+            f"step inflates by {self._inflation()}",
             f"on {self.source}",
         ]
         lines = [f"{head}{self.verdict.title} ({', '.join(numbers)})", *(f"  {verdict}" for verdict in self.verdicts)]

@@ -141,7 +141,7 @@ def select_chains(
         raise AllChainsFailedError(
             f"No chain{_of(samples)} can be used: {describe(reasons)}.",
             expected="at least one complete chain",
-            remedy="Lower lr or n_beta, raise localization, or pass allow_partial=True to use what there is.",
+            remedy="Lower lr, then n_beta, or pass allow_partial=True to use what there is.",
         )
     return selection
 

@@ -21,6 +21,9 @@ __all__ = ["One", "along_checkpoints", "over_runs"]
 One = Callable[[Samples, bool], tuple[xr.Dataset, ChainSelection]]
 """A run, and whether to warn of chains that are left out, to its result and the chains that it is from."""
 
+OF_EACH = ("step_inflation", "step_inflation_is")
+"""Attributes of a run's result, besides n_beta and the chains, that every run has for itself, or has not."""
+
 
 def over_runs(
     samples: Tree | Mapping[str, Tree], kind: str, one: One, *, allow_partial: bool = False, allow_mixed: bool = False
@@ -60,7 +63,7 @@ def over_runs(
         raise MissingVariableError("The study is empty.", expected="at least one run", found="none")
     results = {n: one(Samples.of(tree, label=n, allow_partial=allow_partial), True)[0] for n, tree in members.items()}
     laid = lay_out(results, {"wr": string_index(results)}, what="runs of the study")
-    return _finish(laid.assign_attrs(shared_attrs(results, each=("n_beta", *ChainSelection.COUNTS))), kind)
+    return _finish(laid.assign_attrs(shared_attrs(results, each=("n_beta", *OF_EACH, *ChainSelection.COUNTS))), kind)
 
 
 def _over_cells(grid: Grid, one: One, allow_partial: bool) -> xr.Dataset:
@@ -79,7 +82,8 @@ def _over_cells(grid: Grid, one: One, allow_partial: bool) -> xr.Dataset:
             counts[key][name] = value
     if not results and failure is not None:
         raise failure
-    attrs = {k: v for k, v in next(iter(results.values())).attrs.items() if k != "n_beta"}
+    attrs = shared_attrs(results, each=OF_EACH)
+    attrs.pop("n_beta", None)
     return grid.lay_out(results).assign_attrs(attrs | counts)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 import xarray as xr
 
+from devinterp.slt.diagnostics.step_bias import warn_of_step
 from devinterp.slt.sampling.engine.losses import LossFn
 from devinterp.slt.sampling.running.coordinator import execute
 from devinterp.slt.sampling.running.options import Execution
@@ -86,7 +87,8 @@ def sample(
         Inverse temperature nβ.
     param_masks : mapping of parameter name to mask, optional
         The parameters to sample, in the order of the update, with boolean masks of their shapes or None. None samples
-        every parameter. Parameters with ``requires_grad=False`` are never moved.
+        every parameter. Parameters with ``requires_grad=False`` are never moved. A value m other than 0 and 1
+        multiplies drift and noise alike, which samples that weight with a step of m lr at a temperature of m.
     num_chains, num_draws : int
         Chains, and draws of each.
     batch_size : int
@@ -98,7 +100,8 @@ def sample(
     num_init_loss_batches : int
         Batches that ``init_loss`` averages.
     init_seed : int
-        Chain ``c`` seeds its generators with ``init_seed + c``.
+        Chain ``c`` seeds its generators with ``init_seed + c``: runs that are to be independent need seeds that lie
+        `num_chains` apart, since 100 and 101 have all chains but one in common.
     batches_per_draw : int
         For observables that are given without a number.
     obs_seed : int
@@ -112,7 +115,8 @@ def sample(
     llc_weight_decay : float
         Precision of a Gaussian prior around zero.
     bounding_box_size : float, optional
-        Clamp weights to within this distance of their start.
+        Clamp weights to within this distance of their start. A weight that reaches a face of the box stays on it until
+        the next step, so that what is sampled is not the posterior within the box: `localization` does better.
     sampling_method : {"sgmcmc_sgld", "rmsprop_sgld"}
         Plain SGLD, or SGLD preconditioned with RMSprop (Li et al. 2016) without its correction term, which samples
         another law than the posterior.
@@ -125,7 +129,8 @@ def sample(
     match_sampling_input_ids_across_chains : bool
         Whether all chains see the same batches.
     init_noise : float, optional
-        Standard deviation of noise on the sampled weights before the first step.
+        Standard deviation of noise on the sampled weights before the first step. ``init_loss`` is then that of noised
+        weights, and no reference for an LLC; ``init_loss_{obs}`` is of the trained ones.
     device : str or torch.device, optional
         None picks CUDA, MPS or the CPU.
     save_metrics : bool
@@ -177,6 +182,8 @@ def sample(
 
     Warns
     -----
+    StepBiasWarning
+        ``lr * localization`` is above 0.36, which inflates every variance by more than a tenth; before any sampling.
     ChainFailedWarning
         Some chains met a non-finite loss, logit or weight, and ended there.
     """
@@ -184,6 +191,7 @@ def sample(
     settings = SamplerSettings.build(**{field.name: given[field.name] for field in fields(SamplerSettings)})
     options = Execution(**{field.name: given[field.name] for field in fields(Execution)})
     options.check(output_path)
+    warn_of_step([settings.as_dict()], stacklevel=3)
     variants = {"/": (settings, param_masks)}
     plan = make_plan(model, dataset, observables, variants, device=device, loss_fn=loss_fn)
     requests = describe(plan, tokenizer=tokenizer, target=output_path, stacklevel=3)

@@ -11,6 +11,7 @@ import xarray as xr
 
 from devinterp.errors import MissingDependencyError, SettingError, StoreNotFoundError
 from devinterp.schema.model.may_differ import overridable
+from devinterp.slt.diagnostics.step_bias import warn_of_step
 from devinterp.slt.sampling.engine.losses import LossFn
 from devinterp.slt.sampling.running.coordinator import complete_run, open_finished, sample_part
 from devinterp.slt.sampling.running.options import shared_workers
@@ -90,6 +91,8 @@ def sample_checkpoints(
 
     Warns
     -----
+    StepBiasWarning
+        ``lr * localization`` is above 0.36, which inflates every variance by more than a tenth; before any sampling.
     ChainFailedWarning
         Some chains met a non-finite loss, logit or weight, and ended there.
     """
@@ -100,6 +103,7 @@ def sample_checkpoints(
     names = check_names(restrictions)
     task = check_task(sampling_task, observables)
     own = _own_settings(common, steps, names, overrides or {})
+    warn_of_step([each.as_dict() for of_step in own.values() for each in of_step.values()], stacklevel=3)
 
     def prepare(step: int) -> tuple[Plan, dict[str, SamplesRequest]]:
         model = load(step)

@@ -12,6 +12,7 @@ import xarray as xr
 from devinterp.errors import RestrictionError, SettingError
 from devinterp.names import check_restriction_names, sanitize_observable_name
 from devinterp.schema.model.may_differ import overridable
+from devinterp.slt.diagnostics.step_bias import warn_of_step
 from devinterp.slt.sampling.engine.losses import LossFn
 from devinterp.slt.sampling.running.coordinator import execute
 from devinterp.slt.sampling.running.options import Execution
@@ -87,6 +88,8 @@ def sample_restrictions(
 
     Warns
     -----
+    StepBiasWarning
+        ``lr * localization`` is above 0.36, which inflates every variance by more than a tenth; before any sampling.
     ChainFailedWarning
         Some chains met a non-finite loss, logit or weight, and ended there.
     """
@@ -95,6 +98,7 @@ def sample_restrictions(
     names = check_names(weight_restrictions)
     task = check_task(sampling_task, observables)
     own = overridden(common, names, overrides or {})
+    warn_of_step([each.as_dict() for each in own.values()], stacklevel=3)
     variants = {f"/{name}": (own[name], masks(model, name, weight_restrictions[name])) for name in names}
     plan = make_plan(model, dataset, observables, variants, device=device, loss_fn=loss_fn)
     requests = describe(plan, tokenizer=tokenizer, target=output_path, stacklevel=3)

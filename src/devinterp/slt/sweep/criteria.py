@@ -9,6 +9,8 @@ import numpy as np
 import xarray as xr
 
 from devinterp.slt.diagnostics.diagnosis import TITLES
+from devinterp.slt.diagnostics.step_bias import least_inflation
+from devinterp.slt.diagnostics.verdicts import SPIKE_SHARE
 from devinterp.slt.runs.grid import SETTINGS
 
 __all__ = [
@@ -24,10 +26,10 @@ __all__ = [
 ]
 
 SIGNAL_ERRORS = 2.0
-SPIKE_SHARE = 0.01
 LEAST_SIGNAL = 1.0  # rise over the standard deviation of the change from draw to draw
 LEAST_EFFECT = 0.05  # of the control's rise, that the loss must take away
 CONTROL_ERRORS = 2.0
+BEST_INFLATION = 1.05  # by the step, of a setting to go on with: half of what a verdict allows
 STEP_BIAS = 0.1  # of the coefficient at the next smaller step size ...
 STEP_ERRORS = 2.0  # ... beyond this many standard errors of the difference
 COMPARABLE_DRAWS, COMPARABLE_RHAT = 10.0, 1.1  # what the smaller step must have, to be compared with
@@ -38,7 +40,12 @@ GRAVITY = {
     "good": 0,
     "little_signal": 1,
     "chains_disagree": 2,
+    "one_chain": 2,
     "not_converged": 2,
+    "spikes": 3,
+    "step_bias": 3,
+    "gradient_noise": 3,
+    "clamped": 3,
     "below_start": 3,
     "diverged": 4,
 }
@@ -212,6 +219,12 @@ def _loss_shows(cell: Cell) -> Criterion:
 
 def _step(cell: Cell) -> Criterion:
     name = "a smaller step gives the same"
+    measured, least = cell.number("step_inflation"), least_inflation(cell.settings) or 1.0
+    if measured is not None:
+        evidence = f"this one inflates the LLC by a factor of {measured:.3f}, up to {BEST_INFLATION} is asked for"
+        return Criterion(name, measured <= BEST_INFLATION, evidence)
+    if least > BEST_INFLATION:
+        return Criterion(name, False, f"lr * localization alone inflates the LLC by a factor of {least:.3f} or more")
     smaller = cell.beside("lr", -1)
     if smaller is None:
         return Criterion(name, None, "no smaller lr in the grid")

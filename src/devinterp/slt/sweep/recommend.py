@@ -2,9 +2,9 @@
 
 The criteria are those of the `Guide for Sampling Hyperparameter Selection
 <https://timaeus.co/research/2026-04-21-sampling-guide>`_ (Hitchcock, Hoogland, Wang & Gordon 2026): traces rise above
-the start and level off, without spikes, by more than they vary from draw to draw, and chains agree. Two more can be
-told from a grid alone: that the loss shows at all, against the control with n_beta = 0; and that a smaller step size
-gives the same coefficient.
+the start and level off, without spikes, by more than they vary from draw to draw, and chains agree. Two more: that the
+loss shows at all, against the control with n_beta = 0; and that the step is short enough, by the metrics or the
+settings, else by what a smaller step gives.
 """
 
 from __future__ import annotations
@@ -35,11 +35,16 @@ __all__ = ["Criterion", "Neighbour", "Recommendation", "promising", "recommend"]
 
 _ADVICE = {
     "good": "a smaller lr, a higher n_beta or a lower localization, by the criterion that is not met",
-    "little_signal": "a higher n_beta, or a lower localization",
+    "little_signal": "a higher n_beta, or a larger batch_size",
     "chains_disagree": "a longer burn-in and more draws, or a larger lr",
     "not_converged": "a longer burn-in, more num_steps_bw_draws, or a larger lr",
-    "below_start": "a model trained further, or a higher localization",
-    "diverged": "a smaller lr, then a lower n_beta or a higher localization",
+    "one_chain": "more chains",
+    "spikes": "a smaller lr",
+    "step_bias": "a smaller lr",
+    "gradient_noise": "a larger batch_size, or a smaller lr",
+    "clamped": "a localization in place of bounding_box_size",
+    "below_start": "a model trained further, or a lower n_beta",
+    "diverged": "a smaller lr, then a lower n_beta",
 }
 
 

@@ -82,7 +82,8 @@ def sweep(
     control : bool
         Add n_beta = 0 to the grid: where the loss plays no part, the rise is what localization alone allows.
     **settings
-        Every other keyword of `devinterp.slt.sampling.sample`.
+        Every other keyword of `devinterp.slt.sampling.sample`. ``save_metrics`` is true unless given, since the
+        step's bias is measured from them.
 
     Returns
     -------
@@ -99,7 +100,7 @@ def sweep(
         extended that did not keep its chains' states.
     """
     full = {"num_chains": num_chains, "num_draws": num_draws}
-    asked, options = _read_grid(grid, {**settings, **full}, control=control)
+    asked, options = _read_grid(grid, {"save_metrics": True, **settings, **full}, control=control)
     options.check(output_path)
     first = next(iter(asked.values()))
     pilot = _pilot(first, pilot_chains, pilot_draws)

@@ -45,7 +45,8 @@ def compute_sweep(
     -------
     xarray.Dataset
         Schema ``devinterp/sweep_summary@1``, dims (lr, n_beta, localization), each ascending. float64: ``llc_mean``,
-        ``llc_se``, ``share_of_control``, ``share_se``, ``rhat``, ``ess_bulk``, ``signal_to_variation``, unit 1;
+        ``llc_se``, ``share_of_control``, ``share_se``, ``rhat``, ``ess_bulk``, ``signal_to_variation`` and
+        ``step_inflation`` (measured from saved metrics), unit 1;
         ``rise`` and ``rise_se``, nat; ``seconds``, s; ``llc_ci`` (..., bound). int64: ``num_draws``, ``num_chains`` and
         ``spikes``.
         ``verdict`` is a string: a code of `devinterp.slt.diagnostics.Verdict`, ``"control"`` where n_beta is 0, or
@@ -111,7 +112,9 @@ def _cell(d: Diagnosis) -> xr.Dataset:
         return np.float64(np.nan if value is None else value)
 
     names = ("rise", "rise_se", "rhat", "ess_bulk", "signal_to_variation")
-    return xr.Dataset({name: number(getattr(d, name)) for name in names})
+    bias = d.step_bias if d.step_bias is not None and d.step_bias.source == "metrics" else None
+    values = {name: number(getattr(d, name)) for name in names}
+    return xr.Dataset({**values, "step_inflation": number(None if bias is None else bias.inflation)})
 
 
 def _fill_counts(result: xr.Dataset, grid: Grid, diagnoses: dict[str, Diagnosis]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,9 +11,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from devinterp.errors import RestrictionError
+from devinterp.errors import DevinterpWarning, RestrictionError
 
-__all__ = ["Masks", "check_masks", "hash_masks", "sampled_size"]
+__all__ = ["Masks", "check_masks", "hash_masks", "sampled_size", "scaled_weights"]
 
 Masks = Mapping[str, torch.Tensor | None]
 """Parameter names, in the order of the update, to masks of their shapes; None leaves a parameter unmasked."""
@@ -33,6 +34,11 @@ def check_masks(model: nn.Module, masks: Mapping[str, Any] | None, name: str = "
     ------
     RestrictionError
         A parameter is unknown, a mask has the wrong shape or a value that is not finite, or nothing is selected.
+
+    Warns
+    -----
+    DevinterpWarning
+        A mask has values other than 0 and 1.
     """
     parameters = dict(model.named_parameters())
     if masks is None:
@@ -50,7 +56,26 @@ def check_masks(model: nn.Module, masks: Mapping[str, Any] | None, name: str = "
             expected="at least one weight of a parameter with requires_grad=True",
             found=f"{len(checked)} parameters, {len(frozen)} of them with requires_grad=False",
         )
+    scaled = [key for key, mask in checked.items() if mask is not None and _scaled(mask)]
+    if scaled:
+        warnings.warn(
+            f"{name} scales {len(scaled)} parameters ({_some(scaled)}) by values other than 0 and 1: a mask of m "
+            "samples with a step of m lr at a temperature of m, which is not the posterior at n_beta.",
+            DevinterpWarning,
+            stacklevel=4,
+        )
     return checked
+
+
+def _scaled(mask: torch.Tensor) -> int:
+    """How many weights the mask scales by something other than 0 and 1."""
+    return int(((mask != 0) & (mask != 1)).count_nonzero())
+
+
+def scaled_weights(masks: Masks) -> dict[str, int]:
+    """What provenance records of masks that scale: how many weights, and nothing where none does."""
+    count = sum(_scaled(mask) for mask in masks.values() if mask is not None)
+    return {"scaled": count} if count else {}
 
 
 def _check(

@@ -25,7 +25,7 @@ def complete_run(run: Run) -> None:
         run.publish()
         raise AllChainsFailedError(
             f"All chains failed: {'; '.join(_failures(run)[:10])}.",
-            remedy="Lower lr or n_beta, or raise localization.",
+            remedy="Lower lr, then n_beta; a higher localization makes a step that is too long longer.",
         )
     run.note_seconds()
     run.complete(validate_store)

@@ -18,7 +18,7 @@ from devinterp.slt.sampling.engine.check_model import Probe, choose_device, prob
 from devinterp.slt.sampling.engine.losses import LossFn, PerTokenLoss
 from devinterp.slt.sampling.engine.restore import LENDING, parameter_hooks
 from devinterp.slt.sampling.inputs.batches import SamplingData
-from devinterp.slt.sampling.inputs.masks import Masks, check_masks, hash_masks, sampled_size
+from devinterp.slt.sampling.inputs.masks import Masks, check_masks, hash_masks, sampled_size, scaled_weights
 from devinterp.slt.sampling.inputs.observables import Observable, build_observables
 from devinterp.slt.sampling.inputs.provenance import describe_loss, describe_tokenizer, describe_versions, hash_weights
 from devinterp.slt.sampling.inputs.rows import TokenRows
@@ -243,7 +243,7 @@ def _requests(plan: Plan, tokenizer: Any) -> dict[str, SamplesRequest]:
                 **common,
                 "visited": plan.data.visited(variant.settings),
                 "masks": hash_masks(plan.model, variant.masks),
-                "sampled": {"parameters": tensors, "weights": weights},
+                "sampled": {"parameters": tensors, "weights": weights, **scaled_weights(variant.masks)},
                 "mode": variant.settings.mode,
             },
         )

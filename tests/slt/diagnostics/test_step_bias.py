@@ -1,0 +1,145 @@
+"""The inflation of SGLD's own stationary law, known for a quadratic, and what is said of it."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from made_runs import make_run, make_series, make_study
+from simulated import Quadratic, Regression, simulate
+from torch import nn
+
+import devinterp
+from devinterp.errors import StepBiasWarning
+from devinterp.slt.diagnostics import diagnose
+from devinterp.slt.diagnostics.step_bias import least_inflation, relaxation_steps, step_bias, warn_of_step
+from devinterp.slt.llc import compute_llc
+from devinterp.slt.runs.results import told
+from devinterp.slt.runs.run import Samples
+from devinterp.slt.sampling import sample_checkpoints
+
+
+@given(st.floats(1e-6, 1.0), st.floats(1e-3, 1e4), st.floats(0, 1e3))
+def test_the_bound_is_that_of_a_direction_that_the_prior_alone_holds(lr, localization, decay):
+    """Var(w) of w <- (1 - lr a / 2) w + sqrt(lr) N, over 1 / a."""
+    a = localization + decay
+    factor = 1 - lr * a / 2
+    settings = {"lr": lr, "localization": localization, "llc_weight_decay": decay}
+    if abs(factor) < 1 - 1e-9:
+        assert least_inflation(settings) == pytest.approx(a * lr / (1 - factor**2), rel=1e-5)
+        assert relaxation_steps(settings) == pytest.approx(2 / (lr * a))
+    elif lr * a >= 4:
+        assert least_inflation(settings) == np.inf
+
+
+def test_rmsprop_has_its_preconditioner_in_the_bound():
+    plain = {"lr": 1e-3, "localization": 30.0}
+    rmsprop = {**plain, "sampling_method": "rmsprop_sgld", "rmsprop_eps": 0.1}
+    assert least_inflation(rmsprop) == pytest.approx(1 / (1 - 10 * 0.03 / 4))
+    assert relaxation_steps(rmsprop) == pytest.approx(relaxation_steps(plain) / 10)
+    assert least_inflation({**rmsprop, "rmsprop_eps": 0.0}) == np.inf
+    assert least_inflation({"lr": 1e-3}) is None
+    assert least_inflation({"lr": 1e-3, "localization": 0.0}) == 1.0
+
+
+@pytest.mark.parametrize("largest", [0.3, 1.0, 2.0, 3.6])
+def test_the_metrics_tell_the_inflation_of_the_llc(largest):
+    model = Quadratic(np.concatenate([np.linspace(0.2, 3, 10), np.zeros(90)]))
+    own = {"n_beta": 30.0, "localization": 20.0, "lr": largest / 110.0}
+    (run,) = simulate(model, runs=1, seed=0, draws=3000, burnin=300, **own)
+    truth = model.llc(**own) / model.llc(n_beta=30.0, localization=20.0)
+    result = compute_llc(run, over="observable")
+    assert result.attrs["step_inflation"] == pytest.approx(truth, rel=0.05)
+    assert result.attrs["step_inflation_is"] == "measured"
+    # Over all weights on average it would be drowned by the flat ones.
+    weights = step_bias(Samples.of(run), [0, 1, 2, 3])
+    assert weights is not None
+    assert weights.inflation == pytest.approx(1 / (1 - own["lr"] * 20 / 4), rel=0.3)
+
+
+def test_minibatch_noise_inflates_the_weights_and_is_told_apart():
+    model, own = Regression(4, 1024, 4, 64), {"n_beta": 100.0, "localization": 20.0, "lr": 0.3 / 120}
+    (run,) = simulate(model, runs=1, seed=0, draws=2000, burnin=300, **own)
+    found = step_bias(Samples.of(run), [0, 1, 2, 3], llc=diagnose(run).llc)
+    assert found.inflation > 2  # (1 + y) / (1 - x) with y = 1.6
+    assert found.noise_share > 0.3
+    codes = {v.code for v in diagnose(run).verdicts}
+    assert "gradient_noise" in codes
+    larger = simulate(Regression(4, 1024, 512, 64), runs=1, seed=0, draws=2000, burnin=300, **own)[0]
+    assert "gradient_noise" not in {v.code for v in diagnose(larger).verdicts}
+
+
+def test_what_is_not_known_is_not_said():
+    run = make_run()
+    del run.attrs["metadata"]["config"]["sampler"]["lr"]
+    assert step_bias(Samples.of(run), [0]) is None
+    assert "step_inflation" not in compute_llc(run).attrs
+    assert "an unknown factor" in str(diagnose(run))
+
+
+def test_the_results_of_studies_and_series_carry_it():
+    study = compute_llc(make_study(), over="observable")
+    assert told(study.attrs, "step_inflation") == {n: pytest.approx(1.0025, abs=1e-4) for n in ("full", "l0h0", "l1h2")}
+    series = compute_llc(make_series(), over="observable")
+    assert told(series.attrs, "step_inflation_is") == {"full": "lower bound", "l0h0": "lower bound"}
+    assert devinterp.validate(study).ok
+    assert devinterp.validate(series).ok
+
+
+class Weights(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.w = nn.Parameter(torch.zeros(6))
+
+    def forward(self, ids):
+        return 0.5 * (self.w**2).sum() + torch.zeros(ids.shape[0], 1)
+
+
+ROWS = np.zeros((8, 2), dtype=np.int64)
+COMMON = {
+    "num_draws": 4, "batch_size": 8, "batches_per_draw": 1, "progress": False, "n_beta": 10.0,
+    "loss_fn": lambda model, ids: model(ids), "num_chains": 2,
+}  # fmt: skip
+
+
+def test_sampling_warns_before_it_starts():
+    seen = []
+
+    def loss(model, ids):
+        seen.append(1)
+        return model(ids)
+
+    own = {**COMMON, "loss_fn": loss, "lr": 1e-3}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", StepBiasWarning)
+        with pytest.raises(StepBiasWarning, match=r"lr \* localization is 1; .* 1\.33 times .* lr = 0.0003 .* 4 times"):
+            devinterp.sample(Weights(), ROWS, {"train": ROWS}, localization=1000.0, **own)
+        assert not seen
+        devinterp.sample(Weights(), ROWS, {"train": ROWS}, localization=360.0, **own)
+
+
+def test_studies_warn_once_at_the_callers_line():
+    own = {**COMMON, "lr": 1e-3, "localization": 1000.0, "sampling_task": "train"}
+    with pytest.warns(StepBiasWarning) as caught:
+        devinterp.sample_restrictions(Weights(), ROWS, {"train": ROWS}, {"full": None, "w": "w"}, **own)
+    assert [each.filename for each in caught] == [__file__]
+
+
+def test_series_warn_once_at_the_callers_line():
+    own = {**COMMON, "lr": 1e-3, "localization": 1000.0, "sampling_task": "train"}
+    with pytest.warns(StepBiasWarning) as caught:
+        sample_checkpoints(lambda step: Weights(), (1, 2), ROWS, {"train": ROWS}, **own)
+    assert [each.filename for each in caught] == [__file__]
+
+
+def test_the_worst_of_several_is_named():
+    with pytest.warns(StepBiasWarning, match="from 4 on a direction that the loss leaves flat diverges"):
+        warn_of_step([{"lr": 1e-3, "localization": g} for g in (1.0, 1e3, 1e4)], stacklevel=2)
+    rmsprop = {"sampling_method": "rmsprop_sgld", "rmsprop_eps": 0.1}
+    with pytest.warns(StepBiasWarning, match="10 times that where gradients are far below rmsprop_eps; there"):
+        warn_of_step([{"lr": 1e-3, "localization": 100.0, **rmsprop}], stacklevel=2)
+    warn_of_step([], stacklevel=2)
