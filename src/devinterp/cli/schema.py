@@ -46,10 +46,11 @@ def show(
       devinterp schema show my_extension.yaml
     """
     from devinterp.cli.console import put, table
-    from devinterp.schema import available, load
+    from devinterp.schema import load
+    from devinterp.schema.model.load import usable
 
     if schema is None:
-        rows = [[name, load(path).doc] for name, path in available().items()]
+        rows = [[name, each.doc] for name, each in usable().items()]
         put(table(["schema", "what it describes"], rows))
         return
     loaded = load(schema, profile=profile)

@@ -80,7 +80,10 @@ def _included(
     if not isinstance(named, str) or named == identity:
         return base
     if named not in loaded:
-        loaded[named] = load_by_id(named, profile)
+        try:
+            loaded[named] = load_by_id(named, profile)
+        except SchemaError:  # a group is not to blame for what is installed here, and is that of its base all the same
+            loaded[named] = None
     own = loaded[named]
     if own is None:
         findings.add(

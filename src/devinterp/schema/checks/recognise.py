@@ -11,6 +11,7 @@ from devinterp.schema.findings.codes import RuleCode
 from devinterp.schema.findings.report import Collector, clip
 from devinterp.schema.model.schema import Schema
 from devinterp.schema.model.spec import NodeSpec
+from devinterp.schema.rules.registry import verify_predicates
 
 if TYPE_CHECKING:
     from devinterp.schema.reading.nodes import GroupNode
@@ -30,19 +31,18 @@ def choose_schema(root: GroupNode, asked: Any, profile: str, findings: Collector
     if asked is not None:
         schema: Schema = asked if isinstance(asked, Schema) else _load(asked, profile)
         if isinstance(named, str) and named not in (schema.id, *schema.extends):
-            own = load_by_id(named, "strict") if _ID.fullmatch(named) else None
+            own = _sound(named, "strict")[0] if _ID.fullmatch(named) else None
             if own is None or schema.id not in own.extends:
                 findings.add(
                     RuleCode.OTHER_SCHEMA, "/", "The store names another schema.", expected=schema.id, found=named
                 )
         return schema
     if isinstance(named, str):
-        own = _named_schema(named, profile)
+        own, why = _named_schema(named, profile)
         if own is not None:
             return own
-        findings.add(
-            RuleCode.UNKNOWN_SCHEMA, "/", "The schema that the store names cannot be loaded.", found=clip(named, 120)
-        )
+        message = f"The schema that the store names cannot be loaded{why}."
+        findings.add(RuleCode.UNKNOWN_SCHEMA, "/", message, found=clip(named, 120))
     recognised = recognise(root, profile)
     if recognised is None:
         names = [*root.arrays, *(f"{g}/" for g in root.groups)]
@@ -63,27 +63,35 @@ def _load(source: Any, profile: str) -> Schema:
     return schema
 
 
-def _named_schema(named: str, profile: str) -> Schema | None:
+def _named_schema(named: str, profile: str) -> tuple[Schema | None, str]:
+    """Return the schema that a store names, or None and why: a store is not to blame for what is installed here."""
     if not _ID.fullmatch(named):
-        return None
-    found = load_by_id(named, profile)
+        return None, ""
+    found, why = _sound(named, profile)
     if found is not None and found.profile != profile:
         raise SchemaError(
             f"The schema {named!r} has no profile {profile!r}.", expected=f"one of {sorted(found.profiles)}"
         )
-    return found
+    return found, why
+
+
+def _sound(identity: str, profile: str) -> tuple[Schema | None, str]:
+    try:
+        found = load_by_id(identity, profile)
+        if found is not None:
+            verify_predicates(found)
+    except SchemaError as error:
+        return None, f": {str(error).rstrip('.')}"
+    return found, ""
 
 
 def known_schemas(profile: str) -> list[Schema]:
     """Every installed schema that extends none, under ``profile`` where it has it."""
-    from devinterp.schema.model.load import available, load
+    from devinterp.schema.model.load import available, load, usable
 
-    out = []
-    for path in available().values():
-        schema = load(path)
-        if not schema.extends and profile in schema.profiles:
-            out.append(load(path, profile=profile))
-    return out
+    paths = available()
+    schemas = {i: s for i, s in usable().items() if not s.extends and profile in s.profiles}
+    return [s if s.profile == profile else load(paths[i], profile=profile) for i, s in schemas.items()]
 
 
 def recognise(root: GroupNode, profile: str) -> Schema | None:

@@ -119,7 +119,7 @@ def offer_profile(root: GroupNode, schema: Schema, findings: Collector, limits: 
     """Add a note where the tree breaks this profile and another one fits it plainly better."""
     from devinterp.schema.model.load import load
 
-    errors = _structural_errors(findings)
+    errors = _departures(findings)
     best: tuple[int, str] | None = None
     for name in schema.profiles:
         if name in (schema.profile, "open") or not errors:
@@ -127,7 +127,7 @@ def offer_profile(root: GroupNode, schema: Schema, findings: Collector, limits: 
         other: Any = load(dict(schema.document), profile=name) if schema.extends else load(schema.id, profile=name)
         trial = Collector()
         check_structure(root, other, trial, limits)
-        found = _structural_errors(trial)
+        found = _departures(trial)
         if 3 * found <= errors and (best is None or found < best[0]):
             best = (found, name)
     if best is not None:
@@ -135,15 +135,14 @@ def offer_profile(root: GroupNode, schema: Schema, findings: Collector, limits: 
         findings.add(
             RuleCode.OTHER_PROFILE,
             "/",
-            f"The store is as the profile {name!r} has it{f', but for {number} error(s)' if number else ''}.",
+            f"The store is as the profile {name!r} has it{f', but for {number} finding(s)' if number else ''}.",
             expected=f"{schema.profile}",
             found=name,
             remedy=f"Validate it with profile={name!r}.",
         )
 
 
-def _structural_errors(findings: Collector) -> int:
-    """How many different errors the metadata have; that a run has not completed tells nothing of its writer."""
-    return sum(
-        f.severity == "error" and f.level == "structure" and f.code != RuleCode.INCOMPLETE for f in findings.findings()
-    )
+def _departures(findings: Collector) -> int:
+    """How often the metadata depart from a profile; the state of a run tells nothing of its writer."""
+    state = (RuleCode.INCOMPLETE, RuleCode.FAILED_CHAIN)
+    return sum(f.severity != "note" and f.level == "structure" and f.code not in state for f in findings.findings())

@@ -19,7 +19,7 @@ from devinterp.schema.model.extend import merge_documents
 from devinterp.schema.model.schema import Schema
 from devinterp.schema.model.suggest import closest
 
-__all__ = ["available", "find_schema", "load", "load_document", "schemas_folder"]
+__all__ = ["available", "find_schema", "load", "load_document", "schemas_folder", "usable"]
 
 ENTRY_POINT_GROUP = "devinterp.schemas"
 
@@ -61,15 +61,33 @@ def _installed() -> tuple[tuple[str, Path], ...]:
             # The entry's value names a package and, after the colon, a document inside it: nothing is called.
             path = _entry_path(entry.module, entry.attr)
             document = load_document(path)
-        except (SchemaError, ImportError) as error:
-            warnings.warn(
-                f"The schema that the entry point {entry.name!r} names cannot be used: {error}",
-                DevinterpWarning,
-                stacklevel=2,
-            )
+        except Exception as error:  # whatever another package does wrong, it must not harm anything but itself
+            _leave_out(f"The schema that the entry point {entry.name!r} names", f"{type(error).__name__}: {error}")
             continue
         found.append((f"{document['schema']}@{document['version']}", path))
     return tuple(found)
+
+
+@lru_cache(maxsize=256)  # once each
+def _leave_out(what: str, why: str) -> None:
+    warnings.warn(f"{what} cannot be used, and is left out: {why}", DevinterpWarning, stacklevel=3)
+
+
+def usable() -> dict[str, Schema]:
+    """Return every schema that can be loaded by name; what is installed and broken is left out, with a warning.
+
+    A document may be sound and no longer fit what it extends, or extend itself in a circle.
+    """
+    found = {}
+    ours = _ours()
+    for identity, path in available().items():
+        try:
+            found[identity] = load(path)
+        except (SchemaError, OSError) as error:
+            if identity in ours:
+                raise
+            _leave_out(f"The installed schema {identity!r}", str(error))
+    return found
 
 
 def _ours() -> dict[str, Path]:

@@ -10,6 +10,7 @@ group ``devinterp.predicates`` so that the command line finds it.
 from __future__ import annotations
 
 import inspect
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -19,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from devinterp.errors import SchemaError
+from devinterp.errors import DevinterpWarning, SchemaError
 from devinterp.plain_json import dig
 from devinterp.schema.model.suggest import suggestion
 
@@ -143,7 +144,15 @@ def _load_installed() -> None:
     from importlib.metadata import entry_points
 
     for entry in entry_points(group=ENTRY_POINT_GROUP):
-        entry.load()
+        try:
+            entry.load()
+        except Exception as error:  # its own schemas then lack their rules; no other is harmed
+            warnings.warn(
+                f"The predicates that the entry point {entry.name!r} names cannot be used, and are left out: "
+                f"{type(error).__name__}: {error}",
+                DevinterpWarning,
+                stacklevel=2,
+            )
 
 
 def find_predicate(name: str) -> Predicate:
