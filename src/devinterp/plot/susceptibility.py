@@ -214,6 +214,12 @@ def susceptibility_pca(
         raise SettingError("There is no such picture.", expected="'restrictions' or 'tokens'", found=repr(show))
     if standardize is None:
         standardize = True if sus.sizes["wr"] > 3 else "columns"
+    if show == "tokens" and "checkpoint" in sus.dims:
+        raise SettingError(
+            "The result has several checkpoints, and a picture of tokens is of one.",
+            found=f"{sus.sizes['checkpoint']} checkpoints",
+            remedy="Choose one: result.isel(checkpoint=0).",
+        )
     found = pca(tree, standardize=standardize)
     if max(components) > found.sizes["component"] or min(components) < 1:
         count = found.sizes["component"]

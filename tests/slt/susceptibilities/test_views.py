@@ -141,3 +141,42 @@ def test_what_is_no_susceptibility_is_refused(result):
         split_half(make_study(chains=1))
     with pytest.raises(SettingError, match="two chains"):
         split_half(make_run())
+
+
+def joint(result, factors=(1.0, 2.0, -0.5)):
+    sus = result["susceptibilities"].to_dataset()
+    rng = np.random.default_rng(0)
+    each = [sus.assign(sus=f * sus["sus"] + 0.01 * rng.normal(size=sus["sus"].shape)) for f in factors]
+    stacked = xr.concat(each, dim="checkpoint", data_vars=["sus"], coords="minimal", compat="override", join="exact")
+    stacked = stacked.assign_coords(checkpoint=[10 * (k + 1) for k in range(len(factors))]).assign_attrs(sus.attrs)
+    return xr.DataTree.from_dict({"susceptibilities": stacked, "context": result["context"].to_dataset()})
+
+
+@pytest.mark.parametrize("standardize", [True, False, "columns"])
+def test_components_of_a_series_are_those_of_all_its_tokens(result, standardize):
+    tree = joint(result)
+    found = tree.devinterp.pca(standardize=standardize)
+    sus = tree["susceptibilities"]["sus"].astype(float).transpose("checkpoint", "sus_flat", "wr").values
+    rows = sus.reshape(-1, sus.shape[-1])
+    if standardize:
+        rows = (rows - rows.mean(0)) / rows.std(0)
+    if standardize is True:
+        rows = rows - rows.mean(1, keepdims=True)
+    rows = rows - rows.mean(0)
+    assert found["scores"].dims == ("checkpoint", "sus_flat", "component")
+    scores = found["scores"].values.reshape(rows.shape[0], -1)
+    np.testing.assert_allclose(scores @ found["loadings"].values, rows, atol=1e-6 * np.abs(rows).max())
+    np.testing.assert_allclose(found["loadings"].values @ found["loadings"].values.T, np.eye(rows.shape[1]), atol=1e-9)
+    total = (found["variance"].mean("checkpoint") / (rows**2).sum(1).mean()).values
+    np.testing.assert_allclose(total, found["explained_variance_ratio"], atol=1e-9)
+    # Twice the susceptibility is the same axis, twice as far along it.
+    if standardize is False:
+        ratio = found["variance"].sel(checkpoint=20, component=1) / found["variance"].sel(checkpoint=10, component=1)
+        assert 2 < float(ratio) < 6
+
+
+def test_one_checkpoint_of_a_series_has_the_components_of_a_study(result):
+    one = joint(result, (1.0,))
+    alone = pca(one.isel(checkpoint=0))
+    np.testing.assert_allclose(pca(one)["scores"].isel(checkpoint=0), alone["scores"], atol=1e-9)
+    np.testing.assert_allclose(pca(one)["loadings"], alone["loadings"], atol=1e-9)

@@ -153,6 +153,18 @@ def matrix(
     MissingVariableError
         The result has no such variable.
     """
+    values = _comparable(result, standardize, variable)
+    if "checkpoint" in values.dims:
+        raise SettingError(
+            "The result has several checkpoints, and a matrix is of one.",
+            found=f"{values.sizes['checkpoint']} checkpoints",
+            remedy="Choose one: result.isel(checkpoint=0).",
+        )
+    return values.transpose("sus_flat", "wr")
+
+
+def _comparable(result: xr.DataTree, standardize: bool | Literal["columns"], variable: str) -> xr.DataArray:
+    """Standardise, of a series over the tokens of all checkpoints at once."""
     if standardize not in (True, False, "columns"):
         raise SettingError("There is no such standardisation.", expected="True, False or 'columns'", found=standardize)
     dataset = _group(result, "susceptibilities")
@@ -162,33 +174,31 @@ def matrix(
             expected=f"one of {[v for v in VALUES[:3] if v in dataset]}",
             remedy="Compute it with terms=True.",
         )
-    if "checkpoint" in dataset[variable].dims:
-        raise SettingError(
-            "The result has several checkpoints, and a matrix is of one.",
-            found=f"{dataset.sizes['checkpoint']} checkpoints",
-            remedy="Choose one: result.isel(checkpoint=0).",
-        )
     values = dataset[variable].astype(np.float64)
+    rows = [dim for dim in values.dims if dim != "wr"]
     unit = values.attrs.get("units", "nat^2")
     if standardize:
-        spread = values.std("sus_flat")
-        values = (values - values.mean("sus_flat")) / spread.where(spread > 0, 1.0)
+        spread = values.std(rows)
+        values = (values - values.mean(rows)) / spread.where(spread > 0, 1.0)
         unit = "1"
     if standardize is True:
         values = values - values.mean("wr")
     values.attrs = {"units": unit, "standardize": str(standardize)}
-    return values.transpose("sus_flat", "wr").rename(variable)
+    return values.rename(variable)
 
 
 def pca(
     result: xr.DataTree, n_components: int | None = None, *, standardize: bool | Literal["columns"] = True
 ) -> xr.Dataset:
-    """Principal components of the matrix of tokens by restrictions.
+    """Principal components of the matrix of tokens by restrictions, of a series those of all checkpoints together.
+
+    The components of checkpoints one by one have signs and an order of their own. Joint ones are the same axes at every
+    checkpoint: the rows of the matrix are the tokens at each of them, its columns are centred and scaled over all.
 
     Parameters
     ----------
     result : DataTree
-        What `devinterp.slt.susceptibilities.compute_susceptibilities` returned.
+        What `devinterp.slt.susceptibilities.compute_susceptibilities` returned, of a study or of a series.
     n_components : int, optional
         How many; by default all.
     standardize : bool or "columns"
@@ -198,31 +208,40 @@ def pca(
     -------
     xarray.Dataset
         ``scores`` (sus_flat, component), ``loadings`` (component, wr) of unit length, their largest entry positive,
-        and ``explained_variance_ratio`` (component,).
+        and ``explained_variance_ratio`` (component,). Of a series the scores are (checkpoint, sus_flat, component), and
+        ``variance`` (checkpoint, component) is the mean square of a checkpoint's scores, a share of whose mean over
+        checkpoints is explained.
 
     Raises
     ------
     SettingError
         There are not that many components.
     """
-    values = matrix(result, standardize=standardize)
-    largest = min(values.shape)
+    values = _comparable(result, standardize, "sus")
+    rows = [str(dim) for dim in values.dims if dim != "wr"]
+    values = values.transpose(*rows, "wr")
+    centred = values - values.mean(rows)
+    flat = centred.values.reshape(-1, centred.sizes["wr"])
+    largest = min(flat.shape)
     count = largest if n_components is None else n_components
     if not 1 <= count <= largest:
         raise SettingError("There are not that many components.", expected=f"from 1 to {largest}", found=n_components)
-    centred = values - values.mean("sus_flat")
-    left, size, right = np.linalg.svd(centred.values, full_matrices=False)
+    left, size, right = np.linalg.svd(flat, full_matrices=False)
     flip = np.sign(right[np.arange(right.shape[0]), np.abs(right).argmax(axis=1)])
     total = float((size**2).sum())
-    return xr.Dataset(
+    scores = (left * size * flip)[:, :count].reshape(*centred.shape[:-1], count)
+    found = xr.Dataset(
         {
-            "scores": (("sus_flat", "component"), (left * size * flip)[:, :count]),
+            "scores": ((*rows, "component"), scores),
             "loadings": (("component", "wr"), (right * flip[:, None])[:count]),
             "explained_variance_ratio": ("component", (size**2 / total if total else size)[:count]),
         },
         coords={**values.drop_vars("wr").coords, "wr": values["wr"].variable, "component": np.arange(1, count + 1)},
         attrs={"standardize": str(standardize)},
     )
+    if "checkpoint" in rows:
+        found["variance"] = (found["scores"] ** 2).mean("sus_flat")
+    return found
 
 
 def split_half(
