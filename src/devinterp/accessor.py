@@ -195,6 +195,7 @@ class DevinterpAccessor:
         lazy: bool | None = None,
         output_path: str | PathLike[str] | None = None,
         allow_partial: bool = False,
+        allow_mixed: bool = False,
     ) -> xr.Dataset:
         """Compute the Bayesian influence function; see `devinterp.slt.bif.compute_bif`.
 
@@ -220,6 +221,7 @@ class DevinterpAccessor:
             lazy=lazy,
             output_path=output_path,
             allow_partial=allow_partial,
+            allow_mixed=allow_mixed,
         )
 
     def reweighting(
@@ -327,7 +329,8 @@ class DevinterpAccessor:
     def pca(self, n_components: int | None = None, *, standardize: bool | Literal["columns"] = True) -> xr.Dataset:
         """Principal components of the matrix; see `devinterp.slt.susceptibilities.views.pca`.
 
-        ``matrix = scores @ loadings``, centred; loadings are unit vectors over restrictions, scores have its unit.
+        ``matrix = scores @ loadings``, centred, of a series over all checkpoints together; loadings are unit vectors
+        over restrictions, scores have its unit.
         """
         from devinterp.slt.susceptibilities.views import pca
 

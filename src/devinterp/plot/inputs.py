@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from devinterp.errors import MissingVariableError
+from devinterp.errors import MissingVariableError, SettingError
 from devinterp.slt.runs.chains import known_states
 from devinterp.slt.runs.kind import kind_of
 from devinterp.slt.runs.run import Samples, Tree, series_members, study_members
@@ -83,6 +83,12 @@ def as_bif(obj: Tree, **options: Any) -> xr.Dataset:
     """Return a BIF result, computed with ``options`` where ``obj`` is a run (of a study: ``full``)."""
     kind = kind_of(obj)
     if kind in ("bif", "bif_topk") and "influences" in obj.data_vars:
+        if "checkpoint" in obj["influences"].dims:
+            raise SettingError(
+                "The result has several checkpoints, and a picture of influences is of one.",
+                found=f"{obj.sizes['checkpoint']} checkpoints",
+                remedy="Choose one: result.isel(checkpoint=0).",
+            )
         return obj.to_dataset() if isinstance(obj, xr.DataTree) else obj
     if kind not in ("samples", "study"):
         raise _refuse(obj, "influences")

@@ -78,6 +78,7 @@ def compute_reweighting(
     """
     if num_samples is not None and num_samples < 1:
         raise SettingError("num_samples is too small.", expected="1 or more", found=num_samples)
+    run = Samples.of(samples, allow_partial=allow_partial)
     covariance = compute_bif(
         samples,
         correlation_method=correlation_method,
@@ -88,7 +89,7 @@ def compute_reweighting(
         se=se,
         allow_partial=allow_partial,
     )
-    beta = 1.0 if num_samples is None else Samples.of(samples, allow_partial=allow_partial).n_beta / num_samples
+    beta = 1.0 if num_samples is None else run.n_beta / num_samples
     effects = {"effects": -beta * covariance["influences"]}
     if se:
         effects["effects_se"] = beta * covariance["influences_se"]

@@ -100,9 +100,19 @@ def bif_correlation(context: Context) -> Iterator[Problem]:
         return
     array = context.group.arrays["influences"]
     first, second = context.read("batch_1"), context.read("batch_2")
-    if array.dims[:2] != ("batch_1", "batch_2") or array.shape[:2] != (first.size, second.size):
+    start = int(array.dims[:1] == ("checkpoint",))
+    if array.dims[start : start + 2] != ("batch_1", "batch_2"):
         return
-    values = context.read("influences")
+    if array.shape[start : start + 2] != (first.size, second.size):
+        return
+    every = context.read("influences")
+    for values in every if start else every[None]:
+        yield from _one_correlation(context, values, first, second)
+
+
+def _one_correlation(
+    context: Context, values: NDArray[Any], first: NDArray[Any], second: NDArray[Any]
+) -> Iterator[Problem]:
     by_token = values.ndim == 4
     if by_token and values.shape[2] != values.shape[3]:
         return  # the sizes have their own finding

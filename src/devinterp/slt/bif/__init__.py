@@ -13,14 +13,17 @@ from collections.abc import Mapping, Sequence
 from os import PathLike
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
 import xarray as xr
 
-from devinterp.errors import SettingError
+from devinterp.errors import MissingVariableError, ProvenanceError, SettingError
 from devinterp.slt.bif.loss_matrix import Reduce
 from devinterp.slt.bif.request import Plan, check_memory
 from devinterp.slt.bif.tiles import Operands, Source
 from devinterp.slt.runs.chains import warn_excluded
-from devinterp.slt.runs.run import Tree
+from devinterp.slt.runs.results import label_result
+from devinterp.slt.runs.run import Tree, series_members, study_members
+from devinterp.slt.runs.side_by_side import check_curve, stack_checkpoints
 
 if TYPE_CHECKING:
     import torch
@@ -101,13 +104,15 @@ def compute_bif(
     lazy: bool | None = None,
     output_path: str | PathLike[str] | None = None,
     allow_partial: bool = False,
+    allow_mixed: bool = False,
 ) -> xr.Dataset:
     """Compute the BIF between the observables' tokens or sequences.
 
     Parameters
     ----------
     samples : DataTree or Dataset
-        What ``sample()`` returned, or a selection of it.
+        What ``sample()`` returned, or a selection of it. A series gives results with a leading dimension
+        ``checkpoint``, of the run ``full`` of each.
     correlation_method : {"token", "sequence"}
         Between tokens, or between sequences, whose losses are averaged over tokens (in float32) first.
     reduce_chain_dimension_method : {"stack", "mean"}
@@ -137,6 +142,8 @@ def compute_bif(
         the same arguments goes on where it stopped.
     allow_partial : bool
         Accept a store that has not completed, and use the draws that all chains have instead of complete chains only.
+    allow_mixed : bool
+        Accept checkpoints of a series that were sampled with different settings; the attribute ``mixed`` names them.
 
     Returns
     -------
@@ -156,6 +163,8 @@ def compute_bif(
         The store has not completed, and ``allow_partial`` is false.
     AllChainsFailedError
         No chain is complete.
+    ProvenanceError
+        The checkpoints of a series differ in settings, and ``allow_mixed`` is false; or in data or rows.
 
     Warns
     -----
@@ -167,6 +176,33 @@ def compute_bif(
     Kreer, Wu, Adam, Furman & Hoogland 2025, "Bayesian influence functions for Hessian-free data attribution",
     `arXiv:2509.26544 <https://arxiv.org/abs/2509.26544>`_.
     """
+    checkpoints = series_members(samples)
+    if checkpoints is not None:
+        if output_path is not None or lazy or top_k is not None:
+            raise SettingError(
+                "output_path, lazy and top_k are for one run, and this is a series.",
+                found=f"{len(checkpoints)} checkpoints",
+                remedy="Compute one checkpoint after the other: tree['STEP/full'].",
+            )
+        mixed = check_curve(checkpoints, allow_mixed=allow_mixed)
+        each = {
+            step: compute_bif(
+                _full(study, step),
+                correlation_method=correlation_method,
+                reduce_chain_dimension_method=reduce_chain_dimension_method,
+                loss_keys=loss_keys,
+                batch_index_range_1=batch_index_range_1,
+                batch_index_range_2=batch_index_range_2,
+                average_tokenwise_bif=average_tokenwise_bif,
+                compute_covariance=compute_covariance,
+                device=device,
+                se=se,
+                lazy=lazy,
+                allow_partial=allow_partial,
+            )
+            for step, study in checkpoints.items()
+        }
+        return _along_checkpoints(each, mixed)
     plan = Plan.of(
         samples,
         method=correlation_method,
@@ -202,6 +238,34 @@ def compute_bif(
         warn_excluded(plan.run, source.selection)
         return source.result(se=se)
     return _in_memory(plan, se=se, device=device)
+
+
+def _full(study: xr.DataTree, step: int) -> Tree:
+    members = study_members(study) or {}
+    if "full" not in members:
+        raise MissingVariableError(
+            f"The checkpoint {step} has no run 'full'.",
+            expected="a run that samples every weight",
+            found=list(members),
+            remedy=f"Compute the influences of one restriction at a time: tree['{step}/NAME'].",
+        )
+    return members["full"]
+
+
+def _along_checkpoints(each: Mapping[int, xr.Dataset], mixed: tuple[str, ...]) -> xr.Dataset:
+    """Put the influences of checkpoints side by side; they are of the same tokens."""
+    first = next(iter(each.values()))
+    for step, one in each.items():
+        if not np.array_equal(one["input_ids"].values, first["input_ids"].values):
+            raise ProvenanceError(
+                "The checkpoints of the series have different rows.",
+                expected=f"the tokens of checkpoint {next(iter(each))}",
+                found=f"others at checkpoint {step}",
+                remedy="Analyse the checkpoints one by one: tree['STEP/full'].",
+            )
+    stacked = stack_checkpoints({step: one.drop_vars("input_ids") for step, one in each.items()}, mixed=mixed)
+    units = {str(name): str(variable.attrs["units"]) for name, variable in first.data_vars.items()}
+    return label_result(stacked.assign(input_ids=first["input_ids"]), "bif", attrs=stacked.attrs, units=units)
 
 
 def _in_memory(plan: Plan, *, se: bool, device: Any) -> xr.Dataset:

@@ -246,7 +246,21 @@ def _bif_indices(draft: Draft, group: GroupDraft, arguments: Arguments) -> None:
 @rule_maker("bif_correlation")
 def _bif(draft: Draft, group: GroupDraft, arguments: Arguments) -> None:
     """Correlate series: a matrix that was drawn entry by entry would not be a correlation matrix."""
-    rng, token = draft.rng, "target_position" in group.dims("influences")
+    dims = group.dims("influences")
+    token, times = "target_position" in dims, group.sizes["checkpoint"] if "checkpoint" in dims else 1
+    made = [_correlated(draft, group, token) for _ in range(times)]
+    group.set("influences", np.stack([m for m, _ in made]) if "checkpoint" in dims else made[0][0])
+    group.attributes.update(
+        correlation_method="token" if token else "sequence",
+        compute_covariance=0,
+        average_tokenwise_bif=0,
+        n_constant_losses=made[0][1],
+    )
+
+
+def _correlated(draft: Draft, group: GroupDraft, token: bool) -> tuple[Any, int]:
+    """Correlations of random series, and how many of the series are constant."""
+    rng = draft.rng
     count, width = group.sizes["batch"], group.sizes["target_position"] if token else 1
     series = rng.normal(size=(count, width, 12)) + rng.normal(size=12)
     constant = rng.random((count, width)) < 0.1
@@ -255,13 +269,7 @@ def _bif(draft: Draft, group: GroupDraft, arguments: Arguments) -> None:
     series[constant] = 0.0
     first, second = series[group.values["batch_1"]], series[group.values["batch_2"]]
     product = np.clip(np.einsum("ipn,jqn->ijpq", first, second), -1.0, 1.0)
-    group.set("influences", product if token else product[:, :, 0, 0])
-    group.attributes.update(
-        correlation_method="token" if token else "sequence",
-        compute_covariance=0,
-        average_tokenwise_bif=0,
-        n_constant_losses=int(constant.sum()),
-    )
+    return product if token else product[:, :, 0, 0], int(constant.sum())
 
 
 # ---- susceptibilities ----------------------------------------------------------------------------------------------
