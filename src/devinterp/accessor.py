@@ -120,11 +120,11 @@ class DevinterpAccessor:
         allow_partial: bool = False,
         allow_mixed: bool = False,
     ) -> xr.Dataset:
-        """Compute the widely applicable Bayesian information criterion; see `devinterp.slt.wbic.compute_wbic`.
+        """Compute the widely applicable Bayesian criterion, WBIC; see `devinterp.slt.information.wbic.compute_wbic`.
 
         ``n E[L]`` (nat) of a run at ``n_beta = n / ln n``: an estimate of the free energy, local to the start.
         """
-        from devinterp.slt.wbic import compute_wbic
+        from devinterp.slt.information.wbic import compute_wbic
 
         return compute_wbic(
             self._obj,
@@ -144,11 +144,11 @@ class DevinterpAccessor:
         allow_partial: bool = False,
         allow_mixed: bool = False,
     ) -> xr.Dataset:
-        """Compute WAIC (nat) and the singular fluctuation (dimensionless); see `devinterp.slt.waic.compute_waic`.
+        """Compute WAIC (nat) and singular fluctuation; see `devinterp.slt.information.waic.compute_waic`.
 
         ``-ln E[exp(-l)] + beta Var(l)`` and ``n_beta / 2 * Var(l)``, means over the samples' losses l.
         """
-        from devinterp.slt.waic import compute_waic
+        from devinterp.slt.information.waic import compute_waic
 
         return compute_waic(
             self._obj,
@@ -235,11 +235,11 @@ class DevinterpAccessor:
         se: bool = False,
         allow_partial: bool = False,
     ) -> xr.Dataset:
-        """Predict what more weight on one sample does to another; see `devinterp.slt.reweighting.compute_reweighting`.
+        """Predict what weight on a sample does to others; see `devinterp.slt.bif.reweighting.compute_reweighting`.
 
         ``-beta Cov(l_i, l_j)`` over the draws (nat per unit of relative weight): negative where learning i helps j.
         """
-        from devinterp.slt.reweighting import compute_reweighting
+        from devinterp.slt.bif.reweighting import compute_reweighting
 
         return compute_reweighting(
             self._obj,

@@ -161,7 +161,7 @@ ESTIMANDS: dict[str, Estimand] = {
             kind="wbic",
             title="widely applicable Bayesian information criterion",
             variable="wbic",
-            compute="devinterp.slt.wbic:compute_wbic",
+            compute="devinterp.slt.information.wbic:compute_wbic",
             takes=("samples", "study", "series"),
             examples=("run.zarr", "series.zarr --num-samples 5000 --over observable -o wbic.csv"),
         ),
@@ -169,7 +169,7 @@ ESTIMANDS: dict[str, Estimand] = {
             kind="waic",
             title="widely applicable information criterion",
             variable="waic",
-            compute="devinterp.slt.waic:compute_waic",
+            compute="devinterp.slt.information.waic:compute_waic",
             examples=("run.zarr", "run.zarr --num-samples 5000", "series.zarr --per sequence -o waic.csv"),
         ),
         Estimand(
@@ -229,7 +229,7 @@ ESTIMANDS: dict[str, Estimand] = {
             kind="reweighting",
             title="predicted effects of reweighting",
             variable="effects",
-            compute="devinterp.slt.reweighting:compute_reweighting",
+            compute="devinterp.slt.bif.reweighting:compute_reweighting",
             takes=("samples",),
             section="",
             renamed={

@@ -8,7 +8,7 @@ from made_runs import make_run, make_series
 from devinterp.errors import MissingVariableError, ProvenanceError, SettingError
 from devinterp.schema import validate
 from devinterp.slt.bif import compute_bif
-from devinterp.slt.reweighting import compute_reweighting
+from devinterp.slt.bif.reweighting import compute_reweighting
 
 
 @pytest.mark.parametrize(

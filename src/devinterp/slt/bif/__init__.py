@@ -4,7 +4,7 @@
 
 A normalised variant of the influence in the papers, which is the *negative covariance*: positive where the two losses
 rise and fall together, so that learning one lowers the loss of the other, as in devinterp 2.0. With the papers' sign
-and scale it is in `devinterp.slt.reweighting`.
+and scale it is in `devinterp.slt.bif.reweighting`.
 """
 
 from __future__ import annotations
@@ -21,9 +21,10 @@ from devinterp.slt.bif.loss_matrix import Reduce
 from devinterp.slt.bif.request import Plan, check_memory
 from devinterp.slt.bif.tiles import Operands, Source
 from devinterp.slt.runs.chains import warn_excluded
+from devinterp.slt.runs.comparable import check_curve
 from devinterp.slt.runs.results import label_result
 from devinterp.slt.runs.run import Tree, series_members, study_members
-from devinterp.slt.runs.side_by_side import check_curve, stack_checkpoints
+from devinterp.slt.runs.side_by_side import along_checkpoints
 
 if TYPE_CHECKING:
     import torch
@@ -263,7 +264,7 @@ def _along_checkpoints(each: Mapping[int, xr.Dataset], mixed: tuple[str, ...]) -
                 found=f"others at checkpoint {step}",
                 remedy="Analyse the checkpoints one by one: tree['STEP/full'].",
             )
-    stacked = stack_checkpoints({step: one.drop_vars("input_ids") for step, one in each.items()}, mixed=mixed)
+    stacked = along_checkpoints({step: one.drop_vars("input_ids") for step, one in each.items()}, mixed=mixed)
     units = {str(name): str(variable.attrs["units"]) for name, variable in first.data_vars.items()}
     return label_result(stacked.assign(input_ids=first["input_ids"]), "bif", attrs=stacked.attrs, units=units)
 

@@ -7,7 +7,7 @@ from made_runs import make_run
 
 from devinterp.errors import SettingError
 from devinterp.slt.bif import compute_bif
-from devinterp.slt.reweighting import compute_reweighting
+from devinterp.slt.bif.reweighting import compute_reweighting
 
 BETA, PRIOR = 0.5, 2.0
 RNG = np.random.default_rng(5)

@@ -10,7 +10,7 @@ from made_runs import fail_chain, make_run, make_series, make_study, to_store
 from made_sweeps import make_sweep
 
 from devinterp.errors import MissingVariableError, SettingError
-from devinterp.slt.waic import Moments, compute_waic
+from devinterp.slt.information.waic import Moments, compute_waic
 
 N_BETA = 40.0
 

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from made_runs import fail_chain, make_run, make_series, make_study
 
 from devinterp.errors import SettingError
+from devinterp.slt.information.wbic import _samples_at, compute_wbic
 from devinterp.slt.llc import compute_llc
-from devinterp.slt.wbic import _samples_at, compute_wbic
 
 N = 500
 

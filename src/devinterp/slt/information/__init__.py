@@ -1,0 +1,1 @@
+"""Criteria of information: what a run tells of free energy and generalization."""
