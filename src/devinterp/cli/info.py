@@ -208,6 +208,7 @@ def _facts(location: Location, status: StoreStatus) -> list[tuple[str, str]]:
         facts += [("observables", ", ".join(named))] if named else []
         if len(status.runs) > 1:
             facts.append(("runs", str(len(status.runs))))
+        facts += [] if status.saved is None else [("saved", status.saved)]
         failed = [
             f"{run.group.strip('/') + ' ' if run.group != '/' else ''}chain {c}: {s.reason or s.status}"
             for run in status.runs
@@ -278,6 +279,7 @@ def _document(location: Location, status: StoreStatus, traces: Traces) -> dict[s
             "schema": status.schema,
             "completed": status.completed,
             "writer": status.writer,
+            "saved": status.saved,
             "runs": runs,
         },
         "status",

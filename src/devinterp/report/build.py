@@ -166,6 +166,7 @@ def _sampled(subject: Subject) -> Markup:
     if status.completed is False:
         done = sum(r.done for r in status.runs) / len(status.runs)
         pairs.append(("done", f"{100 * done:.1f} %"))
+    pairs += [] if status.saved is None else [("saved", status.saved)]
     failed = [
         [r.group.strip("/") or "run", str(c), state.reason or state.status, str(state.draws)]
         for r in status.runs

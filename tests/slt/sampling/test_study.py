@@ -22,7 +22,10 @@ from devinterp.errors import (
 )
 from devinterp.schema import validate
 from devinterp.slt.sampling import sample, sample_restrictions
+from devinterp.slt.sampling.engine.frozen_prefix import plain_passes
 from devinterp.slt.susceptibilities import compute_susceptibilities
+from devinterp.store import locate
+from devinterp.store.reading.status import read_status
 
 TRAIN, CODE = build_tokens("train"), build_tokens("code")
 OBSERVABLES = {"train": (TRAIN, 1), "code": (CODE, 1)}
@@ -73,7 +76,8 @@ def test_initial_losses_are_computed_once_for_all():
         calls.append(torch.is_grad_enabled())
         return -torch.log_softmax(model(input_ids), -1)[:, :-1].gather(-1, input_ids[:, 1:, None])[..., 0]
 
-    tree = study(loss_fn=loss_fn)
+    with plain_passes():
+        tree = study(loss_fn=loss_fn)
     per_draw = len(OBSERVABLES)
     steps = 3 * 2 * 3  # restrictions, chains, draws
     observed = steps * per_draw
@@ -82,6 +86,34 @@ def test_initial_losses_are_computed_once_for_all():
     assert calls.count(False) == observed + initial
     for name in tree.children:
         np.testing.assert_array_equal(tree[name]["init_loss"].values, tree["full"]["init_loss"].values)
+
+
+@pytest.mark.parametrize("how", [{}, {"chain_method": "parallel", "num_workers": 2}])
+def test_a_study_reuses_what_no_restriction_moves_and_tells(tmp_path, how):
+    heads = {f"l{layer}h{head}": head_masks(build_model(), layer, head) for head in (0, 1) for layer in (1, 0)}
+    chosen = {**heads, "unembed": {"unembed.weight": None}, "full": None}
+    model, seen = build_model(), []
+    first, forward = model.blocks[0], model.blocks[0].forward
+    if not how:
+        first.forward = lambda x: seen.append(1) or forward(x)
+    tree = study(chosen, model, output_path=tmp_path / "with.zarr", **how)
+    with plain_passes():
+        plain = study(chosen, output_path=tmp_path / "without.zarr")
+    for name in chosen:
+        assert_same_store(tree[name], plain[name])
+    assert tree.attrs["metadata"]["config"]["restrictions"] == list(chosen)
+    told = {name: tree[name].attrs["metadata"]["run"]["frozen_prefix"] for name in chosen}
+    passes = 2 * 3 * (1 + len(OBSERVABLES))  # chains, draws, batches
+    assert {each["passes"] for each in told.values()} == {passes}
+    assert told["full"] == {"passes": passes, "reused": 0, "reason": "every weight is sampled"}
+    assert told["l1h0"]["share"] == told["l1h1"]["share"] < told["unembed"]["share"] < 1
+    if not how:
+        # The first chain of each keeps two batches of observables and three of steps; others find them all.
+        assert [told[name]["reused"] for name in ("l1h0", "l1h1", "unembed")] == [passes - 5, passes, passes - 5]
+        assert first.__dict__["forward"] is not None
+        assert len(seen) < 2 + 2 + 1 + 3 * passes + 20
+    assert "behind a frozen prefix" in read_status(locate(tmp_path / "with.zarr")).saved
+    assert read_status(locate(tmp_path / "without.zarr")).saved.endswith("it is switched off")
 
 
 def test_names_of_restrictions_are_made_into_masks():
@@ -144,17 +176,17 @@ def test_a_study_resumes_as_one_and_skips_what_is_done(tmp_path):
 
     def strike(event):
         told.append((event.restriction, event.chain, event.step))
-        if (event.restriction, event.chain, event.step) == ("full", 1, 2):
+        if (event.restriction, event.chain, event.step) == ("l0h0", 1, 2):
             os.kill(os.getpid(), signal.SIGINT)
 
     with pytest.raises(KeyboardInterrupt):
         study(output_path=path, progress=strike)
-    metadata = json.loads((path / "full" / "zarr.json").read_text())["attributes"]["metadata"]
+    metadata = json.loads((path / "l0h0" / "zarr.json").read_text())["attributes"]["metadata"]
     assert [chain["status"] for chain in metadata["run"]["chains"]] == ["complete", "interrupted"]
     before = len(told)
     tree = study(output_path=path, progress=lambda event: told.append((event.restriction, event.chain, event.step)))
-    assert told[before] == ("full", 1, 3)
-    assert ("l0h0", 0, 1) not in told[before:]
+    assert told[before] == ("l0h0", 1, 3)
+    assert ("full", 0, 1) not in told[before:]
     whole = study()
     for name in whole.children:
         assert_same_store(tree[name], whole[name])

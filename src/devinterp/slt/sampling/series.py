@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -188,7 +189,7 @@ def _own_settings(
 def _placed(plan: Plan, step: int) -> Plan:
     """Return the plan with its groups below the checkpoint's."""
     variants: dict[str, Variant] = {f"/{step}{group}": variant for group, variant in plan.variants.items()}
-    return Plan(plan.model, plan.loss, plan.data, plan.observables, variants, plan.device)
+    return replace(plan, variants=variants)
 
 
 def _containers(steps: list[int], names: tuple[str, ...], task: str) -> dict[str, Container]:

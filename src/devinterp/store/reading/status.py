@@ -99,6 +99,22 @@ class StoreStatus:
     runs: tuple[RunStatus, ...]
     attributes: Mapping[str, Any]
 
+    @property
+    def saved(self) -> str | None:
+        """What frozen prefixes left out of the runs' forward passes, in words; None where runs do not tell."""
+        facts = [found for run in self.runs if isinstance(found := _dig(run.metadata, "run", "frozen_prefix"), Mapping)]
+        passes = sum(int(each.get("passes", 0)) for each in facts)
+        if not passes:
+            return None
+        reused = sum(int(each.get("reused", 0)) for each in facts)
+        share = sum(int(each.get("reused", 0)) * float(each.get("share", 0.0)) for each in facts) / passes
+        if reused:
+            return (
+                f"{reused:,} of {passes:,} forward passes began behind a frozen prefix: {share:.0%} of their arithmetic"
+            )
+        reasons = sorted({str(each["reason"]) for each in facts if "reason" in each})
+        return f"none of {passes:,} forward passes began behind a frozen prefix: {'; '.join(reasons)}"
+
 
 def read_status(location: Location) -> StoreStatus:
     """Read how far a store has come; nothing is written, no loss is read.

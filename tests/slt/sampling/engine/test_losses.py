@@ -10,6 +10,7 @@ from tiny_lm import build_model, build_tokens
 from torch import nn
 
 from devinterp.errors import ModelError
+from devinterp.slt.sampling.engine import losses
 from devinterp.slt.sampling.engine.losses import NonFiniteError, PerTokenLoss, forward_logits, next_token_loss
 
 IDS = torch.from_numpy(build_tokens("train")[:5])
@@ -72,6 +73,17 @@ def test_the_loss_and_its_gradient_are_those_of_a_plain_expression_bit_for_bit()
     torch.testing.assert_close(
         ours, nn.functional.cross_entropy(logits[:, :-1].transpose(1, 2), IDS[:, 1:], reduction="none")
     )
+
+
+@pytest.mark.parametrize("piece", [1, 17 * 64 * 2, 2**18])
+@pytest.mark.parametrize("contiguous", [True, False])
+def test_a_loss_in_pieces_has_the_bits_of_one_in_one_piece(monkeypatch, piece, contiguous):
+    monkeypatch.setattr(losses, "_PIECE", piece)
+    torch.manual_seed(1)
+    logits = torch.randn(5, 17, 64) * 10
+    logits = logits if contiguous else logits.transpose(1, 2).contiguous().transpose(1, 2)
+    ours = PerTokenLoss().of_logits(logits, IDS)
+    assert torch.equal(ours.view(torch.int32), next_token_loss(logits, IDS).view(torch.int32))
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from devinterp.slt.sampling.engine.allocator import give_back_freed_memory, keep_freed_memory
+from devinterp.slt.sampling.engine.frozen_prefix import FrozenPrefix, Reuse
 from devinterp.slt.sampling.engine.losses import NonFiniteError, PerTokenLoss, all_finite
 from devinterp.slt.sampling.engine.metrics import pool_metrics
 from devinterp.slt.sampling.engine.parameters import SampledParameter
@@ -23,7 +24,7 @@ from devinterp.slt.sampling.inputs.masks import Masks
 from devinterp.slt.sampling.inputs.observables import Observable
 from devinterp.slt.sampling.settings import METRICS, SamplerSettings
 
-__all__ = ["ChainResult", "ChainSink", "run_chain"]
+__all__ = ["ChainResult", "ChainSink", "moving", "run_chain"]
 
 _FLUSH_STEPS = 50  # rows of a chunk on disk
 _STATE_VERSION = 1
@@ -63,6 +64,8 @@ class ChainResult:
         Steps that were done in full.
     draws : int
         Draws that were recorded.
+    reuse : Reuse
+        What its evaluations could leave out.
     """
 
     chain: int
@@ -70,6 +73,7 @@ class ChainResult:
     reason: str | None
     step: int
     draws: int
+    reuse: Reuse = field(default_factory=Reuse)
 
 
 @dataclass
@@ -131,9 +135,12 @@ class _Chain:
         masks: Masks,
         chain: int,
         device: torch.device,
+        prefix: FrozenPrefix,
     ) -> None:
         self.model, self.loss, self.settings, self.device = model, loss, settings, device
         parameters = dict(model.named_parameters())
+        self.evaluator = prefix.before(model, moving(model, masks, settings), device, settings.mode)
+        self.minibatches = prefix.minibatches
         self.buffers = {name: buffer.detach().clone() for name, buffer in model.named_buffers()}
         seed_generators(settings.init_seed + chain, device)
         self.rule = UpdateRule(
@@ -159,8 +166,10 @@ class _Chain:
         losses, ids = [], []
         total: torch.Tensor | None = None
         for part in range(parts):
-            input_ids = feed.batch(self.step * parts + part)
-            per_token = self.loss(self.model, input_ids.to(self.device))
+            number = self.step * parts + part
+            input_ids = feed.batch(number)
+            batch = feed.batch_key(number) if self.minibatches else None
+            per_token = self.evaluator(self.evaluate, input_ids.to(self.device), batch)
             detached = per_token.detach()
             if settings.save_step_losses:
                 losses.append(detached.to(torch.float32, copy=True))
@@ -184,6 +193,10 @@ class _Chain:
             record["sampling_input_ids_micro"] = torch.cat(ids)
         return record
 
+    def evaluate(self, rows: torch.Tensor) -> torch.Tensor:
+        """Return the per-token loss at the present weights, (batch, token_pos)."""
+        return self.loss(self.model, rows)
+
     @torch.no_grad()
     def observe(self, observables: Sequence[Observable], ids: Sequence[torch.Tensor]) -> dict[str, torch.Tensor]:
         """Evaluate the observables at the present weights, batch by batch in the caller's order."""
@@ -193,7 +206,8 @@ class _Chain:
             # Copied batch by batch: a compiled loss may give out one and the same memory at every call.
             out = torch.empty(rows.shape[0], rows.shape[1] - 1, dtype=torch.float32, device=self.device)
             for start in range(0, len(rows), size):
-                out[start : start + size] = self.loss(self.model, rows[start : start + size])
+                batch = observable.batch_key(start)
+                out[start : start + size] = self.evaluator(self.evaluate, rows[start : start + size], batch)
             self.health.expect(self.loss.finite(), f"the logits on observable {observable.name!r} are not finite")
             self.health.expect_finite(out, f"the loss on observable {observable.name!r} is not finite")
             losses[f"loss_{observable.obs_id}"] = out
@@ -238,6 +252,12 @@ class _Chain:
         Generators.from_dict(state["generators"], self.device).restore()
 
 
+def moving(model: nn.Module, masks: Masks, settings: SamplerSettings) -> frozenset[str]:
+    """Return the names of the parameters that a chain changes: noise at the start spares none of its masks."""
+    parameters = dict(model.named_parameters())
+    return frozenset(name for name in masks if settings.init_noise or parameters[name].requires_grad)
+
+
 def _tensors(state: Mapping[str, Any]) -> Iterator[torch.Tensor]:
     for value in state.values():
         if isinstance(value, Mapping):
@@ -261,6 +281,7 @@ def run_chain(
     keep_state: bool = False,
     should_stop: Callable[[], bool] = lambda: False,
     on_step: Callable[[int], None] = lambda step: None,
+    prefix: FrozenPrefix | None = None,
 ) -> ChainResult:
     """Sample one chain from the model's present weights, and give the model back unchanged.
 
@@ -289,6 +310,8 @@ def run_chain(
         checkpoint.
     on_step : callable, optional
         Told the number of steps that are done.
+    prefix : FrozenPrefix, optional
+        What other chains of the same weights have left to give out; one of the chain's own by default.
 
     Returns
     -------
@@ -302,7 +325,7 @@ def run_chain(
     """
     keep_freed_memory()
     with restoring(model, device, mode=settings.mode, sampled=frozenset(masks)):
-        state = _Chain(model, loss, settings, masks, chain, device)
+        state = _Chain(model, loss, settings, masks, chain, device, prefix or FrozenPrefix())
         if start_state is None:
             state.add_init_noise()
         else:
@@ -346,4 +369,4 @@ def run_chain(
                 sink.finish("interrupted", f"{type(error).__name__}: {error}", state.step)
             raise
         sink.finish(status, reason, state.step)
-        return ChainResult(chain, status, reason, state.step, draws)
+        return ChainResult(chain, status, reason, state.step, draws, state.evaluator.reuse)

@@ -9,6 +9,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
+from devinterp.slt.sampling.engine.frozen_prefix import Evaluator
 from devinterp.slt.sampling.engine.losses import PerTokenLoss
 from devinterp.slt.sampling.engine.restore import Generators, restoring, seed_generators
 from devinterp.slt.sampling.inputs.batches import SamplingData
@@ -74,18 +75,31 @@ def observable_initial_losses(
     settings: SamplerSettings,
     observables: Sequence[Observable],
     device: torch.device,
+    evaluator: Evaluator | None = None,
 ) -> dict[str, npt.NDArray[np.float32]]:
     """Per-token loss of each observable row at the caller's weights, in the sampling mode.
+
+    Parameters
+    ----------
+    evaluator : Evaluator, optional
+        Keeps what the draws of the chains to come can leave out.
 
     Returns
     -------
     dict of obs_id to (batch_{obs}, token_pos) float32, in nat
     """
     losses = {}
+
+    def evaluate(rows: torch.Tensor) -> torch.Tensor:
+        return loss(model, rows)
+
     with restoring(model, device, mode=settings.mode):
         seed_generators(settings.init_seed, device)
         for observable in observables:
-            batches = torch.split(observable.ids.to(device), settings.batch_size)
-            per_token = torch.cat([loss(model, batch).to(torch.float32, copy=True) for batch in batches])
-            losses[observable.obs_id] = per_token.cpu().numpy()
+            parts: list[torch.Tensor] = []
+            for number, rows in enumerate(torch.split(observable.ids.to(device), settings.batch_size)):
+                key = observable.batch_key(number * settings.batch_size)
+                per_token = evaluate(rows) if evaluator is None else evaluator(evaluate, rows, key)
+                parts.append(per_token.to(torch.float32, copy=True))
+            losses[observable.obs_id] = torch.cat(parts).cpu().numpy()
     return losses

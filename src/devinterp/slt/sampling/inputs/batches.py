@@ -68,6 +68,11 @@ class Feed:
         rows = self.ids[self.positions[start : start + self.batch_size]]
         return torch.from_numpy(rows.astype(np.int64, copy=False))
 
+    def batch_key(self, number: int) -> bytes:
+        """Return what is equal for batches of the same rows, in all chains of the same `SamplingData`."""
+        start = (number % self.per_pass) * self.batch_size
+        return self.positions[start : start + self.batch_size].tobytes()
+
 
 class SamplingData:
     """The sampling dataset as a run sees it: the rows that it visits, checked and held in memory.

@@ -45,6 +45,10 @@ class Observable:
     ids: torch.Tensor
     identity: Mapping[str, Any]
 
+    def batch_key(self, start: int) -> tuple[str, int]:
+        """Return what tells the batch that begins with row `start` from all others."""
+        return self.obs_id, start
+
     def provenance(self) -> dict[str, Any]:
         """Return the identity of the dataset and the sha256 of the fixed rows."""
         return {**self.identity, "visited": hash_rows(self.ids.numpy())}

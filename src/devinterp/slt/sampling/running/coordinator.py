@@ -28,6 +28,8 @@ import torch
 import xarray as xr
 
 from devinterp.errors import SamplingError
+from devinterp.slt.sampling.engine.chain import ChainResult
+from devinterp.slt.sampling.engine.frozen_prefix import Reuse
 from devinterp.slt.sampling.engine.init_loss import initial_losses, observable_initial_losses
 from devinterp.slt.sampling.engine.restore import LENDING
 from devinterp.slt.sampling.running.environment import choose_threads, enter_environment
@@ -118,6 +120,7 @@ class _Coordinator:
     def __init__(self, plan: Plan, run: Run, options: Execution) -> None:
         self.plan, self.run, self.options = plan, run, options
         self.stop = Stop()
+        self.reuse: dict[str, Reuse] = {}
 
     def carry_out(self) -> None:
         parallel = self.options.chain_method == "parallel"
@@ -148,6 +151,12 @@ class _Coordinator:
             facts |= {"device": self.plan.device, "threads_per_chain": threads, "host": socket.gethostname()}
         for group in self.plan.variants:
             self.run.add_facts(group, facts)
+
+    def _note_reuse(self, group: str, result: ChainResult) -> None:
+        """Add what a chain left out to the facts of its group."""
+        total = self.reuse.setdefault(group, Reuse())
+        total.add(result.reuse)
+        self.run.add_facts(group, {"frozen_prefix": total.as_dict()})
 
     def _bars(self) -> Progress:
         events = [
@@ -184,7 +193,9 @@ class _Coordinator:
             most = max(settings, key=lambda each: each.num_chains)
             values["init_loss"] = initial_losses(plan.model, plan.loss, most, plan.data, device)
         if any(f"init_loss_{observable.obs_id}" in wanted for observable in plan.observables):
-            losses = observable_initial_losses(plan.model, plan.loss, settings[0], plan.observables, device)
+            cut = self._first_cut()
+            before = None if cut is None else plan.prefix.before(plan.model, cut, device, settings[0].mode)
+            losses = observable_initial_losses(plan.model, plan.loss, settings[0], plan.observables, device, before)
             values |= {f"init_loss_{obs_id}": loss for obs_id, loss in losses.items()}
         for name, array in values.items():
             if name.startswith("init_loss") and not np.isfinite(array).all():
@@ -200,6 +211,19 @@ class _Coordinator:
             for name in names:
                 run.write_array(group, name, own[name])
 
+    def _first_cut(self) -> frozenset[str] | None:
+        """Return what moves in the first run that has a frozen prefix, to keep it from the passes at the start."""
+        if self.options.chain_method == "parallel":
+            return None  # a chain in another process keeps its own
+        every = sum(1 for _ in self.plan.model.parameters())
+        cuts = (frozenset(self.plan.depth(group)[1]) for group, _ in self._order())
+        return next((names for names in cuts if len(names) < every), None)
+
+    def _order(self) -> list[tuple[str, int]]:
+        """Return the chains that remain, in the order in which most can be reused."""
+        depths = {group: self.plan.depth(group) for group in self.plan.variants}
+        return sorted(self.run.remaining(), key=lambda each: depths[each[0]])
+
     @staticmethod
     def _is_ours(layout: Any) -> bool:
         return layout.spec.prefix is None and layout.name != "draws_written"
@@ -207,7 +231,7 @@ class _Coordinator:
     # Chains
 
     def _sequential(self, bars: Progress) -> None:
-        for group, chain in self.run.remaining():
+        for group, chain in self._order():
             if self.stop:
                 return
             writer, state = self.run.writer(group, chain, patience=PATIENCE)
@@ -224,7 +248,7 @@ class _Coordinator:
                     bars.show(replace(self._event(group, chain, step), loss=writer.progress.loss))
 
             try:
-                self.plan.run(
+                result = self.plan.run(
                     group,
                     chain,
                     writer,
@@ -238,6 +262,7 @@ class _Coordinator:
                 raise
             finally:
                 self.run.record(group, chain, writer.progress)
+            self._note_reuse(group, result)
             self.run.publish_draws(group)
 
     def _parallel(self, bars: Progress, threads: int) -> None:
@@ -256,7 +281,7 @@ class _Coordinator:
                 token,
                 exact,
             )
-            for group, chain in self.run.remaining()
+            for group, chain in self._order()
         ]
         options = replace(self.options, threads_per_chain=threads)
         with shared_workers(options, tasks=len(tasks)) as shared, ThreadPoolExecutor(1) as starter:
@@ -325,6 +350,7 @@ class _Coordinator:
                 if future in pending and future.running():
                     bars.show(self._event(group, chain, live_step(self.run.location, group, chain)))
                 elif future in done and not (self.stop and future.cancelled()):
+                    self._note_reuse(group, future.result())
                     bars.show(self._event(group, chain, future.result().step))
             if self.stop:
                 self._call_back(futures)

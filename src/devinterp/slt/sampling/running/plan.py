@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -13,8 +13,9 @@ from torch import nn
 from devinterp.errors import DevinterpWarning, ModelError, StoreConflictError
 from devinterp.plain_json import plain_json
 from devinterp.schema.model.may_differ import settings_that
-from devinterp.slt.sampling.engine.chain import ChainResult, ChainSink, run_chain
+from devinterp.slt.sampling.engine.chain import ChainResult, ChainSink, moving, run_chain
 from devinterp.slt.sampling.engine.check_model import Probe, choose_device, probe_model
+from devinterp.slt.sampling.engine.frozen_prefix import FrozenPrefix
 from devinterp.slt.sampling.engine.losses import LossFn, PerTokenLoss
 from devinterp.slt.sampling.engine.restore import LENDING, parameter_hooks
 from devinterp.slt.sampling.inputs.batches import SamplingData
@@ -51,6 +52,8 @@ class Plan:
     variants : mapping of str to Variant
         By group path in the store, ``"/"`` for a run that is not a study.
     device : str
+    prefix : FrozenPrefix
+        What this process remembers of activations that no chain changes.
     """
 
     model: nn.Module
@@ -59,6 +62,7 @@ class Plan:
     observables: tuple[Observable, ...]
     variants: Mapping[str, Variant]
     device: str
+    prefix: FrozenPrefix = field(default_factory=FrozenPrefix)
 
     def run(
         self,
@@ -87,7 +91,19 @@ class Plan:
             keep_state=keep_state,
             should_stop=should_stop,
             on_step=on_step,
+            prefix=self.prefix,
         )
+
+    def depth(self, group: str) -> tuple[int, list[str]]:
+        """Return what to sort groups by, so that what one leaves in memory serves the next.
+
+        Parameters are registered in the order of use, as a rule: later ones leave a longer prefix, which goes on from
+        the one before.
+        """
+        names = moving(self.model, self.variants[group].masks, self.variants[group].settings)
+        places = (place for place, (name, _) in enumerate(self.model.named_parameters()) if name in names)
+        first = next(places, 0)
+        return first, sorted(names)
 
 
 def make_plan(
@@ -124,7 +140,14 @@ def make_plan(
     settings = [variant.settings for variant in checked.values()]
     data = SamplingData(TokenRows(dataset, "The sampling dataset"), settings)
     built = build_observables(observables, settings[0], length=data.length)
-    return Plan(model, loss, data, built, checked, str(chosen))
+    prefix = FrozenPrefix(minibatches=_come_again(settings, data))
+    return Plan(model, loss, data, built, checked, str(chosen), prefix)
+
+
+def _come_again(settings: Sequence[SamplerSettings], data: SamplingData) -> bool:
+    """Whether steps of this run evaluate rows that others have evaluated before."""
+    runs = sum(each.num_chains for each in settings) if data.shared else len(settings)
+    return runs > 1 or settings[0].num_batches > data.num_rows // settings[0].batch_size
 
 
 def _label(group: str) -> str:

@@ -1,0 +1,264 @@
+"""What is left out changes no bit, and where that cannot be known nothing is left out."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from engine import CPU, run, same_bytes, settings
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+from memory_sink import MemorySink
+from odd_models import PARTS, VOCAB, WAYS, WIDTH, build
+from torch import nn
+
+from devinterp.slt.sampling.engine.chain import ChainResult
+from devinterp.slt.sampling.engine.frozen_prefix import FrozenPrefix, plain_passes
+
+ROWS = np.random.default_rng(3).integers(0, VOCAB, (12, 6))
+OBSERVABLES = {"a": (ROWS, 2), "b": (ROWS[::-1].copy(), 1)}
+SHORT: dict[str, Any] = {"num_chains": 2, "num_draws": 3, "batch_size": 3, "lr": 1e-2}
+
+
+def chains(model: nn.Module, masks: Any, prefix: FrozenPrefix, **options: Any) -> list[tuple[ChainResult, MemorySink]]:
+    changes = {**SHORT, **options.pop("changes", {})}
+    return [
+        run(
+            model, settings(**changes), chain, masks=masks, rows=ROWS, observables=OBSERVABLES, prefix=prefix, **options
+        )
+        for chain in range(2)
+    ]
+
+
+def compared(model: nn.Module, masks: Any, **options: Any) -> list[ChainResult]:
+    """Run with and without, see that the bytes are equal, and return what the runs with it say."""
+    budget = options.pop("budget", 2**20)
+    twin = copy.deepcopy(model)
+    plain = chains(twin, masks, FrozenPrefix(enabled=False, minibatches=True), **options)
+    prefix = FrozenPrefix(minibatches=True, budget=budget)
+    reused = chains(model, masks, prefix, **options)
+    for (one, a), (other, b) in zip(plain, reused, strict=True):
+        assert (one.status, one.reason, one.step) == (other.status, other.reason, other.step)
+        assert one.reuse.reused == 0
+        for mine, theirs in zip([*a.draws, *a.step_rows], [*b.draws, *b.step_rows], strict=True):
+            same_bytes(mine, theirs)
+    assert not any("forward" in module.__dict__ for module in model.modules())
+    return [result for result, _ in reused]
+
+
+@st.composite
+def restricted_models(draw: st.DrawFn) -> tuple[nn.Module, dict[str, None], str]:
+    odd = st.sampled_from(["Plain"] * 6 + [name for name in PARTS if name != "Counts"])
+    parts = tuple(draw(st.lists(odd, min_size=2, max_size=4)))
+    model = build(parts, draw(st.sampled_from(WAYS)), tied=draw(st.booleans()))
+    names = [name for name, _ in model.named_parameters()]
+    late = names[len(names) // 2 :]
+    chosen = draw(
+        st.lists(st.sampled_from(late if draw(st.booleans()) else names), min_size=1, max_size=3, unique=True)
+    )
+    return model, dict.fromkeys(chosen), draw(st.sampled_from(["train", "eval"]))
+
+
+@hypothesis_settings(max_examples=60)
+@given(restricted_models(), st.integers(1, 2), st.sampled_from([0, 700, 2**20]))
+def test_no_bit_changes(case: tuple[nn.Module, dict[str, None], str], accumulated: int, budget: int) -> None:
+    model, masks, mode = case
+    changes = {"mode": mode, "gradient_accumulation_steps": accumulated}
+    try:
+        results = compared(model, masks, changes=changes, budget=budget)
+    except RuntimeError:  # the loss does not depend on what is sampled, or autograd refuses the writing
+        for enabled in (True, False):
+            with pytest.raises(RuntimeError, match=r"grad|in-place"):
+                chains(model, masks, FrozenPrefix(enabled=enabled), changes=changes)
+        return
+    for result in results:
+        assert result.reuse.passes == 3 * 3 + 3 * accumulated
+        assert result.reuse.reused == 0 or 0 < result.reuse.share < 1
+
+
+def last(model: nn.Module) -> dict[str, None]:
+    return {"parts.3.down.weight": None}
+
+
+@pytest.mark.parametrize("way", ["plain", "late", "position", "in place"])
+def test_what_comes_before_is_computed_once(way: str) -> None:
+    model = build(("Plain", "Branches", "Pair", "Plain"), way)
+    calls = []
+    model.parts[1].register_parameter("unused", None)
+    forward = model.parts[1].forward
+    model.parts[1].forward = lambda x: calls.append(torch.is_grad_enabled()) or forward(x)
+    prefix = FrozenPrefix(minibatches=True)
+    results = [result for result, _ in chains(model, last(model), prefix)]
+    assert [result.reuse.reused for result in results] == [6, 12]  # 9 of observables, 3 of steps in each
+    assert results[0].reuse.share > 0.5
+    assert model.parts[1].__dict__["forward"] is not None
+    # two that are watched, three batches of observables and three minibatches
+    assert (calls.count(False), calls.count(True)) == (1 + 3, 1 + 3)
+
+
+def test_outputs_that_nobody_reads_are_not_kept() -> None:
+    model = build(("Plain",) * 4)
+    prefix = FrozenPrefix()
+    chains(model, last(model), prefix)
+    rows = SHORT["batch_size"] * ROWS.shape[1]
+    sizes = [kept.size for kept in prefix._kept.values()]
+    # of part 3, whose last weight moves, what goes into it and its input; nothing of the parts before
+    assert sizes == [4 * rows * (WIDTH + 2 * WIDTH)] * 3 or sizes == [4 * rows * WIDTH] * 3
+
+
+@pytest.mark.parametrize(
+    ("parts", "way", "reason"),
+    [
+        (("Counts",), "plain", "its modules keep something of every pass"),
+        (("Remembers",), "gate", "its modules keep something of every pass"),
+        (("Buffered",), "plain", "it changes its weights or buffers"),
+        (("Drops",), "plain", "it draws random numbers"),
+        (("Plain",), "branch", "what it does depends on the numbers"),
+    ],
+)
+def test_what_cannot_be_known_is_not_left_out(parts: tuple[str, ...], way: str, reason: str) -> None:
+    model = build((*parts, "Plain", "Plain", "Plain"), way)
+    (result, _), *_ = chains(model, last(model), FrozenPrefix(minibatches=True))
+    assert (result.reuse.reused, result.reuse.reason) == (0, reason)
+
+
+def test_all_weights_leave_nothing_out() -> None:
+    model = build(("Plain",) * 3)
+    (result, _), *_ = chains(model, None, FrozenPrefix())
+    assert (result.reuse.reused, result.reuse.reason) == (0, "every weight is sampled")
+
+
+def test_frozen_parameters_make_a_prefix_of_their_own() -> None:
+    model = build(("Plain",) * 4)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name.startswith(("parts.3", "unembed")))
+    assert compared(model, None)[1].reuse.reused == 12
+    noisy = compared(model, None, changes={"init_noise": 1e-2})  # which moves all of them
+    assert noisy[1].reuse.reused == 0
+
+
+def test_masks_of_one_set_of_parameters_share_what_is_kept() -> None:
+    model, prefix = build(("Plain",) * 4), FrozenPrefix(minibatches=True)
+    for half in (slice(0, 3), slice(3, 6)):
+        mask = torch.zeros(WIDTH, 2 * WIDTH, dtype=torch.bool)
+        mask[half] = True
+        results = [result for result, _ in chains(model, {"parts.3.down.weight": mask}, prefix)]
+    assert [result.reuse.reused for result in results] == [12, 12]
+
+
+def test_a_deeper_prefix_goes_on_from_the_one_before() -> None:
+    model, prefix = build(("Plain",) * 4), FrozenPrefix(minibatches=True)
+    chains(model, {"parts.2.up.weight": None}, prefix)
+    forward, calls = model.parts[0].forward, []
+    model.parts[0].forward = lambda x: calls.append(1) or forward(x)
+    results = [result for result, _ in chains(model, last(model), prefix)]
+    assert [result.reuse.reused for result in results] == [6, 12]
+    # watched twice, and the first batch of each kind is computed in full, to compare with
+    assert len(calls) == 2 + 2
+
+
+def test_hooks_are_called_at_every_pass() -> None:
+    model, seen = build(("Plain",) * 4), []
+    handle = model.parts[0].register_forward_hook(lambda module, args, output: seen.append(1))
+    results = [result for result, _ in chains(model, last(model), FrozenPrefix(minibatches=True))]
+    handle.remove()
+    assert len(seen) == sum(result.reuse.passes for result in results)
+    assert {result.reuse.reason for result in results} == {"modules have hooks"}
+
+
+def compiled_loss() -> Any:
+    @torch.compile(backend="eager")
+    def loss(model: nn.Module, ids: torch.Tensor) -> torch.Tensor:
+        return nn.functional.cross_entropy(model(ids)[:, :-1].mT, ids[:, 1:], reduction="none")
+
+    return loss
+
+
+@pytest.mark.parametrize("how", ["module", "in place", "part", "loss"])
+def test_compiled_models_go_plain(how: str) -> None:
+    torch._dynamo.reset()
+    model: Any = build(("Plain",) * 4)
+    names = last(model)
+    loss = None
+    if how == "module":
+        model = torch.compile(model, backend="eager")
+        names = {f"_orig_mod.{name}": None for name in names}
+    elif how == "in place":
+        model.compile(backend="eager")
+    elif how == "part":
+        model.parts[1].compile(backend="eager")
+    else:
+        loss = compiled_loss()
+    (result, _), *_ = chains(model, names, FrozenPrefix(minibatches=True), loss_fn=loss)
+    assert (result.status, result.reuse.reused, result.reuse.reason) == ("complete", 0, "it is compiled")
+
+
+@pytest.mark.parametrize("at", [0, 2])
+def test_a_chain_that_goes_on_has_the_bytes_of_one_that_did_not_stop(at: int) -> None:
+    model = build(("Plain",) * 4)
+    chosen = settings(**SHORT)
+    whole = run(model, chosen, masks=last(model), rows=ROWS, observables=OBSERVABLES, sink=MemorySink(every=1))[1]
+    draws, step, state = whole.checkpoints[at]
+    rest = MemorySink()
+    rest.draws, rest.num_steps = list(whole.draws[:draws]), step
+    result, rest = run(
+        model, chosen, masks=last(model), rows=ROWS, observables=OBSERVABLES, sink=rest, start_state=state
+    )
+    assert result.reuse.reused == 3 * max(0, 2 - draws)
+    for one, other in zip(whole.draws, rest.draws, strict=True):
+        same_bytes(one, other)
+
+
+def test_the_memory_stays_within_the_budget() -> None:
+    model = build(("Plain",) * 4)
+    free = FrozenPrefix(minibatches=True)
+    chains(model, last(model), free)
+    (size,) = {kept.size for kept in free._kept.values()}
+    tight = FrozenPrefix(minibatches=True, budget=4 * size)
+    chains(model, last(model), tight)
+    assert sum(kept.size for kept in tight._kept.values()) == 4 * size
+    assert sum(not isinstance(batch, bytes) for batch in tight._kept) == 3  # the rows of every draw come first
+
+
+def test_it_travels_empty_and_can_be_switched_off() -> None:
+    prefix = FrozenPrefix(minibatches=True, budget=5)
+    chains(build(("Plain",) * 4), last(build(("Plain",) * 4)), prefix)
+    other = pickle.loads(pickle.dumps(prefix))
+    assert (other.enabled, other.minibatches, other.budget, other._cuts, other._kept) == (True, True, 5, {}, {})
+    with plain_passes():
+        off = FrozenPrefix()
+    assert not off.enabled
+    assert not pickle.loads(pickle.dumps(off)).enabled
+    assert FrozenPrefix().enabled
+
+
+def test_activations_of_another_dtype_come_back_as_they_were() -> None:
+    def loss(model: nn.Module, ids: torch.Tensor) -> torch.Tensor:
+        with torch.autocast("cpu", dtype=torch.bfloat16, cache_enabled=False):
+            logits = model(ids)
+        return nn.functional.cross_entropy(logits[:, :-1].float().mT, ids[:, 1:], reduction="none")
+
+    results = compared(build(("Plain",) * 4), last(build(("Plain",) * 4)), loss_fn=loss)
+    assert results[1].reuse.reused == 12
+
+
+def test_a_loss_that_reads_the_weights_first_leaves_nothing_out() -> None:
+    model = build(("Plain",) * 4)
+
+    def loss(model: Any, ids: torch.Tensor) -> torch.Tensor:
+        penalty = model.parts[3].down.weight.square().sum()
+        return nn.functional.cross_entropy(model(ids)[:, :-1].mT, ids[:, 1:], reduction="none") + penalty
+
+    results = compared(model, last(model), loss_fn=loss)
+    assert results[0].reuse.reason == "too little comes before the first sampled weight"
+
+
+def test_the_device_is_where_activations_are_given_out() -> None:
+    prefix = FrozenPrefix()
+    chains(build(("Plain",) * 4), last(build(("Plain",) * 4)), prefix)
+    assert {kept.place for kept in prefix._kept.values()} == {CPU}
