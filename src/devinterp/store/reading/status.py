@@ -102,7 +102,7 @@ class StoreStatus:
     @property
     def saved(self) -> str | None:
         """What frozen prefixes left out of the runs' forward passes, in words; None where runs do not tell."""
-        facts = [found for run in self.runs if isinstance(found := _dig(run.metadata, "run", "frozen_prefix"), Mapping)]
+        facts = [found for run in self.runs if isinstance(found := dig(run.metadata, "run.frozen_prefix"), Mapping)]
         passes = sum(int(each.get("passes", 0)) for each in facts)
         if not passes:
             return None

@@ -345,8 +345,9 @@ class Evaluator:
         if self._names >= parameters.keys():
             cut.reason = "every weight is sampled"
             return
+        gradients = torch.is_grad_enabled()
         try:
-            with restoring(self._model, self._device, mode=self._mode):
+            with restoring(self._model, self._device, mode=self._mode), torch.set_grad_enabled(gradients):
                 sampled = [parameters[name] for name in self._names]
                 trace = trace_calls(self._model, sampled, rows[:_ROWS].clone(), evaluate)
         except _OF_WATCHING as error:  # or of the model, where the plain pass will meet it too

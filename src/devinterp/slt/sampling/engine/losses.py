@@ -116,7 +116,7 @@ class PerTokenLoss:
             # Piece by piece, so that what the check has read is still in the cache, and no second array of the
             # vocabulary's size is written to memory. Rows do not depend on each other: the bits are the same.
             rows = max(1, _PIECE // max(1, logits[0].numel())) if len(logits) else 1
-            pieces = zip(logits.split(rows), input_ids.split(rows), strict=True)
+            pieces = zip(torch.split(logits, rows), torch.split(input_ids, rows), strict=True)
             return torch.cat([self._checked(*piece) for piece in pieces])
         return self._checked(logits, input_ids)
 
