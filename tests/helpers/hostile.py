@@ -216,7 +216,7 @@ HUGE: dict[str, tuple[str, str, Spoil]] = {
         ),
     ),
     "a list of 300 000 names of observables": (
-        "DI443",
+        "DI444",
         "susceptibilities",
         lambda s: edit_attributes(
             s, lambda a: a.update(dataset_id_to_name=[f"o{i}" for i in range(300_000)]), "susceptibilities"

@@ -81,6 +81,7 @@ STRUCTURE: list[tuple[str, str, Change]] = [
     ("DI405", "samples", lambda s: edit_attributes(s, lambda a: a["metadata"]["run"]["chains"].pop())),
     ("DI411", "study", lambda s: rename_restriction(s, "full", "fool")),
     ("DI412", "study", lambda s: edit_attributes(s, lambda a: a["metadata"]["config"]["restrictions"].append("ghost"))),
+    ("DI444", "susceptibilities", lambda s: edit_attributes(s, _reverse_names, "context")),
     (
         "DI413",
         "study",
@@ -232,7 +233,6 @@ VALUES: list[tuple[str, str, Change]] = [
     ("DI432", "bif", lambda s: rewrite(s, "influences", _put((0, 0, 0, 1), 0.987))),
     ("DI432", "bif", lambda s: rewrite(s, "influences", lambda v: v * 3)),
     ("DI441", "susceptibilities", lambda s: rewrite(s, "context/position", _put((0,), 1))),
-    ("DI443", "susceptibilities", lambda s: edit_attributes(s, _reverse_names, "context")),
     ("DI506", "samples", lambda s: _flip(chunk_files(s, "sampling_loss")[1], 9)),
     ("DI506", "samples", lambda s: chunk_files(s, "sampling_loss")[0].write_bytes(b"")),
 ]

@@ -262,6 +262,7 @@ def problems_of(tree: xr.DataTree) -> set[str]:
             "flat_bijection", tree, "susceptibilities", group="/susceptibilities", position="target_position", start=1
         ),
         *problems("flat_bijection", tree, "susceptibilities", group="/context", position="position", start=0),
+        *problems("flat_names_agree", tree, "susceptibilities"),
         *problems("flat_groups_agree", tree, "susceptibilities"),
     ]
     return {p.message for p in both}

@@ -9,6 +9,8 @@ import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from devinterp.errors import RestrictionError
 from devinterp.names import SWEPT, check_restriction_names
 from devinterp.plain_json import dig
@@ -133,6 +135,33 @@ def sampling_task_observed(context: Context) -> Iterator[Problem]:
         names = [e.get("name") for e in listed if isinstance(e, dict)] if isinstance(listed, list) else []
         if task not in observables and task not in names:
             yield Problem("The sampling task is not observed.", task, ", ".join(sorted(observables)) or "none", name)
+
+
+@predicate("rows_agree", kind="relation")
+def rows_agree(context: Context) -> Iterator[Problem]:
+    """Every run saw the same fixed rows: ``input_ids_{obs}`` and ``row_{obs}`` are those of the first."""
+    members = dict(context.children())
+    if len(members) < 2:
+        return
+    name, reference = ("full", members["full"]) if "full" in members else next(iter(members.items()))
+    for obs in reference.bound.members.get("obs", {}):
+        for variable in (f"input_ids_{obs}", f"row_{obs}"):
+            others = {n: m for n, m in members.items() if m is not reference and m.has(variable)}
+            if not others or not reference.has(variable):
+                continue
+            wanted = reference.read(variable)
+            for other, member in others.items():
+                found = member.read(variable)
+                if found.shape != wanted.shape:
+                    yield Problem(f"{variable} has another shape.", wanted.shape, found.shape, f"{other}/{variable}")
+                elif (found != wanted).any():
+                    where = tuple(int(i) for i in np.argwhere(found != wanted)[0])
+                    yield Problem(
+                        f"{variable} is not that of {name!r}.",
+                        f"{wanted[where]} at {where}",
+                        found[where],
+                        f"{other}/{variable}",
+                    )
 
 
 _SHARED = ("metadata.config.restrictions", "metadata.config.sampling_task")

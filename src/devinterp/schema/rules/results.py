@@ -211,16 +211,25 @@ def flat_bijection(context: Context, *, position: str, start: int) -> Iterator[P
             )
 
 
+@predicate("flat_names_agree", kind="relation")
+def flat_names_agree(context: Context) -> Iterator[Problem]:
+    """Both groups list the same observables in the same order."""
+    sus, tokens = context.child("susceptibilities"), context.child("context")
+    if sus is None or tokens is None:
+        return
+    wanted, found = (c.attrs.get("dataset_id_to_name") for c in (sus, tokens))
+    if isinstance(wanted, list) and isinstance(found, list) and wanted != found:
+        yield Problem("The groups list different observables.", wanted, found, "context")
+
+
 @predicate("flat_groups_agree", kind="relation")
 def flat_groups_agree(context: Context) -> Iterator[Problem]:
     """Both groups speak of the same observables and rows; the tokens have one position more than the predictions."""
     sus, tokens = context.child("susceptibilities"), context.child("context")
     if sus is None or tokens is None:
         return
-    names = [c.attrs.get("dataset_id_to_name") for c in (sus, tokens)]
-    if names[0] != names[1]:
-        yield Problem("The groups list different observables.", names[0], names[1], "context")
-        return
+    if sus.attrs.get("dataset_id_to_name") != tokens.attrs.get("dataset_id_to_name"):
+        return  # the lists have their own finding
     shapes = [_grids(c, p) for c, p in ((sus, "target_position"), (tokens, "position"))]
     for identity, (height, width) in (shapes[0] or {}).items():
         wanted = (height, width + 1)

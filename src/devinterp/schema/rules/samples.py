@@ -13,6 +13,7 @@ from devinterp.errors import SettingError
 from devinterp.names import check_observable_names, sanitize_observable_name
 from devinterp.schema.rules.context import Context
 from devinterp.schema.rules.registry import Problem, predicate
+from devinterp.schema.rules.row_hash import hash_rows
 
 __all__: list[str] = []
 
@@ -109,6 +110,22 @@ def scalar_equals_parameter(context: Context, *, variable: str, path: str) -> It
     found = context.read(variable)
     if found.size == 1 and not math.isclose(float(found.item()), float(wanted), rel_tol=1e-12, abs_tol=0.0):
         yield Problem(f"{variable} is not the setting {path}.", wanted, found.item(), variable)
+
+
+@predicate("visited_rows_agree", kind="relation")
+def visited_rows_agree(context: Context) -> Iterator[Problem]:
+    """The fixed rows have the hash that was recorded when they were read."""
+    recorded = context.setting("metadata.provenance.observables")
+    for obs in context.bound.members.get("obs", {}):
+        entry = recorded.get(obs) if isinstance(recorded, Mapping) else None
+        wanted = entry.get("visited") if isinstance(entry, Mapping) else None
+        name = f"input_ids_{obs}"
+        if not isinstance(wanted, str) or not context.has(name):
+            continue
+        ids = context.read(name)
+        found = hash_rows(ids) if ids.ndim == 2 else wanted
+        if found != wanted:
+            yield Problem("The rows are not those whose hash was recorded.", wanted, found, name)
 
 
 Metrics = dict[str, NDArray[np.float64]]

@@ -10,6 +10,7 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 
+from devinterp.schema.rules.row_hash import hash_rows
 from devinterp.testing.mutations.editor import StoreEditor
 
 # ---- documents and folders
@@ -172,6 +173,31 @@ def _keep(store: StoreEditor, condition: Callable[..., NDArray[np.bool_]]) -> No
 def drop_last_position(store: StoreEditor) -> None:
     """Leave the last token of every row out of the context."""
     _keep(store, lambda dataset, row, position: position < position.max())
+
+
+def drop_last_observable(store: StoreEditor) -> None:
+    """Remove the tokens of the last observable."""
+    _keep(store, lambda dataset, row, place: dataset < dataset.max())
+
+
+def record_rows(store: StoreEditor, obs: str) -> None:
+    """Record the hash of an observable's rows as they are."""
+    visited = hash_rows(store.read(f"input_ids_{obs}"))
+    store.set_attribute("", "metadata.provenance.observables", {obs: {"visited": visited}})
+
+
+def reverse(store: StoreEditor, path: str) -> None:
+    """Reverse the first dimension of an array."""
+    store.change(path, lambda values: values[::-1].copy() if len(values) > 1 else values + 1)
+
+
+def bump(store: StoreEditor, path: str) -> None:
+    """Change the last value of an array into another that is legal there and in no other row."""
+
+    def change(values: NDArray[Any]) -> None:
+        values.flat[-1] = values.max() + 1 if values.ndim == 1 else (values.flat[-1] + 1) % 50
+
+    store.change(path, change)
 
 
 def drop_last_row(store: StoreEditor) -> None:

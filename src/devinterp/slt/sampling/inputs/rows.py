@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import sys
 from collections.abc import Mapping
 from typing import Any
@@ -12,6 +11,7 @@ import numpy.typing as npt
 import torch
 
 from devinterp.errors import DataError
+from devinterp.schema.rules.row_hash import hash_rows
 
 __all__ = ["IdArray", "TokenRows", "check_vocabulary", "fingerprint", "hash_rows", "read_compact"]
 
@@ -235,13 +235,3 @@ def check_vocabulary(ids: IdArray, vocabulary: int | None, name: str) -> None:
             found=int(ids.max()),
             remedy="Tokenise with the model's own tokenizer.",
         )
-
-
-def hash_rows(ids: IdArray, positions: npt.NDArray[np.int64] | None = None) -> str:
-    """Return the sha256 of rows of an (n, token) array, independent of the dtype that it is held in."""
-    digest = hashlib.sha256(f"{ids.shape[1]}:".encode())
-    for start in range(0, len(ids if positions is None else positions), _BLOCK_ROWS):
-        block = slice(start, start + _BLOCK_ROWS)
-        rows = ids[block] if positions is None else ids[positions[block]]
-        digest.update(np.ascontiguousarray(rows, dtype="<i8").tobytes())
-    return digest.hexdigest()
