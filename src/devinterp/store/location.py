@@ -9,20 +9,21 @@ from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
+import zarr
 from zarr.abc.store import Store
 from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import sync
-from zarr.storage import FsspecStore, LocalStore, MemoryStore, ZipStore
+from zarr.storage import FsspecStore, LocalStore, MemoryStore, StorePath, WrapperStore, ZipStore
 
-from devinterp.errors import MissingDependencyError, StoreError
-from devinterp.schema.reading.keys import DOCUMENT
+from devinterp.errors import StoreError
+from devinterp.schema.reading.keys import DOCUMENT, join_key
+from devinterp.schema.reading.target import open_url, resolve_target
 from devinterp.store.filesystem import sync_files
 
 __all__ = ["Location", "StoreLike", "locate"]
 
-StoreLike = str | os.PathLike[str] | Store
+StoreLike = str | os.PathLike[str] | Store | StorePath | zarr.Group
 
 
 @dataclass(frozen=True)
@@ -154,7 +155,7 @@ def locate(target: StoreLike, *, mode: str = "r", storage_options: dict[str, Any
 
     Parameters
     ----------
-    target : path, URL or zarr Store
+    target : path, URL, zarr Store, StorePath or Group
     mode : {"r", "w"}
     storage_options : dict, optional
         Passed to fsspec for a URL.
@@ -165,37 +166,106 @@ def locate(target: StoreLike, *, mode: str = "r", storage_options: dict[str, Any
         A scheme that fsspec does not know, or a store that cannot be rewritten though ``mode`` is ``"w"``.
     """
     read_only = mode == "r"
-    if isinstance(target, Store):
-        if not read_only and target.read_only:
-            raise StoreError(f"The store {target} is read-only.", remedy="Open it for writing.")
-        if not read_only and not (target.supports_writes and target.supports_deletes):
-            raise _not_rewritable(str(target))
-        if isinstance(target, FsspecStore) and {"file", "local"} & _protocols(target):
-            target = LocalStore(target.path, read_only=read_only)  # fsspec's own way to a disk tears files when killed
-        folder = Path(target.root) if isinstance(target, LocalStore) else None
-        return Location(target, str(target), folder, str(folder) if folder is not None else None)
-    text = os.fspath(target)
-    if not isinstance(text, str):
-        raise StoreError("A store's path must be text.", expected="str, os.PathLike or zarr Store", found=type(target))
-    scheme = urlsplit(text).scheme if "://" in text else ""
-    if scheme in ("", "file", "local"):
-        path = Path(urlsplit(text).path if scheme else text).expanduser().absolute()
-        if path.is_file() and path.suffix == ".zip":
-            if not read_only:
-                raise _not_rewritable(str(path))
-            archive = sync(ZipStore.open(path, mode="r"))  # a closed one cannot be read
-            return Location(archive, str(path), None, str(path))
-        return Location(LocalStore(path, read_only=read_only), str(path), path, str(path))
-    try:
-        store = FsspecStore.from_url(text, storage_options=storage_options, read_only=read_only)
-    except ImportError as error:
-        raise MissingDependencyError(
-            f"The URL {text!r} needs a package that is not installed: {error}.",
-            remedy="Install devinterp[remote] and the fsspec implementation of that scheme.",
-        ) from error
-    except ValueError as error:
-        raise StoreError(f"The URL {text!r} cannot be opened: {error}.") from error
-    return Location(store, text, None, text)
+    found = resolve_target(target)
+    if found.store is not None:
+        return _of_object(_inside(found.store, found.inside), read_only=read_only)
+    if found.url is not None:
+        return Location(open_url(found.url, storage_options, read_only=read_only), found.url, None, found.url)
+    path = found.path
+    assert path is not None
+    if found.is_archive:
+        if not read_only:
+            raise _not_rewritable(str(path))
+        archive = sync(ZipStore.open(path, mode="r"))  # a closed one cannot be read
+        return Location(archive, str(path), None, str(path))
+    return Location(LocalStore(path, read_only=read_only), str(path), path, str(path))
+
+
+def _of_object(store: Store, *, read_only: bool) -> Location:
+    if not read_only and store.read_only:
+        raise StoreError(f"The store {store} is read-only.", remedy="Open it for writing.")
+    if not read_only and not (store.supports_writes and store.supports_deletes):
+        raise _not_rewritable(str(store))
+    if isinstance(store, FsspecStore) and {"file", "local"} & _protocols(store):
+        store = LocalStore(store.path, read_only=read_only)  # fsspec's own way to a disk tears files when killed
+    folder = Path(store.root) if isinstance(store, LocalStore) else None
+    return Location(store, str(store), folder, str(folder) if folder is not None else None)
+
+
+def _inside(store: Store, path: str) -> Store:
+    """Return the store of a group inside another one."""
+    if not path:
+        return store
+    if isinstance(store, LocalStore):
+        return LocalStore(Path(store.root) / path, read_only=store.read_only)
+    if isinstance(store, FsspecStore):
+        return FsspecStore(store.fs, read_only=store.read_only, path=f"{store.path.rstrip('/')}/{path}")
+    return GroupStore(store, path)
+
+
+class GroupStore(WrapperStore[Store]):
+    """A group of a store as a store of its own: keys begin below it."""
+
+    def __init__(self, store: Store, path: str = "") -> None:
+        super().__init__(store)
+        self._path = path
+
+    def _with_store(self, store: Store) -> GroupStore:
+        return type(self)(store, self._path)
+
+    def with_read_only(self, read_only: bool = False) -> GroupStore:
+        return self._with_store(self._store.with_read_only(read_only))
+
+    def __str__(self) -> str:
+        return f"{self._store}/{self._path}"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, GroupStore) and (self._store, self._path) == (other._store, other._path)
+
+    __hash__ = None  # type: ignore[assignment]  # as other stores
+
+    async def get(self, key: str, *args: Any, **options: Any) -> Any:
+        return await self._store.get(join_key(self._path, key), *args, **options)
+
+    async def get_partial_values(self, prototype: Any, key_ranges: Any) -> Any:
+        ranges = [(join_key(self._path, key), part) for key, part in key_ranges]
+        return await self._store.get_partial_values(prototype, ranges)
+
+    async def exists(self, key: str) -> bool:
+        return await self._store.exists(join_key(self._path, key))
+
+    async def set(self, key: str, value: Any) -> None:
+        await self._store.set(join_key(self._path, key), value)
+
+    async def set_if_not_exists(self, key: str, value: Any) -> None:
+        await self._store.set_if_not_exists(join_key(self._path, key), value)
+
+    async def delete(self, key: str) -> None:
+        await self._store.delete(join_key(self._path, key))
+
+    async def delete_dir(self, prefix: str) -> None:
+        await self._store.delete_dir(join_key(self._path, prefix))
+
+    async def clear(self) -> None:
+        await self.delete_dir("")
+
+    async def is_empty(self, prefix: str) -> bool:
+        return await self._store.is_empty(join_key(self._path, prefix))
+
+    async def getsize(self, key: str) -> int:
+        return await self._store.getsize(join_key(self._path, key))
+
+    async def list(self) -> AsyncIterator[str]:
+        async for key in self.list_prefix(""):
+            yield key
+
+    async def list_prefix(self, prefix: str) -> AsyncIterator[str]:
+        async for key in self._store.list_prefix(f"{self._path}/{prefix}"):
+            yield key.removeprefix(f"{self._path}/")
+
+    async def list_dir(self, prefix: str) -> AsyncIterator[str]:
+        async for name in self._store.list_dir(join_key(self._path, prefix)):
+            yield name
 
 
 def _protocols(store: Store) -> set[str]:

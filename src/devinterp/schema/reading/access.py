@@ -12,16 +12,19 @@ import stat
 from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
-from urllib.parse import urlsplit
+from urllib.parse import quote, unquote
 
-from devinterp.errors import MissingDependencyError, SettingError, StoreError
+from devinterp.errors import StoreError
 from devinterp.schema.reading.keys import DOCUMENT, document_key, join_key
+from devinterp.schema.reading.target import Target, open_url, resolve_target
 
 if TYPE_CHECKING:
     from zarr.abc.store import Store
 
 __all__ = ["Access", "Entry", "EscapeError", "TooLargeError", "UnlistableError", "open_access", "read_many"]
 
+# Answers of servers that give out objects, and no list of them.
+_NO_LISTING = frozenset({401, 403, 405, 501})
 # Requests in flight at a remote store.
 CONCURRENCY = 32
 # Documents are asked for this many at once, in the expectation that they are no larger than this: an answer of bytes.
@@ -166,6 +169,9 @@ class ZarrAccess:
         self.name = name
         self._store, self._prefix = store, prefix.strip("/")
         self._prototype = default_buffer_prototype()
+        names = getattr(getattr(store, "fs", None), "protocol", ())
+        # Web servers list names as links, percent-encoded, and take keys so: "#" would begin a fragment.
+        self._quoted = bool({"http", "https"} & ({names} if isinstance(names, str) else set(names)))
 
     def get(self, key: str, limit: int) -> bytes | None:
         (found,) = self.get_many([key], limit)
@@ -216,9 +222,11 @@ class ZarrAccess:
         return [Entry(n, folder=n != DOCUMENT) for n in sorted(names)]
 
     def keys(self, prefix: str) -> Iterator[Entry]:
-        full = self._full(prefix)
+        full = join_key(self._prefix, prefix)
         skip = len(full) + 1 if full else 0
-        found = [str(key)[skip:] for key in self._list(self._store.list_prefix(f"{full}/" if full else ""))]
+        found = [
+            str(key)[skip:] for key in self._list(self._store.list_prefix(f"{self._full(prefix)}/" if full else ""))
+        ]
         if DOCUMENT not in found:
             # A server without listings answers as if nothing were there, though the array's own document is.
             raise UnlistableError(f"{self.name} does not list what it holds.")
@@ -248,7 +256,7 @@ class ZarrAccess:
 
         async def collect() -> list[str]:
             await self._store._ensure_open()
-            return [item async for item in items]
+            return [unquote(item) if self._quoted else item async for item in items]
 
         try:
             return sync(collect())
@@ -257,10 +265,13 @@ class ZarrAccess:
         except (FileNotFoundError, NotADirectoryError):
             return []
         except Exception as error:  # a store may raise whatever its transport raises
+            if isinstance(error, PermissionError) or getattr(error, "status", None) in _NO_LISTING:
+                raise UnlistableError(f"{self.name} does not let its contents be listed: {error}.") from error
             raise StoreError(f"{self.name} cannot be listed: {type(error).__name__}: {error}.") from error
 
     def _full(self, key: str) -> str:
-        return join_key(self._prefix, key)
+        full = join_key(self._prefix, key)
+        return quote(full) if self._quoted else full
 
 
 def _open_at_once(path: str, flags: int) -> int:
@@ -314,49 +325,20 @@ def open_access(target: Any, storage_options: dict[str, Any] | None = None, memo
     StoreError, MissingDependencyError
         A URL that cannot be opened, or a path with no store, or a damaged archive.
     """
-    import zarr
-    from zarr.abc.store import Store
-
-    if isinstance(target, zarr.Group):
-        path = target.store_path.path
-        return open_store_object(target.store, path)
-    if isinstance(target, Store):
-        return open_store_object(target, "")
-    try:
-        text = os.fspath(target)
-    except TypeError:
-        raise SettingError(
-            "This is nothing that can be validated.",
-            expected="a path, URL, Zarr store or group, DataTree or Dataset",
-            found=type(target).__name__,
-        ) from None
-    if not isinstance(text, str):
-        raise SettingError("A store's path must be text.", expected="str or os.PathLike", found=type(target).__name__)
-    scheme = urlsplit(text).scheme if "://" in text else ""
-    if scheme in ("", "file"):
-        try:
-            return _open_path(Path(urlsplit(text).path if scheme else text).expanduser(), memory)
-        except (OSError, ValueError, RuntimeError) as error:  # no name of a file, too long a one, no such user's home
-            raise StoreError(f"{text!r} cannot be opened: {error}.") from error
-    from zarr.storage import FsspecStore
-
-    try:
-        store = FsspecStore.from_url(text, storage_options=storage_options, read_only=True)
-    except ImportError as error:
-        raise MissingDependencyError(
-            f"The URL {text!r} needs a package that is not installed: {error}.",
-            remedy="Install devinterp[remote] and the fsspec implementation of that scheme.",
-        ) from error
-    except Exception as error:  # fsspec implementations raise what they like
-        raise StoreError(f"The URL {text!r} cannot be opened: {error}.") from error
-    return ZarrAccess(store, text)
+    found = resolve_target(target)
+    if found.store is not None:
+        return open_store_object(found.store, found.inside)
+    if found.url is not None:
+        return ZarrAccess(open_url(found.url, storage_options, read_only=True), found.url)
+    assert found.path is not None
+    return _open_path(found, memory)
 
 
-def _open_path(path: Path, memory: int) -> Access:
-    import zipfile
-
+def _open_path(target: Target, memory: int) -> Access:
+    path = target.path
+    assert path is not None
     if path.is_file():
-        if not zipfile.is_zipfile(path):
+        if not target.is_archive:
             raise StoreError(
                 f"{path} is a file, and not a ZIP archive.", expected="the folder of a store, or an archive"
             )
