@@ -7,6 +7,7 @@ import shutil
 import threading
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import quote
 
@@ -145,7 +146,6 @@ class Server(SimpleHTTPRequestHandler):
 
 @pytest.fixture(params=[200, 401, 403, 404, 405], ids=lambda status: f"listing {status}")
 def url(request, study):
-    pytest.importorskip("aiohttp")
     handler = partial(type("Handler", (Server,), {"status": request.param}), directory=str(study.parent))
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
@@ -156,6 +156,7 @@ def url(request, study):
     thread.join()
 
 
+@pytest.mark.skipif(find_spec("aiohttp") is None, reason="aiohttp, which fsspec reads http with, is missing")
 def test_a_web_server_that_lists_or_does_not(study, url):
     address, status = url
     report = validate(address, level="completeness")

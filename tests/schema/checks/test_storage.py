@@ -138,12 +138,14 @@ def test_a_chunk_may_be_smaller_than_declared_only_where_a_size_is_declared(stor
     assert codes(store) == set()
     _chunks(store, "sampling_loss", lambda c: c.__setitem__(dims.index("draw"), 1))
     assert codes(store) == set()
-    _chunks(store, "sampling_loss", lambda c: c.__setitem__(dims.index("draw"), 4))
+    _chunks(store, "sampling_loss", lambda c: c.__setitem__(dims.index("draw"), 50))  # beyond the array's end
+    assert codes(store) == set()
+    _chunks(store, "sampling_loss", lambda c: c.__setitem__(dims.index("chain"), 2))
     (finding,) = validate(store, level="structure").findings
     assert (finding.code, finding.path) == ("DI202", "/sampling_loss")
     assert str(finding.expected).startswith("at most chain: 1, draw: 3, ")
-    assert "draw: 4" in str(finding.found)
-    _chunks(store, "sampling_loss", lambda c: c.__setitem__(dims.index("draw"), 3))
+    assert "chain: 2" in str(finding.found)
+    _chunks(store, "sampling_loss", lambda c: c.__setitem__(dims.index("chain"), 1))
     _chunks(store, "sampling_loss", lambda c: c.__setitem__(dims.index("token_pos"), 1))
     assert codes(store) == {"DI202"}
 

@@ -18,7 +18,15 @@ from devinterp.schema.findings.codes import RuleCode
 from devinterp.schema.reading.access import UnlistableError, read_many
 from devinterp.schema.reading.array_metadata import fill_number
 from devinterp.schema.reading.decode_chunk import numpy_dtype
-from devinterp.schema.reading.keys import DOCUMENT, STATE_FOLDER, chunk_grid, document_key, is_leftover, join_key, place
+from devinterp.schema.reading.keys import (
+    DOCUMENT,
+    STATE_FOLDER,
+    chunk_grid,
+    document_key,
+    is_unseen,
+    join_key,
+    place,
+)
 from devinterp.schema.reading.nodes import join
 from devinterp.schema.rules.context import Context, written_rows
 from devinterp.schema.rules.registry import holds_where_filled
@@ -102,7 +110,7 @@ def _check_group(access: Access, group: GroupNode, tree: StoreTree, findings: Co
         elif group.path == "/" and entry.name == STATE_FOLDER:
             if group.attrs.get("completed") == 1:
                 findings.add(RuleCode.STATE_FOLDER, path, "A completed store still holds the state of its run.")
-        elif is_leftover(entry.name):
+        elif entry.name.endswith(".partial"):
             findings.add(RuleCode.LEFTOVER, path, "A temporary file of a killed writer.")
         elif tree.consolidated is not None and access.get(document_key(path), 2**20) is not None:
             findings.add(RuleCode.STALE_CONSOLIDATED, path, "The node is not among the consolidated metadata.")
@@ -187,8 +195,10 @@ class _Chunks:
             number = chunk_keys.number(entry.name, grid)
             if number is not None:
                 present[number] = 1
-            elif is_leftover(entry.name):
+            elif entry.name.endswith(".partial"):
                 self.findings.add(RuleCode.LEFTOVER, path, "A temporary file of a killed writer.")
+            elif is_unseen(entry.name):
+                self.findings.add(RuleCode.STRAY_CHUNK, path, "A file that no reader sees.", severity="warning")
             elif entry.name != DOCUMENT:
                 self.findings.add(RuleCode.STRAY_CHUNK, path, "The object is not a chunk of its array.")
 

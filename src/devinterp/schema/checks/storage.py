@@ -101,10 +101,12 @@ def _check_grid(
     if declared.chunks != "declared" or sharded or array.dims not in _dims_of(spec, array):
         return
     wanted = chunk_shape(spec, array.dims, array.shape)
+    whole = [max(1, n) for n in array.shape]
     # A declared chunk is the largest that is right: a store that was given more draws keeps its first, smaller chunks.
     fits = len(storage.chunks) == len(wanted) and all(
         1 <= n <= w if dim in spec.chunks else n == w
-        for dim, n, w in zip(array.dims, storage.chunks, wanted, strict=True)
+        # One that reaches beyond the array's end holds what one that ends there does.
+        for dim, n, w in zip(array.dims, map(min, storage.chunks, whole), wanted, strict=True)
     )
     if not fits:
         findings.add(

@@ -17,6 +17,11 @@ __all__ = ["json_document", "json_schema"]
 
 # What a store may call our types of text.
 _TEXT = {"text": ["string", "fixed_length_utf32"]}
+# NaN as Zarr spells it: by its name, or by the bytes of any NaN of 16, 32 or 64 bits.
+_NAN = (
+    "^(?:NaN|0x[7fF](?:[cC](?!00$)|[d-fD-F])[0-9a-fA-F]{2}|0x[7fF][fF](?:8(?!0{5}$)|[9a-fA-F])[0-9a-fA-F]{5}"
+    "|0x[7fF][fF]{2}(?!0{13}$)[0-9a-fA-F]{13})$"
+)
 _DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
 
@@ -69,7 +74,7 @@ def json_schema(schema: SchemaSpec) -> dict[str, Any]:
             "zarr_format": {"const": 3},
             "node_type": {"const": "group"},
             "attributes": root,
-            "consolidated_metadata": {"type": "object", "properties": {"metadata": metadata}},
+            "consolidated_metadata": {"type": ["object", "null"], "properties": {"metadata": metadata}},
         },
         "$defs": definitions,
         "x-devinterp": json_document(schema),
@@ -145,7 +150,8 @@ def _array(variable: VariableSpec, storage: StorageSpec) -> dict[str, Any]:
         properties["dimension_names"] = {"enum": [[], None]}
     fill = variable.fill
     if fill is not None and storage.empty_chunks == "written":  # elsewhere another one is a warning
-        properties["fill_value"] = {"const": "NaN" if isinstance(fill, float) and fill != fill else fill}
+        nan = isinstance(fill, float) and fill != fill
+        properties["fill_value"] = {"type": "string", "pattern": _NAN} if nan else {"const": fill}
     return {
         "type": "object",
         "description": f"{variable.doc} (unit: {variable.unit})",
@@ -166,7 +172,15 @@ def _codecs(dtype: str, storage: StorageSpec) -> list[list[str]]:
 def _codec_list(names: list[str]) -> dict[str, Any]:
     return {
         "type": "array",
-        "prefixItems": [{"type": "object", "required": ["name"], "properties": {"name": {"const": c}}} for c in names],
+        "prefixItems": [
+            {
+                "anyOf": [
+                    {"const": c},  # the short form
+                    {"type": "object", "required": ["name"], "properties": {"name": {"const": c}}},
+                ]
+            }
+            for c in names
+        ],
         "minItems": len(names),
         "maxItems": len(names),
     }

@@ -56,6 +56,7 @@ class Access(Protocol):
     """What the validator needs of a store."""
 
     name: str
+    archive: bool
 
     def get(self, key: str, limit: int) -> bytes | None:
         """Return the bytes at ``key``, None where there are none; raise `TooLargeError` beyond ``limit``."""
@@ -77,7 +78,7 @@ class LocalAccess:
     """A folder on this machine."""
 
     def __init__(self, root: str | os.PathLike[str]) -> None:
-        self.name = os.fspath(root)
+        self.name, self.archive = os.fspath(root), False
         self._root = os.path.realpath(root)
         self._inside: set[str] = {self._root}
 
@@ -165,8 +166,9 @@ class ZarrAccess:
 
     def __init__(self, store: Store, name: str, prefix: str = "") -> None:
         from zarr.core.buffer import default_buffer_prototype
+        from zarr.storage import ZipStore
 
-        self.name = name
+        self.name, self.archive = name, isinstance(store, ZipStore)
         self._store, self._prefix = store, prefix.strip("/")
         self._prototype = default_buffer_prototype()
         names = getattr(getattr(store, "fs", None), "protocol", ())

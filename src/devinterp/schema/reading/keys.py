@@ -19,6 +19,7 @@ __all__ = [
     "document_key",
     "documented_node",
     "is_leftover",
+    "is_unseen",
     "join_key",
     "place",
 ]
@@ -52,6 +53,20 @@ _LEFTOVER = re.compile(r"\.[0-9a-f]+\.partial")
 def is_leftover(key: str) -> bool:
     """Whether a key is that of a temporary file which a killed writer left: ``<name>.<uuid>.partial``."""
     return _LEFTOVER.search(key.rpartition("/")[2][-80:]) is not None and key.endswith(".partial")
+
+
+# What file systems, file managers, editors and tools that copy leave beside files: hidden names (.DS_Store, ._name,
+# .nfs0001, .name.Xy12Za of rsync, .name.swp), folders that keep thumbnails, and backups.
+_UNSEEN = re.compile(
+    r"\..+|thumbs\.db|ehthumbs\.db|desktop\.ini|icon\r|__macosx|lost\+found|@eadir|.+~|#.+#"
+    r"|.+\.(bak|orig|old|swp|tmp|temp|part|crdownload)",
+    re.IGNORECASE,
+)
+
+
+def is_unseen(key: str) -> bool:
+    """Whether a key holds a file that no reader of a store looks at and that other programs leave behind by habit."""
+    return any(_UNSEEN.fullmatch(part) for part in key.split("/"))
 
 
 @dataclass(frozen=True)

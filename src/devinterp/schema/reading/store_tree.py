@@ -112,6 +112,9 @@ def _no_root(access: Access, older: list[str], findings: Collector) -> None:
         "There is no Zarr group.",
         expected="a zarr.json",
         found=f"none, but in this folder: {', '.join(below)}" if below else "none",
+        remedy=f"Pack what lies in {below[0]}, not the folder itself: unzip it, and there zip -r0 ../store.zip ."
+        if below and access.archive
+        else None,
     )
 
 

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import xarray as xr
 
 from devinterp.errors import ChainFailedWarning, IncompleteStoreError, StoreError, StoreNotFoundError
+from devinterp.plain_json import dig
 from devinterp.schema.checks.completion import has_completed
 from devinterp.store.location import Location, StoreLike, locate
 from devinterp.store.reading.fast_open import open_many_groups
 from devinterp.store.reading.path_state import read_group
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 __all__ = ["failed_chains", "open_store", "open_tree", "root_document"]
 
@@ -109,7 +108,7 @@ def open_tree(location: Location, *, consolidated: bool | None = None, chunks: A
     """Open without validating; warn of failed chains in a completed store."""
     document = root_document(location)
     if consolidated is None:
-        consolidated = "consolidated_metadata" in document
+        consolidated = isinstance(dig(document, "consolidated_metadata.metadata"), Mapping)  # null is none
     tree = open_many_groups(location, document) if consolidated and chunks is None else None
     if tree is None:
         with warnings.catch_warnings():

@@ -8,7 +8,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from devinterp.schema.checks.completion import has_completed
-from devinterp.schema.reading.keys import STATE_FOLDER, document_key
+from devinterp.schema.reading.keys import document_key, is_unseen
 from devinterp.store.location import Location
 
 if TYPE_CHECKING:
@@ -48,8 +48,8 @@ def inspect_path(location: Location) -> PathState:
         return PathState.FOREIGN
     document = read_group(location)
     if document is None:
-        # A creation that was killed leaves our state folder, and perhaps the root's document half written.
-        if all(name == STATE_FOLDER or _HALF_ROOT.fullmatch(name) for name in location.list_dir()):
+        # A creation that was killed leaves our (hidden) state folder, and perhaps the root's document half written.
+        if all(is_unseen(name) or _HALF_ROOT.fullmatch(name) for name in location.list_dir()):
             return PathState.ABSENT
         document = read_group(location)  # another process may have created it between the two looks
         if document is None:
