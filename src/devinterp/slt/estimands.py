@@ -148,6 +148,7 @@ ESTIMANDS: dict[str, Estimand] = {
             compute="devinterp.slt.llc:compute_llc",
             sampling="devinterp.slt.llc:llc",
             picture="llc",
+            documented=("devinterp.slt.llc:data_refined_llc",),
             section="devinterp.report.analyses:llc",
             heads={"llc_mean": "LLC", "llc_std": "std", "llc_scalar": "LLC (pooled)"},
             examples=(
