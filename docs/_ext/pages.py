@@ -397,6 +397,4 @@ def write_all(docs: Path) -> list[Path]:
 def copy_grammar(docs: Path, out: Path) -> None:
     """Put the schemas and their grammar beside the pages, for tools that read them by URL."""
     target = out / "schemas"
-    target.mkdir(parents=True, exist_ok=True)
-    for path in schemas_folder().iterdir():
-        shutil.copy(path, target / path.name)
+    shutil.copytree(schemas_folder(), target, dirs_exist_ok=True)
