@@ -19,6 +19,7 @@ import rooms
 from tables import cell, code, table
 
 import devinterp
+from devinterp._renamed import OLD_NAMES
 from devinterp.schema import RuleCode, Schema, VariableSpec, available, load
 from devinterp.schema.model.load import schemas_folder
 from devinterp.slt.estimands import ESTIMANDS, Estimand
@@ -368,6 +369,19 @@ def _estimand(estimand: Estimand) -> str:
     return f"({estimand.kind})=\n## {title}\n\n```{{eval-rst}}\n{body}```"
 
 
+# Old names
+
+
+def old_names() -> str:
+    """The names of devinterp 1 and 2.0 that are gone, and where their work is done now."""
+    rows = [
+        (code(f"{module}.{name}"), f"now {code(told[1:].replace(':', '.'))}" if told.startswith(">") else cell(told))
+        for module, names in OLD_NAMES.items()
+        for name, told in sorted(names.items())
+    ]
+    return table(("name", "instead"), rows) + "\n"
+
+
 # All of them
 
 
@@ -382,6 +396,7 @@ def write_all(docs: Path) -> list[Path]:
     pages[docs / "api" / "cli.md"] = cli_page()
     pages[docs / "api" / "estimands.md"] = estimands_page()
     pages[docs / "codes" / "index.md"] = code_index()
+    pages[docs / "howto" / "old-names.md"] = old_names()
     pages[docs / "rooms.svg"], pages[docs / "rooms.md"] = rooms.picture(), rooms.room_table() + "\n"
     for folder, keep in ((docs / "formats", "index.md"), (docs / "codes", "")):
         folder.mkdir(exist_ok=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from devinterp import _renamed
 from devinterp import accessor as _accessor  # noqa: F401  (registers .devinterp on DataTree and Dataset)
 
 if TYPE_CHECKING:
@@ -34,8 +35,11 @@ __all__ = ["__version__", "open_store", "sample", "sample_restrictions", "sweep"
 def __getattr__(name: str) -> Any:
     if name in _PUBLIC:
         return getattr(import_module(_PUBLIC[name]), name)
-    raise AttributeError(f"module 'devinterp' has no attribute {name!r}")
+    return _renamed.successor(__name__, name)
 
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *_PUBLIC})
+
+
+_renamed.install()

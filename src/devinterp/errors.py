@@ -19,6 +19,7 @@ __all__ = [
     "MissingVariableError",
     "ModelError",
     "ProvenanceError",
+    "RenamedError",
     "RestrictionError",
     "SamplingError",
     "SchemaError",
@@ -116,6 +117,10 @@ class MissingDependencyError(DevinterpError, ImportError):
     """An optional dependency is not installed; the message names the extra that brings it."""
 
 
+class RenamedError(DevinterpError, ImportError):
+    """A name of devinterp 1 or 2.0 is gone; the message says where its work is done now."""
+
+
 class StoreError(DevinterpError, OSError):
     """A store could not be read or written."""
 
@@ -128,7 +133,7 @@ class StoreExistsError(StoreError, FileExistsError):
     """Something that is not ours, or not this request's, already lies at the path."""
 
 
-class StoreConflictError(StoreExistsError):
+class StoreConflictError(StoreExistsError, RuntimeError):
     """A store of ours lies at the path, but another request made it; the message names each difference."""
 
 

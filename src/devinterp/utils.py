@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 import warnings
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from devinterp._renamed import successor
 from devinterp.errors import DataError, DevinterpWarning, SettingError
 
 __all__ = ["default_nbeta", "tokenize_and_concatenate"]
@@ -138,3 +139,9 @@ def _rows(texts: list[str], tokenizer: Any, row_length: int, add_bos_token: bool
     if add_bos_token:
         rows = np.concatenate([np.full((len(rows), 1), tokenizer.bos_token_id, dtype=np.int64), rows], axis=1)
     return rows
+
+
+if not TYPE_CHECKING:  # a checker shall know the names that there are
+
+    def __getattr__(name: str) -> Any:
+        return successor(__name__, name)

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
+from devinterp._renamed import successor
 from devinterp.errors import DataError, DevinterpWarning, MissingVariableError, SettingError
 from devinterp.names import sanitize_observable_name
 from devinterp.plain_json import dig
@@ -405,3 +406,9 @@ def best_average(obj: Tree | Mapping[str, Tree]) -> Over:
         if task is None or f"init_loss_{task}" not in run.dataset:
             return "draws"
     return "observable"
+
+
+if not TYPE_CHECKING:  # a checker shall know the names that there are
+
+    def __getattr__(name: str) -> Any:
+        return successor(__name__, name)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import xarray as xr
 
+from devinterp._renamed import successor
 from devinterp.errors import MissingVariableError, ProvenanceError, SettingError
 from devinterp.slt.bif.loss_matrix import Reduce
 from devinterp.slt.bif.request import Plan, check_memory
@@ -295,3 +296,9 @@ def _source(plan: Plan, *, batches: bool, device: Any) -> Source:
         warn_excluded(plan.run, source.selection)
         return source.held()
     return _operands(plan, batches=batches, device=device)
+
+
+if not TYPE_CHECKING:  # a checker shall know the names that there are
+
+    def __getattr__(name: str) -> Any:
+        return successor(__name__, name)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
+from devinterp._renamed import successor
 from devinterp.slt.sampling.engine.losses import LossFn
 from devinterp.slt.sampling.one_run import sample
 from devinterp.slt.sampling.running.progress import ProgressEvent
@@ -19,3 +22,9 @@ __all__ = [
     "sample_checkpoints",
     "sample_restrictions",
 ]
+
+
+if not TYPE_CHECKING:  # a checker shall know the names that there are
+
+    def __getattr__(name: str) -> Any:
+        return successor(__name__, name)

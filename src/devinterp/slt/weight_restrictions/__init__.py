@@ -9,8 +9,9 @@ weights the attention's output depends on.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
+from devinterp._renamed import successor
 from devinterp.errors import RestrictionError
 from devinterp.slt.weight_restrictions import grammar
 from devinterp.slt.weight_restrictions.preview import RestrictionPreview, SelectedParameter
@@ -166,3 +167,9 @@ def _parse(restriction: object) -> list[grammar.Restriction]:
             "'full' cannot be combined with other restrictions.", found=str(list(texts)), remedy="Use 'full' alone."
         )
     return parsed
+
+
+if not TYPE_CHECKING:  # a checker shall know the names that there are
+
+    def __getattr__(name: str) -> Any:
+        return successor(__name__, name)

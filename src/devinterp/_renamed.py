@@ -1,0 +1,222 @@
+"""Names of devinterp 1 and 2.0, and where their work is done now.
+
+One table: for every public name of those releases, either the successor of the same meaning, which answers with a
+warning (once), or what to do instead, which an ImportError says. Module paths that are gone answer through a finder at
+the end of `sys.meta_path`; modules that still exist ask `successor` for names that they do not have.
+"""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Mapping, Sequence
+from importlib import import_module
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+from typing import Any
+
+from devinterp.errors import RenamedError
+
+__all__ = ["OLD_NAMES", "install", "successor"]
+
+_SAMPLE = "Call devinterp.sample(model, dataset, observables, lr=..., n_beta=...)"
+_UPDATE = f"{_SAMPLE}; the update rule is one of its settings, sampling_method='sgmcmc_sgld' or 'rmsprop_sgld'"
+_LLC = f"{_SAMPLE}, then tree.devinterp.llc(): one LLC per chain, and with ci=0.9 its interval"
+_ONLINE = f"{_SAMPLE}: the loss of every draw is in the store, so that every statistic can be computed afterwards"
+_LOSS = "Give sample() a loss_fn(model, input_ids) that returns a loss per token"
+_METRICS = "Pass save_metrics=True to sample(): the norms of every step are metrics_* in the store"
+_SCHEMA = "The shapes on disk are declared in schemas/*.yaml: devinterp.schema.load('samples')"
+_COVARIANCE = "Call devinterp.slt.bif.compute_bif(tree, compute_covariance=True)"
+_WEIGHTS = "Nothing here looks at weights: the losses of every draw are what is kept"
+_OWN = "Keep a copy in your own code: it has nothing to do with stores"
+_TPU = "There is one engine, for every device that torch knows: sample(device=...)"
+_ACTIVATIONS = "Use torch's forward hooks, or TransformerLens: activations are not looked at here"
+
+# What begins with ">" is a successor of the same meaning; everything else is what to do. Of a name that is in both
+# releases the later one counts.
+OLD_NAMES: Mapping[str, Mapping[str, str]] = {
+    "devinterp": {"LLCEstimator": _LLC, "SGLD": _UPDATE},
+    "devinterp.backends": {},
+    "devinterp.backends.default": {},
+    "devinterp.backends.default.slt": {},
+    "devinterp.backends.default.slt.sampler": {"sample": _SAMPLE, "sample_single_chain": _SAMPLE, "get_args": _SAMPLE},
+    "devinterp.backends.tpu": {},
+    "devinterp.backends.tpu.slt": {},
+    "devinterp.backends.tpu.slt.sampler": {"sample": _TPU, "sample_single_chain": _TPU, "mark_step_if_xla": _TPU},
+    "devinterp.mechinterp": {},
+    "devinterp.mechinterp.activations": {"ActivationProbe": _ACTIVATIONS, "Transform": _ACTIVATIONS},
+    "devinterp.mechinterp.hooks": dict.fromkeys(
+        ("Hooked", "HookedList", "HookedSequential", "hook", "prepend_dict"), _ACTIVATIONS
+    ),
+    "devinterp.optim": {"SGLD": _UPDATE, "SGMCMC": _UPDATE, "SGNHT": _UPDATE, "SamplingMethodLiteral": _UPDATE},
+    "devinterp.optim.metrics": {"Metrics": _METRICS},
+    "devinterp.optim.preconditioner": dict.fromkeys(
+        (
+            "CompositePreconditioner", "IdentityPreconditioner", "MaskPreconditioner", "NHTPreconditioning",
+            "Preconditioner", "PreconditionerCoefs", "RMSpropPreconditioner",
+        ), f"{_UPDATE}; masks are param_masks="
+    ),
+    "devinterp.optim.prior": dict.fromkeys(
+        ("CompositePrior", "GaussianPrior", "Prior", "UniformPrior"),
+        "The prior is a setting of sample(): localization=, llc_weight_decay= and bounding_box_size=",
+    ),
+    "devinterp.optim.sgld": {"SGLD": _UPDATE},
+    "devinterp.optim.sgmcmc": {"SGMCMC": _UPDATE, "SamplingMethodLiteral": _UPDATE},
+    "devinterp.optim.sgnht": {"SGNHT": _UPDATE},
+    "devinterp.optim.sketch": dict.fromkeys(("CountSketch", "SKETCH_QUANTITIES", "SketchBuffer"), _WEIGHTS),
+    "devinterp.optim.utils": {"OptimizerMetric": _METRICS},
+    "devinterp.slt.bif": {
+        "ChainReductionMethod": "It is the string reduce_chain_dimension_method= of compute_bif",
+    },
+    "devinterp.slt.callback": {"SamplerCallback": _ONLINE, "validate_callbacks": _ONLINE},
+    "devinterp.slt.config": {
+        "EpochMode": "Rows are gone through again and again; shuffle= says whether in a new order",
+        "SAMPLING_METHODS": _UPDATE,
+        "SamplerConfig": "Settings are keyword arguments of sample(); tree.devinterp.config has those of a store",
+        "SamplingMethodLiteral": _UPDATE,
+    },
+    "devinterp.slt.cov": dict.fromkeys(
+        (
+            "AttentionHeadWeightsAccessor", "BetweenLayerCovarianceAccumulator", "CovarianceAccumulator",
+            "LayerWeightsAccessor", "WeightAccessor", "WithinHeadCovarianceAccumulator",
+        ), _WEIGHTS
+    ),
+    "devinterp.slt.covariance": {
+        "batch_corrcoef": "Call devinterp.slt.bif.compute_bif(tree)",
+        "batch_cov": _COVARIANCE,
+        "xr_corrcoef_with_torch_backend": "Call devinterp.slt.bif.compute_bif(tree)",
+    },
+    "devinterp.slt.gradient": {"GradientDistribution": _METRICS},
+    "devinterp.slt.llc": {"LLCEstimator": _LLC, "OnlineLLCEstimator": f"{_LLC}; loss_trace is in the result"},
+    "devinterp.slt.lm_loss": {
+        "EvaluateFn": _LOSS,
+        "LossFn": ">devinterp.slt.sampling:LossFn",
+        "NonFiniteLogitsError": "A loss that is not finite ends its chain as failed; the store names reason and step",
+        "compute_per_token_loss": (
+            "Call next_token_loss(forward_logits(model, input_ids), input_ids), both of "
+            "devinterp.slt.sampling.engine.losses"
+        ),
+        "lm_cross_entropy_loss": ">devinterp.slt.sampling.engine.losses:next_token_loss",
+        "lm_forward_logits": ">devinterp.slt.sampling.engine.losses:forward_logits",
+        "make_evaluate_fn": _LOSS,
+    },
+    "devinterp.slt.loss": {"OnlineLossStatistics": _ONLINE},
+    "devinterp.slt.mala": dict.fromkeys(
+        ("MalaAcceptanceRate", "mala_acceptance_probability"),
+        "tree.devinterp.diagnose() judges the step size",
+    ),
+    "devinterp.slt.norms": {"GradientNorm": _METRICS, "NoiseNorm": _METRICS, "WeightNorm": _METRICS},
+    "devinterp.slt.observables": {
+        "DeterministicShuffledSampler": "Rows are chosen by obs_seed= of sample(); row_{obs} in the store has them",
+        "Observable": "Pass observables as a mapping of names to datasets, or to (dataset, batches_per_draw)",
+        "to_obs_id": ">devinterp.names:sanitize_observable_name",
+    },
+    "devinterp.slt.sampler": {
+        "ChainHealthError": (
+            "A chain that diverges is failed and left out by name; where all are, analysis raises "
+            "devinterp.errors.AllChainsFailedError"
+        ),
+        "MicroCallback": "Pass save_step_losses=True to sample()",
+        "ParamMasks": "It is dict[str, torch.Tensor | None]; create_param_masks makes one",
+        "StepCallback": "Pass progress= to sample(); what each step did is in step_loss and metrics_*",
+        "call_with": _OWN,
+        "calculate_num_steps": "It is num_burnin_steps + num_draws * num_steps_bw_draws",
+        "estimate_learning_coeff": _LLC,
+        "estimate_learning_coeff_with_summary": f"{_LLC}; print(tree.devinterp.diagnose()) is the summary",
+        "is_transformer_lens_model": ">devinterp.slt.sampling.engine.losses:is_transformer_lens",
+        "sample": _SAMPLE,
+        "sample_single_chain": f"{_SAMPLE} with num_chains=1",
+        "set_seed": "init_seed= of sample() seeds the chains; your own generators stay as they are",
+    },
+    "devinterp.slt.sampling": {
+        "ObservableSpec": "It is a dataset, or (dataset, batches_per_draw)",
+        "SAMPLES_LOSS_DTYPE_STR": f"{_SCHEMA}",
+        "ZARR_MAX_WRITE_THREADS": "Chains write on a thread of their own; there is nothing to set",
+    },
+    "devinterp.slt.trace": {"OnlineTraceStatistics": _ONLINE},
+    "devinterp.slt.wbic": {"OnlineWBICEstimator": f"{_SAMPLE} at n_beta = n / ln n, then tree.devinterp.wbic()"},
+    "devinterp.slt.weight_restrictions": {
+        "HEAD_STRUCTURES": "Heads are read from the model: preview_restriction(model, 'l0h1') shows what is found",
+        "preview_weight_restriction": "Call preview_restriction(model, restriction), of the same module, and print it",
+    },
+    "devinterp.slt.writing": {
+        "SAFE_DTYPE_STRINGS": _SCHEMA,
+        "ZarrWriter": "Stores are written by sample(); devinterp.testing.make_store makes one for tests",
+        "validate_dtype_str_torch_numpy_compat": _SCHEMA,
+    },
+    "devinterp.slt.zarr_schema": {"DataArraySpec": _SCHEMA, "ZarrSchema": _SCHEMA},
+    "devinterp.test_utils": dict.fromkeys(
+        ("DummyNaNModel", "LinePlusDot", "Polynomial", "ReducedRankRegressor"), _OWN
+    ),
+    "devinterp.utils": {
+        **dict.fromkeys(
+            (
+                "EvalResults", "EvaluateFn", "evaluate", "evaluate_ce", "evaluate_mse", "get_init_loss_full_batch",
+                "get_init_loss_multi_batch", "get_init_loss_one_batch", "make_evaluate",
+            ), f"{_LOSS}; the losses before sampling are init_loss and init_loss_{{obs}} in the store"
+        ),
+        **dict.fromkeys(("Outputs", "cycle", "get_seeded_dataloader", "prepare_input", "split_results"), _OWN),
+        **dict.fromkeys(("PJRT_DEVICE", "TPU_TYPE", "USE_TPU_BACKEND"), _TPU),
+        "optimal_temperature": ">devinterp.utils:default_nbeta",
+        "plot_trace": "Call tree.devinterp.plot.traces()",
+        "set_seed": "init_seed= of sample() seeds the chains; your own generators stay as they are",
+    },
+    "devinterp.vis_utils": dict.fromkeys(
+        ("EpsilonBetaAnalyzer", "SweepConfig"),
+        "Call devinterp.sweep(model, dataset, observables, grid={...}), then .devinterp.recommend() and .plot.sweep()",
+    ),
+}  # fmt: skip
+_warned: set[str] = set()
+
+
+def successor(module: str, name: str) -> Any:
+    """Return what an old name stands for now.
+
+    Raises
+    ------
+    AttributeError
+        No release had this name.
+    RenamedError
+        The name is gone; the message says where its work is done. It is an ImportError.
+    """
+    told = OLD_NAMES.get(module, {}).get(name)
+    whole = f"{module}.{name}"
+    if told is None:
+        raise AttributeError(f"module {module!r} has no attribute {name!r}")
+    if not told.startswith(">"):
+        raise RenamedError(
+            f"{whole} was a name of an earlier devinterp; this is version 3.",
+            remedy=f"{told}. All such names: documentation, How to, Come from devinterp 1 or 2.",
+        )
+    where, _, new = told[1:].partition(":")
+    if whole not in _warned:
+        _warned.add(whole)
+        warnings.warn(f"{whole} is now {where}.{new}.", DeprecationWarning, stacklevel=3)
+    return getattr(import_module(where), new)
+
+
+class _OldPaths(MetaPathFinder, Loader):
+    """Finds the modules that are gone; last on `sys.meta_path`, so that one that exists is never covered."""
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        if fullname not in OLD_NAMES:
+            return None
+        return ModuleSpec(fullname, self, is_package=any(name.startswith(f"{fullname}.") for name in OLD_NAMES))
+
+    def exec_module(self, module: ModuleType) -> None:
+        name = module.__name__
+        module.__doc__ = "A module of an earlier devinterp; its names say where their work is done now."
+
+        def find(wanted: str) -> Any:
+            return successor(name, wanted)
+
+        module.__dict__["__getattr__"] = find
+
+
+def install() -> None:
+    """Let `import devinterp.optim` and the like reach the table."""
+    if not any(isinstance(finder, _OldPaths) for finder in sys.meta_path):
+        sys.meta_path.append(_OldPaths())
