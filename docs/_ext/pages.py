@@ -396,7 +396,7 @@ def write_all(docs: Path) -> list[Path]:
     pages[docs / "api" / "cli.md"] = cli_page()
     pages[docs / "api" / "estimands.md"] = estimands_page()
     pages[docs / "codes" / "index.md"] = code_index()
-    pages[docs / "howto" / "old-names.md"] = old_names()
+    pages[docs / "old-names.md"] = old_names()
     pages[docs / "rooms.svg"], pages[docs / "rooms.md"] = rooms.picture(), rooms.room_table() + "\n"
     for folder, keep in ((docs / "formats", "index.md"), (docs / "codes", "")):
         folder.mkdir(exist_ok=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -42,10 +41,6 @@ def run(path: Path, names: dict[str, Any]) -> dict[str, Any]:
     return names
 
 
-def git(*arguments: str) -> None:
-    subprocess.run(["git", *arguments], check=True)
-
-
 @pytest.mark.parametrize("path", HOWTO, ids=lambda p: p.stem)
 def test_howto_pages_run(path: Path, stage: dict[str, Any], request: pytest.FixtureRequest) -> None:
     import devinterp
@@ -65,14 +60,6 @@ def test_howto_pages_run(path: Path, stage: dict[str, Any], request: pytest.Fixt
         folder.mkdir()
         check: Callable[..., Any] = request.getfixturevalue("assert_valid_store")
         names["test_my_writer"](folder, check)
-        chunk = next((folder / "run.zarr" / "sampling_loss" / "c").rglob("0"))
-        git("init", "--quiet")
-        git("add", str(folder))
-        assert names["main"]() == 0
-        git("-c", "user.name=a", "-c", "user.email=a@b.c", "commit", "--quiet", "--message", "a store")
-        assert names["main"]() == 0
-        git("rm", "--quiet", str(next(p for p in chunk.rglob("*") if p.is_file())))
-        assert names["main"]() == 1
 
 
 def test_readme_runs(stage: dict[str, Any]) -> None:
