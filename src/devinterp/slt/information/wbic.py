@@ -16,12 +16,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import xarray as xr
 
-from devinterp._renamed import successor
 from devinterp.errors import SettingError
 from devinterp.slt.llc import Over, check_over, llc_of_run
 from devinterp.slt.runs.chains import ChainSelection
@@ -132,9 +130,3 @@ def _samples_at(n_beta: float) -> float:
         if abs(step) < 1e-15 * x:
             break
     return float(np.exp(x))
-
-
-if not TYPE_CHECKING:  # a checker shall know the names that there are
-
-    def __getattr__(name: str) -> Any:
-        return successor(__name__, name)
