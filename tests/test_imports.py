@@ -164,3 +164,15 @@ def test_importing_stays_light(statement):
     code = f"{statement}; import sys; print(sorted({HEAVY!r} & set(sys.modules)))"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "[]", out.stdout
+
+
+def test_every_room_can_be_taken_in_at_a_glance():
+    rooms = {}
+    for module in modules():
+        path = (SOURCE / module).relative_to(SOURCE)
+        for child in (path, *path.parents[:-1]):
+            rooms.setdefault(child.parent.as_posix(), set()).add(child.name)
+    crowded = {room: len(inside - {"__init__.py"}) for room, inside in rooms.items() if room != "."}
+    assert {room: count for room, count in crowded.items() if count > 12} == {}
+    long = {m: n for m in modules() if (n := (SOURCE / m).read_text(encoding="utf-8").count("\n")) > 400}
+    assert long == {}
