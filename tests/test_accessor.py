@@ -12,7 +12,6 @@ from made_runs import fail_chain, make_run, make_study
 import devinterp
 from devinterp.accessor import DevinterpAccessor
 from devinterp.errors import MissingVariableError, ValidationError
-from devinterp.slt.arviz import to_arviz
 from devinterp.slt.bif import compute_bif
 from devinterp.slt.diagnostics import diagnose
 from devinterp.slt.estimands import ESTIMANDS
@@ -20,6 +19,7 @@ from devinterp.slt.llc import compute_llc
 from devinterp.slt.susceptibilities import compute_susceptibilities
 from devinterp.slt.susceptibilities.views import flatten, matrix, pca, split_half, unflatten
 from devinterp.slt.sweep import compute_sweep
+from devinterp.slt.uncertainty.arviz import to_arviz
 
 
 def test_every_analysis_is_the_public_function():

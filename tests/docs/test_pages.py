@@ -24,7 +24,7 @@ PUBLIC = {
     **dict.fromkeys(each.compute.partition(":")[0] for each in ESTIMANDS.values()),
     "devinterp.slt.susceptibilities.views": None,
     "devinterp.slt.diagnostics": None,
-    "devinterp.slt.arviz": None,
+    "devinterp.slt.uncertainty.arviz": None,
     "devinterp.slt.sweep": ["compute_sweep"],
     "devinterp.slt.sweep.recommend": ["Criterion", "Neighbour", "Recommendation", "recommend"],
     "devinterp.slt.weight_restrictions": None,

@@ -165,8 +165,8 @@ def compute_llc(
         With ``over="observable"``: which observable; by default the sampling task's, where the store tells it.
     ci : float, optional
         Level of an interval for ``llc_mean`` (0.9), which accounts for autocorrelation, for minibatch noise and for
-        the noise of ``init_loss``; see `devinterp.slt.uncertainty.llc_interval`. It is for ``n_beta * E[L - L_0]`` at
-        this step size, localization and length of chain, not for the learning coefficient.
+        the noise of ``init_loss``; see `devinterp.slt.uncertainty.intervals.llc_interval`. It is for
+        ``n_beta * E[L - L_0]`` at this step size, localization and length of chain, not for the learning coefficient.
     allow_partial : bool
         Accept a store that has not completed, and use the draws that all chains have instead of complete chains only.
     allow_mixed : bool
@@ -303,7 +303,7 @@ def llc_of_run(
         result.attrs["step_inflation"] = round(bias.inflation, 6)
         result.attrs["step_inflation_is"] = "measured" if bias.source == "metrics" else "lower bound"
     if ci is not None:
-        from devinterp.slt.uncertainty import llc_interval
+        from devinterp.slt.uncertainty.intervals import llc_interval
 
         kept = rows[list(selection.used), : selection.length]
         interval = partial(llc_interval, run, kept, n_beta=n_beta, level=ci, over=over, init_rows=init_rows)

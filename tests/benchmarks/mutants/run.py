@@ -81,8 +81,8 @@ GROUPS: dict[str, tuple[list[str], list[str]]] = {
         ],
     ),
     "uncertainty": (
-        ["slt/uncertainty.py", "slt/batch_means.py", "slt/diagnostics/__init__.py"],
-        ["tests/slt/test_uncertainty.py", "tests/slt/test_batch_means.py", "tests/slt/diagnostics/test_diagnostics.py"],
+        ["slt/uncertainty/intervals.py", "slt/uncertainty/batch_means.py", "slt/diagnostics/__init__.py"],
+        ["tests/slt/uncertainty/test_intervals.py", "tests/slt/uncertainty/test_batch_means.py", "tests/slt/diagnostics/test_diagnostics.py"],
     ),
     "update": (
         ["slt/sampling/engine/update.py"],

@@ -9,11 +9,11 @@ from made_runs import fail_chain, make_run, to_store
 
 from devinterp.errors import ChainFailedWarning, MissingVariableError, SettingError
 from devinterp.schema import validate
-from devinterp.slt.batch_means import Batches, batch_groups
 from devinterp.slt.bif import compute_bif
 from devinterp.slt.bif import kernels as _kernels
 from devinterp.slt.bif.kernels import TILE_COLUMNS, matrix_product, product_se, standardize
 from devinterp.slt.bif.request import check_memory
+from devinterp.slt.uncertainty.batch_means import Batches, batch_groups
 
 
 def series_of(tree, names, *, by_token=True, reduce="stack", chains=slice(None)):

@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 from made_runs import fail_chain, make_run, to_store
 
 from devinterp.errors import AllChainsFailedError
-from devinterp.slt.batch_means import sample_of, share_seen
 from devinterp.slt.runs import read_blocks as _blocks
 from devinterp.slt.runs.run import Samples
 from devinterp.slt.susceptibilities import moments as _moments
 from devinterp.slt.susceptibilities.moments import gather_moments
+from devinterp.slt.uncertainty.batch_means import sample_of, share_seen
 
 NAMES = ["code", "train"]
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from devinterp.slt.batch_means import Batches
+from devinterp.slt.uncertainty.batch_means import Batches
 
 __all__ = ["average_product_se", "matrix_product", "product_se", "standardize", "tiles"]
 

@@ -9,10 +9,10 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from devinterp.slt.batch_means import Batches, batch_groups
 from devinterp.slt.bif.kernels import F32, average_product_se, matrix_product, product_se, standardize
 from devinterp.slt.bif.loss_matrix import LossMatrix
 from devinterp.slt.bif.request import Plan
+from devinterp.slt.uncertainty.batch_means import Batches, batch_groups
 
 __all__ = ["Operands", "Source", "average_tokens", "influence_tile"]
 

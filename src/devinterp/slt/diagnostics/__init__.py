@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from devinterp.errors import MissingVariableError
-from devinterp.slt.batch_means import mean_variance, shares_minibatches
+from devinterp.slt.uncertainty.batch_means import mean_variance, shares_minibatches
 from devinterp.slt.diagnostics.diagnosis import ChainDiagnosis, Diagnosis, SeriesDiagnosis, StudyDiagnosis, Verdict
 from devinterp.slt.diagnostics.reach import reach_of, sampled_weights, without_trend
 from devinterp.slt.diagnostics.step_bias import step_bias

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from devinterp.plain_json import dig
-from devinterp.slt.batch_means import mean_variance
+from devinterp.slt.uncertainty.batch_means import mean_variance
 from devinterp.slt.diagnostics.step_bias import relaxation_steps
 from devinterp.slt.runs.run import Samples
 

@@ -319,7 +319,7 @@ def _init_noise(full: Samples, task: str, baseline: Baseline) -> tuple[float, fl
     """Variance and degrees of freedom of the loss at the start."""
     if baseline == "observable":  # the very rows that phi is computed on
         return 0.0, 1.0
-    from devinterp.slt.uncertainty import init_loss_variance
+    from devinterp.slt.uncertainty.intervals import init_loss_variance
 
     return init_loss_variance(full, task)
 
@@ -350,7 +350,7 @@ def _column(
             out.setdefault("sus_cov", []).append(cov)
             out.setdefault("sus_shift", []).append(shift)
         if init_noise is not None:
-            from devinterp.slt.uncertainty import susceptibility_variance
+            from devinterp.slt.uncertainty.intervals import susceptibility_variance
 
             total, dof = susceptibility_variance(
                 moments,

@@ -16,11 +16,11 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
-from devinterp.slt.batch_means import autocorrelation_time, merge_groups, sample_of, share_seen
 from devinterp.slt.runs.chains import ChainSelection, known_states, select_chains
 from devinterp.slt.runs.optional import optional
 from devinterp.slt.runs.read_blocks import block_slices, in_memory, is_dask, read_blocks
 from devinterp.slt.runs.run import Samples
+from devinterp.slt.uncertainty.batch_means import autocorrelation_time, merge_groups, sample_of, share_seen
 
 __all__ = ["Moments", "gather_moments"]
 

@@ -8,11 +8,11 @@ from made_runs import make_run, make_study
 from scipy import special
 
 from devinterp.errors import MissingVariableError
-from devinterp.slt.batch_means import autocorrelation_time, mean_variance, share_seen
 from devinterp.slt.llc import compute_llc
 from devinterp.slt.runs.run import Samples
 from devinterp.slt.susceptibilities import compute_susceptibilities
-from devinterp.slt.uncertainty import (
+from devinterp.slt.uncertainty.batch_means import autocorrelation_time, mean_variance, share_seen
+from devinterp.slt.uncertainty.intervals import (
     _combined_dof,
     _row_noise,
     init_loss_variance,

@@ -6,7 +6,7 @@ import xarray as xr
 from made_runs import fail_chain, make_run, to_store
 
 from devinterp.errors import ChainFailedWarning, MissingVariableError
-from devinterp.slt.arviz import to_arviz
+from devinterp.slt.uncertainty.arviz import to_arviz
 
 
 def with_metrics(tree):

@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from devinterp.slt.batch_means import (
+from devinterp.slt.uncertainty.batch_means import (
     Batches,
     autocorrelation_time,
     batch_groups,

@@ -1,7 +1,8 @@
 """Error bars: what the draws, the minibatches and the loss at the start leave uncertain.
 
 Draws of SGLD are autocorrelated, so the variance of a mean is estimated from sums over batches of consecutive draws
-(`devinterp.slt.batch_means`). Intervals use Student's t with the degrees of freedom that the number of batches leaves.
+(`devinterp.slt.uncertainty.batch_means`). Intervals use Student's t with the degrees of freedom that the number of
+batches leaves.
 """
 
 from __future__ import annotations
@@ -13,9 +14,9 @@ import numpy.typing as npt
 
 from devinterp.errors import MissingVariableError
 from devinterp.plain_json import dig
-from devinterp.slt.batch_means import mean_variance, shares_minibatches
 from devinterp.slt.runs.run import Samples
 from devinterp.slt.susceptibilities.moments import Moments
+from devinterp.slt.uncertainty.batch_means import mean_variance, shares_minibatches
 
 __all__ = [
     "init_loss_variance",
@@ -52,7 +53,7 @@ def llc_interval(
     chains have not reached, and by terms of a finite n_beta.
 
     Three things are uncertain: where the chains went (batch means; where chains share minibatches also of their mean,
-    `devinterp.slt.batch_means.mean_variance`); which rows the minibatches of the draws held, or the observable; and
+    `devinterp.slt.uncertainty.batch_means.mean_variance`); which rows the minibatches of the draws held, or the observable; and
     which rows ``init_loss`` was averaged over. Where all chains see the same minibatches, the
     noise of the rows is the same in all, cancels in the differences between chains, and is added from the spread of
     rows within a minibatch. Draws that fall on the very minibatches of ``init_loss`` share its noise, which the

@@ -1,0 +1,1 @@
+"""How sure an average over chains is: intervals, batch means, and what ArviZ makes of them."""
