@@ -82,7 +82,7 @@ GROUPS: dict[str, tuple[list[str], list[str]]] = {
     ),
     "uncertainty": (
         ["slt/uncertainty/intervals.py", "slt/uncertainty/batch_means.py", "slt/diagnostics/__init__.py"],
-        ["tests/slt/uncertainty/test_intervals.py", "tests/slt/uncertainty/test_batch_means.py", "tests/slt/diagnostics/test_diagnostics.py"],
+        ["tests/slt/uncertainty", "tests/slt/diagnostics/test_diagnostics.py"],
     ),
     "update": (
         ["slt/sampling/engine/update.py"],
