@@ -14,7 +14,6 @@ import numpy as np
 import numpy.typing as npt
 
 from devinterp.errors import MissingVariableError
-from devinterp.slt.uncertainty.batch_means import mean_variance, shares_minibatches
 from devinterp.slt.diagnostics.diagnosis import ChainDiagnosis, Diagnosis, SeriesDiagnosis, StudyDiagnosis, Verdict
 from devinterp.slt.diagnostics.reach import reach_of, sampled_weights, without_trend
 from devinterp.slt.diagnostics.step_bias import step_bias
@@ -22,6 +21,7 @@ from devinterp.slt.diagnostics.verdicts import FEWEST_DRAWS, judge
 from devinterp.slt.runs.chains import known_states
 from devinterp.slt.runs.read_blocks import row_means
 from devinterp.slt.runs.run import Samples, Tree, series_members, study_members
+from devinterp.slt.uncertainty.batch_means import mean_variance, shares_minibatches
 
 __all__ = ["ChainDiagnosis", "Diagnosis", "SeriesDiagnosis", "StudyDiagnosis", "Verdict", "diagnose"]
 

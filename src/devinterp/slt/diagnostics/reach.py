@@ -10,9 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from devinterp.plain_json import dig
-from devinterp.slt.uncertainty.batch_means import mean_variance
 from devinterp.slt.diagnostics.step_bias import relaxation_steps
 from devinterp.slt.runs.run import Samples
+from devinterp.slt.uncertainty.batch_means import mean_variance
 
 __all__ = ["Reach", "reach_of", "sampled_weights", "without_trend"]
 
