@@ -53,8 +53,8 @@ def llc_interval(
     chains have not reached, and by terms of a finite n_beta.
 
     Three things are uncertain: where the chains went (batch means; where chains share minibatches also of their mean,
-    `devinterp.slt.uncertainty.batch_means.mean_variance`); which rows the minibatches of the draws held, or the observable; and
-    which rows ``init_loss`` was averaged over. Where all chains see the same minibatches, the
+    `devinterp.slt.uncertainty.batch_means.mean_variance`); which rows the minibatches of the draws held, or the
+    observable; and which rows ``init_loss`` was averaged over. Where all chains see the same minibatches, the
     noise of the rows is the same in all, cancels in the differences between chains, and is added from the spread of
     rows within a minibatch. Draws that fall on the very minibatches of ``init_loss`` share its noise, which the
     weights of `minibatch_weight` account for.
