@@ -294,11 +294,11 @@ class DevinterpAccessor:
         return diagnose(self._obj, sampling_task=sampling_task)
 
     def to_arviz(self, *, log_likelihood: bool = False, allow_partial: bool = False) -> xr.DataTree:
-        """Lay the run out as ArviZ expects it; see `devinterp.slt.arviz.to_arviz`.
+        """Lay the run out as ArviZ expects it; see `devinterp.slt.uncertainty.arviz.to_arviz`.
 
         Losses stay in nat; ``log_likelihood`` is minus the loss.
         """
-        from devinterp.slt.arviz import to_arviz
+        from devinterp.slt.uncertainty.arviz import to_arviz
 
         return to_arviz(self._obj, log_likelihood=log_likelihood, allow_partial=allow_partial)
 
