@@ -292,6 +292,7 @@ def llc_of_run(
             "loss_trace": (("chain", axis), trace.astype(np.float32)),
             "init_loss": np.float64(init),
         },
+        coords=run.coords_along(chain=slice(None), **{axis: slice(None)}),
         attrs={"over": over, "n_beta": n_beta, **selection.attrs},
     )
     if task is not None:

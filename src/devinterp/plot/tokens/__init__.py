@@ -145,9 +145,17 @@ def _loss_rows(
     if change:
         start = run.variable(f"init_loss_{name}", (f"batch_{name}", "token_pos"))
         values = values - np.asarray(start.isel({f"batch_{name}": picked}).values, dtype=np.float64)
+    places = run.token_positions()
+    at = np.searchsorted(places, run.target_positions(), sorter=np.argsort(places))
+    known = at < places.size
+    columns = np.argsort(places)[np.minimum(at, places.size - 1)]
+    known &= places[columns] == run.target_positions()
+    coloured = np.full((len(picked), places.size), np.nan)
+    coloured[:, columns[known]] = values[:, known]
+    reading = np.argsort(places)
     return [
-        TextRow(f"{name}, row {row}", tuple(token_strings(ids[row], tokenizer)), np.concatenate([[np.nan], line]))
-        for row, line in zip(picked, values, strict=True)
+        TextRow(f"{name}, row {row}", tuple(token_strings(ids[row][reading], tokenizer)), line[reading])
+        for row, line in zip(picked, coloured, strict=True)
     ]
 
 

@@ -291,6 +291,13 @@ def ascending(values: NDArray[Any], *, dim: str = "") -> NDArray[np.bool_]:
     return down
 
 
+@predicate("distinct_from", kind="whole", expected="different numbers, {start} or more")
+def distinct_from(values: NDArray[Any], *, start: int) -> NDArray[np.bool_]:
+    """No value below ``start``, and none twice."""
+    bad: NDArray[np.bool_] = distinct(values) | (values < start)
+    return bad
+
+
 @predicate("counts_from", kind="whole", expected="{start}, then one more each")
 def counts_from(values: NDArray[Any], *, start: int) -> NDArray[np.bool_]:
     """``start``, ``start + 1``, ... along the only dimension."""

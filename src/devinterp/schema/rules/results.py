@@ -91,6 +91,13 @@ def bif_indices(context: Context) -> Iterator[Problem]:
             found = context.read(name)
             if found.size and int(found.max()) >= positions:
                 yield Problem(f"{name} lies behind the last token.", f"below {positions}", int(found.max()), name)
+    both = ("target_position", "target_position_T")
+    if context.has(*both) and context.size(both[0]) == context.size(both[1]):
+        rows_of, columns_of = (context.read(name) for name in both)
+        if not np.array_equal(rows_of, columns_of):
+            yield Problem(
+                "The positions of both sides are not the same.", rows_of.tolist()[:8], columns_of.tolist()[:8], both[1]
+            )
 
 
 @predicate("bif_correlation", kind="relation")
@@ -178,7 +185,7 @@ def _flat(context: Context, position: str) -> tuple[NDArray[Any], NDArray[Any], 
 
 @predicate("flat_bijection", kind="relation")
 def flat_bijection(context: Context, *, position: str, start: int) -> Iterator[Problem]:
-    """Every (observable, row, position) exactly once, without a gap."""
+    """Every (observable, row, position) exactly once, every row with the same positions."""
     flat = _flat(context, position)
     if flat is None:
         return
@@ -202,6 +209,9 @@ def flat_bijection(context: Context, *, position: str, start: int) -> Iterator[P
             )
             continue
         height, width = int(rows.max()) + 1, int(places.max()) + 1
+        seen = np.unique(places)
+        if seen.size < width:  # of selected positions
+            places, width = np.searchsorted(seen, places), seen.size
         if height * width != rows.size or np.unique(rows * width + places).size != rows.size:
             yield Problem(
                 "The flat index is not a grid of rows and positions.",
@@ -224,33 +234,29 @@ def flat_names_agree(context: Context) -> Iterator[Problem]:
 
 @predicate("flat_groups_agree", kind="relation")
 def flat_groups_agree(context: Context) -> Iterator[Problem]:
-    """Both groups speak of the same observables and rows; the tokens have one position more than the predictions."""
+    """Both groups speak of the same observables and rows, and every predicted position has its token."""
     sus, tokens = context.child("susceptibilities"), context.child("context")
     if sus is None or tokens is None:
         return
     if sus.attrs.get("dataset_id_to_name") != tokens.attrs.get("dataset_id_to_name"):
         return  # the lists have their own finding
-    shapes = [_grids(c, p) for c, p in ((sus, "target_position"), (tokens, "position"))]
-    for identity, (height, width) in (shapes[0] or {}).items():
-        wanted = (height, width + 1)
-        found = (shapes[1] or {}).get(identity)
-        if found != wanted:
+    predicted, there = (_grids(c, p) or {} for c, p in ((sus, "target_position"), (tokens, "position")))
+    for identity, (rows, targets) in predicted.items():
+        height, places = there.get(identity, (0, np.array([], dtype=np.int64)))
+        if rows != height or not np.isin(targets, places).all() or places.size <= targets.size:
             yield Problem(
                 "The groups have different rows or positions.",
-                f"{wanted[0]} rows of {wanted[1]} tokens in dataset_id {identity}",
-                "none" if found is None else f"{found[0]} rows of {found[1]} tokens",
+                f"{rows} rows of {targets.size + 1} tokens or more in dataset_id {identity}",
+                f"{height} rows of {places.size} tokens" if height else "none",
                 "context",
             )
 
 
-def _grids(context: Context, position: str) -> Mapping[int, tuple[int, int]] | None:
+def _grids(context: Context, position: str) -> Mapping[int, tuple[int, NDArray[np.int64]]] | None:
+    """Number of rows, and the positions of them, by observable."""
     flat = _flat(context, position)
     if flat is None:
         return None
     dataset, row, place, count = flat
-    out = {}
-    for identity in range(count):
-        here = dataset == identity
-        if here.any():
-            out[identity] = (int(row[here].max()) + 1, int(place[here].max() - place[here].min()) + 1)
-    return out
+    here = {identity: dataset == identity for identity in range(count)}
+    return {i: (int(row[at].max()) + 1, np.unique(place[at])) for i, at in here.items() if at.any()}

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
-from devinterp.errors import SettingError
+from devinterp.errors import DataError, SettingError
 from devinterp.slt.bif.loss_matrix import LossMatrix, Reduce, Sequences, load_losses
 from devinterp.slt.runs.chains import ChainSelection
 from devinterp.slt.runs.read_blocks import is_dask
@@ -89,7 +89,7 @@ class Plan:
             if isinstance(chosen, str) and chosen != "all" and chosen not in sequences.observables:
                 chosen = run.observable(chosen)
             indices.append(sequences.indices(chosen, argument))
-        return cls(
+        plan = cls(
             run,
             sequences,
             indices[0],
@@ -101,6 +101,10 @@ class Plan:
             batch_size=batch_size,
             allow_partial=allow_partial,
         )
+        plan.input_ids()  # what cannot be labelled is refused before anything is computed
+        if plan.by_token and not plan.average:
+            plan.target_positions()
+        return plan
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -125,14 +129,19 @@ class Plan:
         return {"influences": "nat^2", "influences_se": "nat^2"} if self.covariance else {}
 
     def target_positions(self) -> npt.NDArray[np.int64]:
-        """Label the tokens: 1-indexed, or by a coordinate ``token_pos`` that a selection kept."""
-        dataset = self.run.dataset
-        if "token_pos" in dataset.coords and dataset["token_pos"].dims == ("token_pos",):
-            return np.asarray(dataset["token_pos"].values, dtype=np.int64) + 1
-        return np.arange(1, self.sequences.num_tokens + 1)
+        """Label the losses by the positions of the tokens that they predict; see `Samples.target_positions`."""
+        return self.run.target_positions()
 
     def input_ids(self) -> npt.NDArray[np.int64]:
-        """Token ids of every sequence, (batch, position)."""
+        """Token ids of every sequence, (batch, position): whole rows, so that a position finds its token."""
+        places = self.run.token_positions(beside_losses=self.by_token)
+        if not np.array_equal(places, np.arange(places.size)):
+            raise DataError(
+                "A Bayesian influence function keeps whole rows of tokens beside it, by which positions are looked up.",
+                expected="every token of a row, in order",
+                found=f"the positions {places.tolist()[:8]} along 'token'",
+                remedy="Select along token_pos alone, or in the result.",
+            )
         return np.concatenate([self.run.input_ids(name) for name in self.sequences.observables])
 
     def load(self) -> LossMatrix:

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
+from devinterp.errors import DataError
 from devinterp.slt.bif.dask_tiles import LazyOperands
 from devinterp.slt.bif.kernels import product_se
 from devinterp.slt.bif.partners import Strongest, as_matrix, leave_out
@@ -54,6 +55,13 @@ def topk_of_source(source: Source, k: int) -> xr.Dataset:
     plan = source.plan
     ids = plan.input_ids()
     tokens = plan.sequences.num_tokens if plan.by_token else 1
+    if plan.by_token and not np.array_equal(plan.target_positions(), np.arange(1, tokens + 1)):
+        raise DataError(
+            "Partners that share a beginning are left out, which needs the positions from the first on.",
+            expected="every position, or the first ones, in order",
+            found=plan.target_positions().tolist()[:8],
+            remedy="Select positions in the result, or compute the matrix without top_k.",
+        )
     best = gather_strongest(source, k, ids) if isinstance(source, LazyOperands) else _strongest(source, k, ids)
     return _result(source, k, ids, tokens, best, _effective_draws(source, tokens))
 

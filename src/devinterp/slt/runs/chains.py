@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -69,27 +69,52 @@ def known_states(samples: Samples, size: int) -> tuple[npt.NDArray[np.int64] | N
 
     Notes
     -----
-    ``draws_written`` travels with a selection of chains and ``metadata.run.chains`` does not, so the latter counts
-    only where both have the same number of chains and do not contradict each other.
+    ``draws_written`` travels with a selection of chains and ``metadata.run.chains`` does not; see `_recorded`.
     """
     failures: list[str | None] = [None] * size
     written: npt.NDArray[np.int64] | None = None
     expected = samples.setting("num_draws")
     if "draws_written" in samples.dataset:
-        written = np.maximum(np.atleast_1d(samples.dataset["draws_written"].values).astype(np.int64), 0)
+        array = samples.variable("draws_written", ("chain",))
+        written = np.maximum(array.values.astype(np.int64), 0)
         goal = int(expected) if expected is not None else int(written.max(initial=0))
         for c, count in enumerate(written):
             if count < goal:
                 failures[c] = f"{count} of {goal} draws written"
-    recorded = dig(samples.metadata, "run.chains")
-    if isinstance(recorded, list) and len(recorded) == size:
-        states = [entry.get("status", "complete") if isinstance(entry, Mapping) else "complete" for entry in recorded]
-        contradicted = any(f is not None and s == "complete" for f, s in zip(failures, states, strict=True))
-        if not contradicted:
-            for c, (entry, state) in enumerate(zip(recorded, states, strict=True)):
-                if state != "complete":
-                    failures[c] = f"{state} at step {entry.get('step')}: {entry.get('reason') or 'no reason recorded'}"
+    recorded = _recorded(samples, size)
+    if written is None or not _contradicting(recorded, [f is None for f in failures]):
+        failures = [_reason(e) or f for e, f in zip(recorded or [None] * size, failures, strict=True)]
     return written, failures
+
+
+def _recorded(samples: Samples, size: int) -> list[Any] | None:
+    """Return the recorded states of these very chains, or None where it is not known whose they are.
+
+    An integer coordinate ``chain`` says which chain is which. Without one states and chains are matched in order where
+    there are as many, and `_contradicting` tells whether they can belong together.
+    """
+    states = dig(samples.metadata, "run.chains")
+    if not isinstance(states, list):
+        return None
+    if "chain" in samples.dataset.coords and samples.dataset["chain"].dims == ("chain",):
+        named = samples.dataset["chain"].values
+        numbers = np.issubdtype(named.dtype, np.integer) and np.unique(named).size == named.size
+        if numbers and all(0 <= c < len(states) for c in named):
+            return [states[int(c)] for c in named]
+    return list(states) if len(states) == size else None
+
+
+def _reason(entry: Any) -> str | None:
+    """Return why a chain is recorded not to be complete, or None."""
+    if not isinstance(entry, Mapping) or entry.get("status", "complete") == "complete":
+        return None
+    return f"{entry['status']} at step {entry.get('step')}: {entry.get('reason') or 'no reason recorded'}"
+
+
+def _contradicting(recorded: list[Any] | None, whole: Sequence[bool]) -> list[int]:
+    """Return the chains whose recorded state is not what their draws say: then the states are of other chains."""
+    pairs = zip(recorded or [], whole, strict=bool(recorded))
+    return [c for c, (entry, complete) in enumerate(pairs) if (_reason(entry) is None) != complete]
 
 
 def select_chains(
@@ -123,6 +148,9 @@ def select_chains(
     prefix = np.where(finite.all(axis=1), total, np.argmin(finite, axis=1))
     if written is not None and axis == "draw" and samples.setting("num_draws") in (None, total):
         prefix = np.minimum(prefix, written)
+    whole_run = written is None and axis == "draw" and samples.setting("num_draws") in (None, total)
+    if whole_run and _contradicting(_recorded(samples, size), (prefix == total).tolist()):
+        failures = [None] * size
     if allow_partial:
         used = tuple(int(c) for c in np.flatnonzero(prefix > 0))
         reasons = {c: failures[c] or "no finite draw" for c in range(size) if c not in used}

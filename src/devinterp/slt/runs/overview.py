@@ -8,6 +8,7 @@ from html import escape
 import numpy as np
 import xarray as xr
 
+from devinterp.errors import DataError, ProvenanceError
 from devinterp.plain_json import dig
 from devinterp.slt.estimands import ESTIMANDS
 from devinterp.slt.runs.chains import known_states
@@ -145,7 +146,11 @@ def _state(obj: Tree) -> str:
     declared = "devinterp_schema" in obj.attrs or "completed" in obj.attrs
     run = Samples.of(obj, allow_partial=True)
     size = run.dataset.sizes.get("chain", 1)
-    failures = [f"chain {c} {why}" for c, why in enumerate(known_states(run, size)[1]) if why is not None]
+    try:
+        known, _ = known_states(run, size)[1], run.n_beta if "n_beta" in run.dataset else None
+    except (DataError, ProvenanceError) as error:  # of runs that were combined and do not belong together
+        return error.problem
+    failures = [f"chain {c} {why}" for c, why in enumerate(known) if why is not None]
     if declared and obj.attrs.get("completed") != 1:
         return "not completed"
     return "; ".join(failures) or "complete"

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import xarray as xr
 
-from devinterp.errors import DataError, IncompleteStoreError, MissingVariableError, SettingError
+from devinterp.errors import DataError, IncompleteStoreError, MissingVariableError, ProvenanceError, SettingError
 from devinterp.names import sanitize_observable_name
 from devinterp.plain_json import dig
 
@@ -181,9 +182,17 @@ class Samples:
 
     @property
     def n_beta(self) -> float:
-        """Inverse temperature: the variable ``n_beta``, else the sampler's setting."""
+        """Inverse temperature: the variable ``n_beta``, else the sampler's setting.
+
+        Raises
+        ------
+        MissingVariableError
+            Neither is there.
+        ProvenanceError
+            Runs of different temperatures were combined into this one.
+        """
         if "n_beta" in self.dataset:
-            return float(self.dataset["n_beta"])
+            return float(self.variable("n_beta", ()))
         recorded = self.setting("n_beta")
         if recorded is None:
             raise MissingVariableError(
@@ -275,7 +284,8 @@ class Samples:
     def variable(self, name: str, dims: Sequence[str]) -> xr.DataArray:
         """Return a variable with exactly ``dims``, transposed where need be.
 
-        A ``chain``, ``draw`` or ``step`` that an integer selection dropped comes back with size 1.
+        A ``chain``, ``draw`` or ``step`` that an integer selection dropped comes back with size 1; one that combining
+        runs added (`xarray.concat` repeats what is not of chains for each) goes again where all copies are equal.
 
         Raises
         ------
@@ -292,6 +302,7 @@ class Samples:
         array = self.dataset[name]
         lost = [dim for dim in ("chain", "draw", "step") if dim in dims and dim not in array.dims]
         array = array.expand_dims(lost) if lost else array
+        array = self._without_copies(name, array, [dim for dim in ("chain", "draw", "step") if dim not in dims])
         if set(array.dims) != set(dims):
             raise DataError(
                 f"The variable {name!r} has the wrong dimensions.", expected=tuple(dims), found=tuple(array.dims)
@@ -305,15 +316,106 @@ class Samples:
             )
         return array.transpose(*dims) if array.dims != tuple(dims) else array
 
+    def _without_copies(self, name: str, array: xr.DataArray, added: Sequence[str]) -> xr.DataArray:
+        for dim in [dim for dim in added if dim in array.dims and array.sizes[dim]]:
+            first = array.isel({dim: 0}, drop=True)
+            values, wanted = array.transpose(dim, ...).values, np.asarray(first.values)
+            if not all(np.array_equal(own, wanted, equal_nan=wanted.dtype.kind == "f") for own in values):
+                within = f" of the run {self.label!r}" if self.label else ""
+                found = sorted(set(values.tolist())) if values.ndim == 1 else f"other values at other places of {dim!r}"
+                raise ProvenanceError(
+                    f"The runs that were combined along {dim!r} differ in {name!r}{within}.",
+                    expected="the same value in all of them",
+                    found=found,
+                    remedy="Combine runs of the same settings and rows, or analyse them one by one.",
+                )
+            array = first
+        return array
+
+    def coords_along(self, **kept: Any) -> dict[Hashable, xr.Variable]:
+        """Return the coordinates that a user put on these dimensions alone, at the kept places of each."""
+        own = {name: c.variable for name, c in self.dataset.coords.items() if c.dims and set(c.dims) <= set(kept)}
+        return {name: v.isel({d: kept[str(d)] for d in v.dims}) for name, v in own.items()}
+
     def loss(self, obs_id: str) -> xr.DataArray:
         """Return ``loss_{obs}``, dims (chain, draw, batch_{obs}, token_pos)."""
         return self.variable(f"loss_{obs_id}", ("chain", "draw", f"batch_{obs_id}", "token_pos"))
 
+    def target_positions(self) -> npt.NDArray[np.int64]:
+        """Return the position of the token that each loss along ``token_pos`` predicts, 1-indexed in the sampled row.
+
+        A coordinate ``token_pos`` tells it, which selections keep. Without one nothing but the sizes shows whether
+        positions were left out.
+
+        Raises
+        ------
+        DataError
+            It is not known which positions are left.
+        """
+        size = int(self.dataset.sizes.get("token_pos", 0))
+        named = self._places("token_pos")
+        if named is not None:
+            return named + 1
+        tokens = self.dataset.sizes.get("token", size + 1)
+        if tokens != size + 1 or self._was_cut("token_pos"):
+            raise _unknown_positions("losses", "token_pos", f"{size} losses beside {tokens} tokens")
+        return np.arange(1, size + 1)
+
+    def token_positions(self, *, beside_losses: bool = True) -> npt.NDArray[np.int64]:
+        """Return the position of each token along ``token``, 0-indexed in the sampled row; see `target_positions`.
+
+        Parameters
+        ----------
+        beside_losses : bool
+            Single losses are labelled too, so that it must be known which tokens they are of.
+        """
+        size = int(self.dataset.sizes.get("token", 0))
+        named = self._places("token")
+        if named is not None:
+            return named
+        losses = self._places("token_pos")
+        needed = int(self.dataset.sizes.get("token_pos", 0)) + 1 if losses is None else int(losses.max(initial=-1)) + 2
+        if size < needed or (beside_losses and losses is None and size != needed) or self._was_cut("token"):
+            raise _unknown_positions("tokens", "token", f"{size} tokens for losses that reach position {needed - 1}")
+        return np.arange(size)
+
+    def _places(self, dim: str) -> npt.NDArray[np.int64] | None:
+        if dim not in self.dataset.coords or self.dataset[dim].dims != (dim,):
+            return None
+        values = np.asarray(self.dataset[dim].values)
+        whole = np.issubdtype(values.dtype, np.integer) and values.min(initial=0) >= 0
+        if not whole or np.unique(values).size < values.size:
+            raise DataError(
+                f"The coordinate {dim!r} does not say where the values belong.",
+                expected="distinct integers from 0, the positions in the sampled row",
+                found=values.tolist()[:8],
+                remedy=f"Drop it (tree.drop_vars({dim!r})), or assign the positions.",
+            )
+        return values.astype(np.int64)
+
+    def _was_cut(self, dim: str) -> bool:
+        """Whether a variable that was read from a store was longer along ``dim`` there, where it is one chunk."""
+        for name, variable in self.dataset.data_vars.items():
+            chunks = variable.encoding.get("preferred_chunks") or {}
+            if dim in variable.dims and str(name).startswith(("loss_", "input_ids_")) and dim in chunks:
+                return bool(chunks[dim] > variable.sizes[dim])
+        return False
+
     def input_ids(self, obs_id: str) -> np.ndarray[Any, Any]:
         """Return the token ids of an observable, (batch, token) int64."""
         name, array = f"input_ids_{obs_id}", self.dataset.get(f"input_ids_{obs_id}")
-        if array is not None and array.ndim > 2:  # ids repeated per chain and draw, all the same
-            array = array.isel(dict.fromkeys(array.dims[: array.ndim - 2], 0))
+        if array is not None and array.ndim > 2:  # ids repeated per chain and draw
+            array = self._without_copies(name, array, ("chain", "draw", "step"))
         if array is not None and array.ndim == 2:
             return np.asarray(array.transpose(f"batch_{obs_id}", ...).values, dtype=np.int64)
         return np.asarray(self.variable(name, (f"batch_{obs_id}", "token")).values, dtype=np.int64)
+
+
+def _unknown_positions(what: str, dim: str, found: str) -> DataError:
+    return DataError(
+        f"It is not known which positions of the rows these {what} are of.",
+        expected=f"every position, or a coordinate {dim!r} that tells which are left",
+        found=found,
+        remedy="Select in the result instead, or number the positions before selecting: "
+        "tree.assign_coords(token_pos=range(tree.sizes['token_pos']), token=range(tree.sizes['token'])).",
+    )

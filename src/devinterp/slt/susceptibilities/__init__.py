@@ -211,6 +211,7 @@ def compute_susceptibilities(
             run.loss(obs_id)
     check_same_origin({"full": full, **runs}, observables=(task, *probes))
     tokens = _tokens(runs, probes)
+    targets, positions = _positions(runs)
 
     groups = GROUPS_PER_CHAIN if se else 1
     reference = gather_moments(
@@ -239,15 +240,14 @@ def compute_susceptibilities(
     if se:
         attrs["se_dof"] = round(float(np.median(columns.pop("dof"))), 1)
     data = {variable: np.stack(values, axis=1).astype(np.float32) for variable, values in columns.items()}
-    num_tokens = full.loss(task).sizes["token_pos"]
     return flat_tree(
         data,
         tokens,
         names,
         attrs,
         batches=[np.arange(ids.shape[0]) for ids in tokens.values()],
-        targets=[np.arange(1, num_tokens + 1) for _ in tokens],
-        positions=[np.arange(ids.shape[1]) for ids in tokens.values()],
+        targets=[targets for _ in tokens],
+        positions=[positions for _ in tokens],
     )
 
 
@@ -292,6 +292,21 @@ def _tokens(runs: Mapping[str, Samples], probes: tuple[str, ...]) -> dict[str, n
                     remedy="Sample all restrictions with the same observables and obs_seed.",
                 )
     return reference
+
+
+def _positions(runs: Mapping[str, Samples]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Positions of the predicted tokens, and of all tokens, which all runs must share."""
+    targets, positions = runs["full"].target_positions(), runs["full"].token_positions()
+    for name, run in runs.items():
+        same = np.array_equal(run.target_positions(), targets) and np.array_equal(run.token_positions(), positions)
+        if not same:
+            raise ProvenanceError(
+                f"The positions of the run {name!r} are not those of 'full'.",
+                expected=f"the positions {targets.tolist()[:8]}",
+                found=run.target_positions().tolist()[:8],
+                remedy="Select the same positions in every run: tree.isel(token_pos=...) on the study.",
+            )
+    return targets, positions
 
 
 def _loss_at_start(full: Samples, task: str, baseline: Baseline, reference: Moments) -> float:

@@ -62,7 +62,8 @@ def unflatten(result: xr.DataTree) -> xr.DataTree:
             variable: _folded(part[variable], rows.size, position.size) for variable in VALUES if variable in part
         }
         ids = context["input_ids"].values[tokens].reshape(ids_rows.size, ids_position.size)
-        data["input_ids"] = (("batch", "position"), ids[np.searchsorted(ids_rows, rows)])
+        order = np.argsort(ids_rows)
+        data["input_ids"] = (("batch", "position"), ids[order[np.searchsorted(ids_rows, rows, sorter=order)]])
         coords: dict[str, Any] = {"batch": rows, "target_position": position, "position": ids_position}
         coords |= {name: sus[name].variable for name in ("wr", "checkpoint") if name in sus.coords}
         dataset = xr.Dataset(data, coords=coords)
@@ -333,14 +334,14 @@ def _group(result: xr.DataTree, name: str) -> xr.Dataset:
 def _grid(
     dataset: xr.Dataset, inside: npt.NDArray[np.bool_], position: str
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Rows and positions of one observable; all combinations must be there, in order."""
+    """Rows and positions of one observable, in the order that they have; every row must have the same ones."""
     batch, at = dataset["batch"].values[inside], dataset[position].values[inside]
-    rows, positions = np.unique(batch), np.unique(at)
+    rows, positions = (values[np.sort(np.unique(values, return_index=True)[1])] for values in (batch, at))
     complete = batch.size == rows.size * positions.size
     if not complete or (batch != np.repeat(rows, positions.size)).any() or (at != np.tile(positions, rows.size)).any():
         raise SettingError(
             "The selection does not consist of whole rows, so that it has no rectangular form.",
-            expected=f"every {position} of every row that is there, in order",
+            expected=f"every {position} of every row that is there, in the same order",
             remedy="Select by batch or observable, or select after unflatten().",
         )
     return rows, positions

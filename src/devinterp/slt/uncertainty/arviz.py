@@ -55,7 +55,8 @@ def to_arviz(samples: Tree, *, log_likelihood: bool = False, allow_partial: bool
     selection = select_chains(run, finite, allow_partial=allow_partial)
     warn_excluded(run, selection)
     used, length = list(selection.used), selection.length
-    coords = {"chain": np.array(used, dtype=np.int64), "draw": np.arange(length)}
+    coords: dict[Any, Any] = {"chain": np.array(used, dtype=np.int64), "draw": np.arange(length)}
+    coords |= run.coords_along(chain=used, draw=slice(length))
     unit = {"units": "nat"}
     kept = {name: trace[used, :length] for name, trace in traces.items()}
     posterior = xr.Dataset({name: (("chain", "draw"), trace, unit) for name, trace in kept.items()}, coords=coords)
@@ -69,10 +70,13 @@ def to_arviz(samples: Tree, *, log_likelihood: bool = False, allow_partial: bool
         if f"input_ids_{name}" in run.dataset
     }
     if observed:
-        groups["/observed_data"] = xr.Dataset(observed)
+        places = {dim: slice(None) for dims, _ in observed.values() for dim in dims}
+        groups["/observed_data"] = xr.Dataset(observed, coords=run.coords_along(**places))
     if log_likelihood:
         likelihood = {name: -run.loss(name)[used, :length].variable for name in run.observables}
-        groups["/log_likelihood"] = xr.Dataset(likelihood, coords=coords)
+        places = {str(dim): slice(None) for v in likelihood.values() for dim in v.dims}
+        labels = run.coords_along(**{**places, "chain": used, "draw": slice(length)})
+        groups["/log_likelihood"] = xr.Dataset(likelihood, coords={**labels, **coords})
     return xr.DataTree.from_dict(groups)
 
 

@@ -104,6 +104,7 @@ def _distinct(
 
 
 @value_maker("counts_from")
+@value_maker("distinct_from")
 def _counts_from(
     values: NDArray[Any], layout: ArrayLayout, arguments: Mapping[str, Any], attributes: Any, rng: Any
 ) -> NDArray[Any]:

@@ -1,0 +1,258 @@
+"""Selecting and combining as xarray does: a label belongs to its value, a state to its chain, or one error says why."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import xarray as xr
+from devinterp.slt.arviz import to_arviz
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from made_runs import fail_chain, make_run, make_study, to_store
+
+import devinterp
+from devinterp.errors import ChainFailedWarning, DataError, ProvenanceError
+from devinterp.slt.bif import compute_bif
+from devinterp.slt.llc import compute_llc
+from devinterp.slt.susceptibilities import compute_susceptibilities
+from devinterp.slt.susceptibilities.views import flatten, unflatten
+
+TOKENS, CHAINS, DRAWS = 6, 3, 40
+
+
+def numbered(tree: xr.DataTree) -> xr.DataTree:
+    """Every position under its number, which selections keep."""
+
+    def label(dataset: xr.Dataset) -> xr.Dataset:
+        dims = [dim for dim in ("token_pos", "token") if dim in dataset.dims]
+        return dataset.assign_coords({dim: np.arange(dataset.sizes[dim]) for dim in dims})
+
+    return tree.map_over_datasets(label)
+
+
+RUN, STUDY = numbered(make_run()), numbered(make_study())
+
+
+@st.composite
+def selections(draw: st.DrawFn, size: int = TOKENS) -> Any:
+    """Any legal selection along a dimension that leaves something."""
+    kind = draw(st.sampled_from(["slice", "list", "mask"]))
+    if kind == "mask":
+        mask = draw(st.lists(st.booleans(), min_size=size, max_size=size).filter(any))
+        return np.array(mask)
+    if kind == "list":
+        return draw(st.lists(st.integers(0, size - 1), min_size=1, max_size=size, unique=True))
+    step = draw(st.sampled_from([1, 2, 3, -1, -2]))
+    chosen = slice(draw(st.none() | st.integers(-size, size)), draw(st.none() | st.integers(-size, size)), step)
+    return chosen if len(range(size)[chosen]) else slice(None, None, step)
+
+
+@settings(max_examples=40)
+@given(selections())
+def test_influences_of_selected_tokens_are_the_selected_influences(chosen: Any) -> None:
+    ours = compute_bif(RUN.isel(token_pos=chosen))
+    theirs = compute_bif(RUN).isel(target_position=chosen, target_position_T=chosen)
+    for name in ("target_position", "target_position_T", "input_ids"):
+        np.testing.assert_array_equal(ours[name], theirs[name])
+    np.testing.assert_allclose(ours["influences"], theirs["influences"], atol=1e-6)
+    assert devinterp.validate(ours).ok, str(devinterp.validate(ours))
+
+
+@settings(max_examples=25)
+@given(selections())
+def test_susceptibilities_of_selected_tokens_keep_their_positions(chosen: Any) -> None:
+    ours = compute_susceptibilities(STUDY.isel(token_pos=chosen), baseline="init")
+    assert devinterp.validate(ours).ok, str(devinterp.validate(ours))
+    sus, context = ours["susceptibilities"], ours["context"]
+    positions = np.arange(1, TOKENS + 1)[chosen]
+    code = sus["dataset_id"].values == sus.attrs["dataset_id_to_name"].index("code")
+    np.testing.assert_array_equal(sus["target_position"].values[code], np.tile(positions, 3))
+    # The tokens beside them are found by position.
+    whole = {(b, p): t for b, p, t in zip(*(context[n].values[context["dataset_id"].values == 0] for n in
+                                            ("batch", "position", "input_ids")), strict=True)}  # fmt: skip
+    for row in range(3):
+        for position in positions:
+            assert whole[row, position] == STUDY["full"]["input_ids_code"].values[row, position]
+    # phi is of the selected tokens too, so the numbers are those of runs that never had the others.
+    cut = {
+        name: xr.DataTree(
+            run.to_dataset().isel(token_pos=chosen, token=slice(positions.size + 1)).drop_vars(["token_pos", "token"])
+        )
+        for name, run in STUDY.children.items()
+    }
+    alone = compute_susceptibilities(cut, "train")["susceptibilities"]
+    np.testing.assert_array_equal(sus["sus"], alone["sus"])
+
+
+@settings(max_examples=20)
+@given(selections(), selections(CHAINS), selections(DRAWS))
+def test_the_llc_of_a_selection_is_that_of_the_selected_losses(tokens: Any, chains: Any, draws: Any) -> None:
+    part = RUN.isel(token_pos=tokens, chain=chains, draw=draws)
+    result = compute_llc(part)
+    loss, init = part["sampling_loss"].astype(float), part["init_loss"].astype(float)
+    expected = 30.0 * (loss.mean(("draw", "batch", "token_pos")) - init.mean())
+    np.testing.assert_allclose(result["llc_per_chain"], expected, rtol=1e-9)
+
+
+def test_positions_of_a_tail() -> None:
+    result = RUN.isel(token_pos=slice(3, None)).devinterp.bif()
+    assert result["target_position"].values.tolist() == [4, 5, 6]
+    xr.testing.assert_identical(result["influences"], compute_bif(RUN)["influences"][:, :, 3:, 3:])
+
+
+ANALYSES = {
+    "bif": lambda tree: compute_bif(tree["full"]),
+    "top_k": lambda tree: compute_bif(tree["full"], top_k=1),
+    "susceptibilities": lambda tree: compute_susceptibilities(tree),
+    "tokens": lambda tree: tree["full"].devinterp.tokens(),
+}
+
+
+@pytest.mark.parametrize("analysis", ANALYSES)
+@pytest.mark.parametrize("chosen", [{"token_pos": slice(3, None)}, {"token": slice(2, None)}, {"token_pos": [0, 2]}])
+def test_without_a_coordinate_it_is_not_known_which_are_left(analysis: str, chosen: dict[str, Any]) -> None:
+    with pytest.raises(DataError, match=r"not known which positions.*assign_coords"):
+        ANALYSES[analysis](make_study().isel(chosen))
+
+
+def test_equal_cuts_of_both_are_noticed_in_what_was_read_from_a_store(tmp_path: Any) -> None:
+    tree = to_store(make_run(), tmp_path / "a.zarr")
+    compute_bif(tree)
+    with pytest.raises(DataError, match="not known which positions"):
+        compute_bif(tree.isel(token_pos=slice(3, None), token=slice(3, None)))
+    with pytest.raises(DataError, match="not known which positions"):
+        compute_bif(tree.load().isel(token_pos=slice(3), token=slice(4)))
+
+
+def test_partners_need_the_beginnings_of_rows() -> None:
+    with pytest.raises(DataError, match="share a beginning"):
+        compute_bif(RUN.isel(token_pos=slice(3, None)), top_k=1)
+    assert compute_bif(RUN.isel(token_pos=slice(3)), top_k=1)["target_position"].values.tolist() == [1, 2, 3]
+    with pytest.raises(DataError, match="whole rows"):
+        compute_bif(RUN.isel(token=slice(None, None, -1)))
+
+
+@pytest.mark.parametrize("values", [[0, 0, 1, 2, 3, 4], [0.5, 1, 2, 3, 4, 5], [-1, 0, 1, 2, 3, 4], list("abcdef")])
+def test_a_coordinate_that_is_no_position_is_refused(values: list[Any]) -> None:
+    with pytest.raises(DataError, match="does not say where"):
+        compute_bif(xr.DataTree(make_run().to_dataset().assign_coords(token_pos=values)))
+
+
+def test_runs_of_other_positions_are_not_combined() -> None:
+    runs = {"full": RUN.isel(token_pos=slice(3)), "l0h0": RUN.isel(token_pos=slice(1, 4))}
+    with pytest.raises(ProvenanceError, match="positions of the run 'l0h0'"):
+        compute_susceptibilities(runs, "train")
+
+
+def test_text_is_coloured_where_the_losses_are() -> None:
+    pytest.importorskip("matplotlib")
+    whole = RUN.devinterp.tokens(observable="code").rows[0].values
+    for chosen in (slice(3, None), [4, 1], slice(None, None, -1)):
+        part = RUN.isel(token_pos=chosen).devinterp.tokens(observable="code").rows[0].values
+        kept = np.arange(1, TOKENS + 1)[chosen]
+        np.testing.assert_array_equal(np.flatnonzero(np.isfinite(part)), np.sort(kept))
+        np.testing.assert_array_equal(part[kept], whole[kept])
+
+
+def test_susceptibilities_of_selected_positions_unfold_and_fold() -> None:
+    result = compute_susceptibilities(STUDY.isel(token_pos=[5, 2]))
+    xr.testing.assert_identical(flatten(unflatten(result)), result)
+    assert unflatten(result)["code"]["target_position"].values.tolist() == [6, 3]
+
+
+# ---- chains
+
+
+def test_a_good_chain_in_the_place_of_a_failed_one_is_used() -> None:
+    failed, good = fail_chain(make_run(), 1, 10), make_run(7)
+    parts = [failed.to_dataset().isel(chain=[0, 2]), good.to_dataset().isel(chain=[0])]
+    mended = xr.concat(parts, dim="chain", data_vars="minimal", coords="minimal", compat="override", join="override")
+    assert len(mended.attrs["metadata"]["run"]["chains"]) == mended.sizes["chain"]
+    for dataset in (mended, mended.drop_vars("draws_written")):
+        result = compute_llc(dataset)
+        assert result.attrs["chains_excluded"] == []
+        alone = [compute_llc(failed.isel(chain=[c]))["llc_per_chain"].item() for c in (0, 2)]
+        alone.append(compute_llc(good.isel(chain=[0]))["llc_per_chain"].item())
+        assert abs(result["llc_mean"].item() - np.mean(alone)) < 1e-9
+
+
+@pytest.mark.parametrize("order", [[2, 1, 0], [1, 2, 0], [0, 2, 1]])
+def test_the_chain_that_failed_is_excluded_wherever_it_stands(order: list[int]) -> None:
+    failed = fail_chain(make_run(), 1, 10)
+    with pytest.warns(ChainFailedWarning):
+        result = compute_llc(failed.isel(chain=order))
+    assert result.attrs["chains_excluded"] == [order.index(1)]
+
+
+def test_a_coordinate_tells_which_chain_is_which() -> None:
+    run = fail_chain(make_run(chains=4), 3, 10).to_dataset().assign_coords(chain=np.arange(4))
+    with pytest.warns(ChainFailedWarning, match=r"chain 0: failed at step 15: loss is NaN"):
+        compute_llc(run.isel(chain=[3, 1]))
+
+
+def test_labels_of_chains_and_draws_survive() -> None:
+    named = (
+        make_run()
+        .to_dataset()
+        .assign_coords(
+            chain=["a", "b", "c"],
+            host=("chain", ["x", "y", "z"]),
+            draw=np.arange(40) * 5,
+            text=("batch_code", list("pqr")),
+        )
+    )
+    result = compute_llc(named.isel(chain=[2, 0], draw=slice(10, None)))
+    assert result["chain"].values.tolist() == ["c", "a"]
+    assert result["host"].values.tolist() == ["z", "x"]
+    assert result["draw"].values[0] == 50
+    tree = to_arviz(named.isel(chain=[2, 0]), log_likelihood=True)
+    assert tree["posterior"]["chain"].values.tolist() == ["c", "a"]
+    assert tree["posterior"]["host"].values.tolist() == ["z", "x"]
+    assert tree["log_likelihood"]["text"].values.tolist() == list("pqr")
+    assert tree["observed_data"]["text"].values.tolist() == list("pqr")
+
+
+# ---- combining
+
+COMBINED = [{}, {"data_vars": "all"}, {"data_vars": "minimal", "coords": "minimal", "compat": "override"}]
+
+
+@pytest.mark.filterwarnings("ignore:In a future version of xarray")
+@pytest.mark.parametrize("options", COMBINED)
+def test_chains_that_xarray_put_together_are_one_run(options: dict[str, Any]) -> None:
+    whole = make_run(chains=4).to_dataset()
+    parts = [whole.isel(chain=[c]) for c in range(4)]
+    nested = xr.combine_nested(parts, concat_dim="chain", combine_attrs="override", **options)  # drops them otherwise
+    for made in (xr.concat(parts, dim="chain", **options), nested):
+        xr.testing.assert_identical(compute_llc(made), compute_llc(whole))
+        xr.testing.assert_identical(compute_llc(made, over="observable", observable="train"),
+                                    compute_llc(whole, over="observable", observable="train"))  # fmt: skip
+        xr.testing.assert_identical(compute_bif(made), compute_bif(whole))
+        for group in ("posterior", "sample_stats", "observed_data"):
+            xr.testing.assert_equal(to_arviz(made)[group].to_dataset(), to_arviz(whole)[group].to_dataset())
+        assert "complete" in repr(xr.DataTree(made).devinterp)
+
+
+def test_draws_that_xarray_put_together_are_one_run() -> None:
+    whole = make_run().to_dataset()
+    made = xr.concat([whole.isel(draw=slice(15)), whole.isel(draw=slice(15, None))], dim="draw", data_vars="all")
+    xr.testing.assert_identical(compute_llc(made), compute_llc(whole))
+    assert "complete" in repr(made.devinterp)
+
+
+def test_runs_of_different_temperatures_are_one_error() -> None:
+    parts = [make_run(seed).to_dataset().assign(n_beta=value) for seed, value in ((0, 30.0), (1, 10.0))]
+    made = xr.concat(parts, dim="chain", data_vars="all")
+    with pytest.raises(ProvenanceError, match=r"combined along 'chain' differ in 'n_beta'"):
+        compute_llc(made)
+    assert "differ in 'n_beta'" in repr(made.devinterp)
+
+
+def test_runs_of_other_rows_are_one_error() -> None:
+    parts = [make_run(seed).to_dataset() for seed in (0, 1)]
+    parts[1] = parts[1].assign(input_ids_code=parts[1]["input_ids_code"] + 1)
+    made = xr.concat(parts, dim="chain", data_vars="all")
+    with pytest.raises(ProvenanceError, match="differ in 'input_ids_code'"):
+        compute_bif(made)
