@@ -337,7 +337,7 @@ def test_se_has_the_shape_of_the_influences_and_validates(options):
 @pytest.mark.parametrize("covariance", [False, True])
 def test_se_of_an_average_is_that_of_its_influence_function(covariance):
     """Averaging is linear, so the batch sums of the average are the averages of the batch sums."""
-    tree = make_run(rows={"code": 3}, tokens=2)
+    tree = make_run(rows={"code": 3}, tokens=2, match_sampling_input_ids_across_chains=False)
     series = series_of(tree, ["code"])
     z = series - series.mean(axis=0)
     z = z / np.sqrt(len(z) - 1 if covariance else (z**2).sum(axis=0))

@@ -160,7 +160,7 @@ def test_overflow_and_nan_warn_nobody():
 
 def test_batches_are_longer_than_the_autocorrelation_of_the_slowest():
     rng = np.random.default_rng(0)
-    tree = make_run(draws=400)
+    tree = make_run(draws=400, match_sampling_input_ids_across_chains=False)
     for name in ("train", "code"):
         tree[f"loss_{name}"].values[...] = rng.normal(3, 1, tree[f"loss_{name}"].shape)
     fast = gather(tree, groups_per_chain=40)

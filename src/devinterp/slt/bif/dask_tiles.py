@@ -22,7 +22,7 @@ from devinterp.slt.bif.request import Plan
 from devinterp.slt.bif.tiles import influence_tile
 from devinterp.slt.runs.chains import ChainSelection, select_chains
 from devinterp.slt.runs.optional import optional
-from devinterp.slt.uncertainty.batch_means import Batches, batch_groups, sample_of
+from devinterp.slt.uncertainty.batch_means import Batches, batch_groups, sample_of, shares_minibatches
 
 __all__ = ["LazyOperands"]
 
@@ -72,7 +72,7 @@ class LazyOperands:
         found = dict(zip(wanted, compute(*wanted.values()), strict=True))
         groups = None
         if batches:
-            groups = batch_groups(found["sample"], num_chains)
+            groups = batch_groups(found["sample"], num_chains, shared=shares_minibatches(plan.run))
         kind = np.empty((0, 0, 0), dtype=np.float32)  # else dask asks by calling the function
         standard = series.map_blocks(partial(_standardized, covariance=plan.covariance), meta=kind)
         where = np.union1d(plan.first, plan.second)

@@ -141,13 +141,15 @@ def product_se(first: F32, second: F32, product: F32, groups: Batches, *, covari
     """
     total = np.zeros(product.shape, dtype=np.float32)
     count = first.shape[0]
-    for group in groups:
-        a, b = first[group], second[group]
-        part = a.T @ b
-        if covariance:
-            part -= product * np.float32((group.stop - group.start) / count)
-        else:
-            part -= product * (np.einsum("ij,ij->j", a, a)[:, None] / 2 + np.einsum("ij,ij->j", b, b)[None, :] / 2)
+    for group in groups.together:
+        part = np.zeros_like(total)
+        for cut in group:
+            a, b = first[cut], second[cut]
+            part += a.T @ b
+            if covariance:
+                part -= product * np.float32((cut.stop - cut.start) / count)
+            else:
+                part -= product * (np.einsum("ij,ij->j", a, a)[:, None] / 2 + np.einsum("ij,ij->j", b, b)[None, :] / 2)
         total += part * part
     result: npt.NDArray[np.float32] = np.sqrt(total * np.float32(groups.scale))
     return result
@@ -176,17 +178,21 @@ def average_product_se(first: F32, second: F32, width: int, groups: Batches, *, 
     a, b = (x.reshape(count, -1, width) for x in (first, second))
     mean_a, mean_b = a.mean(axis=2), b.mean(axis=2)
     squares = [
-        np.array([np.einsum("ixt,ixt->xt", x[g], x[g]) for g in groups], dtype=np.float32) / (2 * width) for x in (a, b)
+        np.array(
+            [sum(np.einsum("ixt,ixt->xt", x[g], x[g]) for g in group) for group in groups.together], dtype=np.float32
+        )
+        / (2 * width)
+        for x in (a, b)
     ]
     result = np.empty((n1, n2), dtype=np.float32)
     for i in range(n1):
         product = (a[:, i].T @ second).reshape(width, n2, width)
         over_q, over_p = product.mean(axis=2), product.mean(axis=0)  # (p, n2), (n2, q)
         total: Any = np.zeros(n2, dtype=np.float32)
-        for k, group in enumerate(groups):
-            part = mean_a[group, i] @ mean_b[group]
+        for k, group in enumerate(groups.together):
+            part = np.sum([mean_a[cut, i] @ mean_b[cut] for cut in group], axis=0)
             if covariance:
-                part -= over_p.mean(axis=1) * np.float32((group.stop - group.start) / count)
+                part -= over_p.mean(axis=1) * np.float32(sum(cut.stop - cut.start for cut in group) / count)
             else:
                 part -= squares[0][k, i] @ over_q + np.einsum("jq,jq->j", squares[1][k], over_p)
             total += part * part

@@ -23,7 +23,8 @@ from devinterp.slt.runs.results import label_result, schema_id
 __all__ = ["topk_of_source"]
 
 ROW_SERIES, COLUMN_SERIES = 1024, 4096
-NOISE_SERIES = 64
+NOISE_SERIES, NULL_PARTNERS = 64, 512
+NULL_SHIFTS = 6
 
 
 def topk_of_source(source: Source, k: int) -> xr.Dataset:
@@ -103,12 +104,41 @@ def _effective_draws(source: Source, tokens: int) -> float:
     return min(count, 1 + 1 / float((null.astype(np.float64) ** 2).mean())) if null.size else count
 
 
-def _floor(effective: float, pairs: int) -> float:
-    """Correlation that the largest of ``pairs`` unrelated ones stays below with 95 % (Fisher's z)."""
+def _null_strongest(source: Source, tokens: int, corpus: int) -> float:
+    """What the strongest of ``corpus`` unrelated partners stays below for 95 % of queries, by losses out of step.
+
+    Draws of one chain beside other draws of another have nothing to do with each other, but they have all of the
+    losses' skewness, from which strong correlations come by chance, and of their autocorrelation.
+    """
+    plan = source.plan
+    at = [
+        np.unique(np.linspace(0, n.size * tokens - 1, most).round().astype(np.int64))
+        for n, most in ((plan.first, NOISE_SERIES), (plan.second, NULL_PARTNERS))
+    ]
+    first, second = source.series(*at)
+    assert source.groups is not None
+    chains = source.groups.num_chains
+    beside = second.reshape(chains, -1, second.shape[1])
+    strongest = []
+    for k in range(1, NULL_SHIFTS + 1):
+        shift = k * beside.shape[1] // (NULL_SHIFTS + 1)
+        moved = np.roll(beside, (k % chains, shift), axis=(0, 1)).reshape(second.shape)
+        strongest.append(np.abs(first.T @ moved).max(axis=1))
+    found = float(np.quantile(strongest, 0.96))  # a little beyond, since it is an estimate itself
+    few, many = (_normal_quantile(n) for n in (at[1].size, corpus))
+    return min(1.0, found * (many / few) ** 2)  # tails of skewed losses fall no slower than exponentially
+
+
+def _normal_quantile(pairs: int) -> float:
+    """What the largest magnitude of so many standard normal numbers stays below with 95 %."""
     from scipy import special  # type: ignore[import-untyped]  # ships no types
 
-    z = -float(special.ndtri(0.05 / (2 * pairs)))
-    return float(np.tanh(z / np.sqrt(max(1.0, effective - 3))))
+    return -float(special.ndtri(0.05 / (2 * pairs)))
+
+
+def _floor(effective: float, pairs: int) -> float:
+    """Correlation that the largest of ``pairs`` unrelated ones stays below with 95 % (Fisher's z)."""
+    return float(np.tanh(_normal_quantile(pairs) / np.sqrt(max(1.0, effective - 3))))
 
 
 def _result(
@@ -143,7 +173,7 @@ def _result(
         "top_k": k,
         "effective_draws": round(effective, 3),
         "noise_floor": round(_floor(effective, 1), 6),
-        "noise_floor_strongest": round(_floor(effective, corpus), 6),
+        "noise_floor_strongest": round(max(_floor(effective, corpus), _null_strongest(source, tokens, corpus)), 6),
     }
     for setting in ("average_tokenwise_bif", "compute_covariance"):
         attrs.pop(setting)

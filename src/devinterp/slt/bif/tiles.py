@@ -12,7 +12,7 @@ import numpy.typing as npt
 from devinterp.slt.bif.kernels import F32, average_product_se, matrix_product, product_se, standardize
 from devinterp.slt.bif.loss_matrix import LossMatrix
 from devinterp.slt.bif.request import Plan
-from devinterp.slt.uncertainty.batch_means import Batches, batch_groups
+from devinterp.slt.uncertainty.batch_means import Batches, batch_groups, shares_minibatches
 
 __all__ = ["Operands", "Source", "average_tokens", "influence_tile"]
 
@@ -81,7 +81,7 @@ class Operands:
         """Standardise the losses, in place; with ``batches`` cut the draws into batches for standard errors first."""
         groups = None
         if batches:
-            groups = batch_groups(losses.values, losses.num_chains)
+            groups = batch_groups(losses.values, losses.num_chains, shared=shares_minibatches(plan.run))
         constant = standardize(losses.values, covariance=plan.covariance)
         first = losses.columns(plan.first)
         second = first if np.array_equal(plan.first, plan.second) else losses.columns(plan.second)

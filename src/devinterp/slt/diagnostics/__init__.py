@@ -21,7 +21,7 @@ from devinterp.slt.diagnostics.verdicts import FEWEST_DRAWS, judge
 from devinterp.slt.runs.chains import known_states
 from devinterp.slt.runs.read_blocks import row_means
 from devinterp.slt.runs.run import Samples, Tree, series_members, study_members
-from devinterp.slt.uncertainty.batch_means import mean_variance, shares_minibatches
+from devinterp.slt.uncertainty.batch_means import mean_variance, passes, shares_minibatches
 
 __all__ = ["ChainDiagnosis", "Diagnosis", "SeriesDiagnosis", "StudyDiagnosis", "Verdict", "diagnose"]
 
@@ -156,7 +156,8 @@ def _shared_noise(run: Samples, kept: F64) -> float:
     if kept.shape[0] < 2 or kept.shape[1] < FEWEST_DRAWS or not shares_minibatches(run):
         return 1.0
     half = without_trend(kept[:, kept.shape[1] // 2 :])
-    alone, together = (mean_variance(half, shared=shared)[0] for shared in (False, True))
+    again = passes(run, kept.shape[1])
+    alone, together = (mean_variance(half, shared=shared, passes=again)[0] for shared in (False, True))
     return float(np.sqrt(together / alone)) if alone > 0 else 1.0
 
 

@@ -73,8 +73,7 @@ def reach_of(run: Samples, used: list[int]) -> Reach:
 
 def _unseen(run: Samples, lengths: list[Any]) -> float | None:
     """Mean over the draws of what the variance of a flat direction lacks, ``exp(-2 step / relaxation)``."""
-    names = ("lr", "localization", "llc_weight_decay", "sampling_method", "rmsprop_eps", "sampling_method_kwargs")
-    time = relaxation_steps({name: run.setting(name) for name in names})
+    time = relaxation_steps(dig(run.metadata, "config.sampler") or {})
     if time is None or any(value is None for value in lengths):
         return None
     if math.isinf(time) or run.setting("init_noise"):

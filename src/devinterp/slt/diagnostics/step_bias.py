@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from devinterp.errors import StepBiasWarning
+from devinterp.plain_json import dig
 from devinterp.slt.runs.run import Samples
 
 __all__ = [
@@ -171,12 +172,7 @@ def step_bias(run: Samples, used: Sequence[int], llc: float | None = None) -> St
     StepBias or None
         None where neither metrics nor settings are there.
     """
-    settings = {
-        name: run.setting(name)
-        for name in (
-            "lr", "localization", "llc_weight_decay", "sampling_method", "rmsprop_eps", "sampling_method_kwargs",
-        )
-    }  # fmt: skip
+    settings = dig(run.metadata, "config.sampler") or {}
     least = least_inflation(settings)
     measured = _measured(run, list(used), settings, llc)
     if measured is not None:
@@ -184,7 +180,7 @@ def step_bias(run: Samples, used: Sequence[int], llc: float | None = None) -> St
     if least is None:
         return None
     # Of RMSprop's bound it is not known whether any weight attains it.
-    return StepBias(least if settings["sampling_method"] != "rmsprop_sgld" else 1.0, "settings")
+    return StepBias(least if settings.get("sampling_method") != "rmsprop_sgld" else 1.0, "settings")
 
 
 def _measured(run: Samples, used: list[int], settings: Mapping[str, Any], llc: float | None) -> StepBias | None:
@@ -208,7 +204,7 @@ def _measured(run: Samples, used: list[int], settings: Mapping[str, Any], llc: f
     if injected <= 0:
         return None
     weights = 1 + float(drift[valid].mean()) / injected
-    lr, plain = settings["lr"], settings["sampling_method"] in (None, "sgmcmc_sgld")
+    lr, plain = settings.get("lr"), settings.get("sampling_method") in (None, "sgmcmc_sgld")
     if llc is None or llc <= 0 or not lr or not plain or run.setting("noise_level") not in (None, 1.0):
         return StepBias(weights, "metrics")
     alone = steps["scaled_grad"][:, 0] ** 2

@@ -21,6 +21,7 @@ RHAT_LIMIT = 1.1
 EFFECTIVE_PER_CHAIN = 10.0
 DRIFT_ERRORS = 3.0  # a drift counts beyond this many standard errors ...
 DRIFT_SHARE = 0.1  # ... and this share of the rise
+DISTANCE_GROWTH, DISTANCE_ERRORS = 0.2, 6.0  # of its square; the error is from the few chains alone
 GROWTH = 2.0  # of the rise, from the first to the last third, that is no approach to a level
 SIGNAL_ERRORS = 2.0
 FEWEST_DRAWS = 12
@@ -143,9 +144,9 @@ def _level(d: Diagnosis, trace: F64) -> Iterator[Verdict]:
             f"{d.reach.burnin_drift_se:.2g} nat, where the whole rise is {number(d.rise, 4)}."
         )
         yield Verdict("not_converged", evidence, _longer(d))
-    grows = _beyond(d.reach.growth, d.reach.growth_se) and (d.reach.least_growth or 0.0) > 0
-    if grows and (d.reach.growth or 0.0) > DRIFT_SHARE:
-        evidence = f"the squared distance from the start still drifts, by {100 * (d.reach.growth or 0.0):+.2g} %."
+    growth, error = d.reach.growth or 0.0, d.reach.growth_se or 0.0
+    if growth > max(DISTANCE_GROWTH, DISTANCE_ERRORS * error) and (d.reach.least_growth or 0.0) > 0:
+        evidence = f"the squared distance from the start still drifts, by {100 * growth:+.2g} %."
         remedy = _longer(d) if _localization(d) else "a localization, which every direction can settle in."
         yield Verdict("not_converged", evidence, remedy)
 

@@ -20,7 +20,13 @@ from devinterp.slt.runs.chains import ChainSelection, known_states, select_chain
 from devinterp.slt.runs.optional import optional
 from devinterp.slt.runs.read_blocks import block_slices, in_memory, is_dask, read_blocks
 from devinterp.slt.runs.run import Samples
-from devinterp.slt.uncertainty.batch_means import autocorrelation_time, merge_groups, sample_of, share_seen
+from devinterp.slt.uncertainty.batch_means import (
+    autocorrelation_time,
+    merge_groups,
+    sample_of,
+    share_seen,
+    shares_minibatches,
+)
 
 __all__ = ["Moments", "gather_moments"]
 
@@ -50,6 +56,8 @@ class Moments:
         The chains used.
     sample : array, shape (chain, draw, series)
         The losses of a few tokens of each observable at every draw, to judge their autocorrelation.
+    shared : bool
+        Whether chains share minibatches, so that they are not independent.
     """
 
     trace: F64
@@ -59,12 +67,14 @@ class Moments:
     centre: float
     selection: ChainSelection
     sample: npt.NDArray[np.float32]
+    shared: bool = False
 
     @cached_property
     def batches(self) -> tuple[tuple[int, ...], ...]:
         """Groups put together into batches that are longer than the autocorrelation."""
         num_chains, num_draws = self.trace.shape
-        return merge_groups(num_chains, num_draws, len(self.groups) // num_chains, self.autocorrelation_time)
+        per_chain = len(self.groups) // num_chains
+        return merge_groups(num_chains, num_draws, per_chain, self.autocorrelation_time, shared=self.shared)
 
     @cached_property
     def autocorrelation_time(self) -> float:
@@ -74,7 +84,8 @@ class Moments:
     @property
     def share_seen(self) -> float:
         """Share of the variance of a long mean that the spread of the batches shows."""
-        return share_seen(self.autocorrelation_time, self.count / len(self.batches))
+        chains = self.trace.shape[0] if self.shared else 1  # that a batch holds
+        return share_seen(self.autocorrelation_time, self.count / len(self.batches) / chains)
 
     @property
     def count(self) -> int:
@@ -154,6 +165,7 @@ def gather_moments(
         centre=found.centre,
         selection=selection,
         sample=found.sample[used],
+        shared=shares_minibatches(run),
     )
 
 

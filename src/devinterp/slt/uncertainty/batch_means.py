@@ -25,6 +25,7 @@ __all__ = [
     "batches_of",
     "mean_variance",
     "merge_groups",
+    "passes",
     "sample_of",
     "share_seen",
     "shares_minibatches",
@@ -42,22 +43,35 @@ SERIES_SAMPLED = 32
 class Batches:
     """Observations cut into batches.
 
+    Its length is the number of batches.
+
     Attributes
     ----------
     slices : tuple of slice
-        The observations of each; together all of them, at least two.
+        Stretches of observations, chain after chain; together all of them, at least two.
     share : float
         As of `share_seen`.
+    num_chains : int
+        Chains that are stacked, all of one length and cut alike.
+    shared : bool
+        Whether chains share minibatches: then a batch is the same stretch of every chain, else every one is a batch.
     """
 
     slices: tuple[slice, ...]
     share: float = 1.0
+    num_chains: int = 1
+    shared: bool = False
 
     def __len__(self) -> int:
-        return len(self.slices)
+        return len(self.slices) // (self.num_chains if self.shared else 1)
 
     def __iter__(self) -> Iterator[slice]:
         return iter(self.slices)
+
+    @property
+    def together(self) -> Iterator[tuple[slice, ...]]:
+        """The stretches of each batch."""
+        return (self.slices[k :: len(self)] for k in range(len(self)))
 
     @property
     def scale(self) -> float:
@@ -138,11 +152,25 @@ def shares_minibatches(run: Samples) -> bool:
     return length is None or size is None or int(size) < int(length)
 
 
-def mean_variance(trace: F64, *, shared: bool = False, centre_over_chains: bool = False) -> tuple[float, float]:
+def passes(run: Samples, num_draws: int) -> float:
+    """How often the draws go over the same minibatches, whose first pass repeats in the same order; at least 1."""
+    length, size = dig(run.metadata, "provenance.dataset.length"), run.setting("batch_size")
+    if length is None or size is None:
+        return 1.0
+    micro = (
+        num_draws * int(run.setting("num_steps_bw_draws") or 1) * int(run.setting("gradient_accumulation_steps") or 1)
+    )
+    return max(1.0, micro / max(1, int(length) // int(size)))
+
+
+def mean_variance(
+    trace: F64, *, shared: bool = False, passes: float = 1.0, centre_over_chains: bool = False
+) -> tuple[float, float]:
     """Variance of the mean of (chain, draw) by batch means, and its degrees of freedom.
 
     Chains count as independent. Where they are ``shared``, moved by the noise of the same minibatches, the variance is
     also estimated from batches of the chains' mean, which holds what they have in common, and the larger one is taken.
+    What a second pass over the same minibatches has in common with the first is no new information.
 
     Parameters
     ----------
@@ -150,6 +178,8 @@ def mean_variance(trace: F64, *, shared: bool = False, centre_over_chains: bool 
         The quantity at every draw.
     shared : bool
         As `shares_minibatches` says.
+    passes : float
+        As of the function of this name.
     centre_over_chains : bool
         Take the mean over chains out of every draw first, which removes what all chains share; what is left counts
         chains - 1 times per batch.
@@ -172,11 +202,12 @@ def mean_variance(trace: F64, *, shared: bool = False, centre_over_chains: bool 
     alone = float((deviations**2).sum()) * count / (count - 1) / share / trace.size**2, float(count - 1)
     if not shared or num_chains == 1:
         return alone
-    return max(alone, mean_variance(trace.mean(axis=0)[None]))
+    together, dof = mean_variance(trace.mean(axis=0)[None])
+    return max(alone, (alone[0] + passes * (together - alone[0]), dof))
 
 
-def batch_groups(values: F32, num_chains: int) -> Batches:
-    """Batches of the observations of a loss matrix, none of them across two chains.
+def batch_groups(values: F32, num_chains: int, *, shared: bool = False) -> Batches:
+    """Batches of the observations of a loss matrix, none of them across two chains unless these are not independent.
 
     Parameters
     ----------
@@ -184,6 +215,9 @@ def batch_groups(values: F32, num_chains: int) -> Batches:
         Losses, chain after chain.
     num_chains : int
         How many chains are stacked.
+    shared : bool
+        Whether chains share minibatches (`shares_minibatches`), so that what they do at the same draw is not
+        independent.
 
     Returns
     -------
@@ -193,19 +227,24 @@ def batch_groups(values: F32, num_chains: int) -> Batches:
     num_draws = values.shape[0] // num_chains
     sample = values[:, sample_of(values.shape[1])].reshape(num_chains, num_draws, -1)
     time = autocorrelation_time(sample)
-    cuts = batches_of(num_draws, batch_length(num_chains, num_draws, time))
+    shared = shared and num_draws > 1
+    cuts = batches_of(num_draws, batch_length(1 if shared else num_chains, num_draws, time))
     slices = [slice(c * num_draws + cut.start, c * num_draws + cut.stop) for c in range(num_chains) for cut in cuts]
-    return Batches(tuple(slices), share_seen(time, num_draws / len(cuts)))
+    return Batches(tuple(slices), share_seen(time, num_draws / len(cuts)), num_chains, shared)
 
 
-def merge_groups(num_chains: int, num_draws: int, per_chain: int, time: float) -> tuple[tuple[int, ...], ...]:
+def merge_groups(
+    num_chains: int, num_draws: int, per_chain: int, time: float, *, shared: bool = False
+) -> tuple[tuple[int, ...], ...]:
     """Put neighbouring groups of a chain together until they are long enough for the autocorrelation time.
 
-    Groups are numbered chain after chain, ``per_chain`` of each; ``time`` is in draws. Returns the groups of each
-    batch.
+    Groups are numbered chain after chain, ``per_chain`` of each; ``time`` is in draws, ``shared`` as of
+    `batch_groups`. Returns the groups of each batch.
     """
-    pieces = max(1, min(per_chain, num_draws // batch_length(num_chains, num_draws, time)))
+    shared = shared and per_chain > 1
+    pieces = max(1, min(per_chain, num_draws // batch_length(1 if shared else num_chains, num_draws, time)))
     bounds = np.linspace(0, per_chain, pieces + 1).round().astype(int)
-    return tuple(
-        tuple(range(c * per_chain + a, c * per_chain + b)) for c in range(num_chains) for a, b in pairwise(bounds)
-    )
+    chains = range(num_chains)
+    if shared:
+        return tuple(tuple(c * per_chain + k for c in chains for k in range(a, b)) for a, b in pairwise(bounds))
+    return tuple(tuple(range(c * per_chain + a, c * per_chain + b)) for c in chains for a, b in pairwise(bounds))
