@@ -5,12 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import nn
 
 from devinterp.errors import ModelError, SettingError
 from devinterp.slt.sampling.engine.losses import NonFiniteError, PerTokenLoss, forward_logits
-from devinterp.slt.sampling.engine.restore import Generators, restoring
+from devinterp.slt.sampling.engine.restore import Generators, restoring, seed_generators
 from devinterp.slt.sampling.inputs.batches import SamplingData
 from devinterp.slt.sampling.inputs.masks import Masks
 from devinterp.slt.sampling.inputs.observables import Observable
@@ -32,11 +34,17 @@ class Probe:
         Whether the forward pass draws from a global generator (dropout).
     stateful : bool
         Whether it changes buffers or mixes rows of a batch (BatchNorm).
+    losses : (batch, token_pos) float32
+        Per-token loss of the first batch, the generators seeded as those of the first chain.
+    idle : tuple of str
+        Parameters to sample that the loss of this batch gives no gradient.
     """
 
     vocabulary: int | None
     random: bool
     stateful: bool
+    losses: npt.NDArray[np.float32]
+    idle: tuple[str, ...]
 
 
 def choose_device(device: str | torch.device | None) -> torch.device:
@@ -82,6 +90,7 @@ def probe_model(
         The loss has the wrong shape or dtype, is not finite, or does not depend on the parameters to sample.
     """
     with restoring(model, device, mode=settings.mode, sampled=frozenset(masks)):
+        seed_generators(settings.init_seed, device)
         batch = data.feed(0).batch(0)
         vocabulary = _declared_vocabulary(model)
         if loss.loss_fn is None and vocabulary is None:
@@ -102,8 +111,29 @@ def probe_model(
         _check_loss(per_token, batch, loss.finite())
         random = before != Generators(device)
         changed = any(not torch.equal(buffer, contents.get(name, buffer)) for name, buffer in model.named_buffers())
+        losses = per_token.detach().to("cpu", torch.float32, copy=True).numpy()
+        idle = _idle(model, per_token, masks)
         mixes = any(isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training for m in model.modules())
-    return Probe(vocabulary, random, changed or mixes)
+    return Probe(vocabulary, random, changed or mixes, losses, idle)
+
+
+def _idle(model: nn.Module, per_token: torch.Tensor, masks: Masks) -> tuple[str, ...]:
+    """Return the parameters to sample that get no gradient from this loss."""
+    wanted = {name: p for name, p in model.named_parameters() if name in masks and p.requires_grad}
+    reached, nodes = set(), [per_token.grad_fn]
+    seen = set(nodes)
+    while nodes:
+        node: Any = nodes.pop()
+        reached.add(id(getattr(node, "variable", None)))
+        for each, _ in node.next_functions:
+            if each is not None and each not in seen:
+                seen.add(each)
+                nodes.append(each)
+    if all(id(parameter) in reached for parameter in wanted.values()):
+        return ()
+    # A function of Python's own may reach them all the same when it is differentiated: reentrant checkpointing does.
+    per_token.float().mean().backward()  # type: ignore[no-untyped-call]
+    return tuple(name for name, parameter in wanted.items() if parameter.grad is None)
 
 
 def _declared_vocabulary(model: nn.Module) -> int | None:

@@ -9,25 +9,31 @@ import platform
 from importlib import metadata
 from typing import Any
 
-import torch
 from torch import nn
 
 from devinterp.errors import SettingError
+from devinterp.slt.sampling.inputs.callables import hash_tensors
 
-__all__ = ["describe_loss", "describe_tokenizer", "describe_versions", "hash_weights"]
+__all__ = ["describe_loss", "describe_tokenizer", "describe_versions", "hash_weights", "unwrapped"]
 
 _PACKAGES = ("devinterp", "torch", "numpy", "xarray", "zarr", "transformers", "transformer_lens")
 
 
 def hash_weights(model: nn.Module) -> str:
-    """Return the sha256 of all parameters and buffers: names, dtypes, shapes and bytes."""
-    digest = hashlib.sha256()
-    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
-        digest.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)};".encode())
-        # reinterpreted as bytes, since numpy knows no bfloat16
-        data = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
-        digest.update(data.data)
-    return digest.hexdigest()
+    """Return the sha256 of all parameters and buffers: names, dtypes, shapes and bytes.
+
+    A model that was compiled or put into ``DataParallel`` is the one inside.
+    """
+    inner = unwrapped(model)
+    return hash_tensors((*inner.named_parameters(), *inner.named_buffers()))
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """Return the model inside ``torch.compile`` and ``DataParallel``."""
+    parallel = (nn.DataParallel, nn.parallel.DistributedDataParallel)
+    while hasattr(model, "_orig_mod") or isinstance(model, parallel):
+        model = model.module if isinstance(model, parallel) else model._orig_mod  # type: ignore[assignment]
+    return model
 
 
 def describe_loss(loss_fn: Any) -> dict[str, str | None]:

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from devinterp.errors import DevinterpWarning, ModelError, StoreConflictError
-from devinterp.plain_json import plain_json
+from devinterp.plain_json import dig
 from devinterp.schema.model.may_differ import settings_that
 from devinterp.slt.sampling.engine.chain import ChainResult, ChainSink, moving, run_chain
 from devinterp.slt.sampling.engine.check_model import Probe, choose_device, probe_model
@@ -19,14 +19,21 @@ from devinterp.slt.sampling.engine.frozen_prefix import FrozenPrefix
 from devinterp.slt.sampling.engine.losses import LossFn, PerTokenLoss
 from devinterp.slt.sampling.engine.restore import LENDING, parameter_hooks
 from devinterp.slt.sampling.inputs.batches import SamplingData
+from devinterp.slt.sampling.inputs.callables import describe_callable
 from devinterp.slt.sampling.inputs.masks import Masks, check_masks, hash_masks, sampled_size, scaled_weights
 from devinterp.slt.sampling.inputs.observables import Observable, build_observables
-from devinterp.slt.sampling.inputs.provenance import describe_loss, describe_tokenizer, describe_versions, hash_weights
+from devinterp.slt.sampling.inputs.provenance import (
+    describe_loss,
+    describe_tokenizer,
+    describe_versions,
+    hash_weights,
+    unwrapped,
+)
 from devinterp.slt.sampling.inputs.rows import TokenRows
+from devinterp.slt.sampling.running.same_request import describe_computation, reconcile
 from devinterp.slt.sampling.settings import SamplerSettings
 from devinterp.store import Location, SamplesRequest, StoreLike, locate
 from devinterp.store.reading.path_state import read_group
-from devinterp.store.writing.compare_requests import differences
 
 __all__ = ["Plan", "Variant", "check_visited", "describe", "make_plan"]
 
@@ -159,8 +166,8 @@ def describe(
 ) -> dict[str, SamplesRequest]:
     """Return what the store is asked for, per group: settings, observables, sizes and provenance.
 
-    The model is called once for it, unless a finished run of the same request is at the target, which tells what that
-    would show.
+    The model is called once for it, on the first batch: what comes of it is compared with what the store at the target
+    was sampled from.
 
     Parameters
     ----------
@@ -177,15 +184,26 @@ def describe(
     ------
     DataError, ModelError
         The model does not fit the data.
+
+    Warns
+    -----
+    DevinterpWarning
+        The losses vary by themselves, hooks are set aside, parameters get no gradient, or the store does not tell what
+        it was sampled from.
     """
+    first = next(iter(plan.variants.values())).settings
+    device = torch.device(plan.device)
+    everything = dict.fromkeys(name for variant in plan.variants.values() for name in variant.masks)
+
+    def probe_once() -> Probe:
+        return probe_model(plan.model, plan.loss, first, plan.data, plan.observables, everything, device)
+
+    loss_fn = plan.loss.loss_fn
     with LENDING:  # or another thread's chain would be hashed
-        requests = _requests(plan, tokenizer)
-    probe = None if target is None else _recorded(requests, locate(target), below)
-    if probe is None:
-        everything = dict.fromkeys(name for variant in plan.variants.values() for name in variant.masks)
-        first = next(iter(plan.variants.values())).settings
-        device = torch.device(plan.device)
-        probe = probe_model(plan.model, plan.loss, first, plan.data, plan.observables, everything, device)
+        held = describe_callable(loss_fn, model=plan.model)
+        probe = probe_once()
+        requests = _requests(plan, tokenizer, probe)
+        computation = describe_computation(plan.model, loss_fn, probe.losses, held, plan.device)
     if probe.random or probe.stateful:
         what = " and ".join(
             text
@@ -210,8 +228,40 @@ def describe(
             DevinterpWarning,
             stacklevel=stacklevel,
         )
-    facts = _facts(probe)
-    return {g: replace(r, provenance={**r.provenance, **facts}) for g, r in requests.items()}
+    if probe.idle:
+        warnings.warn(
+            f"The loss of the first batch gives no gradient to {_few(probe.idle)}. A step leaves alone what has no "
+            "gradient, so these are not counted as sampled.",
+            DevinterpWarning,
+            stacklevel=stacklevel,
+        )
+    place = None if target is None else locate(target)
+    unknown = False
+    for group, request in requests.items():
+        stored = None if place is None else _stored_provenance(place, f"{below}{group}")
+        own: Mapping[str, Any] = {**request.provenance, "computes": computation}
+        if stored is not None and "computes" not in stored:  # written before that was recorded
+            unknown = True
+            own = {**request.provenance, "sampled": _sampled(plan, group, ())}
+        elif stored is not None:
+            own = {**own, "computes": reconcile(computation, stored["computes"], lambda: probe_once().losses)}
+        requests[group] = replace(request, provenance=own)
+    if unknown:
+        warnings.warn(
+            f"The store {target} does not tell what its model and loss computed, since it was written before that was "
+            "recorded. Whether this call computes the same is known only as far as settings, weights, rows, masks and "
+            "the source of the loss tell.",
+            DevinterpWarning,
+            stacklevel=stacklevel,
+        )
+    return requests
+
+
+def _stored_provenance(location: Location, group: str) -> Mapping[str, Any] | None:
+    """Return what a samples group at the target says of its origin, None where it says nothing."""
+    attributes = (read_group(location, group) or {}).get("attributes", {})
+    stored = dig(attributes, "metadata.provenance")
+    return stored if isinstance(stored, Mapping) and stored else None
 
 
 def _few(names: Sequence[str]) -> str:
@@ -220,44 +270,24 @@ def _few(names: Sequence[str]) -> str:
     return shown if len(names) <= 4 else f"{shown} and {len(names) - 4} more"
 
 
-def _facts(probe: Probe) -> dict[str, Any]:
-    facts: dict[str, Any] = {"random_forward": probe.random, "stateful_forward": probe.stateful}
-    return facts if probe.vocabulary is None else {**facts, "vocabulary_size": probe.vocabulary}
-
-
-def _recorded(requests: Mapping[str, SamplesRequest], location: Location, below: str) -> Probe | None:
-    """Return what a finished run of these very requests recorded of its probe, None where there is no such run."""
-    probe = None
-    for group, request in requests.items():
-        attributes = (read_group(location, f"{below}{group}") or {}).get("attributes", {})
-        stored = attributes.get("metadata", {})
-        if attributes.get("completed") != 1 or not isinstance(stored, Mapping):
-            return None
-        origin = stored.get("provenance", {})
-        random, stateful = origin.get("random_forward"), origin.get("stateful_forward")
-        if not isinstance(random, bool) or not isinstance(stateful, bool):
-            return None
-        probe = Probe(origin.get("vocabulary_size"), random, stateful)
-        wanted = plain_json(request.metadata())
-        if any(differences({**wanted, "provenance": {**wanted["provenance"], **_facts(probe)}}, stored)):
-            return None
-    return probe
-
-
-def _requests(plan: Plan, tokenizer: Any) -> dict[str, SamplesRequest]:
+def _requests(plan: Plan, tokenizer: Any, probe: Probe) -> dict[str, SamplesRequest]:
+    model = unwrapped(plan.model)
     common: dict[str, Any] = {
-        "weights": hash_weights(plan.model),
+        "weights": hash_weights(model),
         "dataset": plan.data.identity,
         "observables": {observable.obs_id: observable.provenance() for observable in plan.observables},
         "loss": describe_loss(plan.loss.loss_fn),
         "tokenizer": describe_tokenizer(tokenizer),
-        "model": f"{type(plan.model).__module__}.{type(plan.model).__qualname__}",
+        "model": f"{type(model).__module__}.{type(model).__qualname__}",
         "versions": describe_versions(),
+        "random_forward": probe.random,
+        "stateful_forward": probe.stateful,
     }
+    if probe.vocabulary is not None:
+        common["vocabulary_size"] = probe.vocabulary
     listed = [{"obs_id": o.obs_id, "name": o.name, "batches_per_draw": o.batches_per_draw} for o in plan.observables]
     requests = {}
     for group, variant in plan.variants.items():
-        tensors, weights = sampled_size(plan.model, variant.masks)
         requests[group] = SamplesRequest(
             parameters=variant.settings.as_dict(),
             observables=[dict(each) for each in listed],
@@ -266,11 +296,17 @@ def _requests(plan: Plan, tokenizer: Any) -> dict[str, SamplesRequest]:
                 **common,
                 "visited": plan.data.visited(variant.settings),
                 "masks": hash_masks(plan.model, variant.masks),
-                "sampled": {"parameters": tensors, "weights": weights, **scaled_weights(variant.masks)},
+                "sampled": _sampled(plan, group, probe.idle),
                 "mode": variant.settings.mode,
             },
         )
     return requests
+
+
+def _sampled(plan: Plan, group: str, idle: Sequence[str]) -> dict[str, Any]:
+    masks = {name: mask for name, mask in plan.variants[group].masks.items() if name not in idle}
+    tensors, weights = sampled_size(plan.model, masks)
+    return {"parameters": tensors, "weights": weights, **scaled_weights(masks)}
 
 
 def check_visited(plan: Plan, location: Location) -> None:
