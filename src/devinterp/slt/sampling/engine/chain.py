@@ -143,9 +143,10 @@ class _Chain:
         self.minibatches = prefix.minibatches
         self.buffers = {name: buffer.detach().clone() for name, buffer in model.named_buffers()}
         seed_generators(settings.init_seed + chain, device)
-        self.rule = UpdateRule(
-            [SampledParameter.take(name, parameters[name], mask) for name, mask in masks.items()], settings
-        )
+        # What is frozen never moves, and needs neither a copy nor a place in a checkpoint; but for `init_noise`, which
+        # is drawn for every parameter of the masks, as devinterp 2.0.1 draws it.
+        moved = {n: m for n, m in masks.items() if parameters[n].requires_grad or settings.init_noise}
+        self.rule = UpdateRule([SampledParameter.take(n, parameters[n], m) for n, m in moved.items()], settings)
         self.health = _Health(device)
         self.step = 0
 
@@ -166,6 +167,7 @@ class _Chain:
         losses, ids = [], []
         total: torch.Tensor | None = None
         for part in range(parts):
+            torch.clear_autocast_cache()  # it keeps weights as they were cast, whatever becomes of them
             number = self.step * parts + part
             input_ids = feed.batch(number)
             batch = feed.batch_key(number) if self.minibatches else None
@@ -202,6 +204,7 @@ class _Chain:
         """Evaluate the observables at the present weights, batch by batch in the caller's order."""
         size = self.settings.batch_size
         losses = {}
+        torch.clear_autocast_cache()
         for observable, rows in zip(observables, ids, strict=True):
             # Copied batch by batch: a compiled loss may give out one and the same memory at every call.
             out = torch.empty(rows.shape[0], rows.shape[1] - 1, dtype=torch.float32, device=self.device)
@@ -247,7 +250,8 @@ class _Chain:
         buffers = dict(self.model.named_buffers())
         with torch.no_grad():
             for name, content in state["buffers"].items():
-                buffers[name].copy_(content)
+                if name in buffers:  # one that the forward pass registers is not there before it
+                    buffers[name].copy_(content)
         self.step = int(state["step"])
         Generators.from_dict(state["generators"], self.device).restore()
 

@@ -10,16 +10,16 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from devinterp.errors import ModelError, SettingError
+from devinterp.errors import DataError, ModelError, SettingError
 from devinterp.slt.sampling.engine.losses import NonFiniteError, PerTokenLoss, forward_logits
-from devinterp.slt.sampling.engine.restore import Generators, restoring, seed_generators
+from devinterp.slt.sampling.engine.restore import Generators, restoring, same_values, seed_generators
 from devinterp.slt.sampling.inputs.batches import SamplingData
 from devinterp.slt.sampling.inputs.masks import Masks
 from devinterp.slt.sampling.inputs.observables import Observable
 from devinterp.slt.sampling.inputs.rows import check_vocabulary
 from devinterp.slt.sampling.settings import SamplerSettings
 
-__all__ = ["Probe", "choose_device", "probe_model"]
+__all__ = ["Probe", "check_parameters", "choose_device", "probe_model"]
 
 
 @dataclass(frozen=True)
@@ -71,6 +71,39 @@ def choose_device(device: str | torch.device | None) -> torch.device:
     return chosen
 
 
+def check_parameters(model: object) -> None:
+    """Raise `ModelError` where `model` is not a module whose parameters can be sampled."""
+    if not isinstance(model, nn.Module):
+        inner = getattr(model, "_model", None)  # NNsight and its relatives wrap a model without being one
+        raise ModelError(
+            "model is not a torch module.",
+            expected="torch.nn.Module",
+            found=type(model).__name__,
+            remedy="Pass the module inside it: model._model." if isinstance(inner, nn.Module) else None,
+        )
+    parameters = dict(model.named_parameters())
+    if not parameters:
+        raise ModelError("model has no parameters, so there is nothing to sample.")
+    for name, parameter in parameters.items():
+        if isinstance(parameter, nn.parameter.UninitializedParameter):
+            raise ModelError(
+                f"The parameter {name!r} has no values yet: it belongs to a lazy module.",
+                remedy="Call the model once, then sample.",
+            )
+        if parameter.is_meta:
+            raise ModelError(
+                f"The parameter {name!r} is on the meta device, which holds no values.",
+                expected="weights in memory",
+                found="a model that was not loaded, or whose weights are offloaded",
+                remedy="Load the whole model, without device_map or offloading.",
+            )
+        if parameter.is_inference():
+            raise ModelError(
+                f"The parameter {name!r} was made under torch.inference_mode, so nothing can be differentiated by it.",
+                remedy="Make or load the model outside, or copy it there: copy.deepcopy(model).",
+            )
+
+
 def probe_model(
     model: nn.Module,
     loss: PerTokenLoss,
@@ -90,27 +123,36 @@ def probe_model(
         The loss has the wrong shape or dtype, is not finite, or does not depend on the parameters to sample.
     """
     with restoring(model, device, mode=settings.mode, sampled=frozenset(masks)):
-        seed_generators(settings.init_seed, device)
         batch = data.feed(0).batch(0)
+        _check_positions(model, batch.shape[1])
         vocabulary = _declared_vocabulary(model)
-        if loss.loss_fn is None and vocabulary is None:
-            # Id 0 is in every vocabulary. An id outside would be a device-side assertion on CUDA, which no process
-            # survives, so the ids are checked before the model sees them.
-            with torch.no_grad():
-                vocabulary = _logits(model, torch.zeros_like(batch).to(device)).shape[-1]
-        check_vocabulary(data.ids, vocabulary, "The sampling dataset")
-        for observable in observables:
-            check_vocabulary(observable.ids.numpy(), vocabulary, f"The observable {observable.name!r}")
+        if loss.loss_fn is None and vocabulary is None and device.type != "cpu":
+            # An id outside the vocabulary is a device-side assertion on CUDA, which no process survives.
+            vocabulary = _width(model, batch, device)
+        _check_ids(vocabulary, data, observables)
         contents = {name: buffer.detach().clone() for name, buffer in model.named_buffers()}
+        seed_generators(settings.init_seed, device)
         before = Generators(device)
         try:
             batch = batch.to(device)
-            per_token = loss(model, batch) if loss.loss_fn else loss.of_logits(_logits(model, batch), batch)
+            if loss.loss_fn:
+                per_token = loss(model, batch)
+            else:
+                try:
+                    logits = _logits(model, batch)
+                except IndexError:  # perhaps an id outside the vocabulary
+                    _check_ids(_width(model, batch, device), data, observables)
+                    raise
+                if vocabulary is None:
+                    vocabulary = logits.shape[-1]
+                    _check_ids(vocabulary, data, observables)
+                _check_width(logits.shape[-1], data, observables)
+                per_token = loss.of_logits(logits, batch)
         except NonFiniteError as error:
             raise _not_finite(str(error)) from None
         _check_loss(per_token, batch, loss.finite())
         random = before != Generators(device)
-        changed = any(not torch.equal(buffer, contents.get(name, buffer)) for name, buffer in model.named_buffers())
+        changed = any(not same_values(buffer, contents.get(name, buffer)) for name, buffer in model.named_buffers())
         losses = per_token.detach().to("cpu", torch.float32, copy=True).numpy()
         idle = _idle(model, per_token, masks)
         mixes = any(isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training for m in model.modules())
@@ -136,6 +178,50 @@ def _idle(model: nn.Module, per_token: torch.Tensor, masks: Masks) -> tuple[str,
     return tuple(name for name, parameter in wanted.items() if parameter.grad is None)
 
 
+@torch.no_grad()
+def _width(model: nn.Module, batch: torch.Tensor, device: torch.device) -> int:
+    """Return how many logits a model gives; id 0, which it is called with, is in every vocabulary."""
+    return _logits(model, torch.zeros_like(batch).to(device)).shape[-1]
+
+
+def _check_ids(vocabulary: int | None, data: SamplingData, observables: tuple[Observable, ...]) -> None:
+    check_vocabulary(data.ids, vocabulary, "The sampling dataset")
+    for observable in observables:
+        check_vocabulary(observable.ids.numpy(), vocabulary, f"The observable {observable.name!r}")
+
+
+def _check_positions(model: nn.Module, length: int) -> None:
+    """Raise `DataError` where rows are longer than a table of positions that the model learned."""
+    tables = [
+        module.num_embeddings
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Embedding) and any(word in name.rsplit(".", 1)[-1] for word in ("wpe", "position"))
+    ]
+    config = getattr(model, "config", None)
+    names = ("max_position_embeddings", "n_positions", "max_seq_len")
+    most = next((n for name in names if isinstance(n := getattr(config, name, None), int)), None) if tables else None
+    most = getattr(getattr(model, "cfg", None), "n_ctx", most)
+    if isinstance(most, int) and 0 < most < length:
+        raise DataError(
+            "The sequences are longer than the model has positions for.",
+            expected=f"at most {most} tokens",
+            found=f"{length} tokens",
+            remedy="Cut them: devinterp.utils.tokenize_and_concatenate takes max_length.",
+        )
+
+
+def _check_width(width: int, data: SamplingData, observables: tuple[Observable, ...]) -> None:
+    """Raise `ModelError` where the model's output is too narrow to be the logits of these tokens."""
+    largest = max([int(data.ids.max()), *(int(observable.ids.max()) for observable in observables)])
+    if largest >= width:
+        raise ModelError(
+            "The model's output is narrower than its vocabulary, so it is not the logits of a next token.",
+            expected=f"more than {largest} numbers per token, the largest id in the data",
+            found=f"{width}",
+            remedy="Pass a model with a language-model head, or loss_fn=.",
+        )
+
+
 def _declared_vocabulary(model: nn.Module) -> int | None:
     """Size of the token embedding, where the model says which one it is."""
     table: Any = None
@@ -149,6 +235,11 @@ def _declared_vocabulary(model: nn.Module) -> int | None:
 
 
 def _logits(model: nn.Module, input_ids: torch.Tensor) -> torch.Tensor:
+    if getattr(getattr(model, "config", None), "is_encoder_decoder", False):
+        raise ModelError(
+            f"{type(model).__name__} is an encoder-decoder: a row of ids does not say what each side is given.",
+            remedy="Pass loss_fn=, which is called as loss_fn(model, input_ids) and gives each side its ids.",
+        )
     logits = forward_logits(model, input_ids)
     expected = f"(batch, token, vocabulary), here ({input_ids.shape[0]}, {input_ids.shape[1]}, ...)"
     if not isinstance(logits, torch.Tensor):
@@ -156,7 +247,7 @@ def _logits(model: nn.Module, input_ids: torch.Tensor) -> torch.Tensor:
             "The model returns neither logits nor an object with .logits.",
             expected=f"a tensor of shape {expected}",
             found=type(logits).__name__,
-            remedy="Pass loss_fn=, which is called as loss_fn(model, input_ids).",
+            remedy="Pass a model with a language-model head, or loss_fn=, called as loss_fn(model, input_ids).",
         )
     if logits.ndim != 3 or logits.shape[:2] != input_ids.shape:
         raise ModelError("The model's logits have the wrong shape.", expected=expected, found=tuple(logits.shape))

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 import math
 import sys
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import nn
 
 from devinterp.errors import ModelError, SamplingError
+from devinterp.slt.sampling.inputs.provenance import unwrapped
 
 __all__ = [
     "LossFn",
@@ -40,21 +44,36 @@ def is_transformer_lens(model: nn.Module) -> bool:
 def forward_logits(model: nn.Module, input_ids: torch.Tensor) -> torch.Tensor:
     """Return the logits of a language model, (batch, token, vocabulary).
 
-    HuggingFace models are called without a cache. Any other model may return the logits or an object with
-    ``.logits``.
+    HuggingFace models are called without a cache, and their ``.logits`` taken: the first of their outputs may be
+    another loss. Any other model may return the logits or an object with ``.logits``.
     """
     if is_transformer_lens(model):
         output = model(input_ids, return_type="logits")
-    elif _is_pretrained(model):
-        output = model(input_ids, return_dict=False, use_cache=False)[0]
     else:
-        output = model(input_ids)
+        output = model(input_ids, **_options(model))
     return getattr(output, "logits", output)  # type: ignore[no-any-return]
 
 
-def _is_pretrained(model: nn.Module) -> bool:
+def _options(model: nn.Module) -> dict[str, bool]:
+    """Return what a HuggingFace model must be told: no cache, and outputs by name, since their order varies."""
+    inner = unwrapped(model)
     transformers = sys.modules.get("transformers")  # a model of its classes cannot exist without it
-    return transformers is not None and isinstance(model, transformers.PreTrainedModel)
+    if transformers is None or not isinstance(inner, transformers.PreTrainedModel):
+        return {}
+    named, any_keyword = _keywords(type(inner).forward)
+    if any_keyword:  # a class of transformers passes on what its forward does not name itself
+        return _QUIET if "use_cache" in named else {}
+    return {name: value for name, value in _QUIET.items() if name in named}
+
+
+_QUIET = {"use_cache": False, "return_dict": True}
+
+
+@functools.cache
+def _keywords(forward: Callable[..., Any]) -> tuple[frozenset[str], bool]:
+    """Return the arguments that a forward names, and whether it takes others."""
+    parameters = inspect.signature(forward).parameters
+    return frozenset(parameters), any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
 
 
 def next_token_loss(logits: torch.Tensor, input_ids: torch.Tensor) -> torch.Tensor:

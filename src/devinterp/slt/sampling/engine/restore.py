@@ -160,8 +160,10 @@ def restoring(
             for loan in modules:
                 loan.move(device, moved)
             model.train(mode == "train")
+            torch.clear_autocast_cache()
             yield
         finally:
+            torch.clear_autocast_cache()
             for parameter_loan in loans:
                 parameter_loan.end()
             for loan in modules:

@@ -72,6 +72,7 @@ class UpdateRule:
         if self._metrics is not None:
             self._metrics.sums.zero_()
         gradients = [sampled.parameter.grad for sampled in self.parameters]
+        gradients = [g.to_dense() if g is not None and g.layout != torch.strided else g for g in gradients]
         for sampled in self.parameters:
             sampled.parameter.grad = None
         for block in self._divide(tuple(gradient is not None for gradient in gradients)):
@@ -150,7 +151,8 @@ class UpdateRule:
     @torch.no_grad()
     def finite(self) -> torch.Tensor | bool:
         """Whether every weight, and every diagnostic that is kept, is finite: a 0-d bool on a device, else Python's."""
-        totals = [block.total() for block in self._divide((True,) * len(self.parameters))]
+        moving = tuple(p.parameter.requires_grad for p in self.parameters)  # what is frozen may hold -inf, a mask
+        totals = [block.total() for block in self._divide(moving)]
         if self.sums is not None:
             totals.append(self.sums.sum())
         if totals[0].device.type != "cpu":
@@ -158,7 +160,8 @@ class UpdateRule:
         if math.isfinite(sum(total.item() for total in totals)):
             return True
         # perhaps a mere overflow of the sum
-        return all(all_finite(p.weight) for p in self.parameters) and (self.sums is None or all_finite(self.sums))
+        moved = (p.weight for p in self.parameters if p.parameter.requires_grad)
+        return all(map(all_finite, moved)) and (self.sums is None or all_finite(self.sums))
 
     def state(self) -> dict[str, Any]:
         """Return weights and preconditioner by parameter name, as the update will go on from."""

@@ -39,6 +39,7 @@ from devinterp.slt.sampling.running.plan import Plan, check_visited
 from devinterp.slt.sampling.running.pool import children_ignore_sigint
 from devinterp.slt.sampling.running.progress import Progress, ProgressEvent, make_progress
 from devinterp.slt.sampling.running.signals import Stop
+from devinterp.slt.sampling.running.torch_settings import TorchSettings
 from devinterp.slt.sampling.running.worker import (
     PATIENCE,
     PLAN_KEY,
@@ -280,6 +281,7 @@ class _Coordinator:
                 self.options.keep_state,
                 token,
                 exact,
+                TorchSettings.of_this_process(),
             )
             for group, chain in self._order()
         ]

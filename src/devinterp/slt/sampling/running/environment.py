@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 import socket
 import warnings
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
 
@@ -12,9 +13,15 @@ import torch
 
 from devinterp.errors import DevinterpWarning, StoreConflictError
 from devinterp.slt.sampling.running.options import Execution
+from devinterp.slt.sampling.running.torch_settings import DEFAULTS, TorchSettings
 from devinterp.store import Run
 
-__all__ = ["choose_threads", "describe_environment", "differences", "enter_environment"]
+__all__ = [
+    "choose_threads",
+    "describe_environment",
+    "differences",
+    "enter_environment",
+]
 
 # Where and when, which no byte depends on.
 _INCIDENTAL = ("host", "started")
@@ -34,17 +41,26 @@ def describe_environment(device: str, threads: int) -> dict[str, Any]:
         "hardware": hardware,
         "threads_per_chain": threads,
         "torch": str(torch.__version__),
-        "matmul_precision": torch.get_float32_matmul_precision(),
+        **TorchSettings.of_this_process().as_dict(),
     }
 
 
 def differences(recorded: dict[str, Any], here: dict[str, Any]) -> list[str]:
     """Return one line per difference that the bytes may depend on; what was not recorded is not compared."""
     return [
-        f"{name}: sampled so far with {recorded[name]}, here {value}"
-        for name, value in here.items()
-        if name not in _INCIDENTAL and name in recorded and recorded[name] != value
+        f"{name}: sampled so far with {before}, here {value}"
+        for name, before, value in _pairs(recorded, here)
+        if name not in _INCIDENTAL and before != value
     ]
+
+
+def _pairs(recorded: dict[str, Any], here: dict[str, Any]) -> Iterator[tuple[str, Any, Any]]:
+    for name in here.keys() & recorded.keys():
+        if name == "torch_settings":
+            for each in sorted({*here[name], *recorded[name]}):
+                yield each, *(part[name].get(each, DEFAULTS.get(each)) for part in (recorded, here))
+        else:
+            yield name, recorded[name], here[name]
 
 
 def choose_threads(run: Run, options: Execution) -> int:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from devinterp.errors import SettingError
 from devinterp.slt.sampling.running.pool import worker_pool
 from devinterp.slt.sampling.running.progress import ProgressEvent, check_progress
+from devinterp.slt.sampling.running.torch_settings import check_settings_travel
 from devinterp.store import StoreLike, locate
 
 __all__ = ["CHAIN_METHODS", "Execution", "shared_workers"]
@@ -62,6 +63,7 @@ class Execution:
                         remedy="Pass chain_method='parallel', or leave it out.",
                     )
             return
+        check_settings_travel()
         if self.executor is not None and not callable(getattr(self.executor, "submit", None)):
             raise SettingError(
                 "executor cannot be given work.",

@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from devinterp.errors import DevinterpWarning, ModelError, StoreConflictError
+from devinterp.errors import DevinterpWarning, StoreConflictError
 from devinterp.plain_json import dig
 from devinterp.schema.model.may_differ import settings_that
 from devinterp.slt.sampling.engine.chain import ChainResult, ChainSink, moving, run_chain
-from devinterp.slt.sampling.engine.check_model import Probe, choose_device, probe_model
+from devinterp.slt.sampling.engine.check_model import Probe, check_parameters, choose_device, probe_model
 from devinterp.slt.sampling.engine.frozen_prefix import FrozenPrefix
 from devinterp.slt.sampling.engine.losses import LossFn, PerTokenLoss
 from devinterp.slt.sampling.engine.restore import LENDING, parameter_hooks
@@ -134,10 +134,7 @@ def make_plan(
     SettingError, DataError, ModelError, RestrictionError
         Something does not fit; one clear error, before any sampling.
     """
-    if not isinstance(model, nn.Module):
-        raise ModelError("model is not a torch module.", expected="torch.nn.Module", found=type(model).__name__)
-    if not any(True for _ in model.parameters()):
-        raise ModelError("model has no parameters, so there is nothing to sample.")
+    check_parameters(model)
     chosen = choose_device(device)
     loss = PerTokenLoss(loss_fn)
     checked = {

@@ -18,8 +18,7 @@ __all__ = ["describe_computation", "reconcile"]
 _SHOWN = 16  # losses that are kept as numbers, for a look from another machine
 _VARIES = "changes at every call"
 # Two machines' float32 passes differ in the last digits, which a deep network amplifies; two losses in the first.
-_TOLERANCE = {torch.float16: 5e-2, torch.bfloat16: 5e-2}
-_FLOAT32_TOLERANCE = 1e-3
+_TOLERANCE, _HALF_TOLERANCE = 1e-3, 5e-2
 
 
 def describe_computation(
@@ -44,7 +43,10 @@ def describe_computation(
     after = describe_callable(loss_fn, model=model)
     held = {name: text if after.get(name) == text else _VARIES for name, text in before.items()}
     flat = losses.reshape(-1)
-    lowest = max((_TOLERANCE.get(p.dtype, _FLOAT32_TOLERANCE) for p in model.parameters()), default=_FLOAT32_TOLERANCE)
+    here = describe_environment(device, torch.get_num_threads())
+    lowest = _HALF_TOLERANCE if any(p.dtype.itemsize < 4 for p in model.parameters()) else _TOLERANCE
+    if "autocast" in here["torch_settings"]:
+        lowest = _HALF_TOLERANCE
     return {
         "first_loss": {
             "mean": float(flat.mean(dtype=np.float64)),
@@ -52,7 +54,7 @@ def describe_computation(
             "sha256": _hash(flat),
             "tolerance": lowest,
         },
-        "where": describe_environment(device, torch.get_num_threads()),
+        "where": here,
         "loss_fn": held,
         "backward_hooks": describe_backward_hooks(model),
         "model": describe_model(model),
@@ -91,7 +93,7 @@ def reconcile(ours: Mapping[str, Any], stored: Any, again: Callable[[], npt.NDAr
                 slack = max(float(first["tolerance"]), 4 * float(spread))
         if not _close(first, theirs, slack):
             changed["first_loss"] = {**first, "tolerance": theirs["tolerance"]}
-            changed |= {"model": ours["model"], "loss_fn": held}
+            changed |= {"model": ours["model"], "loss_fn": held, "where": ours["where"]}
     return {**stored, **changed}
 
 

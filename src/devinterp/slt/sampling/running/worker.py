@@ -23,6 +23,7 @@ from devinterp.slt.sampling.engine.restore import LENDING
 from devinterp.slt.sampling.running.environment import describe_environment, differences
 from devinterp.slt.sampling.running.plan import Plan
 from devinterp.slt.sampling.running.pool import orphaned
+from devinterp.slt.sampling.running.torch_settings import TorchSettings
 from devinterp.store import ChainWriter, Location, WriterAddress, locate
 from devinterp.store.lock import HolderWatch
 from devinterp.store.run_state import LOCK_KEY, state_key
@@ -66,6 +67,8 @@ class ChainTask:
         Of the run's lock: any worker ends once the coordinator no longer holds it.
     environment : dict or None
         What the chain must be sampled in to go on to the same bytes; None where that does not matter.
+    settings : TorchSettings
+        Of the coordinator's process, which the worker takes over for the chain.
     """
 
     address: WriterAddress
@@ -74,6 +77,7 @@ class ChainTask:
     keep_state: bool
     token: str
     environment: dict[str, Any] | None
+    settings: TorchSettings
 
 
 def pack_plan(plan: Plan) -> bytes:
@@ -104,7 +108,7 @@ def _run(task: ChainTask) -> ChainResult:
     address = task.address
     writer, state = address.open(patience=PATIENCE)
     try:
-        with _terminable() as terminated, limited_threads(task.threads):
+        with _terminable() as terminated, limited_threads(task.threads), task.settings.applied():
             location = locate(address.target, mode="w")
             plan = _load(location, task.digest)
             if task.environment is not None:
