@@ -6,7 +6,8 @@ import functools
 import inspect
 import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -50,7 +51,8 @@ def forward_logits(model: nn.Module, input_ids: torch.Tensor) -> torch.Tensor:
     if is_transformer_lens(model):
         output = model(input_ids, return_type="logits")
     else:
-        output = model(input_ids, **_options(model))
+        with _outputs_by_name(model):
+            output = model(input_ids, **_options(model))
     return getattr(output, "logits", output)  # type: ignore[no-any-return]
 
 
@@ -64,6 +66,20 @@ def _options(model: nn.Module) -> dict[str, bool]:
     if any_keyword:  # a class of transformers passes on what its forward does not name itself
         return _QUIET if "use_cache" in named else {}
     return {name: value for name, value in _QUIET.items() if name in named}
+
+
+@contextmanager
+def _outputs_by_name(model: nn.Module) -> Iterator[None]:
+    """Have a HuggingFace model that is configured to return tuples name its outputs, as its inner parts must too."""
+    config = getattr(model, "config", None)
+    if getattr(config, "return_dict", None) is not False:
+        yield
+        return
+    config.return_dict = True  # type: ignore[union-attr]
+    try:
+        yield
+    finally:
+        config.return_dict = False  # type: ignore[union-attr]
 
 
 _QUIET = {"use_cache": False, "return_dict": True}

@@ -1,0 +1,70 @@
+"""Which batches the draws of a run see: a pass over the data repeats in the same order, and draws fall on some of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+__all__ = ["Thinning", "thinning_of"]
+
+
+@dataclass(frozen=True)
+class Thinning:
+    """The batches that draws fall on.
+
+    Attributes
+    ----------
+    seen : int
+        Different batches of a pass that any draw falls on.
+    per_pass : int
+        Batches of a whole pass.
+    repeats : bool
+        Whether the draws have gone round these batches twice, so that more draws would see no others.
+    every : int
+        Steps between draws.
+    """
+
+    seen: int
+    per_pass: int
+    repeats: bool
+    every: int
+
+    @property
+    def blind(self) -> bool:
+        """Whether some batches would never be seen, however many draws there were."""
+        return self.repeats and self.seen < self.per_pass
+
+    def __str__(self) -> str:
+        near = next(n for n in range(self.every + 1, self.every + self.per_pass + 2) if np.gcd(n, self.per_pass) == 1)
+        return (
+            f"Draws every {self.every} steps see {self.seen} of the {self.per_pass} batches of a pass over the data "
+            f"({100 * self.seen / self.per_pass:.0f} %), the same ones again and again, since the pass repeats in the "
+            f"same order. The minibatch losses at the draws, and over='draws', are of those rows alone; over='steps' "
+            f"and over='observable' are not affected, nor is num_steps_bw_draws={near}."
+        )
+
+
+def thinning_of(sampler: Mapping[str, Any], num_rows: Any) -> Thinning | None:
+    """Return which batches the draws see; None where the settings, or the number of rows, are not known.
+
+    Parameters
+    ----------
+    sampler : mapping
+        The settings of the run, by their names in `devinterp.sample`.
+    num_rows : int
+        Rows of the sampling dataset.
+    """
+    names = ("batch_size", "num_burnin_steps", "num_steps_bw_draws", "num_draws", "gradient_accumulation_steps")
+    values = [sampler.get(name) for name in names]
+    if not all(isinstance(value, int) for value in (*values, num_rows)):
+        return None
+    size, burnin, every, draws, parts = (int(value) for value in values if value is not None)
+    if size < 1 or num_rows < size or every < 1 or draws < 1 or parts < 1:
+        return None
+    per_pass = num_rows // size
+    first = (burnin + np.arange(min(draws, per_pass), dtype=np.int64) * every) * parts
+    seen = len(np.unique((first[:, None] + np.arange(min(parts, per_pass))) % per_pass))
+    return Thinning(seen, per_pass, draws * parts >= 2 * seen, every)

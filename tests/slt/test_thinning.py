@@ -1,0 +1,78 @@
+"""Which batches draws fall on, against counting them one by one; and the warnings where some are never seen."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from devinterp.errors import DevinterpWarning
+from devinterp.slt.thinning import thinning_of
+
+small = st.integers(1, 12)
+
+
+def settings(size, burnin, every, draws, parts):
+    return {"batch_size": size, "num_burnin_steps": burnin, "num_steps_bw_draws": every, "num_draws": draws,
+            "gradient_accumulation_steps": parts}  # fmt: skip
+
+
+@given(small, st.integers(0, 9), small, st.integers(1, 60), st.integers(1, 4), st.integers(0, 60))
+def test_batches_are_counted_right(size, burnin, every, draws, parts, more):
+    rows = size + more
+    found = thinning_of(settings(size, burnin, every, draws, parts), rows)
+    per_pass = rows // size
+    visited = [((burnin + k * every) * parts + j) % per_pass for k in range(draws) for j in range(parts)]
+    assert (found.seen, found.per_pass) == (len(set(visited)), per_pass)
+    if found.blind:  # more draws would not help
+        further = [((burnin + k * every) * parts + j) % per_pass for k in range(draws + 200) for j in range(parts)]
+        assert set(further) == set(visited)
+        assert np.gcd(every * parts, per_pass) > 1
+    else:
+        assert len(set(visited)) == per_pass or draws * parts < 2 * len(set(visited))
+
+
+def test_the_advice_sees_every_batch():
+    found = thinning_of(settings(4, 0, 8, 200, 1), 32)
+    assert found.blind
+    assert "see 1 of the 8 batches of a pass over the data (12 %)" in str(found)
+    assert not thinning_of(settings(4, 0, 9, 200, 1), 32).blind
+    assert "num_steps_bw_draws=9" in str(found)
+
+
+@pytest.mark.parametrize("missing", ["batch_size", "num_draws"])
+def test_what_is_not_known_tells_nothing(missing):
+    known = settings(4, 0, 8, 200, 1)
+    assert thinning_of({**known, missing: None}, 32) is None
+    assert thinning_of(known, None) is None
+
+
+def run(every, **changes):
+    pytest.importorskip("torch")
+    from tiny_lm import build_model, build_tokens
+
+    from devinterp.slt.sampling import sample
+
+    rows = build_tokens("train")[:16]
+    return sample(build_model(), rows, {"train": rows}, lr=1e-4, n_beta=5.0, num_chains=2, num_draws=4, batch_size=4,
+                  batches_per_draw=1, num_init_loss_batches=1, num_steps_bw_draws=every, device="cpu", progress=False,
+                  **changes)  # fmt: skip
+
+
+def test_a_run_that_sees_few_batches_is_told_so_and_so_is_its_llc():
+    from devinterp.slt.llc import best_average, compute_llc
+
+    with pytest.warns(DevinterpWarning, match="see 1 of the 4 batches"):
+        tree = run(4)
+    with pytest.warns(DevinterpWarning, match="see 1 of the 4 batches"):
+        compute_llc(tree)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        compute_llc(tree, over="steps")
+        compute_llc(tree, over="observable")
+        compute_llc(run(5))
+    assert best_average(tree) == "observable"
+    assert best_average(tree.drop_nodes([]).map_over_datasets(lambda d: d.drop_vars("init_loss_train"))) == "steps"
