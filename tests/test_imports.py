@@ -52,10 +52,16 @@ ROOMS: dict[str, set[str]] = {
     "store/writing": {*STORE, "store/reading"},
     "store/repair": {*STORE, "store/reading", "store/writing"},
     "store/backend": {"store/reading"},
+    "slt/thinning": set(),
     "slt/sampling/settings": set(),
     "slt/sampling/inputs": {"slt/sampling/settings"},
     "slt/sampling/engine": {"slt/sampling/settings", "slt/sampling/inputs"},
-    "slt/sampling/running": {"slt/sampling/settings", "slt/sampling/inputs", "slt/sampling/engine"},
+    "slt/sampling/running": {
+        "slt/thinning",
+        "slt/sampling/settings",
+        "slt/sampling/inputs",
+        "slt/sampling/engine",
+    },
 }
 HEAVY = {"torch", "pandera", "matplotlib", "arviz_stats", "dask", "distributed", "hypothesis", "pytest", "transformers"}
 MAY_BE_HEAVY = {

@@ -28,6 +28,7 @@ from devinterp.slt.runs.read_blocks import row_means
 from devinterp.slt.runs.results import label_result, string_index
 from devinterp.slt.runs.run import Samples, Tree, series_members, study_members
 from devinterp.slt.runs.side_by_side import over_runs
+from devinterp.slt.thinning import Thinning, thinning_of
 
 if TYPE_CHECKING:
     import torch
@@ -156,6 +157,7 @@ def compute_llc(
         before it; a sweep, with ``lr``, ``n_beta`` and ``localization``, NaN where no chain is left.
     over : {"draws", "steps", "observable"}
         ``"draws"``: the minibatch losses at the draws, ``sampling_loss``, against ``init_loss``: the documented LLC.
+        Where ``num_steps_bw_draws`` and the batches of a pass have a common divisor, these are of some batches alone.
         ``"steps"``: the minibatch losses of every step, ``sampling_loss_micro`` or else ``step_loss``.
         ``"observable"``: the sampling task's fixed rows, ``loss_{obs}`` against ``init_loss_{obs}``: the same rows
         before and after, hence far less noise.
@@ -269,6 +271,9 @@ def llc_of_run(
     n_beta = run.n_beta
     _warn_noised_start(run, over)
     if over == "draws":
+        thinning = _thinning(run)
+        if warn and thinning is not None and thinning.blind:
+            warnings.warn(f"{f'{run.label}: ' if run.label else ''}{thinning}", DevinterpWarning, stacklevel=4)
         rows = row_means(run.variable("sampling_loss", ("chain", "draw", "batch", "token_pos")))
     elif over == "steps":
         axis = "step"
@@ -399,14 +404,28 @@ def _init_rows(run: Samples, task: str | None, selection: ChainSelection) -> npt
 
 
 def best_average(obj: Tree | Mapping[str, Tree]) -> Over:
-    """Return ``"observable"`` where every run has the sampling task's rows at the start, else ``"draws"``."""
+    """Return ``"observable"`` where every run has the sampling task's rows at the start.
+
+    Else ``"draws"``, or ``"steps"`` where draws see the same few batches again and again.
+    """
     steps = series_members(obj)
     studies = [study_members(each) or {} for each in steps.values()] if steps else [study_members(obj) or {"": obj}]  # type: ignore[dict-item]
-    for run in (Samples.of(t, label=n, allow_partial=True) for study in studies for n, t in study.items()):
+    runs = [Samples.of(t, label=n, allow_partial=True) for study in studies for n, t in study.items()]
+    for run in runs:
         task = run.sampling_task()
         if task is None or f"init_loss_{task}" not in run.dataset:
-            return "draws"
+            return "steps" if all(map(_is_blind, runs)) and all("step_loss" in r.dataset for r in runs) else "draws"
     return "observable"
+
+
+def _is_blind(run: Samples) -> bool:
+    thinning = _thinning(run)
+    return thinning is not None and thinning.blind
+
+
+def _thinning(run: Samples) -> Thinning | None:
+    sampler, rows = (dig(run.metadata, path) for path in ("config.sampler", "provenance.dataset.length"))
+    return thinning_of(sampler, rows) if isinstance(sampler, Mapping) else None
 
 
 if not TYPE_CHECKING:  # a checker shall know the names that there are

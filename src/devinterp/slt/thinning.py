@@ -1,4 +1,4 @@
-"""Which batches the draws of a run see: a pass over the data repeats in the same order, and draws fall on some of it."""
+"""Which batches the draws of a run see: a pass over the data repeats in the same order, and draws fall on some."""
 
 from __future__ import annotations
 

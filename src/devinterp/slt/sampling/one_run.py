@@ -96,7 +96,8 @@ def sample(
     num_burnin_steps : int
         Steps before the first draw.
     num_steps_bw_draws : int
-        Steps from one draw to the next.
+        Steps from one draw to the next. The first pass over the data repeats, so with a number that has a divisor in
+        common with the batches of a pass, draws see the same few batches again and again, and a warning says so.
     num_init_loss_batches : int
         Batches that ``init_loss`` averages.
     init_seed : int

@@ -139,14 +139,15 @@ class _Chain:
     ) -> None:
         self.model, self.loss, self.settings, self.device = model, loss, settings, device
         parameters = dict(model.named_parameters())
-        self.evaluator = prefix.before(model, moving(model, masks, settings), device, settings.mode)
+        moved = moving(model, masks, settings)
+        self.evaluator = prefix.before(model, moved, device, settings.mode)
         self.minibatches = prefix.minibatches
         self.buffers = {name: buffer.detach().clone() for name, buffer in model.named_buffers()}
         seed_generators(settings.init_seed + chain, device)
-        # What is frozen never moves, and needs neither a copy nor a place in a checkpoint; but for `init_noise`, which
-        # is drawn for every parameter of the masks, as devinterp 2.0.1 draws it.
-        moved = {n: m for n, m in masks.items() if parameters[n].requires_grad or settings.init_noise}
-        self.rule = UpdateRule([SampledParameter.take(n, parameters[n], m) for n, m in moved.items()], settings)
+        # What never moves needs neither a copy nor a place in a checkpoint.
+        self.rule = UpdateRule(
+            [SampledParameter.take(n, parameters[n], masks[n]) for n in masks if n in moved], settings
+        )
         self.health = _Health(device)
         self.step = 0
 
@@ -257,7 +258,10 @@ class _Chain:
 
 
 def moving(model: nn.Module, masks: Masks, settings: SamplerSettings) -> frozenset[str]:
-    """Return the names of the parameters that a chain changes: noise at the start spares none of its masks."""
+    """Return the names of the parameters that a chain changes.
+
+    Noise at the start spares none of its masks, frozen or not: devinterp 2.0.1 draws it so.
+    """
     parameters = dict(model.named_parameters())
     return frozenset(name for name in masks if settings.init_noise or parameters[name].requires_grad)
 

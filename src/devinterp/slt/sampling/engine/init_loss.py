@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from devinterp.slt.sampling.engine.frozen_prefix import Evaluator
-from devinterp.slt.sampling.engine.losses import PerTokenLoss
+from devinterp.slt.sampling.engine.losses import NonFiniteError, PerTokenLoss
 from devinterp.slt.sampling.engine.restore import Generators, restoring, seed_generators
 from devinterp.slt.sampling.inputs.batches import SamplingData
 from devinterp.slt.sampling.inputs.observables import Observable
@@ -68,6 +68,14 @@ def _initial_loss(
     return row, touched
 
 
+def _or_nan(model: nn.Module, loss: PerTokenLoss, row: torch.Tensor) -> torch.Tensor:
+    """Return the loss of one row, NaN where the model's logits are not finite."""
+    try:
+        return loss(model, row).to(torch.float32, copy=True)
+    except NonFiniteError:
+        return torch.full((1, row.shape[1] - 1), torch.nan, device=row.device)
+
+
 @torch.no_grad()
 def observable_initial_losses(
     model: nn.Module,
@@ -99,7 +107,10 @@ def observable_initial_losses(
             parts: list[torch.Tensor] = []
             for number, rows in enumerate(torch.split(observable.ids.to(device), settings.batch_size)):
                 key = observable.batch_key(number * settings.batch_size)
-                per_token = evaluate(rows) if evaluator is None else evaluator(evaluate, rows, key)
+                try:
+                    per_token = evaluate(rows) if evaluator is None else evaluator(evaluate, rows, key)
+                except NonFiniteError:  # of the logits: row by row, to name the one
+                    per_token = torch.cat([_or_nan(model, loss, row[None]) for row in rows])
                 parts.append(per_token.to(torch.float32, copy=True))
             losses[observable.obs_id] = torch.cat(parts).cpu().numpy()
     return losses

@@ -21,20 +21,22 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 import xarray as xr
 
-from devinterp.errors import SamplingError
+from devinterp.errors import ModelError, SamplingError
 from devinterp.slt.sampling.engine.chain import ChainResult
 from devinterp.slt.sampling.engine.frozen_prefix import Reuse
 from devinterp.slt.sampling.engine.init_loss import initial_losses, observable_initial_losses
 from devinterp.slt.sampling.engine.restore import LENDING
 from devinterp.slt.sampling.running.environment import choose_threads, enter_environment
 from devinterp.slt.sampling.running.finish import complete_run, open_finished
-from devinterp.slt.sampling.running.options import Execution, shared_workers
+from devinterp.slt.sampling.running.options import NO_GUARD, Execution, shared_workers
 from devinterp.slt.sampling.running.plan import Plan, check_visited
 from devinterp.slt.sampling.running.pool import children_ignore_sigint
 from devinterp.slt.sampling.running.progress import Progress, ProgressEvent, make_progress
@@ -117,6 +119,15 @@ def sample_part(plan: Plan, run: Run, options: Execution) -> None:
     _Coordinator(plan, run, options).carry_out()
 
 
+def _is_guarded() -> bool:
+    """Whether the script that a worker process would run again says what it is not to do there."""
+    script = getattr(sys.modules.get("__main__"), "__file__", None)
+    try:
+        return script is None or "__main__" in Path(script).read_text(errors="replace")
+    except OSError:
+        return True
+
+
 class _Coordinator:
     def __init__(self, plan: Plan, run: Run, options: Execution) -> None:
         self.plan, self.run, self.options = plan, run, options
@@ -129,10 +140,11 @@ class _Coordinator:
         device, inexact = self.plan.device, self.options.resume == "inexact"
         self.environment = enter_environment(self.run, device, threads, inexact=inexact)
         self._note("started", threads)
+        packed = self._pack() if parallel else b""
         try:
             with self.stop.listening(), self._bars() as bars:
                 if parallel:
-                    self._parallel(bars, threads)
+                    self._parallel(bars, threads, packed)
                 else:
                     with LENDING, limited_threads(threads):
                         self._initial_arrays()
@@ -201,7 +213,7 @@ class _Coordinator:
         for name, array in values.items():
             if name.startswith("init_loss") and not np.isfinite(array).all():
                 raise SamplingError(
-                    f"The initial loss is not finite ({name}), so nothing can be measured against it.",
+                    f"The initial loss is not finite ({self._where(name, array)}); nothing can be measured against it.",
                     remedy="Look at the model's losses on these rows.",
                 )
         for group, names in missing.items():
@@ -224,6 +236,16 @@ class _Coordinator:
         """Return the chains that remain, in the order in which most can be reused."""
         depths = {group: self.plan.depth(group) for group in self.plan.variants}
         return sorted(self.run.remaining(), key=lambda each: depths[each[0]])
+
+    def _where(self, name: str, losses: npt.NDArray[np.float32]) -> str:
+        """Say which rows of an initial loss are not finite."""
+        for observable in self.plan.observables:
+            if name == f"init_loss_{observable.obs_id}":
+                rows = observable.rows[~np.isfinite(losses).all(axis=1)].tolist()
+                shown = ", ".join(map(str, rows[:5])) + (" ..." if len(rows) > 5 else "")
+                return f"{name}: observable {observable.name!r}, row{'s' if len(rows) > 1 else ''} {shown}"
+        chain, position = (int(index[0]) for index in np.nonzero(~np.isfinite(losses)))
+        return f"{name}: the first batches of chain {chain}, at token position {position}"
 
     @staticmethod
     def _is_ours(layout: Any) -> bool:
@@ -266,8 +288,19 @@ class _Coordinator:
             self._note_reuse(group, result)
             self.run.publish_draws(group)
 
-    def _parallel(self, bars: Progress, threads: int) -> None:
-        packed = pack_plan(self.plan)
+    def _pack(self) -> bytes:
+        """Pickle the plan; where that cannot be done, no store is left."""
+        try:
+            return pack_plan(self.plan)
+        except Exception as error:  # whatever an object raises that does not want to be copied
+            self.run.whole.discard()
+            raise ModelError(
+                f"The model, its loss or the data cannot be sent to another process: {error}.",
+                remedy="Take out what cannot be pickled (open files, locks, generators), or use "
+                "chain_method='sequential'.",
+            ) from error
+
+    def _parallel(self, bars: Progress, threads: int, packed: bytes) -> None:
         self.run.location.delete(STOP_KEY)
         self.run.write_state(PLAN_KEY, packed)
         token = self.run.token
@@ -309,6 +342,8 @@ class _Coordinator:
                     if self.stop:  # the signal reached the caller's workers too
                         return
                     died = isinstance(error, BrokenProcessPool)
+                    if died and own and not _is_guarded():
+                        raise SamplingError(NO_GUARD) from error
                     raise SamplingError(
                         "A worker process died, perhaps for want of memory."
                         if died

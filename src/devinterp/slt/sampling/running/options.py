@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import multiprocessing
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
@@ -14,8 +16,12 @@ from devinterp.slt.sampling.running.progress import ProgressEvent, check_progres
 from devinterp.slt.sampling.running.torch_settings import check_settings_travel
 from devinterp.store import StoreLike, locate
 
-__all__ = ["CHAIN_METHODS", "Execution", "shared_workers"]
+__all__ = ["CHAIN_METHODS", "NO_GUARD", "Execution", "shared_workers"]
 
+NO_GUARD = (
+    "The script begins again in every worker process, since its calls do not stand below "
+    "`if __name__ == '__main__':`. Put them there, or use chain_method='sequential'."
+)
 CHAIN_METHODS = ("sequential", "parallel")
 
 
@@ -38,6 +44,7 @@ class Execution:
     def check(self, target: StoreLike | None) -> None:
         """Raise `SettingError` where the options contradict each other or the place of the store."""
         check_progress(self.progress)
+        _check_path(target)
         if self.chain_method not in CHAIN_METHODS:
             raise SettingError(
                 f"Unknown chain method {self.chain_method!r}.",
@@ -64,6 +71,8 @@ class Execution:
                     )
             return
         check_settings_travel()
+        if self.executor is None:
+            _check_processes()
         if self.executor is not None and not callable(getattr(self.executor, "submit", None)):
             raise SettingError(
                 "executor cannot be given work.",
@@ -78,6 +87,40 @@ class Execution:
                 found=str(target),
                 remedy="Give a path, or use chain_method='sequential'.",
             )
+
+
+def _check_path(target: StoreLike | None) -> None:
+    """Raise `SettingError` for a local path that no folder can have."""
+    if not isinstance(target, str | os.PathLike) or "://" in str(target):
+        return
+    path = os.fspath(target)
+    if str(path).endswith((".zip", ".ozx")):
+        raise SettingError(
+            "A run is written into a folder, chain by chain, which a ZIP archive does not allow.",
+            expected="a path such as 'run.zarr'",
+            found=repr(str(target)),
+            remedy="Sample into a folder, and pack it afterwards: every reader of ours takes the archive.",
+        )
+    try:
+        os.lstat(path)
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            raise SettingError(
+                "output_path is too long for this file system.", found=f"{len(str(path))} letters"
+            ) from None
+
+
+def _check_processes() -> None:
+    """Raise `SettingError` where this process can start no others."""
+    process = multiprocessing.current_process()
+    if getattr(process, "_inheriting", False):
+        raise SettingError(NO_GUARD)
+    if process.daemon:
+        raise SettingError(
+            "This is a daemonic process, a worker of multiprocessing.Pool for one, which may start no others.",
+            remedy="Use chain_method='sequential' here, or a pool whose workers are not daemonic, such as "
+            "concurrent.futures.ProcessPoolExecutor.",
+        )
 
 
 @contextmanager

@@ -32,6 +32,7 @@ from devinterp.slt.sampling.inputs.provenance import (
 from devinterp.slt.sampling.inputs.rows import TokenRows
 from devinterp.slt.sampling.running.same_request import describe_computation, reconcile
 from devinterp.slt.sampling.settings import SamplerSettings
+from devinterp.slt.thinning import thinning_of
 from devinterp.store import Location, SamplesRequest, StoreLike, locate
 from devinterp.store.reading.path_state import read_group
 
@@ -225,6 +226,10 @@ def describe(
             DevinterpWarning,
             stacklevel=stacklevel,
         )
+    seen = [thinning_of(v.settings.as_dict(), plan.data.num_rows) for v in plan.variants.values()]
+    blind = next((thinning for thinning in seen if thinning is not None and thinning.blind), None)
+    if blind is not None:
+        warnings.warn(str(blind), DevinterpWarning, stacklevel=stacklevel)
     if probe.idle:
         warnings.warn(
             f"The loss of the first batch gives no gradient to {_few(probe.idle)}. A step leaves alone what has no "
