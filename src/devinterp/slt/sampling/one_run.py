@@ -192,6 +192,7 @@ def sample(
     settings = SamplerSettings.build(**{field.name: given[field.name] for field in fields(SamplerSettings)})
     options = Execution(**{field.name: given[field.name] for field in fields(Execution)})
     options.check(output_path)
+    options.begin(model)
     warn_of_step([settings.as_dict()], stacklevel=3)
     variants = {"/": (settings, param_masks)}
     plan = make_plan(model, dataset, observables, variants, device=device, loss_fn=loss_fn)

@@ -100,6 +100,7 @@ def sample_checkpoints(
     steps = _check_checkpoints(checkpoints)
     common, options = read_settings("sample_checkpoints", settings, lr=lr, n_beta=n_beta)
     options.check(output_path)
+    options.begin()
     restrictions = {"full": None} if weight_restrictions is None else weight_restrictions
     names = check_names(restrictions)
     task = check_task(sampling_task, observables)

@@ -95,6 +95,7 @@ def sample_restrictions(
     """
     common, options = read_settings("sample_restrictions", settings, lr=lr, n_beta=n_beta)
     options.check(output_path)
+    options.begin(model)
     names = check_names(weight_restrictions)
     task = check_task(sampling_task, observables)
     own = overridden(common, names, overrides or {})

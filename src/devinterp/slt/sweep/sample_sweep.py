@@ -102,6 +102,7 @@ def sweep(
     full = {"num_chains": num_chains, "num_draws": num_draws}
     asked, options = _read_grid(grid, {"save_metrics": True, **settings, **full}, control=control)
     options.check(output_path)
+    options.begin()
     first = next(iter(asked.values()))
     pilot = _pilot(first, pilot_chains, pilot_draws)
     if isinstance(extend, bool) or not isinstance(extend, int) or extend < 0:

@@ -10,8 +10,10 @@ from concurrent.futures import Executor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
+from torch import nn
+
 from devinterp.errors import SettingError
-from devinterp.slt.sampling.running.pool import worker_pool
+from devinterp.slt.sampling.running.pool import start_server, worker_pool
 from devinterp.slt.sampling.running.progress import ProgressEvent, check_progress
 from devinterp.slt.sampling.running.torch_settings import check_settings_travel
 from devinterp.store import StoreLike, locate
@@ -87,6 +89,12 @@ class Execution:
                 found=str(target),
                 remedy="Give a path, or use chain_method='sequential'.",
             )
+
+    def begin(self, model: object = None) -> None:
+        """Let what processes of our own need for a model be imported while the run is prepared."""
+        if self.chain_method == "parallel" and self.executor is None:
+            parts = model.modules() if isinstance(model, nn.Module) else ()
+            start_server(type(part).__module__ for part in parts)
 
 
 def _check_path(target: StoreLike | None) -> None:

@@ -7,12 +7,14 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from multiprocessing.context import BaseContext
 
-__all__ = ["children_ignore_sigint", "orphaned", "worker_pool"]
+__all__ = ["children_ignore_sigint", "orphaned", "start_server", "worker_pool"]
+
+_LIBRARIES = ("transformers", "transformer_lens")  # whose import takes seconds, and runs no torch kernel
 
 
 def worker_pool(count: int) -> ProcessPoolExecutor:
@@ -26,16 +28,29 @@ def worker_pool(count: int) -> ProcessPoolExecutor:
     return ProcessPoolExecutor(count, mp_context=_context(), initializer=_begin, initargs=(dict(os.environ),))
 
 
+def start_server(modules: Iterable[str] = ()) -> None:
+    """Have the server that workers are forked from begin its imports, where there is one and it does not run yet.
+
+    Parameters
+    ----------
+    modules : iterable of str
+        Modules that define the model's classes; those of libraries that are known to be slow to import are.
+    """
+    if sys.platform != "linux":
+        return
+    from multiprocessing import forkserver
+
+    known = sorted({name for name in modules if name.split(".")[0] in _LIBRARIES})
+    forkserver.set_forkserver_preload(["devinterp.slt.sampling.running.worker", *known])
+    with children_ignore_sigint():
+        forkserver.ensure_running()
+
+
 def _context() -> BaseContext:
     if sys.platform != "linux":
         return multiprocessing.get_context("spawn")
-    from multiprocessing import forkserver
-
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["devinterp.slt.sampling.running.worker"])
-    with children_ignore_sigint():
-        forkserver.ensure_running()
-    return context
+    start_server()
+    return multiprocessing.get_context("forkserver")
 
 
 def _begin(environment: dict[str, str]) -> None:
