@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import pickle
+import subprocess
+import sys
 from typing import Any
 
 import numpy as np
@@ -223,6 +225,19 @@ def test_the_memory_stays_within_the_budget() -> None:
     chains(model, last(model), tight)
     assert sum(kept.size for kept in tight._kept.values()) == 4 * size
     assert sum(not isinstance(batch, bytes) for batch in tight._kept) == 3  # the rows of every draw come first
+
+
+def test_the_compiler_is_not_imported() -> None:
+    code = """
+import sys, torch
+from devinterp.slt.sampling.engine.call_trace import trace_calls
+model = torch.nn.Sequential(torch.nn.Embedding(5, 3), torch.nn.Linear(3, 3), torch.nn.Linear(3, 5))
+model.requires_grad_(False)
+trace = trace_calls(model, [model[2].weight], torch.tensor([[1, 2]]), model)
+assert len(trace.calls) == 2, trace
+assert "torch._dynamo" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_it_travels_empty_and_can_be_switched_off() -> None:

@@ -234,6 +234,10 @@ class _Tracer(TorchDispatchMode):
         self._lasting = {self._key(each) for each in (*model.parameters(), *model.buffers())}
         self._derived = {self._key(rows)}
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # or the first operation imports torch's compiler, which takes seconds
+
     def refuse(self, reason: str) -> None:
         """Rule everything out."""
         self.reason = self.reason or reason
