@@ -105,3 +105,82 @@ def test_ids_outside_the_vocabulary_are_refused():
     check_vocabulary(TOKENS, None, "data")
     with pytest.raises(DataError, match="vocabulary"):
         check_vocabulary(TOKENS, int(TOKENS.max()), "data")
+
+
+# Tables of other libraries
+
+
+def pandas():
+    return pytest.importorskip("pandas", reason="pandas is not installed")
+
+
+def arrow():
+    return pytest.importorskip("pyarrow", reason="pyarrow is not installed")
+
+
+def shuffled():
+    """Labels of the index that are not the positions of the rows."""
+    return pandas().Series(list(TOKENS), index=list(range(len(TOKENS)))[::-1])
+
+
+def in_zarr():
+    import zarr
+
+    return zarr.create_array(zarr.storage.MemoryStore(), data=TOKENS)
+
+
+def encoding():
+    library = pytest.importorskip("transformers", reason="transformers is not installed")
+    return library.BatchEncoding({"input_ids": torch.from_numpy(TOKENS), "attention_mask": torch.ones(12, 17)})
+
+
+TABLES = {
+    "dict of columns": lambda: {"input_ids": TOKENS.tolist()},
+    "BatchEncoding": encoding,
+    "DataFrame with the column": lambda: pandas().DataFrame({"input_ids": list(TOKENS), "x": 1}),
+    "DataFrame of ids": lambda: pandas().DataFrame(TOKENS),
+    "Series by position": shuffled,
+    "pyarrow table": lambda: arrow().table({"input_ids": TOKENS.tolist()}),
+    "pyarrow array": lambda: arrow().array(TOKENS.tolist()),
+    "zarr array": in_zarr,
+    "TensorDataset": lambda: torch.utils.data.TensorDataset(torch.from_numpy(TOKENS)),
+    "Subset": lambda: torch.utils.data.Subset(Lazy(), range(12)),
+}
+
+
+@pytest.mark.parametrize("kind", TABLES)
+def test_tables_of_other_libraries_are_taken(kind):
+    rows = TokenRows(TABLES[kind](), "The sampling dataset")
+    assert len(rows) == len(TOKENS)
+    np.testing.assert_array_equal(rows.take(np.array([3, 0, 11])), TOKENS[[3, 0, 11]])
+
+
+WAYS = {
+    "DatasetDict": (lambda: datasets.DatasetDict({"train": hugging()}), r"dataset\['train'\]"),
+    "DataLoader": (lambda: torch.utils.data.DataLoader(Lazy(), batch_size=2), r"loader\.dataset"),
+    "streamed": (lambda: hugging().to_iterable_dataset(), r"Dataset\.from_list\(list\(rows\.take"),
+    "generator": (lambda: (row for row in TOKENS), r"rows\.take"),
+}
+
+
+@pytest.mark.parametrize("kind", WAYS)
+def test_what_is_not_one_table_is_refused_with_the_line_to_write(kind):
+    build, line = WAYS[kind]
+    with pytest.raises(DataError, match=line):
+        TokenRows(build(), "The sampling dataset")
+
+
+def without(row, token=None):
+    rows = TOKENS.tolist()
+    if token is None:
+        rows[row] = None
+    else:
+        rows[row][token] = None
+    return rows
+
+
+@pytest.mark.parametrize("convert", [list, lambda rows: datasets.Dataset.from_dict({"input_ids": rows})])
+@pytest.mark.parametrize(("token", "words"), [(None, "null in row 3"), (5, "null in row 3, at position 5")])
+def test_what_is_missing_is_named_by_row_and_position(convert, token, words):
+    with pytest.raises(DataError, match=words):
+        TokenRows(convert(without(3, token)), "The sampling dataset").take(np.arange(len(TOKENS)))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -40,7 +40,7 @@ class TokenRows:
 
     def __init__(self, data: Any, name: str) -> None:
         self.name = name
-        self._data = data
+        self._data = data = _table_of(data, name)
         self._kind = _kind_of(data, name)
         if self._kind == "huggingface":
             # A transform of the caller's (tokenising on the fly, say) stays; a mere output format is dropped.
@@ -76,7 +76,8 @@ class TokenRows:
             for start in range(0, len(self), _LENGTH_ROWS):
                 part = column[start : start + _LENGTH_ROWS]["input_ids"]
                 offsets = (chunk.value_lengths() for chunk in part.chunks if hasattr(chunk, "value_lengths"))
-                lengths.update(*(values.unique().to_pylist() for values in offsets))
+                for values in offsets:
+                    lengths.update(length for length in values.unique().to_pylist() if length is not None)
         elif isinstance(self._data, list | tuple):
             lengths.update(
                 len(row) for row in (_row_of(row, self.name) for row in self._data) if hasattr(row, "__len__")
@@ -116,10 +117,23 @@ class TokenRows:
             block = [_row_of(self._data[int(i)], self.name) for i in indices]
         return self._as_ids(block, indices)
 
+    def _refuse_nulls(self, block: Any, indices: npt.NDArray[np.int64]) -> None:
+        """Raise `DataError` for the first row, or token, that is missing."""
+        for index, row in zip(indices.tolist(), block, strict=True):
+            lacking = None if row is None or not isinstance(row, list | tuple) else next(_missing(row), None)
+            if row is None or lacking is not None:
+                raise DataError(
+                    f"{self.name} has {'a null row' if row is None else 'a null token'}.",
+                    expected="token ids",
+                    found=f"null in row {index}" + ("" if lacking is None else f", at position {lacking}"),
+                    remedy="Drop the row.",
+                )
+
     def _as_ids(self, block: Any, indices: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         if isinstance(block, torch.Tensor):
             block = block.detach().cpu().numpy()
         if not (isinstance(block, np.ndarray) and block.dtype != object):
+            self._refuse_nulls(block, indices)
             rows = [row.detach().cpu().numpy() if isinstance(row, torch.Tensor) else np.asarray(row) for row in block]
             flat = [row for row in rows if row.ndim != 1]
             if flat:
@@ -132,6 +146,8 @@ class TokenRows:
             if len(lengths) > 1:
                 raise self._unequal(lengths)
             block = np.stack(rows)
+        if block.dtype.kind == "f" and np.isnan(block).any():  # how a table of numbers holds what is missing
+            self._refuse_nulls([[None if np.isnan(t) else t for t in row] for row in block], indices)
         if block.dtype.kind not in "iu":
             raise DataError(
                 f"The token ids of {_inside(self.name)} are not integers.",
@@ -149,6 +165,45 @@ class TokenRows:
             raise self._unequal({length, block.shape[1]})
         ids: npt.NDArray[np.int64] = block.astype(np.int64, copy=False)
         return ids
+
+
+def _missing(row: Sequence[Any]) -> Iterator[int]:
+    return (position for position, token in enumerate(row) if token is None)
+
+
+def _table_of(data: Any, name: str) -> Any:
+    """Return the rows inside what other libraries call a table, as something that is read by row.
+
+    Raises
+    ------
+    DataError
+        It holds several tables, or cannot be read by row; the message has the line to write.
+    """
+    kind, remedy = type(data).__name__, None
+    if isinstance(data, Mapping) and "input_ids" in data:  # a dict of columns, a BatchEncoding
+        return data["input_ids"]
+    if isinstance(data, Mapping) and data and all(hasattr(each, "column_names") for each in data.values()):
+        remedy = f"Pass one of its splits: dataset[{next(iter(data))!r}]."
+    elif hasattr(data, "batch_sampler") and hasattr(data, "dataset"):
+        remedy = "Pass what it loads from, loader.dataset: sampling makes its own batches."
+    elif hasattr(data, "__iter__") and not hasattr(data, "__len__"):
+        remedy = "Take as many rows as shall be sampled on: datasets.Dataset.from_list(list(rows.take(10_000)))."
+    if remedy is not None:
+        raise DataError(f"{name} cannot be read by row.", expected="one table of rows", found=kind, remedy=remedy)
+    if hasattr(data, "iloc"):  # of pandas, whose [] goes by label
+        columns = getattr(data, "columns", None)
+        if columns is None:
+            return list(data)
+        return list(data["input_ids"]) if "input_ids" in columns else data.to_numpy()
+    if hasattr(data, "to_pylist"):  # of pyarrow
+        columns = getattr(data, "column_names", None)
+        return (data["input_ids"] if columns and "input_ids" in columns else data).to_pylist()
+    tensors = getattr(data, "tensors", None)
+    if isinstance(tensors, tuple) and len(tensors) == 1:  # a TensorDataset
+        return tensors[0]
+    if not isinstance(data, torch.Tensor) and all(hasattr(data, each) for each in ("shape", "dtype", "__getitem__")):
+        return np.asarray(data[...])  # zarr, h5py, xarray
+    return data
 
 
 def _kind_of(data: Any, name: str) -> str:
