@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import pytest
 import xarray as xr
-from devinterp.slt.arviz import to_arviz
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_runs import fail_chain, make_run, make_study, to_store
@@ -18,6 +17,7 @@ from devinterp.slt.bif import compute_bif
 from devinterp.slt.llc import compute_llc
 from devinterp.slt.susceptibilities import compute_susceptibilities
 from devinterp.slt.susceptibilities.views import flatten, unflatten
+from devinterp.slt.uncertainty.arviz import to_arviz
 
 TOKENS, CHAINS, DRAWS = 6, 3, 40
 
