@@ -10,6 +10,8 @@ import numpy as np
 
 __all__ = ["Thinning", "thinning_of"]
 
+_FEWEST = 4  # draws of a run that is more than a try of whether all works
+
 
 @dataclass(frozen=True)
 class Thinning:
@@ -22,7 +24,7 @@ class Thinning:
     per_pass : int
         Batches of a whole pass.
     repeats : bool
-        Whether the draws have gone round these batches twice, so that more draws would see no others.
+        Whether the draws, more than a handful, have gone round these batches twice: more would see no others.
     every : int
         Steps between draws.
     """
@@ -67,4 +69,4 @@ def thinning_of(sampler: Mapping[str, Any], num_rows: Any) -> Thinning | None:
     per_pass = num_rows // size
     first = (burnin + np.arange(min(draws, per_pass), dtype=np.int64) * every) * parts
     seen = len(np.unique((first[:, None] + np.arange(min(parts, per_pass))) % per_pass))
-    return Thinning(seen, per_pass, draws * parts >= 2 * seen, every)
+    return Thinning(seen, per_pass, draws >= _FEWEST and draws * parts >= 2 * seen, every)
