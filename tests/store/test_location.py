@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import pickle
 import shutil
 import threading
+from contextlib import contextmanager
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
-from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import quote
 
@@ -17,7 +19,7 @@ import xarray as xr
 import zarr
 from zarr.storage import FsspecStore, LocalStore, MemoryStore, StorePath, ZipStore
 
-from devinterp.errors import SettingError, StoreError
+from devinterp.errors import DevinterpError, SettingError, StoreError
 from devinterp.schema.reading.target import resolve_target
 from devinterp.schema.validation import validate
 from devinterp.store import locate, open_store
@@ -130,9 +132,10 @@ def test_a_file_of_another_machine_is_refused(url):
 
 
 class Server(SimpleHTTPRequestHandler):
-    """Gives out files; a folder's listing is answered with `status` where that is not 200."""
+    """Gives out files; answers for a listing with `status` where that is not 200, for what is absent with `missing`."""
 
     status = 200
+    missing = 404
 
     def log_message(self, *_):
         pass
@@ -143,22 +146,81 @@ class Server(SimpleHTTPRequestHandler):
         self.send_error(self.status)
         return None
 
+    def send_error(self, code, *rest):
+        super().send_error(self.missing if code == 404 else code, *rest)
 
-@pytest.fixture(params=[200, 401, 403, 404, 405], ids=lambda status: f"listing {status}")
-def url(request, study):
-    handler = partial(type("Handler", (Server,), {"status": request.param}), directory=str(study.parent))
+
+@contextmanager
+def served(folder, **answers):
+    handler = partial(type("Handler", (Server,), answers), directory=str(folder))
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
-    yield f"http://127.0.0.1:{server.server_port}/{study.name}", request.param
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
 
 
-@pytest.mark.skipif(find_spec("aiohttp") is None, reason="aiohttp, which fsspec reads http with, is missing")
-def test_a_web_server_that_lists_or_does_not(study, url):
-    address, status = url
-    report = validate(address, level="completeness")
-    assert report.ok, str(report)
-    assert bool(report.not_checked) is (status != 200), report.not_checked
+@pytest.fixture(scope="module")
+def oddly_named(tmp_path_factory):
+    names = ["full", "l0 h#0", "a?b", "50%", "a%20b", "ü+&;"]
+    return lifelike.make_study(tmp_path_factory.mktemp("a b") / "s.zarr", names, **SMALL)
+
+
+@pytest.mark.needs("fsspec", "aiohttp")
+@pytest.mark.parametrize("status", [200, 401, 403, 404, 405], ids=lambda status: f"listing {status}")
+def test_a_web_server_that_lists_or_does_not(oddly_named, status):
+    with served(oddly_named.parents[1], status=status) as host:
+        url = f"{host}/{quote(oddly_named.parent.name)}/{oddly_named.name}"
+        report = validate(url, level="completeness")
+        assert report.ok, str(report)
+        assert bool(report.not_checked) is (status != 200), report.not_checked
+        expected = open_store(oddly_named).load()
+        for target in (url, url + "/", FsspecStore.from_url(url, read_only=True)):
+            xr.testing.assert_identical(open_store(target, level="values").load(), expected)
+        (tree,) = pickle.loads(pickle.dumps([open_store(url)]))
+        xr.testing.assert_identical(tree.load(), expected)
+        part = zarr.open_group(
+            FsspecStore.from_url(f"{host}/{quote(oddly_named.parent.name)}", read_only=True), path="s.zarr", mode="r"
+        )
+        xr.testing.assert_identical(open_store(part).load(), expected)
+        if status == 200:
+            xr.testing.assert_identical(open_store(url, consolidated=False).load(), expected)
+
+
+@pytest.mark.needs("fsspec", "aiohttp")
+@pytest.mark.parametrize("status", [401, 403, 405])
+def test_a_store_without_consolidated_metadata_needs_a_listing(study, tmp_path, status):
+    store = Path(shutil.copytree(study, tmp_path / "s.zarr"))
+    root = json.loads((store / "zarr.json").read_text())
+    del root["consolidated_metadata"]
+    (store / "zarr.json").write_text(json.dumps(root))
+    with served(tmp_path, status=status) as host:
+        (finding,) = validate(f"{host}/s.zarr").errors
+        assert finding.code == "DI001"
+        assert "list" in finding.message
+        for level in ("structure", None):
+            with pytest.raises(DevinterpError, match="list"):
+                open_store(f"{host}/s.zarr", level=level)
+
+
+@pytest.mark.needs("fsspec", "aiohttp")
+def test_a_server_that_denies_what_is_not_there_is_asked_for_nothing_else(study):
+    with served(study.parent, status=403, missing=403) as host:
+        xr.testing.assert_identical(open_store(f"{host}/s.zarr").load(), open_store(study).load())
+
+
+@pytest.mark.needs("fsspec", "aiohttp")
+@pytest.mark.parametrize("end", ["#part", "?sig=1", "#", "?"])
+def test_a_url_with_a_query_or_a_fragment_names_no_folder(study, end):
+    with served(study.parent) as host:
+        (finding,) = validate(f"{host}/s.zarr{end}").errors
+        assert "does not name a folder" in finding.message
+        with pytest.raises(StoreError, match="storage_options") as caught:
+            open_store(f"{host}/s.zarr{end}")
+        assert quote(end[0]) in caught.value.remedy
+        signed = open_store(f"{host}/s.zarr", storage_options={"params": {"sig": "1"}})
+        xr.testing.assert_identical(signed.load(), open_store(study).load())

@@ -198,7 +198,7 @@ def _inside(store: Store, path: str) -> Store:
         return store
     if isinstance(store, LocalStore):
         return LocalStore(Path(store.root) / path, read_only=store.read_only)
-    if isinstance(store, FsspecStore):
+    if type(store) is FsspecStore:  # others may change keys on the way
         return FsspecStore(store.fs, read_only=store.read_only, path=f"{store.path.rstrip('/')}/{path}")
     return GroupStore(store, path)
 

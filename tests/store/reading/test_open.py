@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+
 import lifelike
 import pytest
 import xarray as xr
 from zarr.storage import LocalStore
 
 import devinterp
+from devinterp.errors import StoreError
 from devinterp.store import open_store
 
 
@@ -57,3 +60,45 @@ def test_a_series_is_opened_and_checked_in_as_many_reads_as_a_single_run(stores)
         # Each checkpoint's coordinate is read to make its index; nothing else may grow.
         assert counts[1] <= counts[0] + 2, (name, counts)
         assert 0 < counts[0] < 20, (name, counts)
+
+
+SHORT = {
+    "a codec by its name": ("codecs", ["bytes", "zstd", "crc32c"], r'"bytes", which is to be spelt \{"name": "bytes"'),
+    "a checksum by its name": (
+        "codecs",
+        [None, None, "crc32c"],
+        r'"crc32c", which is to be spelt \{"name": "crc32c"\}',
+    ),
+    "a codec that says nothing more": ("codecs", [None, {"name": "zstd"}, None], r'\{"name": "zstd"\}, which is to be'),
+    "keys by their name": ("chunk_key_encoding", "default", r'"default", which is to be spelt \{"name": "default"\}'),
+    "a type as an object": ("data_type", {"name": "float32"}, r'which is to be spelt "float32"'),
+}
+
+
+@pytest.mark.parametrize("gathered", [True, False])
+@pytest.mark.parametrize("case", SHORT)
+def test_a_legal_spelling_that_zarr_does_not_read_is_named_with_the_one_it_reads(stores, tmp_path, case, gathered):
+    member, value, pattern = SHORT[case]
+    store = lifelike.make_samples(tmp_path / "a.zarr", chains=1, draws=4, rows=2, save_metrics=False)
+    root, document = (json.loads((store / p / "zarr.json").read_text()) for p in ("", "loss_code"))
+    as_written = document[member]
+    if member == "codecs":
+        value = [old if new is None else new for old, new in zip(as_written, value, strict=True)]
+    document[member] = value
+    root["consolidated_metadata"] = {**root["consolidated_metadata"]} if gathered else None
+    if gathered:
+        root["consolidated_metadata"]["metadata"]["loss_code"] = document
+    (store / "zarr.json").write_text(json.dumps(root))
+    (store / "loss_code" / "zarr.json").write_text(json.dumps(document))
+    assert devinterp.validate(store).ok
+    for level in ("structure", None):
+        with pytest.raises(StoreError, match=pattern) as caught:
+            open_store(store, level=level)
+        assert "'loss_code'" in str(caught.value)
+        assert "loss_code/zarr.json" in caught.value.remedy
+    document[member] = as_written  # the remedy, followed
+    if gathered:
+        root["consolidated_metadata"]["metadata"]["loss_code"] = document
+        (store / "zarr.json").write_text(json.dumps(root))
+    (store / "loss_code" / "zarr.json").write_text(json.dumps(document))
+    assert open_store(store, level="values")["loss_code"].shape == (1, 4, 2, lifelike.TOKENS)

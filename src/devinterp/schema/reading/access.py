@@ -12,7 +12,6 @@ import stat
 from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
-from urllib.parse import quote, unquote
 
 from devinterp.errors import StoreError
 from devinterp.schema.reading.keys import DOCUMENT, document_key, join_key
@@ -171,9 +170,6 @@ class ZarrAccess:
         self.name, self.archive = name, isinstance(store, ZipStore)
         self._store, self._prefix = store, prefix.strip("/")
         self._prototype = default_buffer_prototype()
-        names = getattr(getattr(store, "fs", None), "protocol", ())
-        # Web servers list names as links, percent-encoded, and take keys so: "#" would begin a fragment.
-        self._quoted = bool({"http", "https"} & ({names} if isinstance(names, str) else set(names)))
 
     def get(self, key: str, limit: int) -> bytes | None:
         (found,) = self.get_many([key], limit)
@@ -258,7 +254,7 @@ class ZarrAccess:
 
         async def collect() -> list[str]:
             await self._store._ensure_open()
-            return [unquote(item) if self._quoted else item async for item in items]
+            return [item async for item in items]
 
         try:
             return sync(collect())
@@ -272,8 +268,7 @@ class ZarrAccess:
             raise StoreError(f"{self.name} cannot be listed: {type(error).__name__}: {error}.") from error
 
     def _full(self, key: str) -> str:
-        full = join_key(self._prefix, key)
-        return quote(full) if self._quoted else full
+        return join_key(self._prefix, key)
 
 
 def _open_at_once(path: str, flags: int) -> int:

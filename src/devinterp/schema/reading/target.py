@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote
+from urllib.parse import quote, unquote
 
 from devinterp.errors import MissingDependencyError, SettingError, StoreError
 
 if TYPE_CHECKING:
     from zarr.abc.store import Store
+    from zarr.storage import FsspecStore
 
-__all__ = ["Target", "open_url", "resolve_target"]
+__all__ = ["Target", "open_url", "percent_encoded", "resolve_target"]
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)(::.+)?://")
 _FILE = re.compile(r"(?:file|local):(?=/)", re.IGNORECASE)
@@ -63,11 +66,11 @@ def resolve_target(target: Any) -> Target:
     from zarr.storage import StorePath
 
     if isinstance(target, zarr.Group):
-        return Target(store=target.store, inside=target.store_path.path.strip("/"))
+        return Target(store=percent_encoded(target.store), inside=target.store_path.path.strip("/"))
     if isinstance(target, StorePath):
-        return Target(store=target.store, inside=target.path.strip("/"))
+        return Target(store=percent_encoded(target.store), inside=target.path.strip("/"))
     if isinstance(target, Store):
-        return Target(store=target)
+        return Target(store=percent_encoded(target))
     try:
         text = os.fspath(target)
     except TypeError:
@@ -120,8 +123,16 @@ def open_url(url: str, storage_options: dict[str, Any] | None, *, read_only: boo
     """
     from zarr.storage import FsspecStore
 
+    web = re.match(r"https?://[^?#]*([?#])", url, re.IGNORECASE)
+    if web is not None:  # keys would be joined to what stands behind it
+        raise StoreError(
+            f"The URL {url!r} does not name a folder: {web[1]!r} ends the path.",
+            expected="the URL of the folder alone",
+            remedy=f"Where {web[1]!r} is part of a name, write {quote(web[1])}; a signature goes into "
+            "storage_options={'params': {...}}, and is sent with every request.",
+        )
     try:
-        return FsspecStore.from_url(url, storage_options=storage_options, read_only=read_only)
+        return percent_encoded(FsspecStore.from_url(url, storage_options=storage_options, read_only=read_only))
     except ImportError as error:
         raise MissingDependencyError(
             f"The URL {url!r} needs a package that is not installed: {error}.",
@@ -129,3 +140,62 @@ def open_url(url: str, storage_options: dict[str, Any] | None, *, read_only: boo
         ) from error
     except Exception as error:  # fsspec implementations raise what they like
         raise StoreError(f"The URL {url!r} cannot be opened: {error}.") from error
+
+
+def percent_encoded(store: Store) -> Store:
+    """Return a store on a web server so that keys are asked for as servers take them; any other store as it is.
+
+    zarr joins keys to the URL as they are: of a group ``l0 h#1`` a server would be asked for ``l0 h``.
+    """
+    from zarr.storage import FsspecStore
+
+    if type(store) is not FsspecStore:
+        return store
+    names = getattr(store.fs, "protocol", ())
+    if not {"http", "https"} & ({names} if isinstance(names, str) else set(names)):
+        return store
+    return _web_store()(store.fs, store.read_only, store.path, store.allowed_exceptions)
+
+
+@cache  # zarr is imported only where a store is opened
+def _web_store() -> type[FsspecStore]:
+    from zarr.storage import FsspecStore
+
+    class WebStore(FsspecStore):
+        def __reduce__(self) -> tuple[Any, ...]:  # a class that is made in a function has no name to be found by
+            return percent_encoded, (FsspecStore(self.fs, self.read_only, self.path, self.allowed_exceptions),)
+
+        async def get(self, key: str, *args: Any, **options: Any) -> Any:
+            return await super().get(quote(key), *args, **options)
+
+        async def get_partial_values(self, prototype: Any, key_ranges: Any) -> Any:
+            return await super().get_partial_values(prototype, [(quote(key), part) for key, part in key_ranges])
+
+        async def exists(self, key: str) -> bool:
+            return await super().exists(quote(key))
+
+        async def getsize(self, key: str) -> int:
+            return await super().getsize(quote(key))
+
+        async def set(self, key: str, *args: Any, **options: Any) -> None:
+            await super().set(quote(key), *args, **options)
+
+        async def delete(self, key: str) -> None:
+            await super().delete(quote(key))
+
+        async def delete_dir(self, prefix: str) -> None:
+            await super().delete_dir(quote(prefix))
+
+        async def list(self) -> AsyncIterator[str]:
+            async for key in super().list():
+                yield unquote(key)
+
+        async def list_dir(self, prefix: str) -> AsyncIterator[str]:
+            async for name in super().list_dir(quote(prefix)):
+                yield unquote(name)
+
+        async def list_prefix(self, prefix: str) -> AsyncIterator[str]:
+            async for key in super().list_prefix(quote(prefix)):
+                yield unquote(key)
+
+    return WebStore

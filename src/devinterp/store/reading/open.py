@@ -13,9 +13,11 @@ import xarray as xr
 from devinterp.errors import ChainFailedWarning, IncompleteStoreError, StoreError, StoreNotFoundError
 from devinterp.plain_json import dig
 from devinterp.schema.checks.completion import has_completed
+from devinterp.schema.findings.codes import RuleCode
 from devinterp.store.location import Location, StoreLike, locate
 from devinterp.store.reading.fast_open import open_many_groups
 from devinterp.store.reading.path_state import read_group
+from devinterp.store.reading.unreadable import refuse_unreadable
 
 __all__ = ["failed_chains", "open_store", "open_tree", "root_document"]
 
@@ -93,7 +95,7 @@ def root_document(location: Location) -> Mapping[str, Any]:
             raise StoreError(
                 f"{location.name} is a Zarr v2 store.",
                 expected="Zarr v3",
-                remedy="Rewrite it: xr.open_datatree(path, engine='zarr').to_zarr(new_path, zarr_format=3).",
+                remedy=RuleCode.ZARR_V2.remedy,
             )
         inside = sorted(p.name for p in Path(location.folder).glob("*.zarr")) if location.folder is not None else []
         raise StoreNotFoundError(
@@ -109,17 +111,22 @@ def open_tree(location: Location, *, consolidated: bool | None = None, chunks: A
     document = root_document(location)
     if consolidated is None:
         consolidated = isinstance(dig(document, "consolidated_metadata.metadata"), Mapping)  # null is none
-    tree = open_many_groups(location, document) if consolidated and chunks is None else None
-    if tree is None:
-        with warnings.catch_warnings():
-            # The state folder of a run that goes on is not part of the hierarchy, and need not be.
-            warnings.filterwarnings("ignore", message=r"Object at \.devinterp", category=UserWarning)
-            tree = xr.open_datatree(
-                location.store,  # type: ignore[arg-type]  # xarray takes Zarr stores, its annotation does not say so
-                engine="zarr",
-                consolidated=consolidated,
-                chunks=chunks,
-            )
+    try:
+        tree = open_many_groups(location, document) if consolidated and chunks is None else None
+        if tree is None:
+            with warnings.catch_warnings():
+                # The state folder of a run that goes on is not part of the hierarchy, and need not be.
+                warnings.filterwarnings("ignore", message=r"Object at \.devinterp", category=UserWarning)
+                tree = xr.open_datatree(
+                    location.store,  # type: ignore[arg-type]  # xarray takes Zarr stores, and does not say so
+                    engine="zarr",
+                    consolidated=consolidated,
+                    chunks=chunks,
+                    zarr_format=3,  # else Zarr v2's documents are asked for, which some servers answer with 403
+                )
+    except Exception as error:  # zarr raises a bare TypeError, ValueError ... at metadata that it does not read
+        refuse_unreadable(location, document, consolidated, error)
+        raise
     _make_names_drawable(tree)
     warn_of_failed_chains(tree, location.name)
     return tree

@@ -16,7 +16,7 @@ import numpy as np
 from devinterp.errors import StoreConflictError
 from devinterp.schema.model.spec import ArrayLayout, GroupLayout
 from devinterp.schema.reading.keys import DOCUMENT, ChunkKeys, document_key, join_key
-from devinterp.store.metadata import documents, group_document, open_array
+from devinterp.store.metadata import differs_from_ours, documents, group_document, open_array
 from devinterp.store.reading.path_state import read_group
 from devinterp.store.run_state import ChainProgress, read_checkpoint, write_progress
 from devinterp.store.writing.keep import check_growth, keep_others
@@ -33,11 +33,13 @@ def grow_run(run: Run) -> None:
     Raises
     ------
     StoreConflictError
-        More draws are asked of a store that did not keep its chains' states, or it holds what cannot grow with it.
+        More draws are asked of a store that did not keep its chains' states, it holds what cannot grow with it, or
+        another tool has written an array of it anew, so that what sampling writes would not be read.
     """
     keep_others(run)
     present = {g: run.kept_attributes[g] for g in run.requests if g in run.kept_attributes}
-    layouts = {group: _stored_layout(run, group) for group in present}
+    stored = _StoredArrays(run)
+    layouts = {group: stored.layout(group) for group in present}
     root = read_group(run.location) or {}
     completed = root.get("attributes", {}).get("completed") == 1
     if completed:
@@ -46,7 +48,7 @@ def grow_run(run: Run) -> None:
         earlier = attributes.get("metadata", {}).get("run", {})
         run.add_facts(group, {name: fact for name, fact in earlier.items() if name != "chains"})
         if attributes.get("completed") == 1:
-            _adopt_progress(run, group, attributes)
+            _adopt_progress(run, group, attributes, layouts[group].arrays["draws_written"])
     if completed:
         _reopen_root(run, root)
     for group, on_disk in layouts.items():  # a new group's documents are written with the missing ones
@@ -63,20 +65,49 @@ def _reopen_root(run: Run, root: dict[str, Any]) -> None:
     run.location.set(DOCUMENT, group_document(attributes))
 
 
-def _stored_layout(run: Run, group: str) -> GroupLayout:
-    """Return the group's layout with the shapes and chunks that lie on disk."""
-    wanted = run.layout(group)
-    arrays: dict[str, ArrayLayout] = {}
-    for name, layout in wanted.arrays.items():
-        raw = run.location.get(document_key(group, name))
-        if raw is not None:
-            document = json.loads(raw)
+class _StoredArrays:
+    """What lies on disk of the arrays of a run, each different document looked at once: groups hold the same arrays."""
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+        self._known: dict[tuple[str, bytes], dict[str, Any]] = {}
+
+    def layout(self, group: str) -> GroupLayout:
+        """Return the group's layout with the shapes and chunks that lie on disk."""
+        wanted = self._run.layout(group)
+        arrays: dict[str, ArrayLayout] = {}
+        for name, layout in wanted.arrays.items():
+            raw = self._run.location.get(document_key(group, name))
+            if raw is None:
+                arrays[name] = layout
+                continue
+            if (name, raw) not in self._known:
+                self._known[name, raw] = self._read(join_key(group, name), layout, raw)
+            document = self._known[name, raw]
             chunks = tuple(document["chunk_grid"]["configuration"]["chunk_shape"])
             attrs = {**layout.attrs, **document.get("attributes", {})}
             arrays[name] = replace(layout, shape=tuple(document["shape"]), chunks=chunks, attrs=attrs)
-        else:
-            arrays[name] = layout
-    return GroupLayout(wanted.path, arrays, wanted.sizes)
+        return GroupLayout(wanted.path, arrays, wanted.sizes)
+
+    def _read(self, path: str, layout: ArrayLayout, raw: bytes) -> dict[str, Any]:
+        """Return an array's document, or refuse what sampling would not go on writing as it lies there."""
+        try:
+            document: dict[str, Any] = json.loads(raw)
+            found = differs_from_ours(document, layout.spec, self._run.schema.storage)
+            if found is None and tuple(document.get("dimension_names") or ()) != layout.dims:
+                found = f"the dimensions ({', '.join(map(str, document['dimension_names']))})"
+            if found is None and any(n > m for n, m in zip(document["shape"], layout.shape, strict=True)):
+                found = f"the shape {tuple(document['shape'])}"
+        except (ValueError, TypeError, AttributeError, KeyError) as error:  # not JSON, or not of an array
+            found = f"metadata that cannot be read ({type(error).__name__}: {error})"
+        if found is None:
+            return document
+        raise StoreConflictError(
+            f"{path} in {self._run.location.name} was written anew by another tool: sampling cannot go on in it.",
+            expected="arrays as sample() writes them",
+            found=found,
+            remedy="Sample into another output_path, or put the store back as sample() left it.",
+        )
 
 
 def _grown_dims(wanted: GroupLayout, stored: GroupLayout) -> set[str]:
@@ -85,11 +116,10 @@ def _grown_dims(wanted: GroupLayout, stored: GroupLayout) -> set[str]:
     return {d for new, old in pairs for d, n, m in zip(new.dims, new.shape, old.shape, strict=True) if n != m}
 
 
-def _adopt_progress(run: Run, group: str, attributes: Mapping[str, Any]) -> None:
+def _adopt_progress(run: Run, group: str, attributes: Mapping[str, Any], written: ArrayLayout) -> None:
     """Take over how far the chains of a completed group came, and put it on disk: ``completed`` is about to go."""
     stored = attributes["metadata"]["config"]["sampler"]
     more_draws = run.requests[group].parameters["num_draws"] != stored["num_draws"]
-    written = _stored_layout(run, group).arrays["draws_written"]
     draws = np.asarray(open_array(run.location, f"{group}/draws_written", written, run.schema.storage)[...])
     facts = attributes["metadata"]["run"]
     times = facts.get("seconds", [])
