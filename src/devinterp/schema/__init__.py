@@ -1,4 +1,8 @@
-"""Schemas loaded from declarative documents, and everything that is derived from them."""
+"""Schemas loaded from declarative documents, and everything that is derived from them.
+
+The documents are ``schemas/*.yaml`` at the root of the repository (``_schemas`` in the wheel): what every variable is
+called, its dimensions, type, unit and rules stand there and nowhere else.
+"""
 
 from __future__ import annotations
 

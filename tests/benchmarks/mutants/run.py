@@ -54,10 +54,10 @@ DEAD = {"killed", "hung"}
 
 GROUPS: dict[str, tuple[list[str], list[str]]] = {
     "bif": (
-        [f"slt/bif/{name}.py" for name in ("kernels", "tiles", "request", "loss_matrix", "__init__")],
+        [f"slt/bif/{name}.py" for name in ("kernels", "operands", "request", "loss_matrix", "__init__")],
         [
             "tests/slt/bif/test_bif.py",
-            "tests/slt/bif/test_tiles.py",
+            "tests/slt/bif/test_operands.py",
             "tests/slt/bif/test_strongest.py",
             "tests/properties/test_bif_invariants.py",
         ],

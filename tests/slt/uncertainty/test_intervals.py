@@ -317,7 +317,7 @@ def test_ninety_percent_intervals_cover_the_truth(case):
     import importlib.util
     from pathlib import Path
 
-    path = Path(__file__).parents[1] / "benchmarks" / "analysis" / "coverage.py"
+    path = Path(__file__).parents[2] / "benchmarks" / "analysis" / "coverage.py"
     spec = importlib.util.spec_from_file_location("coverage_cases", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

@@ -175,7 +175,7 @@ class Collector:
         level: Level | None = None,
         times: int = 1,
     ) -> None:
-        """Take one finding, or ``times`` equal ones; what is left out comes from its code."""
+        """Take one finding, or ``times`` equal ones; what is left out comes from its code (``findings/codes.yaml``)."""
         known = _CODES.get(str(code))
         if known is not None:
             severity, level = severity or known.severity, level or known.level

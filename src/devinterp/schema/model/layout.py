@@ -1,4 +1,4 @@
-"""From patterns to concrete arrays: placeholders bound, sizes computed, chunks cut."""
+"""From patterns, which stand in ``schemas/``, to concrete arrays: placeholders bound, sizes computed, chunks cut."""
 
 from __future__ import annotations
 

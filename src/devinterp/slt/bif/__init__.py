@@ -19,8 +19,8 @@ import xarray as xr
 from devinterp._renamed import successor
 from devinterp.errors import MissingVariableError, ProvenanceError, SettingError
 from devinterp.slt.bif.loss_matrix import Reduce
+from devinterp.slt.bif.operands import Operands, Source
 from devinterp.slt.bif.request import Plan, check_memory
-from devinterp.slt.bif.tiles import Operands, Source
 from devinterp.slt.runs.chains import warn_excluded
 from devinterp.slt.runs.comparable import check_curve
 from devinterp.slt.runs.results import label_result

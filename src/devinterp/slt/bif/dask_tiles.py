@@ -18,8 +18,8 @@ import xarray as xr
 
 from devinterp.errors import SettingError
 from devinterp.slt.bif.kernels import standardize
+from devinterp.slt.bif.operands import influence_tile
 from devinterp.slt.bif.request import Plan
-from devinterp.slt.bif.tiles import influence_tile
 from devinterp.slt.runs.chains import ChainSelection, select_chains
 from devinterp.slt.runs.optional import optional
 from devinterp.slt.uncertainty.batch_means import Batches, batch_groups, sample_of, shares_minibatches

@@ -15,9 +15,9 @@ import xarray as xr
 from devinterp.errors import DataError
 from devinterp.slt.bif.dask_tiles import LazyOperands
 from devinterp.slt.bif.kernels import product_se
+from devinterp.slt.bif.operands import Source
 from devinterp.slt.bif.partners import Strongest, as_matrix, leave_out
 from devinterp.slt.bif.strongest_dask import gather_strongest
-from devinterp.slt.bif.tiles import Source
 from devinterp.slt.runs.results import label_result, schema_id
 
 __all__ = ["topk_of_source"]

@@ -11,8 +11,8 @@ import numpy.typing as npt
 
 from devinterp.slt.bif.dask_tiles import LazyOperands
 from devinterp.slt.bif.kernels import F32
+from devinterp.slt.bif.operands import influence_tile
 from devinterp.slt.bif.partners import Strongest, as_matrix, leave_out
-from devinterp.slt.bif.tiles import influence_tile
 from devinterp.slt.runs.optional import optional
 
 __all__ = ["gather_strongest"]

@@ -16,8 +16,8 @@ from devinterp.errors import DataError, StoreConflictError, StoreExistsError
 from devinterp.plain_json import plain_json
 from devinterp.schema import ArrayLayout, GroupLayout, Schema, load, validate
 from devinterp.schema.reading.keys import ChunkKeys, chunk_grid
+from devinterp.slt.bif.operands import Source
 from devinterp.slt.bif.request import Plan
-from devinterp.slt.bif.tiles import Source
 from devinterp.store.location import Location, locate
 from devinterp.store.lock import WriterLock
 from devinterp.store.metadata import create_groups, documents, open_array, write_consolidated_root

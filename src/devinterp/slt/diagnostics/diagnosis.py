@@ -26,6 +26,7 @@ Code = Literal[
     "little_signal",
 ]
 
+# How grave each is: verdicts.py. How it is mended: verdicts.py and sweep/recommend.py. Its colour: plot/verdict.py.
 TITLES: dict[Code, str] = {
     "good": "good",
     "diverged": "diverged",

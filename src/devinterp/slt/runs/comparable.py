@@ -1,4 +1,4 @@
-"""Whether runs may be combined: what differs between them, held against the table of what may."""
+"""Whether runs may be combined: what differs between them, held against ``schemas/runs/may_differ.yaml``."""
 
 from __future__ import annotations
 

@@ -1,18 +1,15 @@
-"""What lies at a path, from a handful of small reads, and whether it is this request's."""
+"""What lies at a path, from a handful of small reads; whose it is, `writing.compare_requests` says."""
 
 from __future__ import annotations
 
 import enum
 import json
 import re
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from devinterp.schema.checks.completion import has_completed
 from devinterp.schema.reading.keys import document_key, is_unseen
 from devinterp.store.location import Location
-
-if TYPE_CHECKING:
-    pass
 
 __all__ = ["PathState", "inspect_path", "read_group"]
 

@@ -10,8 +10,8 @@ import pytest
 from made_runs import make_run
 
 from devinterp.slt.bif import kernels as _kernels
+from devinterp.slt.bif.operands import Operands
 from devinterp.slt.bif.request import Plan
-from devinterp.slt.bif.tiles import Operands
 
 SETTINGS: dict[str, Any] = {
     "method": "token", "reduce": "stack", "loss_keys": "all", "first": "all", "second": "all", "average": False,

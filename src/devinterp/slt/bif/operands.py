@@ -1,4 +1,4 @@
-"""Any part of a BIF from standardised losses: what the in-memory, lazy and streamed results have in common."""
+"""Standardised losses, and any tile of a BIF from them; `to_store` and `strongest` cut them into more than one."""
 
 from __future__ import annotations
 
