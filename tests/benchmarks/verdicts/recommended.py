@@ -1,0 +1,89 @@
+"""What `recommend` chooses of grids whose LLC at vanishing steps is known: 24 sweeps, each cell SGLD's own law.
+
+A quadratic in 20 directions of curvatures between 0.04 and 4, least squares in minibatches, and grids whose every step
+is too long, where the right answer is that nothing is good, and why.
+
+python tests/benchmarks/verdicts/recommended.py
+"""
+
+from __future__ import annotations
+
+import sys
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "helpers"))
+from simulated import Quadratic, Regression, simulate
+
+from devinterp.slt.runs.grid import cell_name
+from devinterp.slt.sweep.recommend import recommend
+
+RUNS = 6
+NAMES = ("lr", "n_beta", "localization")
+CURVED = Quadratic(np.geomspace(0.04, 4, 20))
+ONE = ([0.0, 30.0], [30.0])
+GRIDS: dict[str, tuple[Any, tuple[list[float], ...]]] = {
+    "quadratic, factors of three": (CURVED, ([1e-4, 3e-4, 1e-3, 3e-3, 1e-2], *ONE)),
+    "quadratic, two dimensions": (CURVED, ([3e-4, 1e-3, 3e-3], [0.0, 10.0, 100.0], [10.0, 100.0])),
+    "least squares in minibatches of 256": (Regression(4, 1024, 256, 1024), ([3e-4, 1e-3, 3e-3, 1e-2], *ONE)),
+    "quadratic, all too long": (CURVED, ([1e-2, 3e-2], *ONE)),
+}
+
+
+def sweeps(model: Any, axes: tuple[list[float], ...], seed: int) -> list[xr.DataTree]:
+    """Assemble sweeps of the cells, all of them in full length."""
+    found: list[dict[str, xr.Dataset]] = [{} for _ in range(RUNS)]
+    cells = [dict(zip(NAMES, values, strict=True)) for values in product(*axes)]
+    for number, own in enumerate(cells):
+        runs = simulate(model, runs=RUNS, seed=seed + number, burnin=200, between=4, **own)
+        for groups, run in zip(found, runs, strict=True):
+            chains, draws = run.sizes["chain"], run.sizes["draw"]
+            states = [{"status": "complete", "reason": None, "step": 200 + 4 * draws}] * chains
+            run.attrs["metadata"] = {**run.attrs["metadata"], "run": {"chains": states}}
+            groups[f"/{cell_name(own)}"] = run
+    trees = []
+    for groups in found:
+        tree = xr.DataTree.from_dict(groups)
+        coordinates = {name: ("cell", [cell[name] for cell in cells]) for name in NAMES}
+        tree.dataset = xr.Dataset(coords={"cell": np.arange(len(cells)), **coordinates})
+        config = {"cells": [cell_name(cell) for cell in cells], "sampling_task": "train"}
+        tree.attrs = {"devinterp_schema": "devinterp/sweep@1", "completed": 1, "metadata": {"config": config}}
+        trees.append(tree)
+    return trees
+
+
+def truth(model: Any, n_beta: float, localization: float) -> float:
+    """The LLC at vanishing steps."""
+    if isinstance(model, Regression):
+        a = model.table[0]
+        model = Quadratic(np.linalg.eigvalsh(a.T @ a / len(a)))
+    return float(model.llc(n_beta, localization))
+
+
+def main() -> None:
+    """Print what was chosen, and how far off it is."""
+    right = total = 0
+    print("| grid | lr, n_beta, localization | good | LLC over the small-step one | right |\n|---|---|---|---|---|")
+    for name, (model, axes) in GRIDS.items():
+        for tree in sweeps(model, axes, 10_000 + total):
+            found = recommend(tree)
+            chosen = found.settings
+            ratio = (found.llc or np.nan) / truth(model, chosen["n_beta"], chosen["localization"])
+            if "all too long" in name:
+                unmet = [c.name for c in found.criteria if c.met is False]
+                ok = not found.good and "a smaller step gives the same" in unmet
+            else:
+                ok = found.good and abs(ratio - 1) < 0.1
+            right, total = right + ok, total + 1
+            setting = ", ".join(f"{value:g}" for value in chosen.values())
+            said = "good" if found.good else f"none ({found.verdict})"
+            print(f"| {name} | {setting} | {said} | {ratio:.3f} | {ok} |", flush=True)
+    print(f"{right} of {total} right")
+
+
+if __name__ == "__main__":
+    main()
