@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import xarray as xr
+from zarr.storage import FsspecStore
 
-from devinterp.errors import ValidationError
+import devinterp
+from devinterp.errors import MissingVariableError, ValidationError
 from devinterp.testing import StoreRecipe, make_store
 
 
@@ -46,3 +49,43 @@ def test_what_is_not_valid_is_not_opened_unless_asked(study: Path) -> None:
 
 def test_a_path_is_left_to_the_engine_of_zarr_unless_this_one_is_named(study: Path) -> None:
     assert "devinterp_schema" in xr.open_datatree(study, consolidated=False).attrs
+
+
+@pytest.mark.parametrize("name", ["full", "/full", "full/", "l1h1 mlp"])
+def test_one_group_is_opened_as_a_tree_of_its_own(study: Path, name: str) -> None:
+    whole = xr.open_datatree(study, engine="devinterp")
+    inner = name.strip("/")
+    for tree in (xr.open_datatree(study, engine="devinterp", group=name), devinterp.open_store(study, group=name)):
+        assert tree.parent is None
+        xr.testing.assert_identical(tree.to_dataset(), whole[inner].to_dataset())
+        assert tree.devinterp.llc()["llc_mean"].item() == whole[inner].devinterp.llc()["llc_mean"].item()
+    xr.testing.assert_identical(xr.open_dataset(study, engine="devinterp", group=name), whole[inner].to_dataset())
+
+
+@pytest.mark.parametrize("name", ["FULL", "full/loss_code", "../study.zarr", "full/.."])
+def test_a_group_that_is_not_there_is_named(study: Path, name: str) -> None:
+    with pytest.raises(MissingVariableError, match="There is no group"):
+        xr.open_datatree(study, engine="devinterp", group=name)
+
+
+def test_options_for_a_url_reach_its_filesystem(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    memory = pytest.importorskip("fsspec").filesystem("memory")
+    for path in study.rglob("*"):
+        if path.is_file():
+            memory.pipe(f"/options/s.zarr/{path.relative_to(study).as_posix()}", path.read_bytes())
+    seen = []
+    plain = FsspecStore.from_url
+
+    def recorded(url: str, **given: Any) -> FsspecStore:
+        seen.append(given["storage_options"])
+        return plain(url, **given)
+
+    monkeypatch.setattr(FsspecStore, "from_url", recorded)
+    url, options = "memory://options/s.zarr", {"skip_instance_cache": True}
+    for tree in (
+        xr.open_datatree(url, engine="devinterp", storage_options=options),
+        devinterp.open_store(url, storage_options=options, group="/"),
+    ):
+        assert set(tree.children) == {"full", "l0h0", "l1h1 mlp"}
+    xr.open_dataset(url, engine="devinterp", storage_options=options, group="full")
+    assert seen == [options] * 3

@@ -17,21 +17,32 @@ class DevinterpBackendEntrypoint(BackendEntrypoint):
     url = "https://pypi.org/project/devinterp/"
     supports_groups = True
     # Spelled out: xarray inspects the signature of every engine, and **kwargs breaks the look-up of them all.
-    open_dataset_parameters = ("filename_or_obj", "drop_variables", "profile", "level", "consolidated")
+    open_dataset_parameters = (
+        "filename_or_obj", "drop_variables", "group", "profile", "level", "consolidated", "storage_options"
+    )  # fmt: skip
 
     def open_datatree(  # type: ignore[override]  # fewer parameters on purpose
         self,
         filename_or_obj: Any,
         *,
         drop_variables: str | list[str] | None = None,
+        group: str | None = None,
         profile: str = "strict",
         level: str | None = "structure",
         consolidated: bool | None = None,
+        storage_options: dict[str, Any] | None = None,
     ) -> xr.DataTree:
-        """Open the whole store as a DataTree."""
+        """Open the whole store, or a group with what lies below it, as a DataTree; the whole store is validated."""
         from devinterp.store.reading.open import open_store
 
-        tree = open_store(filename_or_obj, profile=profile, level=level, consolidated=consolidated)  # type: ignore[arg-type]
+        tree = open_store(
+            filename_or_obj,
+            group=group,
+            profile=profile,
+            level=level,  # type: ignore[arg-type]  # checked there
+            consolidated=consolidated,
+            storage_options=storage_options,
+        )
         return (
             tree.map_over_datasets(lambda ds: ds.drop_vars(drop_variables, errors="ignore")) if drop_variables else tree
         )
@@ -41,13 +52,21 @@ class DevinterpBackendEntrypoint(BackendEntrypoint):
         filename_or_obj: Any,
         *,
         drop_variables: str | list[str] | None = None,
+        group: str | None = None,
         profile: str = "strict",
         level: str | None = "structure",
         consolidated: bool | None = None,
+        storage_options: dict[str, Any] | None = None,
     ) -> xr.Dataset:
-        """Open the arrays on the root as a Dataset."""
+        """Open the arrays on the root, or of a group, as a Dataset."""
         tree = self.open_datatree(
-            filename_or_obj, drop_variables=drop_variables, profile=profile, level=level, consolidated=consolidated
+            filename_or_obj,
+            drop_variables=drop_variables,
+            group=group,
+            profile=profile,
+            level=level,
+            consolidated=consolidated,
+            storage_options=storage_options,
         )
         return tree.to_dataset()
 

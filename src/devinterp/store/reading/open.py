@@ -10,7 +10,13 @@ from typing import Any, Literal
 import numpy as np
 import xarray as xr
 
-from devinterp.errors import ChainFailedWarning, IncompleteStoreError, StoreError, StoreNotFoundError
+from devinterp.errors import (
+    ChainFailedWarning,
+    IncompleteStoreError,
+    MissingVariableError,
+    StoreError,
+    StoreNotFoundError,
+)
 from devinterp.plain_json import dig
 from devinterp.schema.checks.completion import has_completed
 from devinterp.schema.findings.codes import RuleCode
@@ -25,6 +31,7 @@ __all__ = ["failed_chains", "open_store", "open_tree", "root_document"]
 def open_store(
     target: StoreLike,
     *,
+    group: str | None = None,
     profile: str = "strict",
     level: Literal["structure", "completeness", "values"] | None = "structure",
     consolidated: bool | None = None,
@@ -37,6 +44,8 @@ def open_store(
     Parameters
     ----------
     target : path, URL or zarr Store
+    group : str, optional
+        Open only this group and what lies below it (``"l0h0"``, ``"512/full"``); the whole store is validated.
     profile : str
         ``strict``, ``open`` or ``devinterp-2.0``.
     level : {"structure", "completeness", "values"} or None
@@ -62,6 +71,8 @@ def open_store(
         The run has not completed and ``allow_partial`` is False.
     ValidationError
         The store breaks its schema; the error carries every finding.
+    MissingVariableError
+        There is no such group.
     """
     location = locate(target, storage_options=storage_options)
     document = root_document(location)
@@ -78,7 +89,19 @@ def open_store(
         if allow_partial:
             report = report.without("incomplete")
         report.raise_for_errors()
-    return open_tree(location, consolidated=consolidated, chunks=chunks)
+    tree = open_tree(location, consolidated=consolidated, chunks=chunks)
+    return tree if group is None else _below(tree, group, location.name)
+
+
+def _below(tree: xr.DataTree, group: str, name: str) -> xr.DataTree:
+    """Return a group with what lies below it, as a tree of its own."""
+    found = {node.path: node for node in tree.subtree}.get("/" + group.strip("/"))
+    if found is None:
+        raise MissingVariableError(
+            f"There is no group {group!r} in {name}.",
+            expected=", ".join(g.strip("/") for g in tree.groups[1:21]) or "no group but the root",
+        )
+    return tree if found is tree else found.copy()
 
 
 def root_document(location: Location) -> Mapping[str, Any]:
