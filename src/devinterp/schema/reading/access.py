@@ -9,7 +9,7 @@ import asyncio
 import os
 import re
 import stat
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -165,11 +165,13 @@ class ZarrAccess:
 
     def __init__(self, store: Store, name: str, prefix: str = "") -> None:
         from zarr.core.buffer import default_buffer_prototype
-        from zarr.storage import ZipStore
+        from zarr.storage import FsspecStore, LocalStore, MemoryStore, ZipStore
 
         self.name, self.archive = name, isinstance(store, ZipStore)
         self._store, self._prefix = store, prefix.strip("/")
         self._prototype = default_buffer_prototype()
+        # Whose answer to a range past an object's end is the object; icechunk panics, others raise.
+        self._clamps = isinstance(store, FsspecStore | LocalStore | MemoryStore | ZipStore)
 
     def get(self, key: str, limit: int) -> bytes | None:
         (found,) = self.get_many([key], limit)
@@ -198,7 +200,13 @@ class ZarrAccess:
             return EscapeError(f"The key {key!r} leads out of the store.")
         try:
             await self._store._ensure_open()  # a ZIP archive that was never opened lacks even its lock
-            buffer = await self._store.get(self._full(key), self._prototype, byte_range=RangeByteRequest(0, limit + 1))
+            part: Any = RangeByteRequest(0, limit + 1)
+            if not self._clamps:
+                size = await self._store.getsize(self._full(key))
+                if size > limit:
+                    return TooLargeError(f"{key} has {size} bytes.", expected=f"at most {limit}")
+                part = None
+            buffer = await self._store.get(self._full(key), self._prototype, byte_range=part)
         except (FileNotFoundError, KeyError, NotADirectoryError, IsADirectoryError):
             return None
         except Exception as error:  # a store may raise whatever its transport raises
@@ -214,7 +222,7 @@ class ZarrAccess:
         if prefix and not safe_key(prefix):
             raise EscapeError(f"The key {prefix!r} leads out of the store.")
         # Whether a name holds further keys is only known by looking below it; zarr.json is asked for there anyway.
-        names = {str(n).strip("/") for n in self._list(self._store.list_dir(self._full(prefix)))} - {""}
+        names = {str(n).strip("/") for n in self._list(lambda: self._store.list_dir(self._full(prefix)))} - {""}
         if not names and self.get(document_key(prefix), USUAL) is not None:
             raise UnlistableError(f"{self.name} does not list what it holds.")
         return [Entry(n, folder=n != DOCUMENT) for n in sorted(names)]
@@ -222,9 +230,8 @@ class ZarrAccess:
     def keys(self, prefix: str) -> Iterator[Entry]:
         full = join_key(self._prefix, prefix)
         skip = len(full) + 1 if full else 0
-        found = [
-            str(key)[skip:] for key in self._list(self._store.list_prefix(f"{self._full(prefix)}/" if full else ""))
-        ]
+        start = f"{self._full(prefix)}/" if full else ""
+        found = [str(key)[skip:] for key in self._list(lambda: self._store.list_prefix(start))]
         if DOCUMENT not in found:
             # A server without listings answers as if nothing were there, though the array's own document is.
             raise UnlistableError(f"{self.name} does not list what it holds.")
@@ -249,12 +256,13 @@ class ZarrAccess:
         except Exception as error:  # a store may raise whatever its transport raises
             raise StoreError(f"{self.name} cannot be asked: {type(error).__name__}: {error}.") from error
 
-    def _list(self, items: AsyncIterator[str]) -> list[str]:
+    def _list(self, listed: Callable[[], AsyncIterator[str]]) -> list[str]:
         from zarr.core.sync import sync
 
         async def collect() -> list[str]:
             await self._store._ensure_open()
-            return [item async for item in items]
+            # obstore's listings begin inside an event loop alone
+            return [item async for item in listed()]
 
         try:
             return sync(collect())
