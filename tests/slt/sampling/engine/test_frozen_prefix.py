@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from memory_sink import MemorySink
 from odd_models import PARTS, VOCAB, WAYS, WIDTH, build
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from devinterp.slt.sampling.engine.chain import ChainResult
 from devinterp.slt.sampling.engine.frozen_prefix import FrozenPrefix, plain_passes
@@ -99,8 +100,8 @@ def test_what_comes_before_is_computed_once(way: str) -> None:
     assert [result.reuse.reused for result in results] == [6, 12]  # 9 of observables, 3 of steps in each
     assert results[0].reuse.share > 0.5
     assert model.parts[1].__dict__["forward"] is not None
-    # two that are watched, three batches of observables and three minibatches
-    assert (calls.count(False), calls.count(True)) == (1 + 3, 1 + 3)
+    # three of a few rows, of which one is watched, three batches of observables and three minibatches
+    assert (calls.count(False), calls.count(True)) == (3 + 3, 3 + 3)
 
 
 def test_outputs_that_nobody_reads_are_not_kept() -> None:
@@ -160,8 +161,8 @@ def test_a_deeper_prefix_goes_on_from_the_one_before() -> None:
     model.parts[0].forward = lambda x: calls.append(1) or forward(x)
     results = [result for result, _ in chains(model, last(model), prefix)]
     assert [result.reuse.reused for result in results] == [6, 12]
-    # watched twice, and the first batch of each kind is computed in full, to compare with
-    assert len(calls) == 2 + 2
+    # three times a few rows for each kind of batch, and the first of each is computed in full, to compare with
+    assert len(calls) == 2 * (3 + 1)
 
 
 def test_hooks_are_called_at_every_pass() -> None:
@@ -277,3 +278,67 @@ def test_the_device_is_where_activations_are_given_out() -> None:
     prefix = FrozenPrefix()
     chains(build(("Plain",) * 4), last(build(("Plain",) * 4)), prefix)
     assert {kept.place for kept in prefix._kept.values()} == {CPU}
+
+
+def likelihood(logits: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
+    return nn.functional.cross_entropy(logits[:, :-1].mT, ids[:, 1:], reduction="none")
+
+
+class Noisy(nn.Module):
+    """Draws from a generator of its own."""
+
+    def __init__(self, source: str) -> None:
+        super().__init__()
+        self.torch = torch.Generator().manual_seed(0) if source == "torch" else None
+        self.numpy = np.random.default_rng(0)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.torch is not None:
+            return x + 0.01 * torch.randn(x.shape, generator=self.torch)
+        return x + 0.01 * float(self.numpy.normal())
+
+
+class Checkpointed(nn.Module):
+    def __init__(self, part: nn.Module) -> None:
+        super().__init__()
+        self.part = part
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return checkpoint(self.part, x, use_reentrant=False)
+
+
+LOSSES = {
+    "functional": lambda m, ids: likelihood(torch.func.functional_call(m, dict(m.named_parameters()), (ids,)), ids),
+    "vmap": lambda m, ids: likelihood(torch.func.vmap(lambda row: m(row[None])[0])(ids), ids),
+    "twice": lambda m, ids: likelihood(m(ids) + m(ids.flip(0)).flip(0), ids),
+}
+
+
+@pytest.mark.parametrize(("loss", "reused"), [("functional", 12), ("vmap", 0), ("twice", 12)])
+def test_losses_that_call_the_model_in_their_own_way(loss: str, reused: int) -> None:
+    results = compared(build(("Plain",) * 4), last(build(("Plain",) * 4)), loss_fn=LOSSES[loss])
+    assert results[1].reuse.reused == reused
+
+
+@pytest.mark.parametrize("part", ["encoder", "checkpointed", "normed", "shared"])
+def test_parts_of_torch_are_left_out_like_any_other(part: str) -> None:
+    model = build(("Plain",) * 4)
+    if part == "encoder":
+        model.parts[1] = nn.TransformerEncoderLayer(WIDTH, 2, 8, 0.0, batch_first=True)
+    elif part == "checkpointed":
+        model.parts[1] = Checkpointed(model.parts[1])
+    elif part == "normed":
+        model.parts[1].up = nn.utils.parametrizations.weight_norm(model.parts[1].up)
+    else:
+        model.parts[1] = model.parts[0]
+    assert compared(model, last(model))[1].reuse.reused == 12
+
+
+@pytest.mark.parametrize(
+    ("source", "reason"), [("torch", "it draws random numbers"), ("numpy", "two passes over the same rows differ")]
+)
+def test_generators_of_the_models_own_are_seen(source: str, reason: str) -> None:
+    model = build(("Plain",) * 4)
+    model.parts[1] = Noisy(source)
+    (result, _), *_ = chains(model, last(model), FrozenPrefix(minibatches=True))
+    assert (result.reuse.reused, result.reuse.reason) == (0, reason)

@@ -349,12 +349,16 @@ class Evaluator:
         try:
             with restoring(self._model, self._device, mode=self._mode), torch.set_grad_enabled(gradients):
                 sampled = [parameters[name] for name in self._names]
-                trace = trace_calls(self._model, sampled, rows[:_ROWS].clone(), evaluate)
+                few = rows[:_ROWS].clone()
+                trace = trace_calls(self._model, sampled, few, evaluate)
+                if trace.reason is None:  # generators of numpy, counters: what no operation shows
+                    one, other = (evaluate(few).detach().clone() for _ in range(2))
+                    cut.reason = None if _same_bits(one, other) else "two passes over the same rows differ"
         except _OF_WATCHING as error:  # or of the model, where the plain pass will meet it too
             cut.reason = f"it cannot be watched ({type(error).__name__})"
             return
-        cut.reason = trace.reason
-        if trace.reason is None:
+        cut.reason = trace.reason or cut.reason
+        if cut.reason is None:
             cut.plan = choose_calls(trace)
             if cut.plan is None:
                 cut.reason = "too little comes before the first sampled weight"
