@@ -316,11 +316,8 @@ class Evaluator:
         if cut.trusted and kept is None and not self._prefix.has_room(cut, self._device, dear=dear):
             return evaluate(rows)
         under_way = self._pass(cut, kept if cut.trusted else None)
-        try:
-            loss = self._run(under_way, evaluate, rows)
-        except _DivergedError:
-            return self._give_up(cut, "it goes different ways", evaluate, rows)
-        if not under_way.complete():
+        loss = self._run(under_way, evaluate, rows)
+        if loss is None:
             reason = "it is compiled" if under_way.compiling else "it goes different ways"
             return self._give_up(cut, reason, evaluate, rows)
         self._prefix.keep(batch, under_way.recorded, self._device, dear=dear)
@@ -364,12 +361,8 @@ class Evaluator:
                 cut.reason = "too little comes before the first sampled weight"
 
     def _served(self, cut: _Cut, kept: _Kept, evaluate: Evaluate, rows: torch.Tensor) -> torch.Tensor:
-        under_way = self._pass(cut, kept)
-        try:
-            loss = self._run(under_way, evaluate, rows)
-        except _DivergedError:
-            return self._give_up(cut, "it goes different ways", evaluate, rows)
-        if not under_way.complete():
+        loss = self._run(self._pass(cut, kept), evaluate, rows)
+        if loss is None:
             return self._give_up(cut, "it goes different ways", evaluate, rows)
         self.reuse.reused += 1
         self.reuse.share = 0.0 if cut.plan is None else cut.plan.share
@@ -383,12 +376,8 @@ class Evaluator:
     ) -> torch.Tensor:
         """Evaluate the first batch once more, without the prefix, and trust it from there on if nothing differs."""
         plain = loss.detach().clone()
-        again = self._pass(cut, kept)
-        try:
-            differs = not _same_bits(plain, self._run(again, evaluate, rows).detach())
-        except _DivergedError:
-            differs = True
-        if differs or not again.complete() or not kept.untouched():
+        again = self._run(self._pass(cut, kept), evaluate, rows)
+        if again is None or not _same_bits(plain, again.detach()) or not kept.untouched():
             return self._give_up(cut, "the check on the first batch failed", evaluate, rows)
         cut.trusted = True
         return loss if loss.requires_grad else plain  # a compiled loss gives out the same memory at every call
@@ -396,10 +385,15 @@ class Evaluator:
     def _pass(self, cut: _Cut, given: _Kept | None) -> _Pass:
         return _Pass(cut, given, self._device, self._prefix.stand_in)
 
-    def _run(self, under_way: _Pass, evaluate: Evaluate, rows: torch.Tensor) -> torch.Tensor:
+    def _run(self, under_way: _Pass, evaluate: Evaluate, rows: torch.Tensor) -> torch.Tensor | None:
+        """Return the loss, None where the model went another way than in the evaluation that was watched."""
         modules = dict.fromkeys(planned.module for planned in under_way.recorded.cut.calls)
         with replaced_forward({m: partial(under_way.call, m, m.forward) for m in modules}):
-            return evaluate(rows)
+            try:
+                loss = evaluate(rows)
+            except _DivergedError:
+                return None
+        return loss if under_way.complete() else None
 
     def _give_up(self, cut: _Cut, reason: str, evaluate: Evaluate, rows: torch.Tensor) -> torch.Tensor:
         cut.reason = reason
