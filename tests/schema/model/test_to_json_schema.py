@@ -63,6 +63,8 @@ def array(**members: Any) -> dict[str, Any]:
         "data_type": "float32",
         "dimension_names": ["d"],
         "shape": [3],
+        "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [3]}},
+        "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
         "fill_value": "NaN",
         "attributes": {"units": "nat"},
         "codecs": codecs("bytes", "zstd", "crc32c"),

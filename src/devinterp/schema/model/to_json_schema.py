@@ -1,7 +1,9 @@
 """A schema as JSON Schema: of the ``zarr.json`` of a store's root, for tools in other languages.
 
-JSON Schema cannot compute sizes from settings nor look at chunks; the merged document, which can say so, travels along
-under ``x-devinterp``.
+It takes whatever `devinterp.validate` takes. What it cannot say, and takes too: sizes that follow from settings or from
+each other and from the number of dimensions, chunk grids, variables that settings ask for or forbid, which arrays are
+coordinates, how ``_FillValue`` of floats is encoded, and relations between attributes and groups. The merged document,
+which can say so, travels along under ``x-devinterp``.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ _NAN = (
     "^(?:NaN|0x[7fF](?:[cC](?!00$)|[d-fD-F])[0-9a-fA-F]{2}|0x[7fF][fF](?:8(?!0{5}$)|[9a-fA-F])[0-9a-fA-F]{5}"
     "|0x[7fF][fF]{2}(?!0{13}$)[0-9a-fA-F]{13})$"
 )
+_REQUIRED = ("shape", "data_type", "chunk_grid", "chunk_key_encoding", "fill_value", "codecs")
 _DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
 
@@ -35,7 +38,7 @@ def json_schema(schema: SchemaSpec) -> dict[str, Any]:
     for path, node, owner, storage in _nodes(schema):
         prefix = path.strip("/")
         if node.attributes and not prefix:
-            root = plain_json(node.attributes, nonfinite="text")
+            root = _with_names(plain_json(node.attributes, nonfinite="text"))
         elif prefix:
             group: dict[str, Any] = {
                 "type": "object",
@@ -44,7 +47,7 @@ def json_schema(schema: SchemaSpec) -> dict[str, Any]:
                 "properties": {"node_type": {"const": "group"}},
             }
             if node.attributes:
-                group["properties"]["attributes"] = plain_json(node.attributes, nonfinite="text")
+                group["properties"]["attributes"] = _with_names(plain_json(node.attributes, nonfinite="text"))
             _put(prefix, group, exact, patterns)
         for variable in node.variables.values():
             if variable.presence.kind == "forbidden":
@@ -109,12 +112,30 @@ def _put(name: str, value: Any, exact: dict[str, Any], patterns: dict[str, Any])
 def _regex(pattern: str) -> str:
     """Return the regular expression of names; a placeholder stands for anything within one path component."""
     parts = re.split(r"\{\w+\}", pattern)
-    return "^" + "[^/]+".join(map(re.escape, parts)) + "$"
+    return "^" + "[^/]+".join(map(_escape, parts)) + "$"
+
+
+def _escape(text: str) -> str:
+    """As `re.escape`, of what ECMAScript lets be escaped alone."""
+    return re.sub(r"[\\^$.*+?()\[\]{}|]", r"\\\g<0>", text)
+
+
+def _with_names(schema: Any) -> Any:
+    """Return a JSON Schema in which names that are required stand among the properties, as strict readers ask."""
+    if isinstance(schema, list):
+        return [_with_names(item) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    out = {key: value if key in ("enum", "const", "default") else _with_names(value) for key, value in schema.items()}
+    names = out.get("required")
+    if isinstance(names, list) and "type" in out:
+        out["properties"] = {**dict.fromkeys(names, True), **out.get("properties", {})}
+    return out
 
 
 def _except(pattern: str, names: Iterable[str]) -> str:
     """Leave names of their own out of a pattern: JSON Schema would apply both, and the array `lr` be a cell too."""
-    own = "|".join(re.escape(n) for n in sorted(names) if re.fullmatch(pattern, n))
+    own = "|".join(_escape(n) for n in sorted(names) if re.fullmatch(pattern, n))
     return f"^(?!(?:{own})$){pattern[1:]}" if own else pattern
 
 
@@ -125,7 +146,8 @@ def _array(variable: VariableSpec, storage: StorageSpec) -> dict[str, Any]:
     dims: dict[str, Any]
     if any("{" in d for t in legal for d in t):
         dims = {
-            "prefixItems": [{"pattern": _regex(d)} if "{" in d else {"const": d} for d in legal[0]],
+            "type": "array",
+            "prefixItems": [{"type": "string", "pattern": _regex(d)} if "{" in d else {"const": d} for d in legal[0]],
             "minItems": len(legal[0]),
             "maxItems": len(legal[0]),
         }
@@ -141,13 +163,55 @@ def _array(variable: VariableSpec, storage: StorageSpec) -> dict[str, Any]:
                 {"type": "object", "required": ["name"], "properties": {"name": {"enum": types}}},
             ]
         },
+        "chunk_grid": {
+            "type": "object",
+            "required": ["name", "configuration"],
+            "properties": {
+                "name": {"const": "regular"},
+                "configuration": {
+                    "type": "object",
+                    "required": ["chunk_shape"],
+                    "properties": {"chunk_shape": {"type": "array", "items": {"type": "integer", "minimum": 0}}},
+                },
+            },
+        },
+        "chunk_key_encoding": {
+            "anyOf": [
+                {"const": "default"},
+                {
+                    "type": "object",
+                    "required": ["name"],
+                    "properties": {
+                        "name": {"const": "default"},
+                        "configuration": {
+                            "type": ["object", "null"],
+                            "properties": {"separator": {"const": "/"}},
+                        },
+                    },
+                },
+            ]
+        },
+        "fill_value": True,
+        "storage_transformers": {"enum": [None, []]},
         "dimension_names": dims,
         "shape": {"type": "array", "items": {"type": "integer", "minimum": 0}},
-        "attributes": {"properties": {"units": {"enum": [variable.unit, *variable.alternative_units]}}},
+        "attributes": {
+            "type": "object",
+            "properties": {
+                "units": {"enum": [None, variable.unit, *variable.alternative_units]},
+                **dict.fromkeys(("scale_factor", "add_offset", "missing_value", "_Unsigned"), False),
+            },
+        },
         "codecs": {"anyOf": [_codec_list(names) for names in _codecs(dtype, storage)]},
     }
-    if all(t == () for t in legal):  # Zarr leaves the names out where there are none
-        properties["dimension_names"] = {"enum": [[], None]}
+    if variable.dtype.startswith(("int", "uint")):
+        properties["attributes"]["properties"]["_FillValue"] = {"const": None}
+    elif variable.dtype.startswith("float"):
+        properties["attributes"]["properties"]["_FillValue"] = {"type": ["string", "null"]}
+    named = ["dimension_names"]
+    if () in legal:  # Zarr leaves the names out where there are none
+        properties["dimension_names"] = {"enum": [None, *map(list, legal)]}
+        named = []
     fill = variable.fill
     if fill is not None and storage.empty_chunks == "written":  # elsewhere another one is a warning
         nan = isinstance(fill, float) and fill != fill
@@ -155,8 +219,14 @@ def _array(variable: VariableSpec, storage: StorageSpec) -> dict[str, Any]:
     return {
         "type": "object",
         "description": f"{variable.doc} (unit: {variable.unit})",
-        "required": ["node_type", "data_type", "shape", "codecs"],
+        "required": ["node_type", "zarr_format", *_REQUIRED, *named],
         "properties": properties,
+        # A member that Zarr does not know may be there where readers need not understand it.
+        "additionalProperties": {
+            "type": "object",
+            "required": ["must_understand"],
+            "properties": {"must_understand": {"const": False}},
+        },
     }
 
 
