@@ -9,7 +9,7 @@ OUT ?= demo-out
 .PHONY: help demo test lint types check docs coverage ground-truth mutants breaks schemas release-check lane-core lane-lowest clean attacks fuzz
 
 help:
-	@echo "make demo   train a small transformer on real text, sample around it, print and draw what was found (4 minutes)"
+	@echo "make demo   train a small transformer on real text, sample around it, print and draw what was found (some minutes)"
 	@echo "make test   the whole test suite"
 	@echo "make check  lint and types"
 	@echo "make docs   the documentation, warnings as errors, into docs/_build/html"

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from devinterp.demo.analysis import Influence, auc, head_effects, influence
+from devinterp.demo.analysis import Influence, auc, head_effects, influence, rank_correlation
 from devinterp.demo.corpus import KINDS
 
 
@@ -54,10 +54,17 @@ def test_influence_finds_shared_noise_and_the_null_is_chance() -> None:
     assert len(other) == 24 * 23 // 2 - len(same)
 
 
-def test_head_effects_are_n_beta_times_the_rise_over_the_same_rows() -> None:
+def test_head_effects_are_the_rise_over_the_same_rows_and_on_training_rows_n_beta_times_it() -> None:
     study = xr.DataTree.from_dict({"/full": run(0.2, spread=0.01), "/l0h0": run(0.05, spread=0.01)})
     found = head_effects(study)
-    for name in ("copied", "task"):
-        np.testing.assert_allclose(found[name].sel(wr=["full", "l0h0"]), [6.0, 1.5], atol=0.2)
+    for name, expected in (("copied", [0.2, 0.05]), ("task", [6.0, 1.5])):
+        np.testing.assert_allclose(found[name].sel(wr=["full", "l0h0"]), expected, rtol=0.15)
         assert (found[f"{name}_ci"].isel(bound=0) <= found[name]).all()
         assert (found[name] <= found[f"{name}_ci"].isel(bound=1)).all()
+
+
+def test_rank_correlation_is_that_of_the_order() -> None:
+    values = np.array([0.1, 5.0, -2.0, 0.2])
+    assert rank_correlation(values, np.exp(values)) == pytest.approx(1)
+    assert rank_correlation(values, -values) == pytest.approx(-1)
+    assert rank_correlation(np.array([1.0, 2, 3, 4]), np.array([2.0, 1, 4, 3])) == pytest.approx(0.6)

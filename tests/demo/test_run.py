@@ -49,7 +49,9 @@ def test_the_numbers_written_are_those_of_the_stores(out: Path) -> None:
     assert 0 <= results["influence"]["auc"] <= 1
     assert results["findings"] == {"study.zarr": 0, "checkpoints.zarr": 0}
     assert {"full", "l1h3", "10/full", "40/full"} <= set(results["verdicts"])
-    assert set(results["circuit"]["effect_on_copied"]) == set(study.children) - {"full"}
+    measures = results["circuit"]["measures"]
+    assert set(measures) == {"attention", "sampling", "removal", "noise", "control"}
+    assert all(set(own) == set(study.children) - {"full"} for own in measures.values())
 
 
 def test_the_checkpoints_are_a_series_whose_last_is_the_study_s_whole_model(out: Path) -> None:
@@ -96,5 +98,5 @@ def test_a_second_run_into_the_same_folder_finds_its_stores_and_says_the_same(
     assert (out / "results.json").read_text() == before
     assert (out / "study.zarr" / "zarr.json").stat().st_mtime_ns == stamp
     printed = capsys.readouterr().out
-    assert "Heads: attention against sampling" in printed
+    assert "Heads: loss rise on copied bytes" in printed
     assert str(out / "study.zarr") in printed

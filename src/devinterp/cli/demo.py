@@ -18,7 +18,7 @@ def demo(
     ] = Path("demo-out"),
     quick: Annotated[bool, typer.Option("--quick", help="The same way in seconds, too short to see anything.")] = False,
 ) -> None:
-    """Train a small transformer on real text, sample around it, and find its induction circuit (a few minutes).
+    """Train a small transformer on real text, and sample its heads beside removal and noise (some minutes).
 
     Examples:
 

@@ -17,11 +17,15 @@ from devinterp.slt.susceptibilities.views import matrix, split_half
 __all__ = [
     "CLASSES",
     "CONFIDENCE",
+    "COPIED",
+    "REPEATED",
+    "TASK",
     "Influence",
     "auc",
     "head_effects",
     "influence",
     "llc_over_checkpoints",
+    "rank_correlation",
     "susceptibility_classes",
 ]
 
@@ -37,23 +41,35 @@ CLASSES = (*KINDS, "first showing", "second showing")
 def head_effects(study: xr.DataTree) -> xr.Dataset:
     """How much the loss on copied bytes, and on training rows, rises when one head is sampled.
 
-    Returns ``copied`` and ``task`` (wr,), n_beta times the mean loss rise over ``init_loss_{obs}`` of the same rows
-    (unit 1), with intervals ``copied_ci`` and ``task_ci`` (wr, bound). Of a series behind ``checkpoint``.
+    Returns ``copied`` (wr,), the mean loss rise (nat) on copied bytes over ``init_loss_{obs}`` of the same rows, and
+    ``task`` (wr,), n_beta times that on training rows (unit 1), with intervals ``copied_ci`` and ``task_ci``
+    (wr, bound). Of a series behind ``checkpoint``.
     """
     copied = compute_llc(study.isel(token_pos=COPIED), over="observable", observable=REPEATED, ci=CONFIDENCE)
     task = compute_llc(study, over="observable", observable=TASK, ci=CONFIDENCE)
+    n_beta = _n_beta(study)
     return xr.Dataset(
         {
-            "copied": copied["llc_mean"],
-            "copied_ci": copied["llc_ci"],
+            "copied": copied["llc_mean"] / n_beta,
+            "copied_ci": copied["llc_ci"] / n_beta,
             "task": task["llc_mean"],
             "task_ci": task["llc_ci"],
         }
     )
 
 
+def _n_beta(tree: xr.DataTree) -> float:
+    """The inverse temperature that all runs of a study or series share."""
+    return next(float(node["n_beta"]) for node in tree.subtree if "n_beta" in node.data_vars)
+
+
+def rank_correlation(first: NDArray[np.floating], second: NDArray[np.floating]) -> float:
+    """Spearman's rank correlation (unit 1) of two arrays (item,), without ties."""
+    return float(np.corrcoef(first.argsort().argsort(), second.argsort().argsort())[0, 1])
+
+
 def llc_over_checkpoints(series: xr.DataTree) -> xr.Dataset:
-    """Learning coefficient of the whole model along training.
+    """How the loss rises around the whole model, along training.
 
     As `head_effects`, with the dimension ``checkpoint`` (training step) in place of ``wr``.
     """

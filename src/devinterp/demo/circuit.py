@@ -64,6 +64,12 @@ class Circuit:
     members: tuple[str, ...]
 
     @property
+    def attention(self) -> Scores:
+        """Each head's score for its part in a circuit, (head,): previous token in layer 0, prefix matching above."""
+        below = np.array([name.startswith("l0") for name in self.names])
+        return np.where(below, self.previous, self.prefix)
+
+    @property
     def inside(self) -> NDArray[np.bool_]:
         """Which heads are members, (head,)."""
         return np.isin(self.names, self.members)

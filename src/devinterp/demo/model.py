@@ -6,6 +6,7 @@ at the previous byte and one that looks for the same prefix (Elhage et al. 2021,
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -127,7 +128,7 @@ def build_model(seed: int, config: Config | None = None) -> AttentionOnly:
         return AttentionOnly(config or Config())
 
 
-def per_token_loss(model: nn.Module, input_ids: Tensor) -> Tensor:
+def per_token_loss(model: Callable[[Tensor], Tensor], input_ids: Tensor) -> Tensor:
     """Loss of each byte given those before it.
 
     ``input_ids`` is (batch, position). Returns (batch, position - 1): negative log-likelihood, in nats.

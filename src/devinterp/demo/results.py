@@ -10,7 +10,7 @@ import numpy as np
 import xarray as xr
 
 from devinterp.demo.analysis import Influence
-from devinterp.demo.circuit import Circuit
+from devinterp.demo.comparison import Comparison
 from devinterp.demo.settings import Settings
 
 if TYPE_CHECKING:
@@ -31,10 +31,10 @@ class Results:
         Root mean square of the trained weights of the heads (unit of the weights), to hold `Settings.spread` against.
     training : Training
         The course of training.
-    circuit : Circuit
-        What attention shows.
-    heads, checkpoints, classes : Dataset
-        From `head_effects`, `llc_over_checkpoints` and `susceptibility_classes`.
+    comparison : Comparison
+        Of the heads: by sampling, attention, removal and noise.
+    checkpoints, classes : Dataset
+        From `llc_over_checkpoints` and `susceptibility_classes`.
     influence : Influence
         From `influence`.
     verdicts : mapping of str to str
@@ -46,8 +46,7 @@ class Results:
     settings: Settings
     weight_scale: float
     training: Training
-    circuit: Circuit
-    heads: xr.Dataset
+    comparison: Comparison
     checkpoints: xr.Dataset
     classes: xr.Dataset
     influence: Influence
@@ -65,18 +64,6 @@ class Results:
             return None
         return int(self.training.steps[int(np.argmax(scores >= scores[-1] / 2))])
 
-    @property
-    def copied_by_head(self) -> dict[str, float]:
-        """Effect on copied bytes (unit 1) of each head."""
-        return {name: float(self.heads["copied"].sel(wr=name)) for name in self.circuit.names}
-
-    @property
-    def agrees(self) -> bool:
-        """Whether the heads that attention names are those whose sampling hurts copying most."""
-        ranked = sorted(self.copied_by_head, key=self.copied_by_head.__getitem__, reverse=True)
-        count = len(self.circuit.members)
-        return count > 0 and set(ranked[:count]) == set(self.circuit.members)
-
     def sentences(self) -> dict[str, str]:
         """Say what was found, section by section, from the numbers alone.
 
@@ -84,7 +71,7 @@ class Results:
         """
         return {
             "training": self._training(),
-            "heads": self._heads(),
+            "heads": self.comparison.sentence(),
             "llc": self._llc(),
             "influence": self._influence(),
             "susceptibilities": self._susceptibilities(),
@@ -99,24 +86,11 @@ class Results:
             f"first shown, {second:.2f} nat when shown again."
         )
 
-    def _heads(self) -> str:
-        effects, members = self.copied_by_head, self.circuit.members
-        if not members:
-            return "Attention shows no induction circuit, so there is nothing to compare with."
-        inside = {name: effects[name] for name in members}
-        outside = max(effects[name] for name in effects if name not in members)
-        said = ", ".join(f"{name} {value:.2f}" for name, value in inside.items())
-        agreement = "Attention and sampling agree" if self.agrees else "Attention and sampling disagree"
-        return (
-            f"{agreement}: the circuit that attention shows is {said}; "
-            f"the strongest other head reaches {outside:.2f} (n_beta times the loss rise on copied bytes)."
-        )
-
     def _llc(self) -> str:
         steps, task, copied = (self.checkpoints[name].values for name in ("checkpoint", "task", "copied"))
         return (
-            f"From step {steps[0]} to {steps[-1]} the learning coefficient goes from {task[0]:.1f} to {task[-1]:.1f} "
-            f"on training rows, and from {copied[0]:.1f} to {copied[-1]:.1f} on copied bytes."
+            f"From step {steps[0]} to {steps[-1]}, n_beta times the loss rise on training rows goes from {task[0]:.1f} "
+            f"to {task[-1]:.1f}, and the loss rise on copied bytes from {copied[0]:.2f} to {copied[-1]:.2f} nat."
         )
 
     def _influence(self) -> str:
@@ -136,18 +110,17 @@ class Results:
         errors = self.classes["centred_se"].sel(token_class="second showing")
         farthest = int(np.argmax(np.abs(column.values)))
         head, value, error = str(column["wr"].values[farthest]), float(column[farthest]), float(errors[farthest])
-        part = "a member" if head in self.circuit.members else "no member"
+        part = "a member" if head in self.comparison.circuit.members else "no member"
         low, high = (float(bound(self.classes["reproducibility"].values)) for bound in (np.min, np.max))
         return (
             f"On copied bytes {head}, {part} of the circuit, is farthest from the mean of all heads: {value:+.2f} ± "
             f"{error:.2f} standard deviations (class mean ± standard error over chains). "
-            f"Single bytes are too noisy at this many draws: two halves of the chains agree on them with a correlation "
-            f"of {low:.2f} to {high:.2f}, depending on the head."
+            f"On single bytes two halves of the chains correlate {low:.2f} to {high:.2f}, depending on the head."
         )
 
     def to_dict(self) -> dict[str, Any]:
         """Return the numbers as plain values that JSON can hold."""
-        found = self.influence
+        found, circuit = self.influence, self.comparison.circuit
         return {
             "training": {
                 "steps": self.training.steps,
@@ -157,11 +130,18 @@ class Results:
                 "transition": self.transition,
             },
             "circuit": {
-                "members": list(self.circuit.members),
-                "prefix_matching": dict(zip(self.circuit.names, self.circuit.prefix.tolist(), strict=True)),
-                "previous_token": dict(zip(self.circuit.names, self.circuit.previous.tolist(), strict=True)),
-                "effect_on_copied": self.copied_by_head,
-                "agrees": self.agrees,
+                "members": list(circuit.members),
+                "prefix_matching": dict(
+                    zip(self.comparison.circuit.names, self.comparison.circuit.prefix.tolist(), strict=True)
+                ),
+                "previous_token": dict(
+                    zip(self.comparison.circuit.names, self.comparison.circuit.previous.tolist(), strict=True)
+                ),
+                "measures": self.comparison.measures,
+                "agrees": self.comparison.agrees,
+                "rank_correlation_with_sampling": self.comparison.ranks,
+                "share_of_control": self.comparison.share_of_control.values.tolist(),
+                "share_of_noise": self.comparison.share_of_noise.values.tolist(),
             },
             "llc": {
                 "checkpoint": self.checkpoints["checkpoint"].values.tolist(),

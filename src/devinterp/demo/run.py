@@ -15,13 +15,15 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
 from devinterp.demo.analysis import FULL, head_effects, influence, llc_over_checkpoints, susceptibility_classes
+from devinterp.demo.baselines import baselines
 from devinterp.demo.circuit import Circuit, find_circuit
+from devinterp.demo.comparison import Comparison
 from devinterp.demo.corpus import HALF, Corpus, load_corpus
 from devinterp.demo.model import AttentionOnly, build_model
+from devinterp.demo.page.show import SNIPPET, introduction, show
 from devinterp.demo.results import Results
 from devinterp.demo.sampling import WEIGHTS, Data, sample_series, sample_study, workers
 from devinterp.demo.settings import Settings
-from devinterp.demo.show import SNIPPET, introduction, show
 from devinterp.demo.train import Training, train
 from devinterp.schema import Report, validate
 from devinterp.slt.diagnostics import Diagnosis, SeriesDiagnosis, diagnose
@@ -72,8 +74,8 @@ def main(out: Path, quick: bool = False) -> int:
         for path in paths.values():
             reports[path] = validate(path)
             advance(1)
-    with _stage(console, "analysing", 4) as advance:
-        results = _analyse(paths, reports, settings, training, circuit, scale, advance)
+    with _stage(console, "analysing", 5) as advance:
+        results = _analyse(paths, reports, settings, model, training, circuit, scale, advance)
     page = show(results, intro, out, console)
     console.print(SNIPPET.format(study=out / STUDY, series=out / SERIES), highlight=False, markup=False, soft_wrap=True)
     console.print(f"Done in {time.monotonic() - started:.0f} s. Open {page} in a browser.", highlight=False)
@@ -113,14 +115,17 @@ def _sample(
 ) -> dict[str, Path]:
     """Sample everything, ``model`` as it was trained; return the stores by what they hold."""
     paths = {"study": out / STUDY, "series": out / SERIES}
-    steps = settings.num_burnin_steps + settings.num_draws
+
+    def steps(draws: int) -> int:
+        return settings.num_burnin_steps + settings.num_steps_bw_draws * draws
+
     heads = model.config.num_hidden_layers * model.config.num_attention_heads
-    total = settings.num_chains * steps * (heads + 1)
+    total = settings.num_chains * steps(settings.num_draws) * (heads + 1)
     with workers(min(processes, settings.num_chains)) as execution:
         with _stage(console, f"sampling the model and each of its {heads} heads", total) as advance:
             sample_study(model, data, settings, paths["study"], show=_Meter(advance), execution=execution)
         count = len(settings.checkpoints)
-        total = settings.num_chains * (steps + (count - 1) * (settings.num_burnin_steps + settings.checkpoint_draws))
+        total = settings.num_chains * (steps(settings.num_draws) + (count - 1) * steps(settings.checkpoint_draws))
         with _stage(console, f"sampling {count} checkpoints", total) as advance:
             sample_series(out / "weights", data, settings, paths["series"], show=_Meter(advance), execution=execution)
     return paths
@@ -130,6 +135,7 @@ def _analyse(
     paths: Mapping[str, Path],
     reports: Mapping[Path, Report],
     settings: Settings,
+    model: AttentionOnly,
     training: Training,
     circuit: Circuit,
     scale: float,
@@ -141,6 +147,9 @@ def _analyse(
     whole = study.children[FULL]
     heads = head_effects(study)
     advance(1)
+    with _one_thread():
+        held = baselines(model, study, circuit.names, settings)
+    advance(1)
     checkpoints = llc_over_checkpoints(series)
     advance(1)
     influenced = influence(whole, settings.permutations)
@@ -151,7 +160,17 @@ def _analyse(
     verdicts |= {name: found.verdict.title for name, found in _diagnoses(series).items()}
     root = paths["study"].parent
     findings = {str(path.relative_to(root)): len(report) for path, report in reports.items()}
-    return Results(settings, scale, training, circuit, heads, checkpoints, classes, influenced, verdicts, findings)
+    return Results(
+        settings,
+        scale,
+        training,
+        Comparison(circuit, heads, held, settings.n_beta),
+        checkpoints,
+        classes,
+        influenced,
+        verdicts,
+        findings,
+    )
 
 
 def _diagnoses(tree: xr.DataTree) -> Mapping[str, Diagnosis]:

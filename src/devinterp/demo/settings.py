@@ -21,29 +21,35 @@ class Settings:
     checkpoints : tuple of int
         Training steps whose learning coefficient is estimated; the last is the trained model.
     lr, n_beta, localization : float
-        SGLD's step size, inverse temperature and pull towards the start.
-    batch_size, num_chains, num_burnin_steps : int
+        SGLD's step size, inverse temperature and pull towards the start. ``n_beta / localization`` is so large that
+        the loss holds the weights as much as localization does, and ``lr * localization`` so small that the step adds
+        little of its own.
+    batch_size, num_chains, num_burnin_steps, num_steps_bw_draws : int
         As in ``devinterp.sample``. ``batch_size`` is also how many windows each observable has.
     num_draws, checkpoint_draws : int
         Draws of each chain for every weight restriction of the trained model, and at earlier checkpoints.
     dataset_rows : int
         Windows that are sampled on.
+    noise_draws : int
+        Draws of the noise that each head is held against.
     permutations : int
         Size of the null distribution of the influence result.
     """
 
     seed: int = 2
     train_steps: int = 3000
-    checkpoints: tuple[int, ...] = (200, 500, 800, 1100, 1500, 2000, 3000)
-    lr: float = 1e-3
-    n_beta: float = 30.0
-    localization: float = 1000.0
+    checkpoints: tuple[int, ...] = (200, 500, 800, 1100, 1500, 3000)
+    lr: float = 1.3e-4
+    n_beta: float = 3000.0
+    localization: float = 300.0
     batch_size: int = 16
     num_chains: int = 4
-    num_burnin_steps: int = 20
-    num_draws: int = 100
-    checkpoint_draws: int = 40
+    num_burnin_steps: int = 80
+    num_steps_bw_draws: int = 12
+    num_draws: int = 24
+    checkpoint_draws: int = 12
     dataset_rows: int = 2048
+    noise_draws: int = 50
     permutations: int = 1000
 
     @classmethod
@@ -55,9 +61,11 @@ class Settings:
             batch_size=8,
             num_chains=2,
             num_burnin_steps=2,
+            num_steps_bw_draws=1,
             num_draws=8,
             checkpoint_draws=4,
             dataset_rows=64,
+            noise_draws=4,
             permutations=50,
         )
 
@@ -78,8 +86,10 @@ class Settings:
             "batch_size": self.batch_size,
             "num_chains": self.num_chains,
             "num_burnin_steps": self.num_burnin_steps,
+            "num_steps_bw_draws": self.num_steps_bw_draws,
             "num_draws": draws,
             "num_init_loss_batches": self.dataset_rows // self.batch_size,
             "batches_per_draw": 1,
             "init_seed": self.seed,
+            "save_metrics": True,
         }

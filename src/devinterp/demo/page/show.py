@@ -1,4 +1,4 @@
-"""Putting the demo's results before people: printed tables, PNG figures, one HTML page, one JSON file."""
+"""Printed tables, PNG figures, one HTML page, one JSON file."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from devinterp.demo.figures import make_figures
+from devinterp.demo.page.figures import make_figures
+from devinterp.demo.page.tables import Table, make_tables
 from devinterp.demo.results import Results
 from devinterp.demo.settings import Settings
-from devinterp.demo.tables import Table, make_tables
 
 if TYPE_CHECKING:
     from devinterp.demo.corpus import Corpus
@@ -29,7 +29,7 @@ study = xr.open_datatree("{study}", engine="zarr", consolidated=False)
 study["full/sampling_loss"].values      # (chain, draw, batch, token_pos), nat
 
 import devinterp                        # registers the accessor
-study.isel(draw=slice(50, None)).devinterp.llc(over="observable", ci=0.9)
+study.isel(draw=slice(10, None)).devinterp.llc(over="observable", ci=0.9)
 
 series = xr.open_datatree("{series}", engine="zarr", consolidated=False)
 series.devinterp.plot.llc()             # the LLC along training, with intervals and verdicts
@@ -38,7 +38,7 @@ series.devinterp.plot.llc()             # the LLC along training, with intervals
 SECTIONS = {
     "training": "The model learns to copy",
     "heads": "Which heads copy",
-    "llc": "The learning coefficient along training",
+    "llc": "The whole model along training",
     "influence": "Which data influence which",
     "susceptibilities": "What each head answers to",
     "stores": "How local, and where it is stored",
@@ -60,8 +60,8 @@ th:first-child, td:first-child { text-align: left; } tr.strong { font-weight: 70
 _CAPTIONS = {
     "training": "Loss on shuffled bytes at their first and second showing, and the best prefix-matching score, "
     "over training steps.",
-    "heads": "Effect of sampling each head on copied bytes, and the same against its attention scores.",
-    "llc": "Learning coefficient of the whole model over training steps, on training rows and on copied bytes.",
+    "heads": "Loss rise on copied bytes when each head is sampled, beside noise, and against removal and attention.",
+    "llc": "Loss rise around the whole model over training steps, on training rows and on copied bytes.",
     "influence": "Matrix of influences between windows, and histograms for pairs of one kind and of two kinds.",
     "susceptibilities": "Susceptibility of each head to each class of bytes.",
 }
@@ -78,7 +78,7 @@ def introduction(corpus: Corpus, model: AttentionOnly, settings: Settings) -> st
         f"heads, width {config.hidden_size}, {sum(p.numel() for p in model.parameters()):,} weights) learns bytes from "
         f"this Python's own library: {texts}, and snippets of code repeated. Then SGLD samples the weights around it "
         f"(lr {settings.lr:g}, n_beta {settings.n_beta:g}, localization {settings.localization:g}, "
-        f"{settings.num_chains} chains × {settings.num_draws} draws).\n"
+        f"{settings.num_chains} chains × {settings.num_draws} draws, {settings.num_steps_bw_draws} steps apart).\n"
     )
 
 
@@ -108,12 +108,13 @@ def show(results: Results, intro: str, out: Path, console: Console) -> Path:
 
 def _locality(results: Results) -> str:
     settings, scale = results.settings, results.weight_scale
+    spread = results.comparison.baselines["spread"]
     return (
-        f"How local this is: localization {settings.localization:g} holds every sampled weight within about "
-        f"±{settings.spread:.3f} of its trained value, where the heads' weights have a root mean square of "
-        f"{scale:.3f}. At n_beta {settings.n_beta:g} the loss pulls far less than that. These learning coefficients "
-        f"measure how the loss rises in a ball of this size, which compares heads and checkpoints; they do not "
-        f"estimate the global learning coefficient of the model."
+        f"How local this is: the sampled heads' weights lie {float(spread.min()):.3f} to {float(spread.max()):.3f} "
+        f"from their trained values (root mean square; localization {settings.localization:g} alone would allow "
+        f"{settings.spread:.3f}), where the weights themselves have a root mean square of {scale:.3f}. Most directions "
+        f"of a head are so flat that localization is what holds them, and the loss holds the others. n_beta times a "
+        f"loss rise here compares heads and checkpoints at these settings; it is no learning coefficient of the model."
     )
 
 

@@ -78,36 +78,47 @@ def make_tables(results: Results) -> dict[str, Table]:
 
 
 def _heads(results: Results) -> Table:
-    circuit, heads = results.circuit, results.heads
-    order = sorted(range(len(circuit.names)), key=lambda i: -results.copied_by_head[circuit.names[i]])
+    circuit, effects = results.comparison.circuit, results.comparison.measures["sampling"]
+    order = sorted(range(len(circuit.names)), key=lambda i: -effects[circuit.names[i]])
     rows = []
     for i in order:
         name = circuit.names[i]
-        own = heads.sel(wr=name)
+        own, held = results.comparison.heads.sel(wr=name), results.comparison.baselines.sel(wr=name)
         rows.append(
             (
                 name,
-                f"{circuit.prefix[i]:.3f}",
+                f"{circuit.prefix[i]:.2f}",
                 f"{circuit.previous[i]:.2f}",
+                f"{float(held['removed_copied']):.2f}",
                 _interval(float(own["copied"]), own["copied_ci"].values),
-                _interval(float(own["task"]), own["task_ci"].values),
+                f"{float(held['noise_copied']):.2f} ± {1.645 * float(held['noise_copied_se']):.2f}",
+                f"{float(held['control_copied']):.2f} ± {1.645 * float(held['control_copied_se']):.2f}",
+                f"{100 * float(results.comparison.share_of_control.sel(wr=name)):.0f} %",
+                _interval(float(own["task"]), own["task_ci"].values, 0),
                 results.verdicts.get(name, ""),
             )
         )
     return Table(
-        "Heads: attention against sampling",
+        "Heads: loss rise on copied bytes (nat), by sampling and by what it is held against",
         (
             "head",
-            "matches prefixes",
-            "looks at previous",
-            "effect on copied bytes",
-            "on training rows",
+            "prefix",
+            "previous",
+            "removed",
+            "sampled",
+            "noise",
+            "n_beta = 0",
+            "of n_beta = 0",
+            "n_beta × rise",
             "chains",
         ),
         tuple(rows),
         frozenset(place for place, i in enumerate(order) if circuit.names[i] in circuit.members),
-        "Attention scores have unit 1. Effects are n_beta × mean loss rise (unit 1), sampling one head, ± half a "
-        f"{CONFIDENCE:.0%} interval. Bold: the circuit that attention shows.",
+        "prefix, previous: attention to what followed the same byte last time, and to the byte before (unit 1). "
+        "removed: without the head. sampled: SGLD on its weights. noise: Gaussian noise of the same size in them. "
+        f"n_beta = 0: the noise that localization alone allows. ±: half a {CONFIDENCE:.0%} interval. The last numbers "
+        "speak of training rows: the sampled rise as a share of that at n_beta = 0, and n_beta times it (unit 1). "
+        "Bold: the circuit that attention shows.",
     )
 
 
@@ -127,17 +138,17 @@ def _llc(results: Results) -> Table:
             )
         )
     return Table(
-        "Learning coefficient of the whole model",
+        "The whole model along training",
         (
             "training step",
             "best prefix match",
             "loss on copied bytes (nat)",
-            "LLC, training rows",
-            "LLC, copied bytes",
+            "n_beta × rise, training rows",
+            "rise on copied bytes (nat)",
             "chains",
         ),
         tuple(rows),
-        note=f"LLC has unit 1; ± half a {CONFIDENCE:.0%} interval.",
+        note=f"n_beta × mean loss rise has unit 1; ± half a {CONFIDENCE:.0%} interval.",
     )
 
 
@@ -156,7 +167,7 @@ def _influence(results: Results) -> Table:
 
 
 def _susceptibilities(results: Results) -> Table:
-    found, circuit = results.classes, results.circuit
+    found, circuit = results.classes, results.comparison.circuit
     rows = []
     for name in circuit.names:
         own = found.sel(wr=name)
@@ -180,5 +191,5 @@ def _stores(results: Results) -> Table:
     return Table("Stores, reopened and validated at level 'values'", ("store", "profile strict"), rows)
 
 
-def _interval(value: float, bounds: np.ndarray) -> str:
-    return f"{value:.2f} ± {(bounds[1] - bounds[0]) / 2:.2f}"
+def _interval(value: float, bounds: np.ndarray, digits: int = 2) -> str:
+    return f"{value:.{digits}f} ± {(bounds[1] - bounds[0]) / 2:.{digits}f}"

@@ -58,29 +58,34 @@ def _training(results: Results) -> Figure:
 
 
 def _heads(results: Results) -> Figure:
-    circuit, heads = results.circuit, results.heads
-    figure, (left, *others) = _figure(10, 3.6, 3, sharey=True, gridspec_kw={"width_ratios": [1.5, 1, 1]})
-    effects = np.array([results.copied_by_head[name] for name in circuit.names])
+    circuit, heads, measures = results.comparison.circuit, results.comparison.heads, results.comparison.measures
+    figure, (left, *others) = _figure(10, 3.6, 3, sharey=True, gridspec_kw={"width_ratios": [1.7, 1, 1]})
+    effects = np.array(list(measures["sampling"].values()))
     bounds = heads["copied_ci"].sel(wr=list(circuit.names)).values
-    places, first_layer = np.arange(len(circuit.names)), np.array([name.startswith("l0") for name in circuit.names])
-    for inside, colour, label in ((True, ORANGE, "circuit, by attention"), (False, NEUTRAL, "other heads")):
+    places = np.arange(len(circuit.names))
+    for inside, colour, label in (
+        (True, ORANGE, "sampled: circuit, by attention"),
+        (False, BLUE, "sampled: other heads"),
+    ):
         own = circuit.inside == inside
         left.bar(places[own], effects[own], color=colour, label=label, width=0.65)
     left.errorbar(places, effects, yerr=_bars(effects, bounds), fmt="none", ecolor="black", elinewidth=1, capsize=2)
+    for name, marker, label in (("noise", "_", "noise of the same size"), ("control", "x", "n_beta = 0")):
+        values = np.array(list(measures[name].values()))
+        left.scatter(places, values, marker=marker, s=60, color="black", label=label, zorder=3)
     left.set_xticks(places, circuit.names)
-    left.set(ylabel="n_beta × loss rise (1)", title="Sampling one head: effect on copied bytes")
-    left.set_ylim(min(0.0, bounds.min()), 1.3 * bounds.max())
-    left.legend(title=f"whiskers: {CONFIDENCE:.0%} intervals", title_fontsize=8, alignment="left")
-    panels = (
-        (others[0], circuit.previous, first_layer, "previous-token attention (1)", "Layer 0"),
-        (others[1], circuit.prefix, ~first_layer, "prefix-matching attention (1)", "Layer 1"),
-    )
-    for axes, scores, own, xlabel, title in panels:
-        colours = [ORANGE if inside else NEUTRAL for inside in circuit.inside[own]]
-        axes.scatter(scores[own], effects[own], c=colours, s=36)
-        axes.set(xlabel=xlabel, title=title, xlim=(-0.03, max(0.2, 1.3 * scores[own].max())))
-        names = [name for name, mine in zip(circuit.names, own, strict=True) if mine]
-        _label(axes, scores[own], effects[own], names, 0.055 * effects.max())
+    left.set(ylabel="loss rise on copied bytes (nat)", title=f"Sampling one head ({CONFIDENCE:.0%} intervals)")
+    left.legend(fontsize=8)
+    for axes, name, xlabel in (
+        (others[0], "removal", "rise without the head (nat)"),
+        (others[1], "attention", "attention score (1)"),
+    ):
+        values = np.array(list(measures[name].values()))
+        axes.scatter(values, effects, c=[ORANGE if inside else BLUE for inside in circuit.inside], s=36)
+        margin = 0.05 * np.ptp(values)
+        axes.set(xlabel=xlabel, title=f"rank correlation {results.comparison.ranks[name]:.2f}")
+        axes.set_xlim(values.min() - margin, values.max() + 5 * margin)
+        _label(axes, values, effects, list(circuit.names), 0.055 * effects.max())
     return figure
 
 
@@ -95,7 +100,7 @@ def _label(axes: Axes, xs: np.ndarray, ys: np.ndarray, names: list[str], gap: fl
 
 def _llc(results: Results) -> Figure:
     found = results.checkpoints
-    figure, panels = _figure(9, 3.2, 2, sharey=True)
+    figure, panels = _figure(9, 3.2, 2)
     steps = found["checkpoint"].values
     for axes, name, colour, title in zip(
         panels, ("task", "copied"), (BLUE, ORANGE), ("on training rows", "on copied bytes"), strict=True
@@ -106,8 +111,10 @@ def _llc(results: Results) -> Figure:
             axes.axvline(results.transition, color=NEUTRAL, linestyle="--", linewidth=1)
         axes.set(xlabel="training step", title=f"Whole model, {title}")
     if results.transition is not None:
-        panels[0].text(results.transition, 0.3, " prefix matching half grown", fontsize=8, color=NEUTRAL)
-    panels[0].set(ylabel="LLC (1)", ylim=(0, None))
+        panels[0].text(results.transition, 0, " prefix matching half grown", fontsize=8, color=NEUTRAL)
+    for axes, label in zip(panels, ("n_beta × loss rise (1)", "loss rise (nat)"), strict=True):
+        axes.set(ylabel=label)
+        axes.set_ylim(min(0.0, axes.get_ylim()[0]), None)
     return figure
 
 
@@ -143,7 +150,7 @@ def _influence(results: Results) -> Figure:
 
 
 def _susceptibilities(results: Results) -> Figure:
-    found = results.classes.sel(wr=list(results.circuit.names))
+    found = results.classes.sel(wr=list(results.comparison.circuit.names))
     figure, panels = _figure(11, 4.2, 2, sharey=True)
     titles = {
         "standardized": "Each head's susceptibilities, standardised",
@@ -162,8 +169,8 @@ def _susceptibilities(results: Results) -> Figure:
         axes.tick_params(length=0)
         axes.set_title(title)
         figure.colorbar(image, ax=axes, shrink=0.85, label="0.01 standard deviations (1)")
-    for tick, head in zip(panels[0].get_yticklabels(), results.circuit.names, strict=True):
-        tick.set_fontweight("bold" if head in results.circuit.members else "normal")
+    for tick, head in zip(panels[0].get_yticklabels(), results.comparison.circuit.names, strict=True):
+        tick.set_fontweight("bold" if head in results.comparison.circuit.members else "normal")
     return figure
 
 

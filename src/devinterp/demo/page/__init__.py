@@ -1,0 +1,1 @@
+"""Putting the demo's results before people: tables, figures, one page."""

@@ -1,0 +1,132 @@
+"""What the demo's comparison of heads gives with other seeds; writes docs/demo-seeds.md.
+
+python tests/benchmarks/demo/seeds.py [--seeds 2 3 4 5 6] [--chains 2] [--draws 20] [--page docs/demo-seeds.md]
+
+Each seed trains a model of its own and samples each of its heads, at the demo's settings with fewer chains and draws.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime as dt
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from devinterp.demo.analysis import head_effects
+from devinterp.demo.baselines import baselines
+from devinterp.demo.circuit import find_circuit
+from devinterp.demo.comparison import Comparison
+from devinterp.demo.corpus import HALF, load_corpus
+from devinterp.demo.model import build_model
+from devinterp.demo.sampling import Data, sample_study
+from devinterp.demo.settings import Settings
+from devinterp.demo.train import train
+from devinterp.slt.diagnostics import diagnose
+
+MEASURES = ("sampling", "removal", "noise", "control")
+PAGE = """---
+orphan: true
+---
+
+# The demo with other seeds
+
+`tests/benchmarks/demo/seeds.py` trained a model per seed and sampled each of its heads, on {date}: lr {lr:g}, n_beta
+{n_beta:g}, localization {localization:g}, {num_chains} chains of {num_draws} draws, {num_steps_bw_draws} steps apart.
+`make demo` is one such seed ({seed}), with more chains and draws.
+
+*Names the circuit*: whether the heads that a measure ranks highest, as many as attention names, are the same ones.
+*Rank correlation* is of sampling with each other measure over all heads. *Of n_beta = 0* and *of noise* are the
+smallest and largest rise on training rows as a share of that under the noise that localization alone allows, and under
+noise of the same size as the draws. *Largest* are the heads with the largest rise on copied bytes and on training rows.
+
+{table}
+
+{summary}
+"""
+
+COLUMNS = (
+    "seed", "circuit, by attention", "sampling names it", "removal", "noise", "n_beta = 0",
+    "rank correlation: removal", "attention", "noise", "n_beta = 0",
+    "of n_beta = 0", "of noise", "largest, copied", "training", "good chains",
+)  # fmt: skip
+
+
+def compare(seed: int, settings: Settings) -> tuple[Comparison, int]:
+    """Train and sample one seed; return the comparison of its heads, and how many of them were judged good."""
+    settings, corpus = replace(settings, seed=seed), load_corpus()
+    model = build_model(seed)
+    train(model, corpus, steps=settings.train_steps, checkpoints=(), seed=seed)
+    ids = corpus.repeated(64, np.random.default_rng(seed + 20))
+    circuit = find_circuit(model.attention(torch.from_numpy(ids)).numpy(), HALF, HALF + 1)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "study.zarr")
+        execution = {"threads_per_chain": 1}
+        study = sample_study(model, Data(corpus, settings), settings, path, show=lambda _: None, execution=execution)
+        verdicts = diagnose(study)
+        good = sum(verdicts[name].verdict.code == "good" for name in circuit.names)
+        held = baselines(model, study, circuit.names, settings)
+        return Comparison(circuit, head_effects(study).load(), held, settings.n_beta), good
+
+
+def row(seed: int, found: Comparison, good: int) -> str:
+    """One row of the table."""
+    agrees, ranks, heads = found.agrees, found.ranks, len(found.circuit.names)
+    if not found.circuit.members:
+        return f"| {seed} | none formed |" + " |" * (len(COLUMNS) - 2)
+    shares = [
+        f"{100 * float(s.min()):.0f}–{100 * float(s.max()):.0f} %"
+        for s in (found.share_of_control, found.share_of_noise)
+    ]
+    cells = [str(seed), " + ".join(found.circuit.members), *("yes" if agrees[each] else "no" for each in MEASURES)]
+    cells += [f"{ranks[each]:.2f}" for each in ("removal", "attention", "noise", "control")]
+    cells += [*shares, *found.largest, f"{good} of {heads}"]
+    return f"| {' | '.join(cells)} |"
+
+
+def summary(all_found: Sequence[Comparison]) -> str:
+    """Count over the seeds."""
+    formed = [each for each in all_found if each.circuit.members]
+    counts = ", ".join(f"{label} in {sum(each.agrees[label] for each in formed)}" for label in MEASURES)
+    apart = sum(each.largest[0] != each.largest[1] for each in formed)
+    return (
+        f"A circuit formed in {len(formed)} of {len(all_found)} seeds. Of these, the circuit is named by {counts}. The "
+        f"head with the largest rise on copied bytes is not the one with the largest on training rows in {apart}."
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[2, 3, 4, 5, 6])
+    parser.add_argument("--chains", type=int, default=2)
+    parser.add_argument("--draws", type=int, default=20)
+    parser.add_argument("--page", type=Path, default=Path("docs/demo-seeds.md"))
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    settings = replace(Settings(), num_chains=arguments.chains, num_draws=arguments.draws)
+    rows, comparisons = [], []
+    for seed in arguments.seeds:
+        started = time.monotonic()
+        found, good = compare(seed, settings)
+        comparisons.append(found)
+        rows.append(row(seed, found, good))
+        print(rows[-1], f"{time.monotonic() - started:.0f} s", found.measures, found.heads["task"].values, flush=True)
+        arguments.page.write_text(
+            PAGE.format(
+                date=dt.date.today().isoformat(),
+                table="\n".join([f"| {' | '.join(COLUMNS)} |", "|---" * len(COLUMNS) + "|", *rows]),
+                summary=summary(comparisons),
+                seed=Settings().seed,
+                **settings.sampler(settings.num_draws),
+            ),
+            encoding="utf-8",
+        )
+
+
+if __name__ == "__main__":
+    main()
