@@ -65,11 +65,14 @@ def target_kind(output: str | None) -> str | None:
     StoreExistsError
         Something lies there already: nothing is overwritten.
     """
+    from devinterp.schema.reading.target import resolve_target
+
     if output is None:
         return None
     for kind in ("zarr", "csv", "json"):
         if output.rstrip("/").endswith(f".{kind}"):
-            if "://" not in output and Path(output).exists():
+            path = resolve_target(output).path
+            if path is not None and path.exists():
                 raise StoreExistsError(
                     f"Something lies at {output}; it was left untouched.", remedy="Choose another name, or remove it."
                 )
@@ -88,9 +91,12 @@ def need_folder(output: str | Path) -> None:
     SettingError
         It does not.
     """
-    folder = Path(output).parent
-    if "://" not in str(output) and not folder.is_dir():
-        raise SettingError(f"There is no folder {folder} to write {Path(output).name} to.", remedy=f"mkdir -p {folder}")
+    from devinterp.schema.reading.target import resolve_target
+
+    path = resolve_target(output).path
+    if path is not None and not path.parent.is_dir():
+        folder = path.parent
+        raise SettingError(f"There is no folder {folder} to write {path.name} to.", remedy=f"mkdir -p {folder}")
 
 
 def emit(

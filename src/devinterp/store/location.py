@@ -1,4 +1,4 @@
-"""Where a store lies: a path, a URL that fsspec knows, or a Zarr store object."""
+"""Where a store lies, to be read and written; what a caller's words mean, `schema.reading.target` says."""
 
 from __future__ import annotations
 

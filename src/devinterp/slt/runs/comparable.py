@@ -42,7 +42,7 @@ def check_same_origin(runs: Mapping[str, Samples], *, observables: tuple[str, ..
     """
     (first, reference), *others = runs.items()
     problems = [
-        f"{path} of {name!r} is {_short(theirs)}, of {first!r} {_short(ours)}"
+        _difference(path, name, theirs, first, ours)
         for name, run in others
         for path, ours, theirs in _between(reference, run, "study", observables)
     ]
@@ -64,7 +64,7 @@ def check_cells(cells: Mapping[str, Samples]) -> None:
     """
     (first, reference), *others = cells.items()
     problems = [
-        f"{path} of {name!r} is {_short(theirs)}, of {first!r} {_short(ours)}"
+        _difference(path, name, theirs, first, ours)
         for name, run in others
         for path, ours, theirs in _between(reference, run, "sweep", None)
     ]
@@ -176,6 +176,13 @@ def _between(
     rows = [dig(run.metadata, f"{VISITED}.rows") for run in (first, other)]
     if same_rows and counts[0] == counts[1] and None not in rows and rows[0] != rows[1]:
         yield f"{VISITED}.rows", *rows
+
+
+def _difference(path: str, name: str, theirs: Any, first: str, ours: Any) -> str:
+    """Say what differs, and why it may not."""
+    why = next((e.why for e in entries().values() if path == e.path or path.startswith(f"{e.path}.")), "")
+    told = f"{path} of {name!r} is {_short(theirs)}, of {first!r} {_short(ours)}"
+    return f"{told} ({why.rstrip('.')})" if why else told
 
 
 def _short(value: Any) -> str:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from torch import nn
 
 from devinterp.errors import SettingError
+from devinterp.schema.reading.target import resolve_target
 from devinterp.slt.sampling.running.pool import start_server, worker_pool
 from devinterp.slt.sampling.running.progress import ProgressEvent, check_progress
 from devinterp.slt.sampling.running.torch_settings import check_settings_travel
@@ -99,9 +100,9 @@ class Execution:
 
 def _check_path(target: StoreLike | None) -> None:
     """Raise `SettingError` for a local path that no folder can have."""
-    if not isinstance(target, str | os.PathLike) or "://" in str(target):
+    path = resolve_target(target).path if isinstance(target, str | os.PathLike) else None
+    if path is None:
         return
-    path = os.fspath(target)
     if str(path).endswith((".zip", ".ozx")):
         raise SettingError(
             "A run is written into a folder, chain by chain, which a ZIP archive does not allow.",
