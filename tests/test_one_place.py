@@ -156,3 +156,65 @@ def test_copies_are_noticed(sign, source):
 )  # fmt: skip
 def test_keys_made_by_hand_are_noticed(line):
     assert copies_of_keys(ast.parse(line))
+
+
+def mentions(node: ast.AST) -> set[str]:
+    """Which of the settings burn-in, steps between draws, and draws an expression names, in whatever way."""
+    kinds = {"between": r"between|bw_draws", "burnin": r"burn_?in", "draws": r"draws$"}
+    found = set()
+    for n in ast.walk(node):
+        word = getattr(n, "id", None) or getattr(n, "attr", None) or getattr(n, "value", None)
+        if isinstance(word, str) and " " not in word:
+            found |= set([kind for kind, pattern in kinds.items() if re.search(pattern, word)][:1])
+    return found
+
+
+def counts_steps(tree: ast.AST) -> list[str]:
+    """Expressions that count draws in steps or steps in draws, and functions that gather the settings to do so."""
+    out = []
+    for node in ast.walk(tree):
+        divides = isinstance(node, ast.Call) and ast.unparse(node.func) == "divmod"
+        if isinstance(node, ast.BinOp) or divides:
+            named = mentions(node)
+            whole = divides or isinstance(node.op, ast.Mult | ast.FloorDiv)  # type: ignore[attr-defined]
+            if ("burnin" in named and len(named) > 1) or (named == {"between", "draws"} and whole):
+                out.append(f"{node.lineno}: {ast.unparse(node)}")  # type: ignore[attr-defined]
+        elif isinstance(node, ast.FunctionDef):
+            strings = {n.value for n in ast.walk(node) if isinstance(n, ast.Constant) and isinstance(n.value, str)}
+            if strings >= {"num_burnin_steps", "num_steps_bw_draws"}:
+                out.append(f"{node.lineno}: reads the settings")
+    return out
+
+
+MAY_READ_THE_SETTINGS = {
+    "report/build.py": "shows them",
+    "testing/strategies.py": "makes them up",
+    "store/writing/request.py": "takes them as checked parameters of a schema",
+    "testing/valid/rules.py": "takes them as checked parameters of a schema",
+}
+
+
+@pytest.mark.parametrize("module", [m for m in MODULES if m != "steps.py"])
+def test_draws_are_counted_in_steps_in_one_place(module):
+    found = counts_steps(MODULES[module])
+    if module in MAY_READ_THE_SETTINGS:
+        found = [f for f in found if "reads the settings" not in f]
+    assert not found, f"{module} counts draws in steps (steps.StepLayout does): {found}"
+
+
+def test_the_place_that_counts_draws_in_steps_is_recognised():
+    assert len(counts_steps(MODULES["steps.py"])) >= 5
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "burnin + draws * between", "self.num_burnin_steps + self.num_draws * self.num_steps_bw_draws",
+        "max(0, (step - burnin) // between)", "divmod(step - s.num_burnin_steps, s.num_steps_bw_draws)",
+        "int(p['num_burnin_steps']) + n * int(p['num_steps_bw_draws'])", "num_draws * int(s['num_steps_bw_draws'])",
+        "burnin + between * np.arange(draws)", "settings.num_burnin_steps + settings.num_draws",
+        "def f(run):\n    return [run.setting(s) for s in ('num_burnin_steps', 'num_draws', 'num_steps_bw_draws')]",
+    ],
+)  # fmt: skip
+def test_draws_counted_in_steps_by_hand_are_noticed(line):
+    assert counts_steps(ast.parse(line))

@@ -28,6 +28,7 @@ from devinterp.demo.train import Training, train
 from devinterp.schema import Report, validate
 from devinterp.slt.diagnostics import Diagnosis, SeriesDiagnosis, diagnose
 from devinterp.slt.sampling.running.progress import ProgressEvent
+from devinterp.steps import StepLayout
 
 __all__ = ["main"]
 
@@ -117,7 +118,7 @@ def _sample(
     paths = {"study": out / STUDY, "series": out / SERIES}
 
     def steps(draws: int) -> int:
-        return settings.num_burnin_steps + settings.num_steps_bw_draws * draws
+        return StepLayout(settings.num_burnin_steps, settings.num_steps_bw_draws, draws).num_steps
 
     heads = model.config.num_hidden_layers * model.config.num_attention_heads
     total = settings.num_chains * steps(settings.num_draws) * (heads + 1)

@@ -349,16 +349,16 @@ def _step_rows(run: Samples, burnin: bool) -> npt.NDArray[np.float64]:
         )
     skipped = 0
     if not burnin:
-        sizes = [run.setting(s) for s in ("num_burnin_steps", "num_draws", "num_steps_bw_draws")]
-        if any(s is None for s in sizes) or array.sizes["step"] != sizes[0] + sizes[1] * sizes[2]:
+        layout = run.step_layout
+        if layout is None or array.sizes["step"] != layout.num_steps:
             raise SettingError(
                 "It is not known which of these steps are burn-in.",
                 expected="every step of the run, and num_burnin_steps, num_draws and num_steps_bw_draws in "
                 "metadata.config.sampler",
-                found=f"{array.sizes['step']} steps and {sizes}",
+                found=f"{array.sizes['step']} steps, where the settings tell of {layout and layout.num_steps}",
                 remedy="Pass burnin=True to use all the steps that are there.",
             )
-        skipped = int(sizes[0])
+        skipped = layout.burnin
     array = array.isel(step=slice(skipped, None))
     if array.ndim == 2:
         return np.asarray(array.values, dtype=np.float64)[:, :, None]

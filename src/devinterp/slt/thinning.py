@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from devinterp.steps import StepLayout
+
 __all__ = ["Thinning", "thinning_of"]
 
 _FEWEST = 4  # draws of a run that is more than a try of whether all works
@@ -59,14 +61,13 @@ def thinning_of(sampler: Mapping[str, Any], num_rows: Any) -> Thinning | None:
     num_rows : int
         Rows of the sampling dataset.
     """
-    names = ("batch_size", "num_burnin_steps", "num_steps_bw_draws", "num_draws", "gradient_accumulation_steps")
-    values = [sampler.get(name) for name in names]
-    if not all(isinstance(value, int) for value in (*values, num_rows)):
+    layout, size, parts = StepLayout.of(sampler), sampler.get("batch_size"), sampler.get("gradient_accumulation_steps")
+    if layout is None or not (isinstance(size, int) and isinstance(parts, int) and isinstance(num_rows, int)):
         return None
-    size, burnin, every, draws, parts = (int(value) for value in values if value is not None)
-    if size < 1 or num_rows < size or every < 1 or draws < 1 or parts < 1:
+    if size < 1 or num_rows < size or layout.draws < 1 or parts < 1:
         return None
     per_pass = num_rows // size
-    first = (burnin + np.arange(min(draws, per_pass), dtype=np.int64) * every) * parts
+    first = layout.draw_steps(min(layout.draws, per_pass)) * parts
     seen = len(np.unique((first[:, None] + np.arange(min(parts, per_pass))) % per_pass))
-    return Thinning(seen, per_pass, draws >= _FEWEST and draws * parts >= 2 * seen, every)
+    repeats = layout.draws >= _FEWEST and layout.draws * parts >= 2 * seen
+    return Thinning(seen, per_pass, repeats, layout.between)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from devinterp.steps import StepLayout
 from devinterp.store.location import Location, StoreLike, locate
 from devinterp.store.reading.open import open_store
-from devinterp.store.writing.chain_writer import ChainWriter, StepLayout
+from devinterp.store.writing.chain_writer import ChainWriter
 from devinterp.store.writing.open_run import open_run
 from devinterp.store.writing.request import Container, SamplesRequest, WriterAddress
 from devinterp.store.writing.run import Run

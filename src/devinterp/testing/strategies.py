@@ -23,6 +23,7 @@ from devinterp.names import check_observable_names, check_restriction_names, san
 from devinterp.schema import load
 from devinterp.schema.model.schema import Schema
 from devinterp.schema.model.spec import NodeSpec
+from devinterp.steps import StepLayout
 from devinterp.testing.factory import StoreRecipe, included_schemas, make_tree
 from devinterp.testing.valid.attributes import declared_attributes, put, subschema
 
@@ -280,7 +281,7 @@ def sample_settings(draw: st.DrawFn, *, max_steps: int = 12) -> dict[str, Any]:
     """
     between = draw(st.integers(1, 3))
     burnin = draw(st.integers(0, 3))
-    draws = draw(st.integers(1, max(1, (max_steps - burnin) // between)))
+    draws = draw(st.integers(1, max(1, StepLayout(burnin, between, max_steps).whole_draws(max_steps))))
     settings: dict[str, Any] = {
         "lr": draw(st.floats(1e-6, 1e-3)),
         "n_beta": draw(st.floats(0.0, 50.0)),

@@ -13,7 +13,8 @@ from devinterp.errors import StoreError, StoreLockedError
 from devinterp.schema.validation import validate
 from devinterp.store import locate, open_run
 from devinterp.store.lock import WriterLock
-from devinterp.store.repair.apply import apply_repair, undo_repair
+from devinterp.store.reading.status import ChainStatus, RunStatus
+from devinterp.store.repair.apply import _completed, apply_repair, undo_repair
 from devinterp.store.repair.plan import plan_repair
 from devinterp.store.run_state import LOCK_KEY
 
@@ -239,3 +240,12 @@ def test_once_the_run_has_gone_on_nothing_is_taken_back(samples, copy):
     with pytest.raises(StoreError, match="No repair"):
         undo_repair(store)
     assert content(store) == content(samples)
+
+
+@pytest.mark.parametrize(("step", "draws"), [(0, 0), (3, 0), (4, 1), (5, 1), (6, 2), (12, 5), (13, 5)])
+def test_the_draw_before_which_a_chain_failed_counts(step, draws):
+    # Draws at the steps 3, 5, 7, 9 and 11: a chain that failed at step 4 had taken the first.
+    sampler = {"num_burnin_steps": 3, "num_steps_bw_draws": 2, "num_draws": 5}
+    metadata = {"config": {"sampler": sampler}, "run": {"chains": [{"status": "failed", "step": step}]}}
+    (chain,) = _completed(RunStatus("/", metadata, (ChainStatus(0, 0, "failed"),))).chains
+    assert (chain.status, chain.draws) == ("failed", draws)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from devinterp.plain_json import dig
 from devinterp.schema.model.spec import legal_dims, stored_types
 from devinterp.schema.reading.nodes import NotReadableError, Values, join
+from devinterp.steps import StepLayout
 
 if TYPE_CHECKING:
     from devinterp.schema.reading.nodes import GroupNode
@@ -112,10 +113,9 @@ def written_rows(context: Context, dim: str) -> tuple[list[int] | None, list[int
     if dim == "draw":
         rows = [int(n) for n in draws]
         return rows, rows
-    burnin, between = (context.bound.parameters.get(p) for p in ("num_burnin_steps", "num_steps_bw_draws"))
-    steps = context.size("step")
-    if dim != "step" or type(burnin) is not int or type(between) is not int or steps is None:
+    chain, steps = StepLayout.of({**context.bound.parameters, "num_draws": total}), context.size("step")
+    if dim != "step" or chain is None or steps is None:
         return None, None
-    surely = [steps if n == total else (burnin + (n - 1) * between + 1 if n else 0) for n in draws.tolist()]
-    at_most = [steps if n == total else burnin + n * between for n in draws.tolist()]
+    surely = [steps if n == total else chain.fewest_steps(n) for n in draws.tolist()]
+    at_most = [steps if n == total else chain.steps_of(n) for n in draws.tolist()]
     return [min(n, steps) for n in surely], [min(n, steps) for n in at_most]

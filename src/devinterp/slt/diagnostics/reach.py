@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +12,7 @@ from devinterp.plain_json import dig
 from devinterp.slt.diagnostics.step_bias import relaxation_steps
 from devinterp.slt.runs.run import Samples
 from devinterp.slt.uncertainty.batch_means import mean_variance
+from devinterp.steps import StepLayout
 
 __all__ = ["Reach", "reach_of", "sampled_weights", "without_trend"]
 
@@ -52,15 +52,15 @@ class Reach:
 
 def reach_of(run: Samples, used: list[int]) -> Reach:
     """Find what a run's settings, its losses at every step and its distances tell."""
-    lengths = [run.setting(name) for name in ("num_burnin_steps", "num_draws", "num_steps_bw_draws")]
+    layout = run.step_layout
     found: dict[str, float] = {}
-    if used and all(value is not None for value in lengths):
-        burnin, draws, between = map(int, lengths)
-        loss = _steps(run, "step_loss", used, burnin + draws * between)
+    if used and layout is not None:
+        burnin, total = layout.burnin, layout.num_steps
+        loss = _steps(run, "step_loss", used, total)
         if loss is not None and burnin >= 8:
             (before, error), (after, own) = map(_mean, (loss[:, burnin // 2 : burnin], loss[:, burnin:]))
             found |= {"burnin_drift": after - before, "burnin_drift_se": math.hypot(error, own)}
-        distance, third = _steps(run, "metrics_distance", used, burnin + draws * between), draws * between // 3
+        distance, third = _steps(run, "metrics_distance", used, total), (total - burnin) // 3
         if distance is not None and third >= 4:
             squares = distance[:, burnin:] ** 2
             first, last = squares[:, :third].mean(axis=1), squares[:, -third:].mean(axis=1)
@@ -68,20 +68,17 @@ def reach_of(run: Samples, used: list[int]) -> Reach:
                 growth = last / first - 1  # of every chain: a walk has no error within a chain to hold it against
                 found |= {"growth": float(growth.mean()), "least_growth": float(growth.min())}
                 found["growth_se"] = float(growth.std(ddof=1)) / math.sqrt(growth.size)
-    return Reach(unseen=_unseen(run, lengths), **found)
+    return Reach(unseen=_unseen(run, layout), **found)
 
 
-def _unseen(run: Samples, lengths: list[Any]) -> float | None:
+def _unseen(run: Samples, layout: StepLayout | None) -> float | None:
     """Mean over the draws of what the variance of a flat direction lacks, ``exp(-2 step / relaxation)``."""
     time = relaxation_steps(dig(run.metadata, "config.sampler") or {})
-    if time is None or any(value is None for value in lengths):
+    if time is None or layout is None:
         return None
     if math.isinf(time) or run.setting("init_noise"):
         return 1.0 if math.isinf(time) else None
-    burnin, draws, between = map(int, lengths)
-    rate = 2 / time
-    steps = burnin + between * np.arange(draws) + 1
-    return float(np.exp(-rate * steps).mean())
+    return float(np.exp(-2 / time * (layout.draw_steps() + 1)).mean())
 
 
 def _steps(run: Samples, name: str, used: list[int], total: int) -> F64 | None:

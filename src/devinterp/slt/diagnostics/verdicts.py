@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from devinterp.slt.diagnostics.diagnosis import Diagnosis, Verdict, number
 from devinterp.slt.diagnostics.step_bias import LARGEST_INFLATION, least_inflation, relaxation_steps, step_advice
+from devinterp.steps import StepLayout
 
 __all__ = ["FEWEST_DRAWS", "SPIKE_SHARE", "judge"]
 
@@ -246,11 +247,10 @@ def _shorter_or_held(d: Diagnosis) -> str:
 
 
 def _longer(d: Diagnosis) -> str:
-    burnin, draws = d.settings.get("num_burnin_steps"), d.settings.get("num_draws")
-    between = d.settings.get("num_steps_bw_draws", 1)
-    if burnin is None or draws is None:
+    layout = StepLayout.of({"num_steps_bw_draws": 1, **d.settings})
+    if layout is None:
         return "a longer burn-in and more draws."
-    return f"num_burnin_steps of {int(burnin) + int(draws) * int(between)}, then num_draws of {2 * int(draws)}."
+    return f"num_burnin_steps of {layout.num_steps}, then num_draws of {2 * layout.draws}."
 
 
 def _third(value: float) -> str:

@@ -13,6 +13,7 @@ import xarray as xr
 from devinterp.errors import DataError, IncompleteStoreError, MissingVariableError, ProvenanceError, SettingError
 from devinterp.names import sanitize_observable_name
 from devinterp.plain_json import dig
+from devinterp.steps import StepLayout
 
 __all__ = ["Samples", "is_samples", "metadata_of", "series_members", "study_members"]
 
@@ -179,6 +180,11 @@ class Samples:
     def setting(self, name: str) -> Any:
         """Return a sampler setting by its ``sample()`` argument name, or None where it is not recorded."""
         return dig(self.metadata, f"config.sampler.{name}")
+
+    @property
+    def step_layout(self) -> StepLayout | None:
+        """How the draws of a chain lay among its steps when it was sampled; None where that is not recorded."""
+        return StepLayout.of(dig(self.metadata, "config.sampler") or {})
 
     @property
     def n_beta(self) -> float:

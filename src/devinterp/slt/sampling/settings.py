@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from devinterp.errors import SettingError
+from devinterp.steps import StepLayout
 
 __all__ = ["METRICS", "MODES", "SAMPLING_METHODS", "SamplerSettings"]
 
@@ -114,9 +115,14 @@ class SamplerSettings:
         return replace(self, num_draws=num_draws)
 
     @property
+    def steps(self) -> StepLayout:
+        """How the draws of a chain lie among its steps."""
+        return StepLayout(self.num_burnin_steps, self.num_steps_bw_draws, self.num_draws)
+
+    @property
     def num_steps(self) -> int:
         """Steps of a chain, burn-in included."""
-        return self.num_burnin_steps + self.num_draws * self.num_steps_bw_draws
+        return self.steps.num_steps
 
     @property
     def num_batches(self) -> int:
@@ -127,11 +133,6 @@ class SamplerSettings:
     def num_init_batches(self) -> int:
         """Batches that the initial loss of a chain is averaged over."""
         return self.gradient_accumulation_steps * self.num_init_loss_batches
-
-    def draw_at(self, step: int) -> int | None:
-        """Index of the draw that is recorded after `step`, or None."""
-        draw, since = divmod(step - self.num_burnin_steps, self.num_steps_bw_draws)
-        return draw if draw >= 0 and since == 0 else None
 
     def loader_seed(self, chain: int) -> int:
         """Seed of the generator that orders the sampling dataset of `chain`."""

@@ -88,15 +88,14 @@ def _sample_stats(run: Samples, traces: dict[str, Any], used: list[int], length:
         out["lp"] = -run.n_beta * traces["sampling_loss"]
     if run.setting("lr") is not None:
         out["step_size"] = np.full((len(used), length), float(run.setting("lr")))
-    sizes = [run.setting(s) for s in ("num_burnin_steps", "num_draws", "num_steps_bw_draws")]
+    layout = run.step_layout
     for metric, name in (("distance", "distance"), ("noise", "noise_norm"), ("scaled_grad", "gradient_norm")):
         variable = f"metrics_{metric}"
-        if variable not in run.dataset or any(s is None for s in sizes):
+        if variable not in run.dataset or layout is None:
             continue
         values = run.variable(variable, ("chain", "step"))
         # Selections of draws and of steps are independent, so which step a draw was is known only without them.
-        whole = values.sizes["step"] == sizes[0] + sizes[1] * sizes[2] and run.dataset.sizes.get("draw") == sizes[1]
+        whole = values.sizes["step"] == layout.num_steps and run.dataset.sizes.get("draw") == layout.draws
         if whole:
-            steps = sizes[0] + sizes[2] * np.arange(length)
-            out[name] = np.asarray(values.isel(chain=used, step=steps).values, dtype=np.float64)
+            out[name] = np.asarray(values.isel(chain=used, step=layout.draw_steps(length)).values, dtype=np.float64)
     return out

@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from devinterp.plain_json import dig
 from devinterp.slt.runs.run import Samples
+from devinterp.steps import StepLayout
 
 __all__ = [
     "Batches",
@@ -157,9 +158,8 @@ def passes(run: Samples, num_draws: int) -> float:
     length, size = dig(run.metadata, "provenance.dataset.length"), run.setting("batch_size")
     if length is None or size is None:
         return 1.0
-    micro = (
-        num_draws * int(run.setting("num_steps_bw_draws") or 1) * int(run.setting("gradient_accumulation_steps") or 1)
-    )
+    steps = StepLayout(0, int(run.setting("num_steps_bw_draws") or 1), num_draws).num_steps
+    micro = steps * int(run.setting("gradient_accumulation_steps") or 1)
     return max(1.0, micro / max(1, int(length) // int(size)))
 
 

@@ -158,15 +158,14 @@ def minibatch_weight(run: Samples, num: int, over: str) -> float:
     accumulation = _accumulation(run)
     num_init = int(run.setting("num_init_loss_batches")) * accumulation
     apart = 1 / (num * accumulation) + 1 / num_init
-    burnin, between = run.setting("num_burnin_steps"), run.setting("num_steps_bw_draws")
-    draws, length = run.setting("num_draws"), dig(run.metadata, "provenance.dataset.length")
-    batch_size = run.setting("batch_size")
-    if any(s is None for s in (burnin, between, draws, length, batch_size)):
+    layout, batch_size = run.step_layout, run.setting("batch_size")
+    length = dig(run.metadata, "provenance.dataset.length")
+    if layout is None or length is None or batch_size is None:
         return apart
-    total = burnin + draws * between
-    if over == "draws" and num == draws:
-        steps = burnin + between * np.arange(draws)
-    elif over == "steps" and num in (total, total - burnin):
+    total = layout.num_steps
+    if over == "draws" and num == layout.draws:
+        steps = layout.draw_steps()
+    elif over == "steps" and num in (total, total - layout.burnin):
         steps = np.arange(total - num, total)
     else:
         return apart

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from devinterp.errors import StoreError
 from devinterp.plain_json import dig
 from devinterp.schema.checks.completion import has_completed
 from devinterp.schema.reading.keys import DOCUMENT, ChunkKeys, join_key
+from devinterp.steps import StepLayout
 from devinterp.store.location import Location
 from devinterp.store.lock import live_holder
 from devinterp.store.reading.open import root_document
@@ -54,16 +55,28 @@ class RunStatus:
         Its path, ``"/"`` for a store of its own.
     metadata : mapping
         Its attribute ``metadata``.
-    num_draws, num_steps : int
-        Of every chain, when it is done.
     chains : tuple of ChainStatus
     """
 
     group: str
     metadata: Mapping[str, Any]
-    num_draws: int
-    num_steps: int
     chains: tuple[ChainStatus, ...]
+
+    @property
+    def num_draws(self) -> int:
+        """Draws of every chain, when it is done."""
+        return self.layout.draws
+
+    @property
+    def num_steps(self) -> int:
+        """Steps of every chain, when it is done."""
+        return self.layout.num_steps
+
+    @property
+    def layout(self) -> StepLayout:
+        """How the draws of a chain lie among its steps."""
+        sampler = self.metadata["config"]["sampler"]
+        return StepLayout.of(sampler) or StepLayout(0, 1, _whole(sampler.get("num_draws")))
 
     @property
     def done(self) -> float:
@@ -181,9 +194,8 @@ def _samples_groups(
 def _run(location: Location, group: str, attributes: Mapping[str, Any], *, completed: bool) -> RunStatus:
     metadata = attributes.get("metadata", {})
     sampler = metadata["config"]["sampler"]
-    count, draws = _whole(sampler.get("num_chains")), _whole(sampler.get("num_draws"))
-    burnin, between = _whole(sampler.get("num_burnin_steps")), _whole(sampler.get("num_steps_bw_draws"))
-    total = burnin + draws * between
+    run = RunStatus(group, metadata, ())
+    count, draws, total = _whole(sampler.get("num_chains")), run.num_draws, run.num_steps
     recorded = dig(metadata, "run.chains")
     states = recorded if isinstance(recorded, list) else []
     chains = []
@@ -192,7 +204,7 @@ def _run(location: Location, group: str, attributes: Mapping[str, Any], *, compl
         if completed and attributes.get("completed", 1) == 1:
             status = str(state.get("status", "complete"))
             step = total if status == "complete" else _whole(state.get("step"))
-            written = draws if status == "complete" else max(0, min(draws, -(-(step - burnin) // max(between, 1))))
+            written = draws if status == "complete" else run.layout.draws_taken(step)
             chains.append(ChainStatus(written, step, status, state.get("reason")))
             continue
         progress = read_progress(location, group, chain)
@@ -203,7 +215,7 @@ def _run(location: Location, group: str, attributes: Mapping[str, Any], *, compl
         if progress.status == "running":
             steps = max(steps, _steps_on_disk(location, group, chain, steps, total))
         chains.append(ChainStatus(progress.draws, steps, progress.status, progress.reason, progress.loss))
-    return RunStatus(group, metadata, draws, total, tuple(chains))
+    return replace(run, chains=tuple(chains))
 
 
 def _whole(value: Any) -> int:

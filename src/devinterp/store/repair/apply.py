@@ -260,10 +260,9 @@ def _finish(location: Location, plan: RepairPlan) -> None:
         written = draws_written(replace(plan, completed=True), _completed(run), arrays)
         attributes = (read_group(location, group) or {}).get("attributes", {})
         chains = [dict(c) for c in attributes["metadata"]["run"]["chains"]]
-        sampler = attributes["metadata"]["config"]["sampler"]
         for loss in losses.get(group, []):
             written[loss.chain] = loss.draws_after
-            step = int(sampler["num_burnin_steps"]) + loss.draws_after * int(sampler["num_steps_bw_draws"])
+            step = run.layout.steps_of(loss.draws_after)
             chains[loss.chain] = {"status": "failed", "reason": loss.reason, "step": step, "data_lost": True}
         if "draws_written" in arrays:  # devinterp 2.0 wrote none
             _overwrite(location, group, "draws_written", np.asarray(written, dtype=np.int64))
@@ -278,10 +277,7 @@ def _completed(run: RunStatus) -> RunStatus:
     states = run.metadata.get("run", {}).get("chains", [])
     chains = []
     for chain, state in zip(run.chains, states, strict=True):
-        step, sampler = int(state.get("step") or 0), run.metadata["config"]["sampler"]
-        draws = max(
-            0, min(run.num_draws, (step - int(sampler["num_burnin_steps"])) // int(sampler["num_steps_bw_draws"]))
-        )
+        draws = run.layout.draws_taken(int(state.get("step") or 0))
         chains.append(replace(chain, status=state.get("status", "complete"), draws=draws))
     return replace(run, chains=tuple(chains))
 

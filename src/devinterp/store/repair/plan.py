@@ -245,8 +245,6 @@ def plan_repair(target: StoreLike) -> RepairPlan:
 
 def _look(plan: RepairPlan, run: RunStatus) -> RepairPlan:
     location = plan.location
-    sampler = run.metadata["config"]["sampler"]
-    burnin, between = int(sampler["num_burnin_steps"]), int(sampler["num_steps_bw_draws"])
     arrays = known_arrays(location, run.group, load("samples").node("/"))
     attributes = {"metadata": run.metadata}
     listed = set(location.list_keys(f"{join_key(run.group)}/" if join_key(run.group) else ""))
@@ -268,7 +266,7 @@ def _look(plan: RepairPlan, run: RunStatus) -> RepairPlan:
             elif plan.completed or why != "missing":  # an interrupted run may not have come to it yet
                 recomputed[stored.path] = why
     draws = {c: written[c] if plan.completed else state.draws for c, state in enumerate(run.chains)}
-    steps = {c: burnin + draws[c] * between if plan.completed else state.steps for c, state in enumerate(run.chains)}
+    steps = {c: run.layout.steps_of(draws[c]) if plan.completed else state.steps for c, state in enumerate(run.chains)}
     lost: dict[int, dict[str, str]] = {chain: {} for chain in draws}
     after = dict(draws)
     for stored in arrays.values():
@@ -280,7 +278,7 @@ def _look(plan: RepairPlan, run: RunStatus) -> RepairPlan:
             held = [c for c in stored.chains(index) if first < ends.get(c, 0)]
             why = stored.loss(index, listed, attributes) if held else None
             if why is not None:
-                before = first if stored.spec.prefix == "draw" else max(0, (first - burnin) // between)
+                before = first if stored.spec.prefix == "draw" else run.layout.whole_draws(first)
                 for chain in held:
                     lost[chain][stored.key(index)] = why
                     after[chain] = min(after[chain], before)

@@ -15,29 +15,19 @@ from numpy.typing import NDArray
 from devinterp.errors import StoreError
 from devinterp.schema.model.spec import ArrayLayout, GroupLayout, StorageSpec
 from devinterp.schema.reading.keys import ChunkKeys, join_key
+from devinterp.steps import StepLayout
 from devinterp.store.location import Location
 from devinterp.store.lock import WriterLock
 from devinterp.store.metadata import open_array
 from devinterp.store.run_state import ChainProgress, state_key, write_checkpoint, write_progress
 
-__all__ = ["ChainWriter", "StepLayout"]
+__all__ = ["ChainWriter"]
 
 # Flushes that may wait behind the disk: the writer's memory is these, the chunk being filled, and no more.
 _MAX_PENDING = 2
 _CHECKPOINT_SECONDS = 60.0
 # A larger state is waited for: behind the disk it would be one copy more of the weights, beside the next gradients.
 _WAITING_BYTES = 2**24
-
-
-class StepLayout:
-    """How draws and steps relate: draw k is taken at step ``burnin + k * between``."""
-
-    def __init__(self, burnin: int, between: int, draws: int) -> None:
-        self.burnin, self.between, self.draws = burnin, between, draws
-
-    def steps_of(self, draws: int) -> int:
-        """Steps that belong to the first ``draws`` draws, burn-in included."""
-        return self.burnin + draws * self.between
 
 
 @dataclass(frozen=True)

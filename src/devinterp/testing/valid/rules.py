@@ -12,6 +12,7 @@ import numpy as np
 from devinterp.names import sanitize_observable_name
 from devinterp.plain_json import dig
 from devinterp.schema.model.may_differ import that
+from devinterp.steps import StepLayout
 from devinterp.testing.valid.attributes import put
 from devinterp.testing.valid.draft import Draft, GroupDraft, rule_maker
 
@@ -73,18 +74,16 @@ def _metrics(draft: Draft, group: GroupDraft, arguments: Arguments) -> None:
 def _chain_states(draft: Draft, group: GroupDraft, arguments: Arguments) -> None:
     """Say how each chain ended, and leave fill behind the prefix of those that failed."""
     p = draft.parameters
-    burnin, between, draws = (int(p[n]) for n in ("num_burnin_steps", "num_steps_bw_draws", "num_draws"))
+    steps = StepLayout(*(int(p[n]) for n in ("num_burnin_steps", "num_steps_bw_draws", "num_draws")))
     states, ends = [], []
     for chain in range(int(p["num_chains"])):
         written = draft.recipe.failed.get(chain)
         if written is None:
-            step = burnin + draws * between
-            states.append({"status": "complete", "reason": None, "step": step})
-            ends.append({"draw": draws, "step": step})
+            states.append({"status": "complete", "reason": None, "step": steps.num_steps})
+            ends.append({"draw": steps.draws, "step": steps.num_steps})
             continue
-        # The draw after the last one is taken at step burnin + written * between: the chain ended before or at it.
-        first = burnin + (written - 1) * between + 1 if written else 0
-        step = int(draft.rng.integers(first, burnin + written * between + 1))
+        # The chain ended before the next draw, or at it.
+        step = int(draft.rng.integers(steps.fewest_steps(written), steps.steps_of(written) + 1))
         states.append({"status": "failed", "reason": f"non-finite loss at step {step}", "step": step})
         ends.append({"draw": written, "step": step})
     put(group.attributes, "metadata.run.chains", states)

@@ -338,8 +338,7 @@ def run_chain(
             state.add_init_noise()
         else:
             state.load(start_state)
-        first, since = divmod(max(state.step - settings.num_burnin_steps, 0), settings.num_steps_bw_draws)
-        draws = first + (since > 0)
+        draws = settings.steps.draws_taken(state.step)
         records = _Records(state.step)
         rows = [observable.ids.to(device) for observable in observables]
         status, reason = "complete", None
@@ -347,7 +346,7 @@ def run_chain(
             while state.step < settings.num_steps:
                 record = state.advance(feed)
                 total = record.pop("loss")
-                draw = settings.draw_at(state.step)
+                draw = settings.steps.draw_at(state.step)
                 arrays = {} if draw is None else state.observe(observables, rows)
                 state.health.settle()
                 records.add(record)
