@@ -47,7 +47,12 @@ def test_the_numbers_written_are_those_of_the_stores(out: Path) -> None:
     assert results["llc"]["task"][-1] == pytest.approx(float(llc.sel(wr="full")))
     assert results["llc"]["checkpoint"] == list(Settings.quick().checkpoints)
     assert 0 <= results["influence"]["auc"] <= 1
-    assert results["findings"] == {"study.zarr": 0, "checkpoints.zarr": 0}
+    assert results["findings"] == dict.fromkeys(
+        ("study.zarr", "checkpoints.zarr", "n-beta-300.zarr", "n-beta-900.zarr"), 0
+    )
+    head = results["n_beta"]["head"]
+    assert results["n_beta"]["n_beta"] == [300, 900, 3000]
+    assert results["n_beta"]["task"][-1] == pytest.approx(float(llc.sel(wr=head)))
     assert {"full", "l1h3", "10/full", "40/full"} <= set(results["verdicts"])
     measures = results["circuit"]["measures"]
     assert set(measures) == {"attention", "sampling", "removal", "noise", "control"}

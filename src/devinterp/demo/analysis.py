@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,6 +26,7 @@ __all__ = [
     "head_effects",
     "influence",
     "llc_over_checkpoints",
+    "llc_over_n_beta",
     "rank_correlation",
     "susceptibility_classes",
 ]
@@ -61,6 +63,22 @@ def head_effects(study: xr.DataTree) -> xr.Dataset:
 def _n_beta(tree: xr.DataTree) -> float:
     """The inverse temperature that all runs of a study or series share."""
     return next(float(node["n_beta"]) for node in tree.subtree if "n_beta" in node.data_vars)
+
+
+def llc_over_n_beta(study: xr.DataTree, head: str, others: Iterable[xr.DataTree]) -> xr.Dataset:
+    """Hold n_beta times the loss rise around a head against the same at other inverse temperatures.
+
+    ``others`` are runs of the same head. Returns ``task`` and ``task_ci``, as `head_effects`, along ``n_beta``.
+    """
+    runs = sorted((study[head], *others), key=_n_beta)
+    found = [compute_llc(run, over="observable", observable=TASK, ci=CONFIDENCE) for run in runs]
+    along = xr.Variable("n_beta", [_n_beta(run) for run in runs])
+    return xr.Dataset(
+        {
+            "task": xr.concat([each["llc_mean"] for each in found], along),
+            "task_ci": xr.concat([each["llc_ci"] for each in found], along),
+        }
+    )
 
 
 def rank_correlation(first: NDArray[np.floating], second: NDArray[np.floating]) -> float:

@@ -70,6 +70,11 @@ class Circuit:
         return np.where(below, self.previous, self.prefix)
 
     @property
+    def induction(self) -> str:
+        """The head that matches prefixes best."""
+        return self.names[int(self.prefix.argmax())]
+
+    @property
     def inside(self) -> NDArray[np.bool_]:
         """Which heads are members, (head,)."""
         return np.isin(self.names, self.members)

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Results"]
 
+FLAT = 1.2  # largest over smallest, of what is called flat
+
 
 @dataclass(frozen=True)
 class Results:
@@ -33,6 +35,8 @@ class Results:
         The course of training.
     comparison : Comparison
         Of the heads: by sampling, attention, removal and noise.
+    n_betas : Dataset
+        From `llc_over_n_beta`, of the head that matches prefixes best.
     checkpoints, classes : Dataset
         From `llc_over_checkpoints` and `susceptibility_classes`.
     influence : Influence
@@ -47,6 +51,7 @@ class Results:
     weight_scale: float
     training: Training
     comparison: Comparison
+    n_betas: xr.Dataset
     checkpoints: xr.Dataset
     classes: xr.Dataset
     influence: Influence
@@ -90,7 +95,19 @@ class Results:
         steps, task, copied = (self.checkpoints[name].values for name in ("checkpoint", "task", "copied"))
         return (
             f"From step {steps[0]} to {steps[-1]}, n_beta times the loss rise on training rows goes from {task[0]:.1f} "
-            f"to {task[-1]:.1f}, and the loss rise on copied bytes from {copied[0]:.2f} to {copied[-1]:.2f} nat."
+            f"to {task[-1]:.1f}, and the loss rise on copied bytes from {copied[0]:.2f} to {copied[-1]:.2f} nat. "
+            f"{self._flat()}"
+        )
+
+    def _flat(self) -> str:
+        """Whether n_beta times the loss rise may be called a learning coefficient."""
+        levels, values = self.n_betas["n_beta"].values, self.n_betas["task"].values
+        said = ", ".join(f"{value:.1f} at n_beta {level:g}" for level, value in zip(levels, values, strict=True))
+        flat = values.min() > 0 and values.max() <= FLAT * values.min()
+        return f"Around {self.comparison.circuit.induction} it is {said}: " + (
+            "flat, as a learning coefficient is."
+            if flat
+            else "not flat over this range, so it is no learning coefficient; it compares what has one n_beta."
         )
 
     def _influence(self) -> str:
@@ -142,6 +159,11 @@ class Results:
                 "rank_correlation_with_sampling": self.comparison.ranks,
                 "share_of_control": self.comparison.share_of_control.values.tolist(),
                 "share_of_noise": self.comparison.share_of_noise.values.tolist(),
+            },
+            "n_beta": {
+                "head": circuit.induction,
+                "n_beta": self.n_betas["n_beta"].values.tolist(),
+                "task": self.n_betas["task"].values.tolist(),
             },
             "llc": {
                 "checkpoint": self.checkpoints["checkpoint"].values.tolist(),

@@ -14,7 +14,14 @@ import xarray as xr
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
-from devinterp.demo.analysis import FULL, head_effects, influence, llc_over_checkpoints, susceptibility_classes
+from devinterp.demo.analysis import (
+    FULL,
+    head_effects,
+    influence,
+    llc_over_checkpoints,
+    llc_over_n_beta,
+    susceptibility_classes,
+)
 from devinterp.demo.baselines import baselines
 from devinterp.demo.circuit import Circuit, find_circuit
 from devinterp.demo.comparison import Comparison
@@ -22,7 +29,7 @@ from devinterp.demo.corpus import HALF, Corpus, load_corpus
 from devinterp.demo.model import AttentionOnly, build_model
 from devinterp.demo.page.show import SNIPPET, introduction, show
 from devinterp.demo.results import Results
-from devinterp.demo.sampling import WEIGHTS, Data, sample_series, sample_study, workers
+from devinterp.demo.sampling import WEIGHTS, Data, sample_n_beta, sample_series, sample_study, workers
 from devinterp.demo.settings import Settings
 from devinterp.demo.train import Training, train
 from devinterp.schema import Report, validate
@@ -32,7 +39,7 @@ from devinterp.steps import StepLayout
 
 __all__ = ["main"]
 
-STUDY, SERIES = "study.zarr", "checkpoints.zarr"
+STUDY, SERIES, N_BETA = "study.zarr", "checkpoints.zarr", "n-beta-{:g}.zarr"
 
 Advance = Callable[[int], None]
 
@@ -69,13 +76,13 @@ def main(out: Path, quick: bool = False) -> int:
         training = _train(model, corpus, settings, console)
         _save_weights(training, out / "weights")
         circuit, scale = _attention(model, corpus, settings), _weight_scale(model)
-        paths = _sample(model, Data(corpus, settings), settings, out, console, 1 if quick else _cores())
+        paths = _sample(model, circuit, Data(corpus, settings), settings, out, console, 1 if quick else _cores())
     with _stage(console, "reopening and validating", len(paths)) as advance:
         reports = {}
         for path in paths.values():
             reports[path] = validate(path)
             advance(1)
-    with _stage(console, "analysing", 5) as advance:
+    with _stage(console, "analysing", 6) as advance:
         results = _analyse(paths, reports, settings, model, training, circuit, scale, advance)
     page = show(results, intro, out, console)
     console.print(SNIPPET.format(study=out / STUDY, series=out / SERIES), highlight=False, markup=False, soft_wrap=True)
@@ -112,7 +119,13 @@ def _weight_scale(model: AttentionOnly) -> float:
 
 
 def _sample(
-    model: AttentionOnly, data: Data, settings: Settings, out: Path, console: Console, processes: int
+    model: AttentionOnly,
+    circuit: Circuit,
+    data: Data,
+    settings: Settings,
+    out: Path,
+    console: Console,
+    processes: int,
 ) -> dict[str, Path]:
     """Sample everything, ``model`` as it was trained; return the stores by what they hold."""
     paths = {"study": out / STUDY, "series": out / SERIES}
@@ -129,6 +142,13 @@ def _sample(
         total = settings.num_chains * (steps(settings.num_draws) + (count - 1) * steps(settings.checkpoint_draws))
         with _stage(console, f"sampling {count} checkpoints", total) as advance:
             sample_series(out / "weights", data, settings, paths["series"], show=_Meter(advance), execution=execution)
+        levels = [share * settings.n_beta for share in settings.n_beta_shares]
+        total = settings.num_chains * steps(settings.num_draws) * len(levels)
+        with _stage(console, f"sampling {circuit.induction} at {len(levels)} other n_beta", total) as advance:
+            for level in levels:
+                paths[f"n_beta {level:g}"] = path = out / N_BETA.format(level)
+                how = {"show": _Meter(advance), "execution": execution}
+                sample_n_beta(model, circuit.induction, level, data, settings, path, **how)
     return paths
 
 
@@ -144,12 +164,14 @@ def _analyse(
 ) -> Results:
     # Plain xarray: what anybody would open the stores with.
     trees = {name: xr.open_datatree(path, engine="zarr", consolidated=False) for name, path in paths.items()}
-    study, series = trees["study"], trees["series"]
+    study, series = trees.pop("study"), trees.pop("series")
     whole = study.children[FULL]
     heads = head_effects(study)
     advance(1)
     with _one_thread():
         held = baselines(model, study, circuit.names, settings)
+    advance(1)
+    n_betas = llc_over_n_beta(study, circuit.induction, trees.values())
     advance(1)
     checkpoints = llc_over_checkpoints(series)
     advance(1)
@@ -166,6 +188,7 @@ def _analyse(
         scale,
         training,
         Comparison(circuit, heads, held, settings.n_beta),
+        n_betas,
         checkpoints,
         classes,
         influenced,

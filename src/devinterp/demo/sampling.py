@@ -14,11 +14,12 @@ from devinterp.demo.circuit import head_names
 from devinterp.demo.corpus import KINDS, Corpus, Ids
 from devinterp.demo.model import AttentionOnly, build_model
 from devinterp.demo.settings import Settings
-from devinterp.slt.sampling import from_state_dicts, sample_checkpoints, sample_restrictions
+from devinterp.slt.sampling import from_state_dicts, sample, sample_checkpoints, sample_restrictions
 from devinterp.slt.sampling.running.pool import worker_pool
 from devinterp.slt.sampling.running.progress import ProgressEvent
+from devinterp.slt.weight_restrictions import create_param_masks
 
-__all__ = ["REPEATED", "TASK", "WEIGHTS", "Data", "sample_series", "sample_study", "workers"]
+__all__ = ["REPEATED", "TASK", "WEIGHTS", "Data", "sample_n_beta", "sample_series", "sample_study", "workers"]
 
 TASK = "train"
 REPEATED = "repeated"
@@ -106,5 +107,32 @@ def sample_series(
         output_path=path,
         progress=show,
         **settings.sampler(settings.checkpoint_draws),
+        **execution,
+    )
+
+
+def sample_n_beta(
+    model: AttentionOnly,
+    head: str,
+    n_beta: float,
+    data: Data,
+    settings: Settings,
+    path: Path,
+    *,
+    show: Show,
+    execution: Mapping[str, Any],
+) -> xr.DataTree:
+    """Sample one head as in the study, at another inverse temperature.
+
+    Returns a run that observes training rows.
+    """
+    return sample(
+        model,
+        data.dataset,
+        {TASK: data.observables[TASK]},
+        param_masks=create_param_masks(model, head),
+        output_path=path,
+        progress=show,
+        **settings.sampler(settings.num_draws) | {"n_beta": n_beta},
         **execution,
     )

@@ -26,6 +26,8 @@ class Settings:
         little of its own.
     batch_size, num_chains, num_burnin_steps, num_steps_bw_draws : int
         As in ``devinterp.sample``. ``batch_size`` is also how many windows each observable has.
+    n_beta_shares : tuple of float
+        Of ``n_beta``, at which one head is sampled again: a learning coefficient would be the same at each.
     num_draws, checkpoint_draws : int
         Draws of each chain for every weight restriction of the trained model, and at earlier checkpoints.
     dataset_rows : int
@@ -50,6 +52,7 @@ class Settings:
     checkpoint_draws: int = 12
     dataset_rows: int = 2048
     noise_draws: int = 50
+    n_beta_shares: tuple[float, ...] = (0.1, 0.3)
     permutations: int = 1000
 
     @classmethod

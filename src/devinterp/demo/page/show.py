@@ -52,7 +52,7 @@ h1 { font-size: 1.6rem; margin: 0 0 .5rem; } h2 { font-size: 1.2rem; margin: 2.2
 img { max-width: 100%; height: auto; } figure { margin: .8rem 0; }
 .table { overflow-x: auto; } table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; }
 caption { text-align: left; white-space: nowrap; font-weight: 600; padding-bottom: .3rem; }
-th, td { padding: .2rem .7rem; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap; }
+th, td { padding: .2rem .45rem; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap; }
 th:first-child, td:first-child { text-align: left; } tr.strong { font-weight: 700; }
 .note { color: var(--dim); font-size: .85rem; } pre { background: #f4f4f7; padding: .8rem; overflow-x: auto; }
 """
@@ -109,12 +109,12 @@ def show(results: Results, intro: str, out: Path, console: Console) -> Path:
 def _locality(results: Results) -> str:
     settings, scale = results.settings, results.weight_scale
     spread = results.comparison.baselines["spread"]
+    share = float((spread**2).mean()) / settings.spread**2
     return (
         f"How local this is: the sampled heads' weights lie {float(spread.min()):.3f} to {float(spread.max()):.3f} "
         f"from their trained values (root mean square; localization {settings.localization:g} alone would allow "
-        f"{settings.spread:.3f}), where the weights themselves have a root mean square of {scale:.3f}. Most directions "
-        f"of a head are so flat that localization is what holds them, and the loss holds the others. n_beta times a "
-        f"loss rise here compares heads and checkpoints at these settings; it is no learning coefficient of the model."
+        f"{settings.spread:.3f}), where the weights themselves have a root mean square of {scale:.3f}. Their "
+        f"variance is {100 * share:.0f} % of what localization alone would allow."
     )
 
 
