@@ -70,7 +70,7 @@ def llc_over_n_beta(study: xr.DataTree, head: str, others: Iterable[xr.DataTree]
 
     ``others`` are runs of the same head. Returns ``task`` and ``task_ci``, as `head_effects`, along ``n_beta``.
     """
-    runs = sorted((study[head], *others), key=_n_beta)
+    runs = sorted((study.children[head], *others), key=_n_beta)
     found = [compute_llc(run, over="observable", observable=TASK, ci=CONFIDENCE) for run in runs]
     along = xr.Variable("n_beta", [_n_beta(run) for run in runs])
     return xr.Dataset(

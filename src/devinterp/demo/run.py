@@ -147,8 +147,8 @@ def _sample(
         with _stage(console, f"sampling {circuit.induction} at {len(levels)} other n_beta", total) as advance:
             for level in levels:
                 paths[f"n_beta {level:g}"] = path = out / N_BETA.format(level)
-                how = {"show": _Meter(advance), "execution": execution}
-                sample_n_beta(model, circuit.induction, level, data, settings, path, **how)
+                meter, head = _Meter(advance), circuit.induction
+                sample_n_beta(model, head, level, data, settings, path, show=meter, execution=execution)
     return paths
 
 
