@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from devinterp.schema import Report
     from devinterp.slt.diagnostics import Diagnosis, SeriesDiagnosis, StudyDiagnosis
     from devinterp.slt.sweep.recommend import Recommendation
+    from devinterp.store import StoreLike
 
 __all__ = ["DevinterpAccessor"]
 
@@ -81,6 +82,12 @@ class DevinterpAccessor:
         from devinterp.schema import validate
 
         return validate(self._obj, profile=profile)
+
+    def save(self, target: StoreLike) -> None:
+        """Write the tree, or what was selected from one, to a new store; see `devinterp.slt.runs.save.save`."""
+        from devinterp.slt.runs.save import save
+
+        save(self._obj, target)
 
     # What follows from it
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from devinterp.schema.findings.codes import RuleCode
@@ -67,7 +68,10 @@ def _check_dimension(
     findings: Collector,
 ) -> None:
     wanted, relation = None, ""
-    if pattern.size is not None and not bound.group.view:
+    recorded = (bound.group.selected or {}).get("sizes")
+    if isinstance(recorded, Mapping) and type(recorded.get(dim)) is int and not bound.group.view:
+        wanted, relation = recorded[dim], ", as metadata.selection has it"
+    elif pattern.size is not None and not bound.group.view:
         own = {k: v for family, member in binding.items() for k, v in bound.members[family][member].items()}
         values = {**bound.parameters, **{d: n for d, n in observed.items() if d != dim}, **own}
         unknown = sorted(n for n in pattern.size.names if type(values.get(n)) is not int)

@@ -80,10 +80,9 @@ def run_rules(checked: Checked, level: Level, values: Values | None, findings: C
         for rule in bound.node.rules:
             if rule.level != level:
                 continue
-            if bound.group.view and rule.views == "skip":
-                findings.skip(
-                    bound.path, rule.predicate.replace("_", " "), "a rule for stores, not for a tree in memory"
-                )
+            if not bound.group.whole and rule.views == "skip":
+                kind = "a tree in memory" if bound.group.view else "a part of a run"
+                findings.skip(bound.path, rule.predicate.replace("_", " "), f"a rule for whole stores, not for {kind}")
                 continue
             _run_rule(bound, rule, values, checked.bounds, findings)
 

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 from numpy.typing import NDArray
 
 from devinterp.errors import StoreError
+from devinterp.plain_json import dig
 from devinterp.schema.reading.keys import ChunkKeys
 
 __all__ = ["ArrayNode", "CodecNode", "GroupNode", "NotReadableError", "StorageNode", "Values", "join"]
@@ -92,7 +93,7 @@ class GroupNode:
     broken : set of str
         Names whose document could not be used; each has its finding, and is not called missing too.
     view : bool
-        Whether it is a tree in memory, to which relations to settings do not apply.
+        Whether it is a tree in memory, which may be a selection.
     """
 
     path: str
@@ -101,6 +102,17 @@ class GroupNode:
     groups: dict[str, GroupNode] = field(default_factory=dict)
     broken: set[str] = field(default_factory=set)
     view: bool = False
+
+    @property
+    def selected(self) -> Mapping[str, Any] | None:
+        """What the group of a store says it holds of a run, or None where that is the whole run."""
+        found = dig(self.attrs, "metadata.selection")
+        return found if isinstance(found, Mapping) else None
+
+    @property
+    def whole(self) -> bool:
+        """Whether relations to the settings of a run apply: neither a view nor recorded as a part of one."""
+        return not self.view and self.selected is None
 
     def coordinates(self) -> frozenset[str]:
         """Names of the arrays that xarray would make coordinates."""

@@ -108,6 +108,10 @@ def written_rows(context: Context, dim: str) -> tuple[list[int] | None, list[int
     except NotReadableError:
         return None, None
     total = context.size("draw")
+    if not context.group.whole and dim in ("draw", "step"):
+        selected = _selected_rows(context, draws, dim)
+        if selected is not None:
+            return selected
     if draws.ndim != 1 or total is None or (draws < 0).any() or (draws > total).any():
         return None, None
     if dim == "draw":
@@ -119,3 +123,14 @@ def written_rows(context: Context, dim: str) -> tuple[list[int] | None, list[int
     surely = [steps if n == total else chain.fewest_steps(n) for n in draws.tolist()]
     at_most = [steps if n == total else chain.steps_of(n) for n in draws.tolist()]
     return [min(n, steps) for n in surely], [min(n, steps) for n in at_most]
+
+
+def _selected_rows(context: Context, draws: NDArray[np.int64], dim: str) -> tuple[list[int], list[int]] | None:
+    """Of a part of a run: all rows of a chain that went to its end, and any of another one; None of a whole run.
+
+    Which draws are left nobody knows, so that those of a chain that stopped may be written or not.
+    """
+    planned, rows, total = context.bound.parameters.get("num_draws"), context.size(dim), context.size("draw")
+    if type(planned) is not int or rows is None or draws.ndim != 1 or (draws < 0).any() or planned == total:
+        return None
+    return [rows if n >= planned else 0 for n in draws.tolist()], [rows] * draws.size

@@ -423,5 +423,5 @@ def _unknown_positions(what: str, dim: str, found: str) -> DataError:
         expected=f"every position, or a coordinate {dim!r} that tells which are left",
         found=found,
         remedy="Select in the result instead, or number the positions before selecting: "
-        "tree.assign_coords(token_pos=range(tree.sizes['token_pos']), token=range(tree.sizes['token'])).",
+        "tree.to_dataset().assign_coords(token_pos=range(tree.sizes['token_pos']), token=range(tree.sizes['token'])).",
     )

@@ -63,6 +63,7 @@ def compare_requests(
             growth = True
             continue
         stored = document.get("attributes", {}).get("metadata", {})
+        found += _part(path, stored)
         wanted, more = _grown_lists(plain_json(container.metadata), stored, container.grows)
         growth |= more
         found += [_prefix(path) + line for line in differences(wanted, stored)]
@@ -72,6 +73,7 @@ def compare_requests(
             growth = True
             continue
         stored = document.get("attributes", {}).get("metadata", {})
+        found += _part(group, stored)
         wanted, more = _grown_numbers(plain_json(request.metadata()), stored)
         growth |= more
         found += [_prefix(group) + line for line in differences(wanted, stored)]
@@ -83,6 +85,12 @@ def compare_requests(
             remedy="Choose another output_path, or call again with the settings, model, data and masks of that store.",
         )
     return growth
+
+
+def _part(path: str, stored: Mapping[str, Any]) -> list[str]:
+    """A part of what was sampled is not what a call asks for, though every setting is the same."""
+    selection = stored.get("selection")
+    return [f"{_prefix(path)}selection: the store holds a part of a run: {_short(selection)}"] if selection else []
 
 
 def _prefix(path: str) -> str:

@@ -1,8 +1,13 @@
-"""A result of an analysis as a store: laid out by its schema, whole or not there at all."""
+"""A tree in memory as a store: laid out by its schema, whole or not there at all."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import shutil
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from itertools import product
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,10 +15,11 @@ import xarray as xr
 
 from devinterp.errors import DataError, StoreExistsError
 from devinterp.schema import load
-from devinterp.schema.model.layout import array_attributes
+from devinterp.schema.model.layout import array_attributes, chunk_shape
+from devinterp.schema.model.schema import Schema
 from devinterp.schema.model.spec import ArrayLayout, GroupLayout, NodeSpec
-from devinterp.store.location import StoreLike, locate
-from devinterp.store.metadata import create_groups, documents, open_array, write_consolidated_root
+from devinterp.store.location import Location, StoreLike, locate
+from devinterp.store.metadata import documents, open_array, write_consolidated_root
 from devinterp.store.reading.path_state import PathState, inspect_path
 
 __all__ = ["write_result"]
@@ -22,7 +28,10 @@ CHUNK_BYTES = 32 * 2**20
 
 
 def write_result(result: xr.Dataset | xr.DataTree, target: StoreLike) -> None:
-    """Write what an analysis returned to a new Zarr store.
+    """Write what an analysis returned, or any tree of a declared kind, to a new Zarr store.
+
+    On a local disk nothing lies at ``target`` before everything is written; elsewhere the store says that it has not
+    completed until then, and goes again where writing fails. Values are read and written chunk by chunk.
 
     Parameters
     ----------
@@ -34,7 +43,7 @@ def write_result(result: xr.Dataset | xr.DataTree, target: StoreLike) -> None:
     Raises
     ------
     DataError
-        It does not say what it is, or holds variables that its schema does not know.
+        It does not say what it is, or holds groups or variables that its schema does not know.
     StoreExistsError
         Something lies there.
     """
@@ -45,36 +54,105 @@ def write_result(result: xr.Dataset | xr.DataTree, target: StoreLike) -> None:
             expected="the attribute devinterp_schema",
             remedy="Use to_zarr() of xarray.",
         )
-    schema = load(declared)
     location = locate(target, mode="w")
     if inspect_path(location) is not PathState.ABSENT:
-        raise StoreExistsError(
-            f"Something lies at {location.name}; it was left untouched.", remedy="Choose another path, or remove it."
+        raise _exists(location)
+    tree = result if isinstance(result, xr.DataTree) else xr.DataTree(result)
+    groups: dict[str, tuple[xr.Dataset, Schema]] = {}
+    layouts: dict[str, GroupLayout] = {}
+    for path, dataset, node, schema in _groups(tree, load(declared), "/", "/"):
+        groups[path] = dataset, schema
+        if dataset.variables:
+            layouts[path] = _layout(path, node, schema, dataset)
+    attributes = {path: _attributes(dataset) for path, (dataset, _) in groups.items()}
+    root = attributes["/"]
+    with _whole(location) as place:
+        attributes["/"] = {**root, "completed": 0}
+        place.set_many(_documents(groups, layouts, attributes))
+        for path, layout in layouts.items():
+            dataset, schema = groups[path]
+            for name, array in layout.arrays.items():
+                _write(open_array(place, f"{path}/{name}", array, schema.storage), array, dataset[name].variable)
+        attributes["/"] = {**root, "completed": 1}
+        write_consolidated_root(place, dict(attributes["/"]), _documents(groups, layouts, attributes))
+
+
+def _exists(location: Location) -> StoreExistsError:
+    return StoreExistsError(
+        f"Something lies at {location.name}; it was left untouched.", remedy="Choose another path, or remove it."
+    )
+
+
+@contextmanager
+def _whole(location: Location) -> Iterator[Location]:
+    """Give a place to write to, that becomes ``location`` once everything is written, and goes where that fails."""
+    if location.folder is None:
+        try:
+            yield location
+        except BaseException:
+            location.delete_below("")
+            raise
+        return
+    folder = Path(location.folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    aside = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}.partial")
+    try:
+        yield locate(aside, mode="w")
+        try:
+            aside.rename(folder)
+        except OSError as error:
+            if folder.exists():  # somebody else was faster, or left files there that no reader sees
+                raise _exists(location) from error
+            raise
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _groups(
+    node: xr.DataTree, schema: Schema, relative: str, path: str
+) -> Iterator[tuple[str, xr.Dataset, NodeSpec, Schema]]:
+    match = schema.match_node(relative)
+    if match is None:
+        raise DataError(
+            f"The schema does not know the group {path!r}.",
+            expected=f"one of {sorted(n.path for n in schema.nodes)}",
+            remedy="Drop it, or use to_zarr() of xarray.",
         )
-    datasets: dict[str, xr.Dataset] = {}
-    for node in schema.nodes:
-        if isinstance(result, xr.Dataset):
-            found = result if node.path == "/" else None
-        else:
-            child = result if node.path == "/" else result.children.get(node.path.strip("/"))
-            found = None if child is None else child.to_dataset(inherit=False)
-        if found is not None:
-            datasets[node.path] = found
-    layouts = {path: _layout(schema.node(path), data) for path, data in datasets.items() if data.variables}
-    root: dict[str, Any] = {str(key): value for key, value in result.attrs.items()}
-    attributes: dict[str, Mapping[str, Any]] = {path: data.attrs for path, data in datasets.items()}
-    attributes["/"] = {**root, "completed": 0}
-    create_groups(location, layouts, attributes, schema.storage)
-    for path, layout in layouts.items():
-        for name, array in layout.arrays.items():
-            values = datasets[path][name].values
-            stored = values.astype(np.dtypes.StringDType()) if array.dtype == "string" else values.astype(array.dtype)
-            open_array(location, f"{path}/{name}", array, schema.storage)[...] = stored
-    attributes["/"] = {**root, "completed": 1}
-    write_consolidated_root(location, dict(attributes["/"]), documents(layouts, attributes, schema.storage))
+    spec = match[0]
+    if spec.include is not None:
+        own = node.attrs.get("devinterp_schema")
+        yield from _groups(node, load(own if isinstance(own, str) else spec.include), "/", path)
+        return
+    yield path, node.to_dataset(inherit=False), spec, schema
+    for name, child in node.children.items():
+        yield from _groups(child, schema, f"{relative.rstrip('/')}/{name}", f"{path.rstrip('/')}/{name}")
 
 
-def _layout(node: NodeSpec, dataset: xr.Dataset) -> GroupLayout:
+def _documents(
+    groups: Mapping[str, tuple[xr.Dataset, Schema]],
+    layouts: Mapping[str, GroupLayout],
+    attributes: Mapping[str, Mapping[str, Any]],
+) -> dict[str, bytes]:
+    """Return every document of the store, each array's by the storage of the schema that its group is of."""
+    everything: dict[str, bytes] = {}
+    for storage in {id(schema.storage): schema.storage for _, schema in groups.values()}.values():
+        theirs = {path: layout for path, layout in layouts.items() if groups[path][1].storage is storage}
+        everything.update(documents(theirs, attributes, storage))
+    return everything
+
+
+def _attributes(dataset: xr.Dataset) -> dict[str, Any]:
+    """Attributes of a group as xarray stores them: coordinates that belong to no data variable are named there."""
+    alone = [
+        str(name)
+        for name, coord in dataset.coords.items()
+        if name not in dataset.dims and not any(set(coord.dims) <= set(v.dims) for v in dataset.data_vars.values())
+    ]
+    own = {str(key): value for key, value in dataset.attrs.items()}
+    return {**own, "coordinates": " ".join(sorted(alone))} if alone else own
+
+
+def _layout(path: str, node: NodeSpec, schema: Schema, dataset: xr.Dataset) -> GroupLayout:
     arrays = {}
     for name, variable in dataset.variables.items():
         found = node.find(str(name))
@@ -92,10 +170,18 @@ def _layout(node: NodeSpec, dataset: xr.Dataset) -> GroupLayout:
         if beside and name in dataset.data_vars:
             attrs["coordinates"] = " ".join(sorted(beside))  # how xarray knows them again when it opens the store
         dims, shape = tuple(map(str, variable.dims)), variable.shape
-        arrays[str(name)] = ArrayLayout(
-            str(name), dims, shape, spec.dtype, spec.fill, _chunks(shape, spec.dtype), attrs, spec
-        )
-    return GroupLayout(node.path, arrays, {str(d): n for d, n in dataset.sizes.items()})
+        chunks = chunk_shape(spec, dims, shape) if schema.storage.chunks == "declared" else _chunks(shape, spec.dtype)
+        arrays[str(name)] = ArrayLayout(str(name), dims, shape, spec.dtype, spec.fill, chunks, attrs, spec)
+    return GroupLayout(path, arrays, {str(d): n for d, n in dataset.sizes.items()})
+
+
+def _write(array: Any, layout: ArrayLayout, variable: xr.Variable) -> None:
+    """Write a variable chunk by chunk."""
+    dtype = np.dtypes.StringDType() if layout.dtype == "string" else np.dtype(layout.dtype)
+    steps = [range(0, n, c) for n, c in zip(layout.shape, layout.chunks, strict=True)]
+    for start in product(*steps):
+        block = tuple(slice(i, i + c) for i, c in zip(start, layout.chunks, strict=True))
+        array[block if block else ...] = variable[block].values.astype(dtype)
 
 
 def _chunks(shape: tuple[int, ...], dtype: str) -> tuple[int, ...]:
