@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Mapping
 from copy import deepcopy
 from typing import Any
 
@@ -113,10 +113,10 @@ def _run(obj: Tree, label: str) -> xr.Dataset:
     variables: dict[Hashable, xr.Variable] = {}
     for name, variable in dataset.variables.items():
         found = node.find(str(name))
-        dims: Sequence[str] = () if found is None else found[0].dims
+        dims = () if found is None else tuple(d.format_map(found[1]) for d in found[0].dims)
         lost = [d for d in ("chain", "draw", "step") if d in dims and d not in variable.dims]
         whole = variable.set_dims((*lost, *variable.dims)) if lost else variable
-        if found is not None and not found[0].placeholders and set(dims) == set(whole.dims):
+        if set(dims) == set(whole.dims):
             whole = whole.transpose(*dims)
         if name in dataset.coords and np.issubdtype(whole.dtype, np.integer):
             whole = whole.astype(np.int64)  # whatever integers a user counts with
