@@ -115,7 +115,7 @@ def _run(obj: Tree, label: str) -> xr.Dataset:
         found = node.find(str(name))
         dims = () if found is None else tuple(d.format_map(found[1]) for d in found[0].dims)
         lost = [d for d in ("chain", "draw", "step") if d in dims and d not in variable.dims]
-        whole = variable.set_dims((*lost, *variable.dims)) if lost else variable
+        whole = variable.set_dims((*lost, *variable.dims)) if lost else variable  # type: ignore[no-untyped-call]
         if set(dims) == set(whole.dims):
             whole = whole.transpose(*dims)
         if name in dataset.coords and np.issubdtype(whole.dtype, np.integer):
