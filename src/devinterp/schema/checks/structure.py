@@ -81,8 +81,8 @@ def run_rules(checked: Checked, level: Level, values: Values | None, findings: C
             if rule.level != level:
                 continue
             if not bound.group.whole and rule.views == "skip":
-                kind = "a tree in memory" if bound.group.view else "a part of a run"
-                findings.skip(bound.path, rule.predicate.replace("_", " "), f"a rule for whole stores, not for {kind}")
+                of = "stores, not for a tree in memory" if bound.group.view else "whole runs, not for a part of one"
+                findings.skip(bound.path, rule.predicate.replace("_", " "), f"a rule for {of}")
                 continue
             _run_rule(bound, rule, values, checked.bounds, findings)
 
