@@ -211,3 +211,71 @@ def test_heads_that_are_not_there_or_no_slices_are_refused(model_type, restricti
 def test_a_wrong_number_of_heads_is_refused():
     with pytest.raises(RestrictionError, match="does not divide evenly among 5 heads"):
         create_param_masks(model_of("llama"), "l0h0", num_heads=5)
+
+
+class Adapted(torch.nn.Module):
+    """A projection with a low-rank adapter beside it, named as peft names it."""
+
+    def __init__(self, base):
+        super().__init__()
+        out, inner = base.weight.shape
+        self.base_layer = base
+        self.lora_A = torch.nn.ModuleDict({"default": torch.nn.Linear(inner, 3, bias=False)})
+        self.lora_B = torch.nn.ModuleDict({"default": torch.nn.Linear(3, out, bias=False)})
+
+    def forward(self, x):
+        return self.base_layer(x) + self.lora_B["default"](self.lora_A["default"](x))
+
+
+def selected(masks, prefix):
+    return {name.removeprefix(prefix): mask for name, mask in masks.items() if ".lora_" in name}
+
+
+def check_lora(masks, prefix, width=8):
+    found = selected(masks, prefix)
+    assert list(found) == ["q_proj.lora_B.default.weight", "k_proj.lora_B.default.weight",
+                           "v_proj.lora_B.default.weight", "o_proj.lora_A.default.weight"]  # fmt: skip
+    second, first = torch.arange(32) // width == 1, torch.arange(16) // width == 0
+    assert torch.equal(found["q_proj.lora_B.default.weight"], second[:, None].expand(32, 3))
+    assert torch.equal(found["k_proj.lora_B.default.weight"], first[:, None].expand(16, 3))
+    assert torch.equal(found["o_proj.lora_A.default.weight"], second[None].expand(3, 32))
+
+
+def test_a_head_has_its_slices_of_low_rank_adapters():
+    model = tiny_model("llama", num_attention_heads=4, num_key_value_heads=2, hidden_size=32)
+    attention = model.model.layers[0].self_attn
+    for name in ("q_proj", "k_proj", "v_proj", "o_proj"):
+        setattr(attention, name, Adapted(getattr(attention, name)))
+    check_lora(create_param_masks(model, "l0h1"), "model.layers.0.self_attn.")
+    with pytest.raises(RestrictionError, match=r"Did you mean .*q_proj\.lora_A\.default\.weight"):
+        create_param_masks(model, "lora")
+
+
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")
+def test_a_head_of_a_peft_model_has_its_slices():
+    peft = pytest.importorskip("peft", reason="peft is not installed: tested on adapters named as its own only")
+    model = tiny_model("llama", num_attention_heads=4, num_key_value_heads=2, hidden_size=32)
+    model = peft.get_peft_model(model, peft.LoraConfig(r=3, target_modules=["q_proj", "k_proj", "v_proj", "o_proj"]))
+    check_lora(create_param_masks(model, "l0h1"), "base_model.model.model.layers.0.self_attn.")
+
+
+class Original(torch.nn.Module):
+    """A component as TransformerLens 4 wraps it."""
+
+    def __init__(self, component):
+        super().__init__()
+        self._original_component = component
+
+
+def test_components_of_transformer_lens_4_are_the_projections():
+    model = tiny_model("llama", num_attention_heads=4, num_key_value_heads=2, hidden_size=32)
+    plain = create_param_masks(model, "l0h1")
+    attention = model.model.layers[0].self_attn
+    for name in ("q_proj", "k_proj", "v_proj", "o_proj"):
+        setattr(attention, name[0], Original(getattr(attention, name)))
+        delattr(attention, name)
+    attention.qkv = Original(torch.nn.Linear(32, 64))  # kept, and used no more
+    wrapped = create_param_masks(model, "l0h1")
+    renamed = {name.replace("_proj.", "._original_component."): mask for name, mask in plain.items()}
+    assert wrapped.keys() == renamed.keys()
+    assert all(torch.equal(mask, renamed[name]) for name, mask in wrapped.items())

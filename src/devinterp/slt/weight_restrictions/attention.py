@@ -151,6 +151,8 @@ def _unit(
                 continue
             is_bias = own == "bias" or own.endswith("_bias") or own.lower().lstrip("_").startswith("b_")
             projections.append(Projection(canonical[id(param)], role, param, module, is_bias))
+    if {"q", "k", "v"} <= {p.role for p in projections}:  # TransformerLens 4 keeps the fused one, unused
+        projections = [p for p in projections if p.role != "qkv"]
     order = {name: i for i, name in enumerate(canonical.values())}
     return AttentionUnit(
         path=root,

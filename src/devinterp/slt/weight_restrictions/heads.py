@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from devinterp.errors import RestrictionError
@@ -9,10 +10,10 @@ from devinterp.slt.weight_restrictions import declared
 from devinterp.slt.weight_restrictions.parts import Heads, HeadSlices
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from torch import Tensor
-    from torch.nn import Module
+    from torch.nn import Module, Parameter
 
     from devinterp.slt.weight_restrictions.parts import AttentionUnit, Projection
 
@@ -28,6 +29,10 @@ _NUM_HEADS = (
 )
 _NUM_KV = ("num_key_value_heads", "num_kv_heads", "n_kv_heads", "n_kv_head", "n_key_value_heads", "kv_heads")
 _HEAD_DIM = ("head_dim", "attention_head_size", "d_head", "head_size", "dim_head", "d_kv", "kv_channels")
+
+# Axes of adapters' parameters along which a projection's outputs, or its inputs, lie.
+_ADAPTER_OUTPUTS = {"lora_B": 0, "lora_magnitude_vector": 0}
+_ADAPTER_INPUTS = {"lora_A": 1}
 
 
 def find_heads(
@@ -67,6 +72,28 @@ def find_heads(
         inert = {p.name for p in unit.of("k", bias=True)}
         slices = [part for part in slices if part.name not in inert]
     return Heads(n_query, n_kv, tuple(slices))
+
+
+def with_adapters(params: Mapping[str, Parameter], unit: AttentionUnit, found: Heads) -> Heads:
+    """Add what low-rank adapters (peft's LoRA) put beside the projections: the factor that the heads divide.
+
+    That is ``lora_B``, and DoRA's magnitudes, where heads divide a projection's outputs, and ``lora_A`` where they
+    divide its inputs. The other factor belongs to no head.
+    """
+    roles = {projection.name: projection.role for projection in unit.projections}
+    added = []
+    for part in found.slices:
+        stem, _, own = part.name.rpartition(".base_layer.")
+        if not stem or own != "weight":
+            continue
+        factors = _ADAPTER_INPUTS if roles[part.name] == "o" else _ADAPTER_OUTPUTS
+        for name, param in params.items():
+            if not name.startswith(f"{stem}.lora_"):
+                continue
+            axis = factors.get(name[len(stem) + 1 :].partition(".")[0])
+            if axis is not None and param.dim() > axis and param.shape[axis] == len(part.query):
+                added.append(HeadSlices(name, axis, part.query, part.key_value))
+    return replace(found, slices=(*found.slices, *added))
 
 
 def unknown_heads(unit: AttentionUnit, why: str | None = None) -> RestrictionError:

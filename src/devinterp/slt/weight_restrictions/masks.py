@@ -128,7 +128,7 @@ class Architecture:
 
     def heads(self, unit: AttentionUnit) -> Heads:
         """Return where each head of an attention unit lies."""
-        return heads.find_heads(
+        found = heads.find_heads(
             self.model,
             unit,
             num_heads=self.num_heads,
@@ -136,13 +136,14 @@ class Architecture:
             layout=self.qkv_layout,
             measure=partial(measure_layout.measure_heads, self.model, unit, num_heads=self.num_heads),
         )
+        return heads.with_adapters(self.params, unit, found)
 
     def _named(self, text: str) -> str:
         if text in self.params:
             return text
-        close = difflib.get_close_matches(
-            text, [*self.params, "full", "embed", "unembed", "l0 attn", "l0 mlp", "l0h0"], n=3
-        )
+        known = [*self.params, "full", "embed", "unembed", "l0 attn", "l0 mlp", "l0h0"]
+        # a part of a name ("lora", or one without a wrapper's prefix), else a slip
+        close = [name for name in known if len(text) > 2 and text in name][:3] or difflib.get_close_matches(text, known)
         raise RestrictionError(
             f"Unknown restriction {text!r}.",
             expected=grammar.FORMS,

@@ -23,7 +23,7 @@ _ROLES: dict[Role, str] = {
     "extra": "gate_proj g_proj gate_bias sinks sink_proj r_proj",
 }
 _BY_NAME: dict[str, Role] = {name: role for role, listed in _ROLES.items() for name in listed.split()}
-_WRAPPERS = frozenset({"linear", "base_layer", "weight", "bias"})
+_WRAPPERS = frozenset({"linear", "base_layer", "_original_component", "weight", "bias"})
 
 _NORM = re.compile(r"norm(\d|_|$)|layer_?norm|^ln(_?\w{1,3})?$", re.I)
 _NORM_CLASS = re.compile(r"norm(?!.*(attention|self|output|intermediate|layer|block|mlp|model))", re.I)

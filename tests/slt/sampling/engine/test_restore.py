@@ -237,3 +237,35 @@ def test_calls_in_four_threads_give_what_each_gives_alone(models):
     assert generators == Generators(CPU)
     for kept, model in zip(before, shared, strict=True):
         assert_same_snapshot(kept, snapshot(model))
+
+
+class Counts(nn.Module):
+    """Counts its passes in one buffer in place, and in another by setting it anew."""
+
+    def __init__(self):
+        super().__init__()
+        self.up, self.norm = nn.Linear(32, 32), nn.BatchNorm1d(32)
+        self.register_buffer("written", torch.zeros(1))
+        self.register_buffer("replaced", torch.zeros(1))
+
+    def forward(self, x):
+        self.written += 1
+        self.replaced = self.replaced + 1
+        return self.norm(self.up(x))
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")
+@pytest.mark.parametrize("training", [True, False])
+def test_scripted_parts_come_back(training):
+    scripted = torch.jit.script(Counts()).train(training)
+    model = nn.Sequential(
+        nn.Embedding(64, 32), nn.Flatten(0, 1), scripted, nn.Unflatten(0, (-1, 17)), nn.Linear(32, 64)
+    )
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    result, sink = run(model, settings(num_draws=2))
+    assert result.status == "complete"
+    assert sink.draws
+    assert scripted.training == scripted.norm.training == training
+    assert all(p.grad is None and p.requires_grad for p in model.parameters())
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, before[name]), name

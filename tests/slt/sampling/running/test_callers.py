@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +14,8 @@ import torch
 from tiny_lm import build_model, build_tokens
 from torch import nn
 
-from devinterp.errors import ModelError, SamplingError, SettingError
-from devinterp.slt.sampling import sample
+from devinterp.errors import AllChainsFailedError, ModelError, SamplingError, SettingError
+from devinterp.slt.sampling import sample, sample_checkpoints
 
 HELPERS = Path(__file__).parents[3] / "helpers"
 ROWS = np.where(build_tokens("train") == 63, 1, build_tokens("train"))
@@ -47,6 +48,30 @@ def test_a_model_that_cannot_be_pickled_is_named_before_a_store_is_left(tmp_path
     assert not (tmp_path / "a.zarr").exists()
 
 
+def test_a_checkpoint_that_cannot_be_pickled_leaves_those_that_are_done(tmp_path):
+    def load(step):
+        model = build_model()
+        if step in unfit:
+            model.rows = (row for row in ROWS)
+        return model
+
+    def series():
+        return sample_checkpoints(
+            load, [0, 1], ROWS, {"a": ROWS}, sampling_task="a", lr=1e-3, n_beta=30.0, num_chains=1, num_draws=1,
+            batch_size=4, batches_per_draw=1, num_init_loss_batches=1, device="cpu", progress=False,
+            output_path=tmp_path / "a.zarr", chain_method="parallel", num_workers=1,
+        )  # fmt: skip
+
+    unfit = {0, 1}
+    with pytest.raises(ModelError, match="cannot pickle"):
+        series()
+    assert not (tmp_path / "a.zarr").exists()
+    unfit = {1}
+    with pytest.raises(ModelError, match="cannot pickle"):
+        series()
+    assert (tmp_path / "a.zarr" / "0").exists()
+
+
 def test_a_daemonic_process_is_told_that_it_can_start_no_others(tmp_path, monkeypatch):
     monkeypatch.setitem(multiprocessing.current_process()._config, "daemon", True)
     with pytest.raises(SettingError, match="daemonic"):
@@ -77,6 +102,39 @@ def test_a_script_without_a_guard_is_told_so(tmp_path):
     )
 
 
+class BreaksOnTheWay(nn.Module):
+    """Its logits of id 63 are NaN once its weights have moved."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = build_model()
+        self.register_buffer("start", self.inner.embed.weight.detach().clone())
+
+    def forward(self, ids):
+        moved = not torch.equal(self.start, self.inner.embed.weight)
+        return torch.where((ids == 63)[..., None] & moved, torch.nan, self.inner(ids))
+
+
+def usual_loss(model, ids):
+    return nn.functional.cross_entropy(model(ids)[:, :-1].mT, ids[:, 1:], reduction="none")
+
+
+@pytest.mark.parametrize(
+    ("loss_fn", "what"),
+    # logits are looked at batch by batch, losses at the end
+    [
+        (None, "the logits on observable 'bad one', row 7 are"),
+        (usual_loss, "the loss on observable 'bad one', rows 3, 7 is"),
+    ],
+)
+def test_a_loss_that_breaks_on_the_way_is_named_by_observable_and_row(loss_fn, what, tmp_path):
+    bad = ROWS.copy()
+    bad[[3, 7], 3] = 63
+    observed = {"good": ROWS, "bad one": (bad, len(bad) // 8)}
+    with pytest.raises(AllChainsFailedError, match=f"{what} not finite"):
+        run(tmp_path / "a.zarr", BreaksOnTheWay(), observed, loss_fn=loss_fn, batch_size=8)
+
+
 class Breaks(nn.Module):
     """Its logits of id 63 are NaN."""
 
@@ -99,3 +157,24 @@ def test_a_loss_that_is_not_finite_is_named_by_observable_and_row(model, loss_fn
     bad[7, 3] = 63
     with pytest.raises(SamplingError, match=r"init_loss_bad_one: observable 'bad one', row 7\)"):
         run(tmp_path / "a.zarr", model(), {"good": ROWS, "bad one": (bad, 16)}, loss_fn=loss_fn)
+
+
+@pytest.mark.parametrize("models", [1, 4])
+def test_four_calls_at_once_are_each_what_it_is_alone(models, tmp_path):
+    def bytes_of(store):
+        return {f.relative_to(store): f.read_bytes() for f in store.glob("**/c/**/*") if f.is_file()}
+
+    def call(place, index, model):
+        run(tmp_path / f"{place}{index}", model, num_chains=1, init_seed=index, threads_per_chain=1)
+        return bytes_of(tmp_path / f"{place}{index}")
+
+    shared = [build_model(index) for index in range(models)]
+    weights = [{name: value.clone() for name, value in model.state_dict().items()} for model in shared]
+    alone = [call("alone", index, build_model(index % models)) for index in range(4)]
+    with ThreadPoolExecutor(4) as threads:
+        together = list(threads.map(lambda index: call("together", index, shared[index % models]), range(4)))
+    assert len(alone[0]) > 4
+    assert together == alone
+    assert alone[0] != alone[1]
+    for model, before in zip(shared, weights, strict=True):
+        assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())

@@ -14,6 +14,7 @@ from torch import nn
 
 from devinterp.slt.sampling.engine.allocator import give_back_freed_memory, keep_freed_memory
 from devinterp.slt.sampling.engine.frozen_prefix import FrozenPrefix, Reuse
+from devinterp.slt.sampling.engine.init_loss import losses_or_nan
 from devinterp.slt.sampling.engine.losses import NonFiniteError, PerTokenLoss, all_finite
 from devinterp.slt.sampling.engine.metrics import pool_metrics
 from devinterp.slt.sampling.engine.parameters import SampledParameter
@@ -105,15 +106,15 @@ class _Health:
 
     def __init__(self, device: torch.device) -> None:
         self._immediate = device.type == "cpu"
-        self._pending: list[tuple[str, torch.Tensor]] = []
+        self._pending: list[tuple[_Reason, torch.Tensor]] = []
 
-    def expect(self, fine: torch.Tensor | bool | None, reason: str) -> None:
+    def expect(self, fine: torch.Tensor | bool | None, reason: _Reason) -> None:
         if isinstance(fine, torch.Tensor):
             self._pending.append((reason, fine))
         elif fine is False:
-            raise NonFiniteError(reason)
+            raise NonFiniteError(_said(reason))
 
-    def expect_finite(self, values: torch.Tensor, reason: str) -> None:
+    def expect_finite(self, values: torch.Tensor, reason: _Reason) -> None:
         self.expect(all_finite(values) if self._immediate else torch.isfinite(values).all(), reason)
 
     def settle(self) -> None:
@@ -121,7 +122,19 @@ class _Health:
         if pending:
             for (reason, _), fine in zip(pending, torch.stack([fine for _, fine in pending]).tolist(), strict=True):
                 if not fine:
-                    raise NonFiniteError(reason)
+                    raise NonFiniteError(_said(reason))
+
+
+_Reason = str | tuple[str, Observable, torch.Tensor]
+"""What is wrong; or what is not finite, with the observable and the losses that say on which rows."""
+
+
+def _said(reason: _Reason) -> str:
+    if isinstance(reason, str):
+        return reason
+    what, observable, losses = reason
+    where = observable.not_finite(losses.cpu().numpy())
+    return f"{what} on {where} {'is' if what == 'the loss' else 'are'} not finite"
 
 
 class _Chain:
@@ -211,9 +224,15 @@ class _Chain:
             out = torch.empty(rows.shape[0], rows.shape[1] - 1, dtype=torch.float32, device=self.device)
             for start in range(0, len(rows), size):
                 batch = observable.batch_key(start)
-                out[start : start + size] = self.evaluator(self.evaluate, rows[start : start + size], batch)
-            self.health.expect(self.loss.finite(), f"the logits on observable {observable.name!r} are not finite")
-            self.health.expect_finite(out, f"the loss on observable {observable.name!r} is not finite")
+                some = rows[start : start + size]
+                try:
+                    out[start : start + size] = self.evaluator(self.evaluate, some, batch)
+                except NonFiniteError:  # on the CPU, at the first such batch
+                    out.zero_()
+                    out[start : start + size] = losses_or_nan(self.model, self.loss, some)
+                    raise NonFiniteError(_said(("the logits", observable, out))) from None
+            self.health.expect(self.loss.finite(), ("the logits", observable, out))
+            self.health.expect_finite(out, ("the loss", observable, out))
             losses[f"loss_{observable.obs_id}"] = out
         return losses
 

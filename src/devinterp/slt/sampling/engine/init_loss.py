@@ -16,7 +16,7 @@ from devinterp.slt.sampling.inputs.batches import SamplingData
 from devinterp.slt.sampling.inputs.observables import Observable
 from devinterp.slt.sampling.settings import SamplerSettings
 
-__all__ = ["initial_losses", "observable_initial_losses"]
+__all__ = ["initial_losses", "losses_or_nan", "observable_initial_losses"]
 
 
 def initial_losses(
@@ -68,6 +68,11 @@ def _initial_loss(
     return row, touched
 
 
+def losses_or_nan(model: nn.Module, loss: PerTokenLoss, rows: torch.Tensor) -> torch.Tensor:
+    """Return the per-token loss of rows whose logits are not all finite; NaN for the rows that have such logits."""
+    return torch.cat([_or_nan(model, loss, row[None]) for row in rows])
+
+
 def _or_nan(model: nn.Module, loss: PerTokenLoss, row: torch.Tensor) -> torch.Tensor:
     """Return the loss of one row, NaN where the model's logits are not finite."""
     try:
@@ -110,7 +115,7 @@ def observable_initial_losses(
                 try:
                     per_token = evaluate(rows) if evaluator is None else evaluator(evaluate, rows, key)
                 except NonFiniteError:  # of the logits: row by row, to name the one
-                    per_token = torch.cat([_or_nan(model, loss, row[None]) for row in rows])
+                    per_token = losses_or_nan(model, loss, rows)
                 parts.append(per_token.to(torch.float32, copy=True))
             losses[observable.obs_id] = torch.cat(parts).cpu().numpy()
     return losses

@@ -215,10 +215,7 @@ class _ModuleLoan:
     def end(self) -> None:
         module, inside = self._module, vars(self._module)
         for name, entries in self._registered.items():
-            present = inside[name]
-            if list(present) != list(entries) or any(present[key] is not entries[key] for key in entries):
-                present.clear()
-                present.update(entries)
+            _put_back(inside[name], entries)
         module._non_persistent_buffers_set.clear()
         module._non_persistent_buffers_set.update(self._passing)
         for container, content in self._containers:
@@ -237,6 +234,18 @@ class _ModuleLoan:
 
 
 _INTERNAL = frozenset(vars(nn.Module()))
+
+
+def _put_back(present: Any, entries: dict[str, Any]) -> None:
+    """Register again what was registered in a module, where that has changed."""
+    changed = [key for key in entries if key not in present or present[key] is not entries[key]]
+    if isinstance(present, dict):
+        if changed or list(present) != list(entries):
+            present.clear()
+            present.update(entries)
+        return
+    for key in changed:  # the view of a scripted module: fixed names in a fixed order, whose values may be set
+        present[key] = entries[key]
 
 
 def _holds_tensors(value: Any) -> bool:

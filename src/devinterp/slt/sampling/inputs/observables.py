@@ -49,6 +49,14 @@ class Observable:
         """Return what tells the batch that begins with row `start` from all others."""
         return self.obs_id, start
 
+    def not_finite(self, losses: npt.NDArray[np.float32]) -> str:
+        """Name the observable and its first rows whose losses, (batch, ...), are not finite, if any."""
+        rows = sorted(self.rows[~np.isfinite(losses).all(axis=1)].tolist())
+        if not rows:
+            return f"observable {self.name!r}"
+        shown = ", ".join(map(str, rows[:5])) + (" ..." if len(rows) > 5 else "")
+        return f"observable {self.name!r}, row{'s' if len(rows) > 1 else ''} {shown}"
+
     def provenance(self) -> dict[str, Any]:
         """Return the identity of the dataset and the sha256 of the fixed rows."""
         return {**self.identity, "visited": hash_rows(self.ids.numpy())}

@@ -241,9 +241,7 @@ class _Coordinator:
         """Say which rows of an initial loss are not finite."""
         for observable in self.plan.observables:
             if name == f"init_loss_{observable.obs_id}":
-                rows = observable.rows[~np.isfinite(losses).all(axis=1)].tolist()
-                shown = ", ".join(map(str, rows[:5])) + (" ..." if len(rows) > 5 else "")
-                return f"{name}: observable {observable.name!r}, row{'s' if len(rows) > 1 else ''} {shown}"
+                return f"{name}: {observable.not_finite(losses)}"
         chain, position = (int(index[0]) for index in np.nonzero(~np.isfinite(losses)))
         return f"{name}: the first batches of chain {chain}, at token position {position}"
 
@@ -289,11 +287,12 @@ class _Coordinator:
             self.run.publish_draws(group)
 
     def _pack(self) -> bytes:
-        """Pickle the plan; where that cannot be done, no store is left."""
+        """Pickle the plan; where that cannot be done, no store is left but one in which other checkpoints are done."""
         try:
             return pack_plan(self.plan)
         except Exception as error:  # whatever an object raises that does not want to be copied
-            self.run.whole.discard()
+            if self.run.whole.nothing_done_yet:
+                self.run.whole.discard()
             raise ModelError(
                 f"The model, its loss or the data cannot be sent to another process: {error}.",
                 remedy="Take out what cannot be pickled (open files, locks, generators), or use "
