@@ -185,7 +185,8 @@ def compute_llc(
         Attributes ``over``, ``n_beta``, ``n_chains_used``, ``chains_excluded``, and where it is known
         ``step_inflation``, by what factor the step size makes the LLC too large
         (`devinterp.slt.diagnostics.step_bias.step_bias`), with ``step_inflation_is``, measured or a lower bound; of a
-        study these are mappings by restriction, as JSON text (``json.loads``): netCDF has no attributes that are mappings.
+        study these are mappings by restriction, as JSON text (``json.loads``): netCDF has no attributes that are
+        mappings.
 
     Raises
     ------
