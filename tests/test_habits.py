@@ -62,13 +62,29 @@ def test_the_hook_for_others_calls_what_there_is():
 
 # Tests of several modules at once, by what they do rather than by where the code stands.
 ACROSS = {
+    "schema/checks/test_unseen_files.py",
+    "schema/findings/test_remedies.py",
+    "schema/model/test_exported_schema.py",
     "schema/test_extension.py",
     "schema/test_hostile.py",
+    "schema/test_neighbours.py",
+    "slt/bif/test_series.py",
+    "slt/runs/test_selections.py",
+    "slt/sampling/engine/test_models.py",
+    "slt/sampling/running/test_callers.py",
+    "slt/sampling/running/test_start_server.py",
+    "slt/sampling/test_arguments.py",
+    "slt/sampling/test_data_refined.py",
     "slt/test_cluster.py",
+    "store/repair/test_rewritten.py",
+    "store/test_other_makes.py",
+    "store/test_other_readers.py",
     "store/test_saved.py",
     "store/test_writer_stateful.py",
+    "store/writing/test_resume_rewritten.py",
     "testing/test_breaks.py",
     "testing/test_random_mutations.py",
+    "testing/test_survivors.py",
 }
 PARTS = ("schema", "store", "slt", "testing", "plot", "report", "cli", "demo")
 

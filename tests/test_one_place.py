@@ -45,8 +45,10 @@ def copies_of_keys(tree: ast.AST) -> list[str]:
 MAY_NAME_KEYS = {
     "schema/reading/keys.py": "the one place",
     "schema/reading/array_metadata.py": "names of a document's members",
+    "schema/model/to_json_schema.py": "says which encodings are legal",
     "store/metadata.py": "the encoding that we write",
     "store/reading/fast_open.py": "hands a document's encoding to the one place",
+    "store/reading/unreadable.py": "names the spelling that zarr-python does not read",
     "store/repair/plan.py": "hands a document's encoding to the one place",
     "store/reading/status.py": "hands a document's encoding to the one place",
     "names.py": "refuses the name for a restriction",
@@ -187,6 +189,7 @@ def counts_steps(tree: ast.AST) -> list[str]:
 
 
 MAY_READ_THE_SETTINGS = {
+    "demo/settings.py": "hands them on",
     "report/build.py": "shows them",
     "testing/strategies.py": "makes them up",
     "store/writing/request.py": "takes them as checked parameters of a schema",

@@ -24,6 +24,7 @@ from devinterp.schema.reading.decode_chunk import (
     object_bound,
     zstd_declared_size,
 )
+from devinterp.schema.reading.keys import ChunkKeys
 from devinterp.schema.reading.nodes import ArrayNode, CodecNode, StorageNode
 from devinterp.testing import make_tree
 
@@ -121,7 +122,7 @@ def test_attributes_in_memory_may_be_anything(value: dict[str, Any]) -> None:
 
 
 def _array(codecs: list[CodecNode], shape: tuple[int, ...] = (10,), dtype: str = "float32") -> ArrayNode:
-    return ArrayNode("/a", "a", ("x",), shape, dtype, {}, StorageNode(shape, "default", "/", tuple(codecs), "NaN"))
+    return ArrayNode("/a", "a", ("x",), shape, dtype, {}, StorageNode(shape, ChunkKeys(), tuple(codecs), "NaN"))
 
 
 @pytest.mark.parametrize("name", ["gzip", "zstd", "blosc"])

@@ -18,6 +18,9 @@ from devinterp.errors import IncompleteStoreError
 from devinterp.schema import load
 from devinterp.schema.model.load import available
 from devinterp.slt.bif import compute_bif
+from devinterp.slt.bif.reweighting import compute_reweighting
+from devinterp.slt.information.waic import compute_waic
+from devinterp.slt.information.wbic import compute_wbic
 from devinterp.slt.llc import compute_llc
 from devinterp.slt.runs.results import told
 from devinterp.slt.susceptibilities import compute_susceptibilities
@@ -45,6 +48,7 @@ def computed():
         made_runs.make_series(),
         made_sweeps.make_sweep((1e-3,), (0.0, 30.0), (10.0,), draws=60),
     )
+    at_temperature = run.to_dataset().assign(n_beta=500 / np.log(500))
     steps = run.to_dataset().assign(step_loss=(("chain", "step"), np.ones((3, 45), np.float32)))
     return {
         "llc": lambda: compute_llc(run, ci=0.9),
@@ -58,6 +62,9 @@ def computed():
         "susceptibilities": lambda: compute_susceptibilities(study, se=True),
         "susceptibilities of a series": lambda: compute_susceptibilities(series),
         "sweep_summary": lambda: compute_sweep(sweep),
+        "waic": lambda: compute_waic(run),
+        "wbic": lambda: compute_wbic(at_temperature),
+        "reweighting": lambda: compute_reweighting(run, num_samples=100),
     }  # fmt: skip
 
 

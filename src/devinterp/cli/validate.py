@@ -114,14 +114,16 @@ def _outermost_group(top: Path, name: Path) -> Path | None:
     """The outermost folder around a file that is a Zarr group, or was one before its ``zarr.json`` was taken out."""
     for parent in reversed(name.parents[:-1]):
         folder = top / parent
-        if folder.is_dir() and (folder.suffix == ".zarr" or _is_group(folder / "zarr.json")):
+        if folder.is_dir() and (folder.suffix == ".zarr" or _is_group(folder)):
             return folder
     return None
 
 
-def _is_group(document: Path) -> bool:
+def _is_group(folder: Path) -> bool:
+    from devinterp.schema.reading.keys import DOCUMENT
+
     try:
-        found = json.loads(document.read_bytes())
+        found = json.loads((folder / DOCUMENT).read_bytes())
     except (OSError, ValueError):
         return False
     return isinstance(found, dict) and found.get("node_type") == "group"

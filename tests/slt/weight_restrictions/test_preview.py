@@ -50,6 +50,7 @@ def test_text_has_a_line_for_each_parameter_with_its_share(model):
     assert repr(preview_restriction(model, "l1h2")) == str(preview_restriction(model, "l1h2"))
 
 
+@pytest.mark.filterwarnings("ignore:restriction scales 1 parameters")
 def test_masks_of_ones_own_and_numeric_ones_are_counted(model):
     mask = torch.zeros(D_MODEL, D_MODEL)
     mask[0, :5] = 0.5

@@ -8,6 +8,7 @@ which can say so, travels along under ``x-devinterp``.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable
 from typing import Any
@@ -122,15 +123,14 @@ def _escape(text: str) -> str:
 
 def _with_names(schema: Any) -> Any:
     """Return a JSON Schema in which names that are required stand among the properties, as strict readers ask."""
-    if isinstance(schema, list):
-        return [_with_names(item) for item in schema]
-    if not isinstance(schema, dict):
-        return schema
-    out = {key: value if key in ("enum", "const", "default") else _with_names(value) for key, value in schema.items()}
-    names = out.get("required")
-    if isinstance(names, list) and "type" in out:
-        out["properties"] = {**dict.fromkeys(names, True), **out.get("properties", {})}
-    return out
+
+    def name_required(part: dict[str, Any]) -> dict[str, Any]:
+        names = part.get("required")
+        if isinstance(names, list) and "type" in part:
+            part["properties"] = {**dict.fromkeys(names, True), **part.get("properties", {})}
+        return part
+
+    return json.loads(json.dumps(schema), object_hook=name_required)
 
 
 def _except(pattern: str, names: Iterable[str]) -> str:

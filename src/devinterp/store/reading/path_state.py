@@ -37,6 +37,11 @@ def read_group(location: Location, group: str = "/") -> dict[str, Any] | None:
     return document if isinstance(document, dict) else None
 
 
+def _says_nothing(name: str) -> bool:
+    """Whether a name is found where nobody has put anything; the documents of Zarr v2 are hidden and say a lot."""
+    return _HALF_ROOT.fullmatch(name) is not None or (is_unseen(name) and not name.startswith(".z"))
+
+
 def inspect_path(location: Location) -> PathState:
     """Say what lies at ``location``."""
     if location.folder is not None and not location.folder.exists():
@@ -46,7 +51,7 @@ def inspect_path(location: Location) -> PathState:
     document = read_group(location)
     if document is None:
         # A creation that was killed leaves our (hidden) state folder, and perhaps the root's document half written.
-        if all(is_unseen(name) or _HALF_ROOT.fullmatch(name) for name in location.list_dir()):
+        if all(_says_nothing(name) for name in location.list_dir()):
             return PathState.ABSENT
         document = read_group(location)  # another process may have created it between the two looks
         if document is None:

@@ -55,8 +55,7 @@ def test_a_huggingface_model_is_called_without_a_cache():
     logits = forward_logits(model, IDS)
     assert torch.equal(logits, model(IDS).logits)
     assert seen[0][0]["use_cache"] is False
-    assert isinstance(seen[0][1], tuple)
-    assert len(seen[0][1]) == 1
+    assert seen[0][1].past_key_values is None
 
 
 def test_the_loss_and_its_gradient_are_those_of_a_plain_expression_bit_for_bit():
