@@ -146,7 +146,9 @@ def _level(d: Diagnosis, trace: F64) -> Iterator[Verdict]:
         )
         yield Verdict("not_converged", evidence, _longer(d))
     growth, error = d.reach.growth or 0.0, d.reach.growth_se or 0.0
-    if growth > max(DISTANCE_GROWTH, DISTANCE_ERRORS * error) and (d.reach.least_growth or 0.0) > 0:
+    least = d.reach.least_growth or 0.0
+    # Beyond its errors; or so much in every single chain, of several, that few chains need not be asked for an error.
+    if (least > 0 and growth > max(DISTANCE_GROWTH, DISTANCE_ERRORS * error)) or (error and least > DISTANCE_GROWTH):
         evidence = f"the squared distance from the start still drifts, by {100 * growth:+.2g} %."
         remedy = _longer(d) if _localization(d) else "a localization, which every direction can settle in."
         yield Verdict("not_converged", evidence, remedy)
