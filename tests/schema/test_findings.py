@@ -222,7 +222,7 @@ VALUES: list[tuple[str, str, Change]] = [
     ("DI302", "samples", lambda s: rewrite(s, "input_ids_code", _put((0, 0), -1))),
     ("DI302", "samples", lambda s: rewrite(s, "metrics_unscaled_grad", _put((0, 1), -5.0))),
     ("DI304", "samples", lambda s: rewrite(s, "row_code", lambda v: v * 0)),
-    ("DI306", "bif", lambda s: rewrite(s, "target_position", lambda v: v - 1)),
+    ("DI306", "bif", lambda s: [rewrite(s, n, lambda v: v - 1) for n in ("target_position", "target_position_T")]),
     ("DI402", "samples", lambda s: rewrite(s, "metrics_dot_grad_noise", _put((0, 1), 1e6))),
     ("DI402", "samples", lambda s: rewrite(s, "metrics_distance", _put((1, 0), 1e-3))),
     ("DI404", "samples", lambda s: rewrite(s, "n_beta", lambda v: v + 1)),

@@ -241,7 +241,7 @@ def test_a_store_of_the_peer_with_a_fault_of_its_own_is_still_offered_its_profil
     shutil.rmtree(store / "metrics_noise")
     edit_attributes(store, lambda a: a.update(completed=0))
     (offer,) = validate(store, level="structure").filter(code="other-profile").findings
-    assert (offer.found, "but for 1 error" in offer.message) == ("devinterp-2.0", True)
+    assert (offer.found, "but for 1 finding" in offer.message) == ("devinterp-2.0", True)
 
 
 def test_a_rule_over_a_variable_of_the_wrong_type_is_skipped(store_of: StoreOf) -> None:
@@ -282,7 +282,7 @@ def test_wrong_usage_raises(valid_stores: dict[str, Path]) -> None:
         validate(valid_stores["samples"], level="everything")  # type: ignore[arg-type]
     with pytest.raises(SchemaError, match="profile"):
         validate(valid_stores["samples"], profile="lax")
-    with pytest.raises(SettingError, match="nothing that can be validated"):
+    with pytest.raises(SettingError, match="does not name a store"):
         validate(3)  # type: ignore[arg-type]
 
 

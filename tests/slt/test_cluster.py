@@ -75,6 +75,6 @@ def test_a_cluster_gives_the_in_memory_results_and_no_losses_are_gathered(tmp_pa
     chunk, block, product = losses // 8, losses // 5, 4 * (BLOCK * TOKENS) ** 2
     assert {k: n / losses for k, n in largest.items() if n > 1.01 * max(chunk, block, product)} == {}
     # Means over tokens, sums over draws and a few series come back: little, the less the more tokens and draws.
-    assert {
-        k: n / losses for k, n in fetched.items() if k != "its tiles" and n > (0.6 if k == "sus" else 0.3) * losses
-    } == {}
+    # For the floor of the strongest partners a bounded number of series comes too, which are all that these few are.
+    share = {"sus": 0.6, "top": 1.3}
+    assert {k: n / losses for k, n in fetched.items() if k != "its tiles" and n > share.get(k, 0.3) * losses} == {}

@@ -107,10 +107,12 @@ def _path_of_url(url: str, rest: str) -> Path:
 
 def _absolute(path: Path, text: str) -> Path:
     try:
-        path.exists()
-        return path.absolute()
+        os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
+        pass  # a name that a file may have
     except (OSError, ValueError) as error:  # no name of a file, or too long a one
         raise StoreError(f"{text!r} cannot be opened: {error}.") from error
+    return path.absolute()
 
 
 def open_url(url: str, storage_options: dict[str, Any] | None, *, read_only: bool) -> Store:
