@@ -95,7 +95,7 @@ def need_folder(output: str | Path) -> None:
 
     path = resolve_target(output).path
     if path is not None and not path.parent.is_dir():
-        folder = path.parent
+        folder = Path(output).parent
         raise SettingError(f"There is no folder {folder} to write {path.name} to.", remedy=f"mkdir -p {folder}")
 
 

@@ -14,7 +14,7 @@ import torch
 from tiny_lm import build_model, build_tokens
 from torch import nn
 
-from devinterp.errors import AllChainsFailedError, ModelError, SamplingError, SettingError
+from devinterp.errors import AllChainsFailedError, ModelError, SamplingError, SettingError, StoreError
 from devinterp.slt.sampling import sample, sample_checkpoints
 
 HELPERS = Path(__file__).parents[3] / "helpers"
@@ -36,7 +36,7 @@ def test_an_archive_is_refused(name, tmp_path):
 
 
 def test_a_path_that_is_too_long_is_named(tmp_path):
-    with pytest.raises(SettingError, match="too long"):
+    with pytest.raises(StoreError, match="too long"):
         run(tmp_path / ("x" * 300))
 
 

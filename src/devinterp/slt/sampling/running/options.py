@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import multiprocessing
 import os
 from collections.abc import Callable, Iterator
@@ -99,7 +98,7 @@ class Execution:
 
 
 def _check_path(target: StoreLike | None) -> None:
-    """Raise `SettingError` for a local path that no folder can have."""
+    """Raise `SettingError` or `StoreError` for a local path that no folder can have."""
     path = resolve_target(target).path if isinstance(target, str | os.PathLike) else None
     if path is None:
         return
@@ -110,13 +109,6 @@ def _check_path(target: StoreLike | None) -> None:
             found=repr(str(target)),
             remedy="Sample into a folder, and pack it afterwards: every reader of ours takes the archive.",
         )
-    try:
-        os.lstat(path)
-    except OSError as error:
-        if error.errno == errno.ENAMETOOLONG:
-            raise SettingError(
-                "output_path is too long for this file system.", found=f"{len(str(path))} letters"
-            ) from None
 
 
 def _check_processes() -> None:
