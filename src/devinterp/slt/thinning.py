@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -69,5 +70,7 @@ def thinning_of(sampler: Mapping[str, Any], num_rows: Any) -> Thinning | None:
     per_pass = num_rows // size
     first = layout.draw_steps(min(layout.draws, per_pass)) * parts
     seen = len(np.unique((first[:, None] + np.arange(min(parts, per_pass))) % per_pass))
-    repeats = layout.draws >= _FEWEST and layout.draws * parts >= 2 * seen
+    # After so many draws they begin where the first one did: more of them see nothing new.
+    orbit = per_pass // math.gcd(layout.between * parts, per_pass)
+    repeats = layout.draws >= max(_FEWEST, orbit) and layout.draws * parts >= 2 * seen
     return Thinning(seen, per_pass, repeats, layout.between)
