@@ -40,12 +40,7 @@ def check_same_origin(runs: Mapping[str, Samples], *, observables: tuple[str, ..
     ProvenanceError
         They differ; the message names each difference.
     """
-    (first, reference), *others = runs.items()
-    problems = [
-        _difference(path, name, theirs, first, ours)
-        for name, run in others
-        for path, ours, theirs in _between(reference, run, "study", observables)
-    ]
+    problems = _problems(runs, "study", observables)
     if problems:
         raise ProvenanceError(
             "The runs were not sampled from the same weights, rows, loss or posterior.",
@@ -62,12 +57,7 @@ def check_cells(cells: Mapping[str, Samples]) -> None:
     ProvenanceError
         They differ in more than a sweep varies.
     """
-    (first, reference), *others = cells.items()
-    problems = [
-        _difference(path, name, theirs, first, ours)
-        for name, run in others
-        for path, ours, theirs in _between(reference, run, "sweep", None)
-    ]
+    problems = _problems(cells, "sweep", None)
     if problems:
         raise ProvenanceError(
             "The cells of the sweep differ in more than the settings that a sweep varies.",
@@ -176,6 +166,16 @@ def _between(
     rows = [dig(run.metadata, f"{VISITED}.rows") for run in (first, other)]
     if same_rows and counts[0] == counts[1] and None not in rows and rows[0] != rows[1]:
         yield f"{VISITED}.rows", *rows
+
+
+def _problems(runs: Mapping[str, Samples], combined: Combined, observables: tuple[str, ...] | None) -> list[str]:
+    """Say what every run may not differ in from the first, and does."""
+    (first, reference), *others = runs.items()
+    return [
+        _difference(path, name, theirs, first, ours)
+        for name, run in others
+        for path, ours, theirs in _between(reference, run, combined, observables)
+    ]
 
 
 def _difference(path: str, name: str, theirs: Any, first: str, ours: Any) -> str:
