@@ -14,7 +14,7 @@ import pytest
 from devinterp import _renamed
 from devinterp.errors import RenamedError, StoreConflictError
 
-# Read from the wheels on PyPI: every public name that a module of theirs defines.
+# Read from the wheels on PyPI: every public name that a module of theirs defines; of 3 every name that an API page had.
 RELEASES = json.loads((Path(__file__).parent / "data" / "old_names.json").read_text())
 NAMES = sorted({(m, n) for release in RELEASES.values() for m, names in release.items() for n in names})
 MODULES = sorted({m for release in RELEASES.values() for m in release})

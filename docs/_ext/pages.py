@@ -373,7 +373,7 @@ def _estimand(estimand: Estimand) -> str:
 
 
 def old_names() -> str:
-    """The names of devinterp 1 and 2.0 that are gone, and where their work is done now."""
+    """The names of `OLD_NAMES`: what is gone, and where their work is done now."""
     rows = [
         (code(f"{module}.{name}"), f"now {code(told[1:].replace(':', '.'))}" if told.startswith(">") else cell(told))
         for module, names in OLD_NAMES.items()

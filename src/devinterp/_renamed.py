@@ -1,8 +1,9 @@
-"""Names of devinterp 1 and 2.0, and where their work is done now.
+"""Names of devinterp 1 and 2.0, and of 3 before its release, and where their work is done now.
 
-One table: for every public name of those releases, either the successor of the same meaning, which answers with a
-warning (once), or what to do instead, which an ImportError says. Module paths that are gone answer through a finder at
-the end of `sys.meta_path`; modules that still exist ask `successor` for names that they do not have.
+One table: for every public name of those releases, and for every one that an API page had, either the successor of the
+same meaning, which answers with a warning (once), or what to do instead, which an ImportError says. Module paths that
+are gone answer through a finder at the end of `sys.meta_path`; modules that still exist ask `successor` for names that
+they do not have.
 """
 
 from __future__ import annotations
@@ -32,6 +33,12 @@ _WEIGHTS = "Nothing here looks at weights: the losses of every draw are what is 
 _OWN = "Keep a copy in your own code: it has nothing to do with stores"
 _TPU = "There is one engine, for every device that torch knows: sample(device=...)"
 _ACTIVATIONS = "Use torch's forward hooks, or TransformerLens: activations are not looked at here"
+
+# Where parts of the package went before its release.
+_BATCHES = "devinterp.slt.uncertainty.batch_means"
+_BATCH_NAMES = ("Batches", "autocorrelation_time", "batch_groups", "batch_length", "share_seen")
+_INTERVALS = "devinterp.slt.uncertainty.intervals"
+_INTERVAL_NAMES = ("init_loss_variance", "llc_interval", "susceptibility_variance", "t_interval")
 
 # What begins with ">" is a successor of the same meaning; everything else is what to do. Of a name that is in both
 # releases the later one counts.
@@ -66,8 +73,15 @@ OLD_NAMES: Mapping[str, Mapping[str, str]] = {
     "devinterp.optim.sgnht": {"SGNHT": _UPDATE},
     "devinterp.optim.sketch": dict.fromkeys(("CountSketch", "SKETCH_QUANTITIES", "SketchBuffer"), _WEIGHTS),
     "devinterp.optim.utils": {"OptimizerMetric": _METRICS},
+    "devinterp.plot.token_text": {"token_strings": ">devinterp.plot.tokens.decode:token_strings"},
+    "devinterp.slt.arviz": {"to_arviz": ">devinterp.slt.uncertainty.arviz:to_arviz"},
+    "devinterp.slt.batch_means": {name: f">{_BATCHES}:{name}" for name in _BATCH_NAMES},
     "devinterp.slt.bif": {
         "ChainReductionMethod": "It is the string reduce_chain_dimension_method= of compute_bif",
+    },
+    "devinterp.slt.bif_topk": {
+        "compute_bif_topk": "Call devinterp.slt.bif.compute_bif(tree, top_k=...), or tree.devinterp.bif(top_k=...)",
+        "topk_of_source": ">devinterp.slt.bif.strongest:topk_of_source",
     },
     "devinterp.slt.callback": {"SamplerCallback": _ONLINE, "validate_callbacks": _ONLINE},
     "devinterp.slt.config": {
@@ -87,6 +101,7 @@ OLD_NAMES: Mapping[str, Mapping[str, str]] = {
         "batch_cov": _COVARIANCE,
         "xr_corrcoef_with_torch_backend": "Call devinterp.slt.bif.compute_bif(tree)",
     },
+    "devinterp.slt.diagnostics": {"TITLES": ">devinterp.slt.diagnostics.diagnosis:TITLES"},
     "devinterp.slt.gradient": {"GradientDistribution": _METRICS},
     "devinterp.slt.llc": {"LLCEstimator": _LLC, "OnlineLLCEstimator": f"{_LLC}; loss_trace is in the result"},
     "devinterp.slt.lm_loss": {
@@ -112,6 +127,10 @@ OLD_NAMES: Mapping[str, Mapping[str, str]] = {
         "Observable": "Pass observables as a mapping of names to datasets, or to (dataset, batches_per_draw)",
         "to_obs_id": ">devinterp.names:sanitize_observable_name",
     },
+    "devinterp.slt.recommend": {
+        name: f">devinterp.slt.sweep.recommend:{name}"
+        for name in ("Criterion", "Neighbour", "Recommendation", "recommend")
+    },
     "devinterp.slt.sampler": {
         "ChainHealthError": (
             "A chain that diverges is failed and left out by name; where all are, analysis raises "
@@ -133,8 +152,18 @@ OLD_NAMES: Mapping[str, Mapping[str, str]] = {
         "ObservableSpec": "It is a dataset, or (dataset, batches_per_draw)",
         "SAMPLES_LOSS_DTYPE_STR": f"{_SCHEMA}",
         "ZARR_MAX_WRITE_THREADS": "Chains write on a thread of their own; there is nothing to set",
+        "sweep": ">devinterp.slt.sweep.sample_sweep:sweep",
+    },
+    "devinterp.slt.susceptibility_views": {
+        name: f">devinterp.slt.susceptibilities.views:{name}"
+        for name in ("flatten", "matrix", "pca", "split_half", "unflatten")
     },
     "devinterp.slt.trace": {"OnlineTraceStatistics": _ONLINE},
+    "devinterp.slt.uncertainty": {
+        **{name: f">{_BATCHES}:{name}" for name in ("autocorrelation_time", "batch_groups", "batch_length")},
+        **{name: f">{_INTERVALS}:{name}" for name in _INTERVAL_NAMES},
+        "average_product_se": ">devinterp.slt.bif.kernels:average_product_se",
+    },
     "devinterp.slt.wbic": {"OnlineWBICEstimator": f"{_SAMPLE} at n_beta = n / ln n, then tree.devinterp.wbic()"},
     "devinterp.slt.weight_restrictions": {
         "HEAD_STRUCTURES": "Heads are read from the model: preview_restriction(model, 'l0h1') shows what is found",

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
+from devinterp._renamed import successor
 from devinterp.errors import MissingVariableError
 from devinterp.slt.diagnostics.diagnosis import ChainDiagnosis, Diagnosis, SeriesDiagnosis, StudyDiagnosis, Verdict
 from devinterp.slt.diagnostics.reach import reach_of, sampled_weights, without_trend
@@ -272,3 +273,9 @@ def _gradient_to_noise(run: Samples, used: list[int]) -> float | None:
     gradient, noise = (np.asarray(run.variable(n, ("chain", "step"))[used].values, dtype=np.float64) for n in names)
     valid = np.isfinite(gradient) & np.isfinite(noise) & (noise > 0)
     return float(np.median(gradient[valid] / noise[valid])) if valid.any() else None
+
+
+if not TYPE_CHECKING:  # a checker shall know the names that there are
+
+    def __getattr__(name: str) -> Any:
+        return successor(__name__, name)

@@ -1,1 +1,12 @@
 """How sure an average over chains is: intervals, batch means, and what ArviZ makes of them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from devinterp._renamed import successor
+
+if not TYPE_CHECKING:  # a checker shall know the names that there are
+
+    def __getattr__(name: str) -> Any:
+        return successor(__name__, name)
