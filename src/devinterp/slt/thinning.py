@@ -70,7 +70,5 @@ def thinning_of(sampler: Mapping[str, Any], num_rows: Any) -> Thinning | None:
     per_pass = num_rows // size
     first = layout.draw_steps(min(layout.draws, per_pass)) * parts
     seen = len(np.unique((first[:, None] + np.arange(min(parts, per_pass))) % per_pass))
-    # After so many draws they begin where the first one did: more of them see nothing new.
-    orbit = per_pass // math.gcd(layout.between * parts, per_pass)
-    repeats = layout.draws >= max(_FEWEST, orbit) and layout.draws * parts >= 2 * seen
-    return Thinning(seen, per_pass, repeats, layout.between)
+    orbit = per_pass // math.gcd(layout.between * parts, per_pass)  # draws, until they begin where the first one did
+    return Thinning(seen, per_pass, layout.draws >= max(_FEWEST, 2 * orbit), layout.between)

@@ -148,7 +148,13 @@ def test_trees_fit_by_their_groups() -> None:
     half = nameless("susceptibilities")
     del half.groups["context"]
     assert fit(half, sus) == pytest.approx(0.5)
-    assert fit(half, study) == pytest.approx(0.1)  # its coordinate `batch` is called as one of a run
+    # Its one declared name of ten, the coordinate `batch`, is also one of a run's: too little to be taken for a study.
+    assert fit(half, study) == pytest.approx(0.1)
+    found = recognise(half, "strict")
+    assert found is not None
+    assert found.id == sus.id
+    del half.groups["susceptibilities"].arrays["sus"]
+    assert recognise(GroupNode("/", {}, groups={"odd": half.groups["susceptibilities"]}), "strict") is None
     assert fit(nameless("samples"), study) == fit(nameless("samples"), sus) == 0.0
     assert fit(GroupNode("/", {}), study) == fit(GroupNode("/", {}), sus) == fit(GroupNode("/", {}), llc) == 0.0
     mixed = nameless("study")

@@ -111,7 +111,11 @@ def test_a_study_reuses_what_no_restriction_moves_and_tells(tmp_path, how):
         # The first chain of each keeps two batches of observables and three of steps; others find them all.
         assert [told[name]["reused"] for name in ("l1h0", "l1h1", "unembed")] == [passes - 5, passes, passes - 5]
         assert first.__dict__["forward"] is not None
-        assert len(seen) < 2 + 2 + 1 + 3 * passes + 30  # with the passes of checks, that have no part in any draw
+        # Three sets of weights, with and without gradients: watched once, and evaluated twice to see that both agree.
+        watched = 3 * 2 * (1 + 2)
+        # The first layer is evaluated for what l1h0 keeps, the first batches of `unembed` that are held against it,
+        # three restrictions that move it or what comes before, the start of both observables, and once for the probe.
+        assert len(seen) == 5 + 2 + 3 * passes + 2 + SETTINGS["num_init_loss_batches"] + 1 + watched
     assert "behind a frozen prefix" in read_status(locate(tmp_path / "with.zarr")).saved
     assert read_status(locate(tmp_path / "without.zarr")).saved.endswith("it is switched off")
 
