@@ -7,7 +7,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_runs import make_run, make_series, make_study
 from simulated import Quadratic, Regression, simulate
@@ -28,12 +28,12 @@ def test_the_bound_is_that_of_a_direction_that_the_prior_alone_holds(lr, localiz
     """Var(w) of w <- (1 - lr a / 2) w + sqrt(lr) N, over 1 / a."""
     a = localization + decay
     factor = 1 - lr * a / 2
-    settings = {"lr": lr, "localization": localization, "llc_weight_decay": decay}
+    chosen = {"lr": lr, "localization": localization, "llc_weight_decay": decay}
     if abs(factor) < 1 - 1e-9:
-        assert least_inflation(settings) == pytest.approx(a * lr / (1 - factor**2), rel=1e-5)
-        assert relaxation_steps(settings) == pytest.approx(2 / (lr * a))
+        assert least_inflation(chosen) == pytest.approx(a * lr / (1 - factor**2), rel=1e-5)
+        assert relaxation_steps(chosen) == pytest.approx(2 / (lr * a))
     elif lr * a >= 4:
-        assert least_inflation(settings) == np.inf
+        assert least_inflation(chosen) == np.inf
 
 
 def test_rmsprop_has_its_preconditioner_in_the_bound():
@@ -55,10 +55,47 @@ def test_the_metrics_tell_the_inflation_of_the_llc(largest):
     result = compute_llc(run, over="observable")
     assert result.attrs["step_inflation"] == pytest.approx(truth, rel=0.05)
     assert result.attrs["step_inflation_is"] == "measured"
-    # Over all weights on average it would be drowned by the flat ones.
+    # Over all weights on average, as it is told of runs without localization, it is drowned by the flat ones.
+    sampler = {**run.attrs["metadata"]["config"]["sampler"], "localization": 0.0}
+    run.attrs = {"metadata": {**run.attrs["metadata"], "config": {"sampler": sampler}}}
     weights = step_bias(Samples.of(run), [0, 1, 2, 3])
     assert weights is not None
     assert weights.inflation == pytest.approx(1 / (1 - own["lr"] * 20 / 4), rel=0.3)
+
+
+@settings(max_examples=10, deadline=None)
+@given(st.floats(-3, 3))
+def test_the_inflation_owes_nothing_to_what_is_observed(power):
+    """Rows on which the loss rises by another amount than on the sampled ones."""
+    (run,) = RUNS
+    other = run.assign({n: run[n].astype(np.float64) * 10.0**power for n in ("loss_train", "init_loss_train")})
+    assert diagnose(other).step_bias == diagnose(run).step_bias
+
+
+RUNS = simulate(Quadratic(np.linspace(0.2, 3, 10)), runs=1, seed=0, n_beta=30.0, localization=20.0, lr=3e-3)
+
+
+class Quartic(Quadratic):
+    """``level + sum h w**4``: homogeneous of degree four, as of a singular direction."""
+
+    def gradient(self, w, rng, step):
+        return 4 * self.h * w**3
+
+    def losses(self, w):
+        return self.start() + (self.h * w**4).sum(axis=-1)[..., None]
+
+
+@pytest.mark.parametrize("lr", [2e-3, 3e-3])
+def test_the_inflation_of_a_loss_of_another_degree_is_right_too(lr):
+    h, n_beta, localization = 10.0, 100.0, 4.0
+    own = {"n_beta": n_beta, "localization": localization, "lr": lr}
+    (run,) = simulate(Quartic(np.full(200, h)), runs=1, seed=0, draws=1000, burnin=500, **own)
+    w = np.linspace(-3, 3, 20001)
+    weight = np.exp(-n_beta * h * w**4 - localization * w**2 / 2)
+    truth = 200 * n_beta * (h * w**4 * weight).sum() / weight.sum()
+    found = diagnose(run)
+    inflation = found.llc / truth  # 1.08 and 1.14
+    assert found.step_bias.inflation - 1 == pytest.approx(inflation - 1, rel=0.15)
 
 
 def test_minibatch_noise_inflates_the_weights_and_is_told_apart():

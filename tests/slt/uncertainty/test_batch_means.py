@@ -9,6 +9,7 @@ from made_runs import make_run
 from devinterp.slt.runs.run import Samples
 from devinterp.slt.uncertainty.batch_means import (
     Batches,
+    Passes,
     autocorrelation_time,
     batch_groups,
     batch_length,
@@ -214,6 +215,29 @@ def test_chains_that_share_minibatches_are_batched_together():
     assert merged[0] == (0, 10, 20)
     assert sorted(g for batch in merged for g in batch) == list(range(30))
     assert len(batch_groups(np.ones((4, 1), dtype=np.float32), 4, shared=True)) == 4  # one draw of each: no other way
+
+
+def test_passes_count_where_they_are_longer_than_batches_of_draws():
+    """What all minibatches of a short pass add is in every batch alike, and multiplies no error of the estimate."""
+    rng = np.random.default_rng(0)
+    runs = rng.normal(size=(200, 4, 100)) + rng.normal(size=(200, 1, 1)) * np.resize([1.0, -1.0], 100)
+    short = np.array([mean_variance(run, shared=True, passes=Passes(50.0, 2.0))[0] for run in runs])
+    assert np.median(short) == pytest.approx(1 / 400, rel=0.3)
+    shared = rng.normal(size=(200, 1, 50))
+    twice = rng.normal(size=(200, 4, 100)) + np.concatenate([shared, shared], axis=2)
+    known = twice.mean(axis=(1, 2)).var()
+    found = np.array([mean_variance(run, shared=True, passes=Passes(2.0, 50.0))[0] for run in twice])
+    assert known == pytest.approx(1 / 50 + 1 / 400, rel=0.2)
+    assert found.mean() == pytest.approx(known, rel=0.2)
+
+
+def test_a_run_says_how_its_draws_go_over_the_minibatches():
+    run = make_run(num_steps_bw_draws=3, batch_size=4)
+    draws = run.sizes["draw"]
+    assert Passes.of(Samples.of(run), draws) == Passes()
+    run.attrs["metadata"]["provenance"] = {"dataset": {"length": 8}}
+    found = Passes.of(Samples.of(run), 100)
+    assert (found.count, found.draws) == (150.0, pytest.approx(2 / 3))
 
 
 def test_a_run_says_whether_its_chains_share_minibatches():

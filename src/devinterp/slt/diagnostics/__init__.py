@@ -22,7 +22,7 @@ from devinterp.slt.diagnostics.verdicts import FEWEST_DRAWS, judge
 from devinterp.slt.runs.chains import known_states
 from devinterp.slt.runs.read_blocks import row_means
 from devinterp.slt.runs.run import Samples, Tree, series_members, study_members
-from devinterp.slt.uncertainty.batch_means import mean_variance, passes, shares_minibatches
+from devinterp.slt.uncertainty.batch_means import Passes, mean_variance, shares_minibatches
 
 __all__ = ["ChainDiagnosis", "Diagnosis", "SeriesDiagnosis", "StudyDiagnosis", "Verdict", "diagnose"]
 
@@ -157,8 +157,8 @@ def _shared_noise(run: Samples, kept: F64) -> float:
     if kept.shape[0] < 2 or kept.shape[1] < FEWEST_DRAWS or not shares_minibatches(run):
         return 1.0
     half = without_trend(kept[:, kept.shape[1] // 2 :])
-    again = passes(run, kept.shape[1])
-    alone, together = (mean_variance(half, shared=shared, passes=again)[0] for shared in (False, True))
+    passes = Passes.of(run, kept.shape[1])
+    alone, together = (mean_variance(half, shared=shared, passes=passes)[0] for shared in (False, True))
     return float(np.sqrt(together / alone)) if alone > 0 else 1.0
 
 

@@ -37,6 +37,9 @@ class Reach:
     burnin_drift, burnin_drift_se : float or None
         Mean of ``step_loss`` over the draws minus that over the second half of the burn-in (nat), and its standard
         error.
+    step_rise : float or None
+        Mean of ``step_loss`` over the draws minus the initial loss (nat): of the loss that is sampled, which an
+        observable's need not be like.
     growth, growth_se, least_growth : float or None
         Growth of the squared distance from the start, last third of the draws over the first minus 1: the mean over
         chains, its standard error, and that of the chain where it is least; where metrics were saved.
@@ -45,6 +48,7 @@ class Reach:
     unseen: float | None = None
     burnin_drift: float | None = None
     burnin_drift_se: float | None = None
+    step_rise: float | None = None
     growth: float | None = None
     growth_se: float | None = None
     least_growth: float | None = None
@@ -60,6 +64,8 @@ def reach_of(run: Samples, used: list[int]) -> Reach:
         if loss is not None and burnin >= 8:
             (before, error), (after, own) = map(_mean, (loss[:, burnin // 2 : burnin], loss[:, burnin:]))
             found |= {"burnin_drift": after - before, "burnin_drift_se": math.hypot(error, own)}
+            if "init_loss" in run.dataset and not run.setting("init_noise"):
+                found["step_rise"] = after - float(np.nanmean(run.dataset["init_loss"].values))
         distance, third = _steps(run, "metrics_distance", used, total), (total - burnin) // 3
         if distance is not None and third >= 4:
             squares = distance[:, burnin:] ** 2

@@ -5,7 +5,9 @@ times the loss) and x = lr a / 4, y = lr s**2 / 4, the stationary variance of a 
 posterior's 1 / a. A direction that the loss leaves flat has a = localization: ``1 / (1 - lr * localization / 4)`` holds
 for every direction at least, and the chain diverges where x reaches 1. Of the update's own terms,
 ``|drift|**2 / |noise|**2`` is (1 + y) / (1 - x) - 1 on average over the weights, and ``(|gradient|**2 + gradient .
-prior) / (2 lr)`` is what x adds to the LLC, plus y / 2 for every weight.
+prior) / (2 lr)`` is what x adds to the LLC, plus y / 2 for every weight. The LLC itself is ``2 gradient . prior /
+(lr**2 localization)``, half of n_beta times the mean of (w - w0) . dL/dw: of the very loss that is sampled, whatever
+was observed. Of a loss that is homogeneous of degree p both are p / 2 times as large, and their ratio is right.
 """
 
 from __future__ import annotations
@@ -164,8 +166,9 @@ def step_bias(run: Samples, used: Sequence[int], llc: float | None = None) -> St
     used : sequence of int
         The chains to look at.
     llc : float, optional
-        The run's LLC on fixed rows. With it, the inflation of the LLC itself is found, and not only that of the
-        weights on average, among which a few steep directions vanish.
+        The run's LLC on fixed rows of the sampling task, for runs without localization; of others the metrics tell it.
+        With it the inflation of the LLC itself is found, and not only that of the weights on average, among which a
+        few steep directions vanish.
 
     Returns
     -------
@@ -205,7 +208,12 @@ def _measured(run: Samples, used: list[int], settings: Mapping[str, Any], llc: f
         return None
     weights = 1 + float(drift[valid].mean()) / injected
     lr, plain = settings.get("lr"), settings.get("sampling_method") in (None, "sgmcmc_sgld")
-    if llc is None or llc <= 0 or not lr or not plain or run.setting("noise_level") not in (None, 1.0):
+    if not lr or not plain or run.setting("noise_level") not in (None, 1.0):
+        return StepBias(weights, "metrics")
+    localization = float(settings.get("localization") or 0.0)
+    if localization and not (decay > 0).any():
+        llc = 2 * float(dot[valid].mean()) / (float(lr) ** 2 * localization)
+    if llc is None or llc <= 0:
         return StepBias(weights, "metrics")
     alone = steps["scaled_grad"][:, 0] ** 2
     if not _starts_at_weights(run, used) or not np.isfinite(alone).all():

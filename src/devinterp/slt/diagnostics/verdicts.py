@@ -132,17 +132,18 @@ def _level(d: Diagnosis, trace: F64) -> Iterator[Verdict]:
     if still.size:
         evidence = f"{still.size} of {trace.shape[0]} chains never change: they are stuck, or their weights are held."
         yield Verdict("not_converged", evidence, "a larger lr, float32 weights, masks that let weights through.")
-    size = DRIFT_SHARE * abs(d.rise or 0.0)
+    rise = d.rise if d.reach.step_rise is None else d.reach.step_rise
+    size, own = DRIFT_SHARE * abs(d.rise or 0.0), DRIFT_SHARE * abs(rise or 0.0)
     if _beyond(d.drift, d.drift_se) and abs(d.drift or 0.0) > size:
         evidence = (
             f"the loss still drifts, by {d.drift:+.3g} ± {d.drift_se:.2g} nat from the first to the last third of "
             f"the draws, where the whole rise is {number(d.rise, 4)}."
         )
         yield Verdict("not_converged", evidence, _longer(d))
-    elif _beyond(d.reach.burnin_drift, d.reach.burnin_drift_se) and abs(d.reach.burnin_drift or 0.0) > size:
+    elif _beyond(d.reach.burnin_drift, d.reach.burnin_drift_se) and abs(d.reach.burnin_drift or 0.0) > own:
         evidence = (
             f"the loss drifts from the second half of the burn-in to the draws, by {d.reach.burnin_drift:+.3g} ± "
-            f"{d.reach.burnin_drift_se:.2g} nat, where the whole rise is {number(d.rise, 4)}."
+            f"{d.reach.burnin_drift_se:.2g} nat, where the whole rise is {number(rise, 4)}."
         )
         yield Verdict("not_converged", evidence, _longer(d))
     growth, error = d.reach.growth or 0.0, d.reach.growth_se or 0.0

@@ -6,6 +6,7 @@ error of the mean (Flegal & Jones 2010, `arXiv:0811.1729 <https://arxiv.org/abs/
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
@@ -20,13 +21,13 @@ from devinterp.steps import StepLayout
 
 __all__ = [
     "Batches",
+    "Passes",
     "autocorrelation_time",
     "batch_groups",
     "batch_length",
     "batches_of",
     "mean_variance",
     "merge_groups",
-    "passes",
     "sample_of",
     "share_seen",
     "shares_minibatches",
@@ -153,24 +154,46 @@ def shares_minibatches(run: Samples) -> bool:
     return length is None or size is None or int(size) < int(length)
 
 
-def passes(run: Samples, num_draws: int) -> float:
-    """How often the draws go over the same minibatches, whose first pass repeats in the same order; at least 1."""
-    length, size = dig(run.metadata, "provenance.dataset.length"), run.setting("batch_size")
-    if length is None or size is None:
-        return 1.0
-    steps = StepLayout(0, int(run.setting("num_steps_bw_draws") or 1), num_draws).num_steps
-    micro = steps * int(run.setting("gradient_accumulation_steps") or 1)
-    return max(1.0, micro / max(1, int(length) // int(size)))
+@dataclass(frozen=True)
+class Passes:
+    """How the draws go over the same minibatches, whose first pass repeats in the same order.
+
+    Attributes
+    ----------
+    count : float
+        How often they do; at least 1.
+    draws : float
+        Draws in which they do it once.
+    """
+
+    count: float = 1.0
+    draws: float = math.inf
+
+    @classmethod
+    def of(cls, run: Samples, num_draws: int) -> Passes:
+        """Return that of a run with so many draws, as far as its settings tell."""
+        length, size = dig(run.metadata, "provenance.dataset.length"), run.setting("batch_size")
+        if length is None or size is None:
+            return cls()
+        steps = StepLayout(0, int(run.setting("num_steps_bw_draws") or 1), num_draws).num_steps
+        micro = steps * int(run.setting("gradient_accumulation_steps") or 1)
+        count = max(1.0, micro / max(1, int(length) // int(size)))
+        return cls(count, num_draws / count)
+
+
+ONE_PASS = Passes()
 
 
 def mean_variance(
-    trace: F64, *, shared: bool = False, passes: float = 1.0, centre_over_chains: bool = False
+    trace: F64, *, shared: bool = False, passes: Passes = ONE_PASS, centre_over_chains: bool = False
 ) -> tuple[float, float]:
     """Variance of the mean of (chain, draw) by batch means, and its degrees of freedom.
 
     Chains count as independent. Where they are ``shared``, moved by the noise of the same minibatches, the variance is
     also estimated from batches of the chains' mean, which holds what they have in common, and the larger one is taken.
-    What a second pass over the same minibatches has in common with the first is no new information.
+    What a second pass over the same minibatches has in common with the first is no new information. It can be seen
+    where a pass is longer than a batch of draws; where it is shorter the batches hold it alike, and since the noise of
+    all minibatches of a pass adds up to nothing, little of it is left in them.
 
     Parameters
     ----------
@@ -178,8 +201,8 @@ def mean_variance(
         The quantity at every draw.
     shared : bool
         As `shares_minibatches` says.
-    passes : float
-        As of the function of this name.
+    passes : Passes
+        How the draws go over the minibatches.
     centre_over_chains : bool
         Take the mean over chains out of every draw first, which removes what all chains share; what is left counts
         chains - 1 times per batch.
@@ -202,8 +225,10 @@ def mean_variance(
     alone = float((deviations**2).sum()) * count / (count - 1) / share / trace.size**2, float(count - 1)
     if not shared or num_chains == 1:
         return alone
-    together, dof = mean_variance(trace.mean(axis=0)[None])
-    return max(alone, (alone[0] + passes * (together - alone[0]), dof))
+    common = trace.mean(axis=0)[None]
+    together, dof = mean_variance(common)
+    length = num_draws / (dof + 1)
+    return max(alone, (alone[0] + (passes.count if length <= passes.draws else 1.0) * (together - alone[0]), dof))
 
 
 def batch_groups(values: F32, num_chains: int, *, shared: bool = False) -> Batches:

@@ -16,7 +16,7 @@ from devinterp.errors import MissingVariableError
 from devinterp.plain_json import dig
 from devinterp.slt.runs.run import Samples
 from devinterp.slt.susceptibilities.moments import Moments
-from devinterp.slt.uncertainty.batch_means import mean_variance, passes, shares_minibatches
+from devinterp.slt.uncertainty.batch_means import Passes, mean_variance, shares_minibatches
 
 __all__ = [
     "init_loss_variance",
@@ -91,7 +91,7 @@ def llc_interval(
     trace = rows.mean(axis=2)
     centre = n_beta * (float(trace.mean()) - float(init_rows.mean()))
     if over == "observable":
-        parts = [mean_variance(trace, shared=shares_minibatches(run), passes=passes(run, trace.shape[1]))]
+        parts = [mean_variance(trace, shared=shares_minibatches(run), passes=Passes.of(run, trace.shape[1]))]
         rise = rows.mean(axis=(0, 1)) - init_rows
         if rise.size > 1 and not given_rows:
             unseen = 1 - rise.size / max(rows_of, rise.size) if rows_of is not None else 1.0
