@@ -185,8 +185,9 @@ def _storage(schema: Schema) -> Iterator[str]:
     for spec in {v.name: v for v in specs}.values():
         chunks = ", ".join(f"{n} along {code(d)}" for d, n in spec.chunks.items())
         prefix = f"{code(spec.prefix)}: rows behind a failed chain's last one are fill" if spec.prefix else ""
-        rows.append((code(spec.name), code(str(spec.fill)), f"at most {chunks}" if chunks else "one", prefix))
-    yield table(("variable", "fill value", "chunks", "prefix"), rows)
+        mask = code(spec.mask) if spec.mask else ""
+        rows.append((code(spec.name), code(str(spec.fill)), f"at most {chunks}" if chunks else "one", prefix, mask))
+    yield table(("variable", "fill value", "chunks", "prefix", "NaN where 0"), rows)
 
 
 def _profiles(schema: Schema) -> Iterator[str]:

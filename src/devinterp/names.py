@@ -12,7 +12,8 @@ __all__ = ["SWEPT", "check_observable_names", "check_restriction_names", "saniti
 SWEPT = ("lr", "n_beta", "localization")
 """The settings that a sweep varies, in the order of a result's dimensions."""
 
-RESERVED_OBSERVABLES = frozenset({"sampling"})
+# mask_sampling_micro is the mask of sampling_loss_micro
+RESERVED_OBSERVABLES = frozenset({"sampling", "sampling_micro"})
 
 
 def sanitize_observable_name(name: str) -> str:
@@ -39,7 +40,7 @@ def check_observable_names(names: Iterable[str]) -> tuple[str, ...]:
         safe = sanitize_observable_name(name)
         if safe.casefold() in RESERVED_OBSERVABLES:
             raise SettingError(
-                f"The observable name {name!r} is reserved: its variable would be called like the sampling losses.",
+                f"The observable name {name!r} is reserved: its variables would be called like the sampling losses'.",
                 remedy="Give the observable another name.",
             )
         if len(f"input_ids_{safe}".encode()) > 255:

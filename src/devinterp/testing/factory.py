@@ -14,7 +14,7 @@ from devinterp.errors import SchemaError
 from devinterp.schema import load
 from devinterp.schema.model.layout import array_attributes, bindings, chunk_shape, dimension_sizes
 from devinterp.schema.model.schema import Schema
-from devinterp.schema.model.spec import ArrayLayout, GroupLayout, NodeSpec, VariableSpec
+from devinterp.schema.model.spec import ArrayLayout, GroupLayout, NodeSpec, VariableSpec, match_pattern
 from devinterp.store.location import StoreLike, locate
 from devinterp.store.metadata import documents, open_array, write_consolidated_root
 from devinterp.testing.valid import rules as rules  # registers how our own rules are satisfied
@@ -23,7 +23,7 @@ from devinterp.testing.valid.draft import Draft, GroupDraft, rule_makers
 from devinterp.testing.valid.recipe import StoreRecipe
 from devinterp.testing.valid.values import draw_values
 
-__all__ = ["StoreRecipe", "build_draft", "included_schemas", "make_store", "make_tree"]
+__all__ = ["StoreRecipe", "build_draft", "included_schemas", "is_mask", "make_store", "make_tree", "masks_of"]
 
 _DEFAULT_MEMBERS = {
     "obs": ("code", "math"),
@@ -144,6 +144,16 @@ def included_schemas(schema: Schema, profile: str = "strict") -> list[Schema]:
     return [each for one in direct for each in (one, *included_schemas(one, profile))]
 
 
+def masks_of(schema: Schema) -> frozenset[str]:
+    """Return the variables (patterns) that say which values of others count."""
+    return frozenset(mask for node in schema.nodes for mask in node.masks)
+
+
+def is_mask(name: str, schema: Schema) -> bool:
+    """Whether a name or pattern is that of a variable that says which values of others count."""
+    return any(name == mask or match_pattern(mask, name) is not None for mask in masks_of(schema))
+
+
 def _load_included(node: NodeSpec, profile: str) -> Schema:
     name = str(node.include)
     loaded: Schema = load(name, profile=profile if profile in load(name).profiles else "strict")
@@ -237,6 +247,7 @@ def _child(draft: Draft, node: NodeSpec, member: str) -> StoreRecipe:
         parameters=given,
         members={k: v for k, v in recipe.members.items() if any(k in each.families for each in below)},
         sizes=recipe.sizes,
+        optional=frozenset(name for name in recipe.optional if any(is_mask(name, each) for each in below)),
         seed=int(draft.rng.integers(2**31)),
     )
     return replace(child, **recipe.children.get(member, {}))
@@ -259,6 +270,8 @@ def _shape(draft: Draft, group: GroupDraft) -> None:
             concrete = tuple(d.format_map(bound) for d in chosen)
             shape = tuple(group.sizes[d] for d in concrete)
             name = pattern.format_map(bound)
+            if spec.presence.kind == "optional" and not {pattern, name} & draft.recipe.optional:
+                continue
             arrays[name] = ArrayLayout(
                 name=name,
                 dims=concrete,
@@ -298,6 +311,8 @@ def _chosen_dims(draft: Draft, node: NodeSpec) -> dict[str, tuple[str, ...]]:
             bases = (spec.dims, *spec.alternatives)
             base = bases[min(recipe.alternative, len(bases) - 1)]
             out[name] = (*(d for d in spec.leading if d in recipe.leading), *base)
+    masked = {node.variables[name].mask for name in out}
+    out = {name: dims for name, dims in out.items() if name not in node.masks or name in masked}
     used = {d for chosen in out.values() for d in chosen}
     for name, spec in node.variables.items():
         if spec.presence.kind == "with_dimension" and spec.presence.argument in used:
@@ -309,7 +324,9 @@ def _present(spec: VariableSpec, parameters: Mapping[str, Any], optional: frozen
     kind = spec.presence.kind
     if kind == "when":
         return bool(parameters.get(spec.presence.argument or "", False))
-    return kind == "required" or (kind == "optional" and spec.name in optional)
+    return kind == "required" or (
+        kind == "optional" and any(name == spec.name or spec.matches(name) is not None for name in optional)
+    )
 
 
 def _dataset(group: GroupDraft) -> xr.Dataset:

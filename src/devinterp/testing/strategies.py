@@ -21,10 +21,11 @@ from hypothesis import strategies as st
 from devinterp.errors import RestrictionError, SettingError
 from devinterp.names import check_observable_names, check_restriction_names, sanitize_observable_name
 from devinterp.schema import load
+from devinterp.schema.model.layout import bindings
 from devinterp.schema.model.schema import Schema
 from devinterp.schema.model.spec import NodeSpec
 from devinterp.steps import StepLayout
-from devinterp.testing.factory import StoreRecipe, included_schemas, make_tree
+from devinterp.testing.factory import StoreRecipe, included_schemas, make_tree, masks_of
 from devinterp.testing.valid.attributes import declared_attributes, put, subschema
 
 __all__ = ["member_names", "observable_names", "recipes", "restriction_names", "sample_settings", "trees"]
@@ -110,6 +111,7 @@ def recipes(
     failures: bool = True,
     long: bool = True,
     min_members: int = 1,
+    masks: bool = False,
 ) -> st.SearchStrategy[StoreRecipe]:
     """Recipes of valid trees of a schema.
 
@@ -126,14 +128,23 @@ def recipes(
         Whether a chunked dimension is sometimes longer than one chunk.
     min_members : int
         Smallest number of members of every family (observables, restrictions).
+    masks : bool
+        Whether positions may be masked.
     """
     loaded: Schema = schema if isinstance(schema, Schema) else load(schema, profile=profile)
-    return _recipes(loaded, schema, profile, failures, long, min_members)
+    return _recipes(loaded, schema, profile, failures, long, min_members, masks)
 
 
 @st.composite
 def _recipes(
-    draw: st.DrawFn, loaded: Schema, source: Any, profile: str, failures: bool, long: bool, min_members: int
+    draw: st.DrawFn,
+    loaded: Schema,
+    source: Any,
+    profile: str,
+    failures: bool,
+    long: bool,
+    min_members: int,
+    masks: bool,
 ) -> StoreRecipe:
     included = included_schemas(loaded, profile)
     schemas = [loaded, *included]
@@ -148,6 +159,9 @@ def _recipes(
             members[family] = {name: {**fields, **draw(counts)} for name, fields in drawn.items()}
     every_node = [n for one in schemas for n in one.nodes]
     sizes, optional, leading = _draw_shape(draw, every_node)
+    optional -= {name for one in schemas for name in masks_of(one)}
+    if masks:
+        optional |= _draw_masks(draw, schemas, members)
     alternatives = max((len(v.alternatives) for n in every_node for v in n.variables.values()), default=0)
     attributes: dict[str, Any] = draw(_undeclared_attributes())
     _draw_vocabulary(draw, loaded, attributes)
@@ -176,7 +190,7 @@ def _recipes(
         parameters=parameters,
         members=members,
         sizes=sizes,
-        optional=optional,
+        optional=frozenset(optional),
         leading=leading,
         alternative=draw(st.integers(0, alternatives)),
         failed=draw(fail) if stateful else {},
@@ -218,7 +232,7 @@ def _draw_vocabulary(draw: st.DrawFn, schema: Schema, attributes: dict[str, Any]
             put(attributes, check.arguments["path"], draw(st.integers(1, 70000)))
 
 
-def _draw_shape(draw: st.DrawFn, nodes: list[NodeSpec]) -> tuple[dict[str, int], frozenset[str], frozenset[str]]:
+def _draw_shape(draw: st.DrawFn, nodes: list[NodeSpec]) -> tuple[dict[str, int], set[str], frozenset[str]]:
     sizes: dict[str, int] = {}
     optional: set[str] = set()
     leading: set[str] = set()
@@ -232,7 +246,16 @@ def _draw_shape(draw: st.DrawFn, nodes: list[NodeSpec]) -> tuple[dict[str, int],
         for dim_name in dict.fromkeys(d for v in node.variables.values() for d in v.leading):
             if draw(st.booleans()):
                 leading.add(dim_name)
-    return sizes, frozenset(optional), frozenset(leading)
+    return sizes, optional, frozenset(leading)
+
+
+def _draw_masks(draw: st.DrawFn, schemas: list[Schema], members: Mapping[str, Mapping[str, Any]]) -> set[str]:
+    """Which losses are masked: those of the sampling dataset, all or none, and those of each observable."""
+    patterns = {mask for one in schemas for mask in masks_of(one)}
+    sampled = {mask for mask in patterns if "{" not in mask}
+    single = {p.format_map(b) for p in patterns - sampled for b in bindings(p, members)}
+    chosen = {name for name in sorted(single) if draw(st.booleans(), label=name)}
+    return chosen | (sampled if draw(st.booleans(), label="masks of the sampling dataset") else set())
 
 
 def _failed(chains: int, draws: int) -> st.SearchStrategy[dict[int, int]]:

@@ -15,14 +15,20 @@ __all__ = ["Holds", "Text"]
 
 @dataclass(frozen=True)
 class Holds:
-    """A registered value predicate with its arguments, as pandera calls it."""
+    """A registered value predicate with its arguments, as pandera calls it.
+
+    ``masked`` values are NaN where they do not count; which these are, pandera cannot know.
+    """
 
     predicate: str
     arguments: tuple[tuple[str, Any], ...]
+    masked: bool = False
 
     def __call__(self, values: Any) -> bool:
         """Whether no value breaks the rule."""
-        return find_predicate(self.predicate).holds(np.asarray(values), **dict(self.arguments))
+        given = np.asarray(values)
+        counted = given[~np.isnan(given)] if self.masked else given
+        return find_predicate(self.predicate).holds(counted, **dict(self.arguments))
 
 
 class Text(DataType):

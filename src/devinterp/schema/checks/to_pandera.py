@@ -81,7 +81,9 @@ def compile_node(bound: Bound) -> pa.DatasetSchema:
         array = bound.group.arrays.get(name)
         legal = legal_dims(spec, placeholders)
         dims = array.dims if array is not None and array.dims in legal else legal[0]
-        checks = [c for c in (pandera_check(check, bound.root.attrs) for check in spec.checks) if c is not None]
+        masked = bound.mask(name) is not None
+        found = (pandera_check(check, bound.root.attrs, masked) for check in spec.checks)
+        checks = [c for c in found if c is not None]
         common: dict[str, Any] = {
             "dtype": dtype_of(spec.dtype),
             "dims": dims,
@@ -105,8 +107,11 @@ def compile_node(bound: Bound) -> pa.DatasetSchema:
     )
 
 
-def pandera_check(check: Check, attrs: Mapping[str, Any]) -> pa.Check | None:
-    """Return a value rule as a pandera Check, or None where its limit does not stand in the attributes."""
+def pandera_check(check: Check, attrs: Mapping[str, Any], masked: bool = False) -> pa.Check | None:
+    """Return a value rule as a pandera Check, or None where its limit does not stand in the attributes.
+
+    Of a ``masked`` variable it is a rule for the values that are not NaN.
+    """
     import pandera.xarray as pa
 
     from devinterp.schema.checks.pandera_parts import Holds
@@ -114,7 +119,7 @@ def pandera_check(check: Check, attrs: Mapping[str, Any]) -> pa.Check | None:
     arguments = resolve_arguments(check.predicate, check.arguments, attrs)
     if arguments is None:
         return None
-    holds = Holds(check.predicate, tuple(arguments.items()))
+    holds = Holds(check.predicate, tuple(arguments.items()), masked)
     expected = find_predicate(check.predicate).describe(**arguments)
     # ignore_na must be off: pandera would look for nulls in the whole array a second time.
     return pa.Check(holds, name=f"{check.code} {check.predicate}", error=expected, ignore_na=False)

@@ -28,6 +28,7 @@ from devinterp.schema.reading.store_values import (
     text_bytes,
 )
 from devinterp.schema.rules.context import Context, written_rows
+from devinterp.schema.rules.counted import Counted
 from devinterp.schema.rules.registry import Predicate, find_predicate, resolve_arguments
 
 if TYPE_CHECKING:
@@ -54,6 +55,14 @@ _FAILURES: tuple[tuple[type[StoreError], RuleCode, str], ...] = (
     (EscapeError, RuleCode.PATH_ESCAPE, "A chunk lies out of the store."),
     (StoreError, RuleCode.UNREADABLE, "A chunk cannot be read."),
 )
+
+# What is checked besides the rules that a variable names, by a number that none of these has: what is expected is
+# told of the variable.
+_FILL, _MASKED = -1, -2
+_OWN = {
+    _FILL: (RuleCode.NOT_FILL, "Rows behind the last written one are not fill.", "{0.spec.fill} from there on"),
+    _MASKED: (RuleCode.MASKED_VALUE, "A value is a number where its mask is 0.", "NaN where {0.counted.mask} is 0"),
+}
 
 
 @dataclass(frozen=True)
@@ -100,20 +109,34 @@ class _Variable:
             for chain, state in enumerate(states if isinstance(states, list) else [])
             if isinstance(state, dict) and state.get("data_lost") is True
         }
+        mask = bound.mask(array.name)
+        self.counted = None if mask is None else Counted(context, array, mask)
         self.tallies: dict[int, _Tally] = {}
-        self.not_fill = _Tally()
 
     def check(self, block: NDArray[Any], offset: tuple[int, ...]) -> list[tuple[int, int, str]]:
-        """Check one block; return (rule, number of values that break it, the first), -1 for rows that must be fill."""
+        """Check one block; return (rule, number of values that break it, the first), the rule being one of ours too."""
         out = []
         for start, piece, kind in self._pieces(block, offset):
-            if kind == "written":
-                out += [(n, *self._explain(n, piece, start)) for n in self._verdict(piece)]
+            if kind == "fill":
+                broken = {_FILL: _differs(piece, self.spec.fill)}
+            elif self.counted is not None:
+                broken = self._masked(piece, self.counted.of(piece, start))
             else:
-                stray = _differs(piece, self.spec.fill)
-                if stray.any():
-                    out.append((-1, int(stray.sum()), _example(self.array, piece, stray, start)))
+                broken = {
+                    n: self.uses[n].predicate.broken(piece, **self.uses[n].arguments) for n in self._verdict(piece)
+                }
+            out += [
+                (n, int(bad.sum()), _example(self.array, piece, bad, start)) for n, bad in broken.items() if bad.any()
+            ]
         return out
+
+    def _masked(self, piece: NDArray[Any], counts: NDArray[np.bool_]) -> dict[int, NDArray[np.bool_]]:
+        """What breaks a rule of a variable with a mask: the values that count are as they must be, the others NaN."""
+        broken = {_MASKED: ~(counts | np.isnan(piece))}
+        for number, use in enumerate(self.uses):
+            if not use.predicate.holds(piece[counts], **use.arguments):
+                broken[number] = use.predicate.broken(piece, **use.arguments) & counts
+        return broken
 
     def _pieces(
         self, block: NDArray[Any], offset: tuple[int, ...]
@@ -157,21 +180,21 @@ class _Variable:
             return [int(error.check_index)]
         return []
 
-    def _explain(self, number: int, piece: NDArray[Any], offset: tuple[int, ...]) -> tuple[int, str]:
-        use = self.uses[number]
-        broken = use.predicate.broken(piece, **use.arguments)
-        return int(broken.sum()), _example(self.array, piece, broken, offset)
-
     def take(self, results: list[tuple[int, int, str]]) -> None:
         """Add what a block's check found."""
         for number, count, example in results:
-            tally = self.not_fill if number < 0 else self.tallies.setdefault(number, _Tally())
+            tally = self.tallies.setdefault(number, _Tally())
             tally.count += count
             tally.first = tally.first or example
 
     def report(self, findings: Collector) -> None:
         """Add one finding per broken rule."""
         for number, tally in sorted(self.tallies.items()):
+            found = f"{tally.count} value(s), the first {tally.first}"
+            if number in _OWN:
+                code, message, expected = _OWN[number]
+                findings.add(code, self.array.path, message, expected=expected.format(self), found=found)
+                continue
             use = self.uses[number]
             known = RuleCode.lookup(use.code)
             findings.add(
@@ -179,16 +202,8 @@ class _Variable:
                 self.array.path,
                 "A value breaks its rule." if known is None else _sentence(known.title),
                 expected=use.predicate.describe(**use.arguments),
-                found=f"{tally.count} value(s), the first {tally.first}",
+                found=found,
                 level="values",
-            )
-        if self.not_fill.count:
-            findings.add(
-                RuleCode.NOT_FILL,
-                self.array.path,
-                "Rows behind the last written one are not fill.",
-                expected=f"{self.spec.fill} from there on",
-                found=f"{self.not_fill.count} value(s), the first {self.not_fill.first}",
             )
         for name in self.unknown:
             findings.skip(self.array.path, name.replace("_", " "), "the attributes do not say the limit")

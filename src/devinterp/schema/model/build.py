@@ -153,6 +153,8 @@ def _check_names(schema: Schema) -> None:
             problems += [
                 f"{variable.name} uses the family {f!r}" for f in variable.placeholders if f not in schema.families
             ]
+            if variable.mask is not None and variable.mask not in node.variables:
+                problems.append(f"{variable.name} is masked by {variable.mask!r}")
             presence = variable.presence
             if presence.kind == "when" and presence.argument not in schema.parameters:
                 problems.append(f"{variable.name} depends on the parameter {presence.argument!r}")

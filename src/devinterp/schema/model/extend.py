@@ -97,7 +97,7 @@ def _merge_variable(where: str, known: Document, name: str, new: Document, probl
         ]
         known[name] = deepcopy(new)
         return
-    for fixed in ("dims", "dtype", "fill", "unit", "role", "leading", "chunks", "prefix"):
+    for fixed in ("dims", "dtype", "fill", "unit", "role", "leading", "chunks", "prefix", "mask"):
         if fixed in new and new[fixed] != old.get(fixed, {"role": "data"}.get(fixed)):
             problems.append(f"{where}/{fixed} is {new[fixed]!r}, the base says {old.get(fixed)!r}")
     extra = [d for d in new.get("alternatives", []) if d not in old.get("alternatives", [])]

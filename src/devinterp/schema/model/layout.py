@@ -22,10 +22,10 @@ def resolve_node(
     concrete = dimension_sizes(node, values, members, sizes)
     arrays: dict[str, ArrayLayout] = {}
     for spec in node.variables.values():
-        if not _included(spec, values, optional):
-            continue
         for bound in bindings(spec.name, members):
             name = spec.name.format_map(bound)
+            if not _included(spec, name, values, optional):
+                continue
             dims = tuple(d.format_map(bound) for d in spec.dims)
             missing = [d for d in dims if d not in concrete]
             if missing:
@@ -45,15 +45,17 @@ def resolve_node(
                 attrs=array_attributes(spec, bound),
                 spec=spec,
             )
+    masked = {node.mask_of(name) for name in arrays}
+    arrays = {name: a for name, a in arrays.items() if a.spec.name not in node.masks or name in masked}
     used = {d for a in arrays.values() for d in a.dims}
     return GroupLayout(node.path, arrays, {d: n for d, n in concrete.items() if d in used})
 
 
-def _included(spec: VariableSpec, values: Mapping[str, Any], optional: frozenset[str]) -> bool:
+def _included(spec: VariableSpec, name: str, values: Mapping[str, Any], optional: frozenset[str]) -> bool:
     kind, argument = spec.presence.kind, spec.presence.argument
     if kind == "when":
         return bool(values.get(argument or "", False))
-    return kind == "required" or spec.name in optional
+    return kind == "required" or bool({spec.name, name} & optional)
 
 
 def bindings(pattern: str, members: Mapping[str, Mapping[str, Any]]) -> Iterator[dict[str, str]]:

@@ -49,7 +49,8 @@ class Schema(SchemaSpec):
         sizes : mapping
             Sizes of dimensions that no expression gives (``token_pos``).
         optional : set of str
-            Names (patterns) of optional variables to include.
+            Names of optional variables to include: patterns (``mask_{obs}``), or of single members (``mask_code``).
+            A mask of losses that are not there is left out.
 
         Raises
         ------

@@ -133,6 +133,9 @@ class VariableSpec:
         Largest chunk along a dimension; the others are whole.
     prefix : str or None
         The dimension along which a chain that stopped early leaves fill behind its prefix.
+    mask : str or None
+        The variable, where it is there, that is 1 where a value of this one counts and 0 where it is NaN. One with
+        dimensions that this variable lacks says only that some values may be NaN.
     """
 
     name: str
@@ -147,6 +150,7 @@ class VariableSpec:
     leading: tuple[str, ...] = ()
     chunks: Mapping[str, int] = field(default_factory=_empty)
     prefix: str | None = None
+    mask: str | None = None
     checks: tuple[Check, ...] = ()
     alternative_units: tuple[str, ...] = ()
 
@@ -226,6 +230,16 @@ class NodeSpec:
             if bound is not None and (best is None or len(spec.name) > len(best[0].name)):
                 best = (spec, bound)
         return best
+
+    @property
+    def masks(self) -> frozenset[str]:
+        """Variables (patterns) that say which values of others count."""
+        return frozenset(v.mask for v in self.variables.values() if v.mask is not None)
+
+    def mask_of(self, name: str) -> str | None:
+        """Return the name of the variable that says which values of ``name`` count, whether it is there or not."""
+        spec, bound = self.find(name) or (None, {})
+        return None if spec is None or spec.mask is None else spec.mask.format_map(bound)
 
 
 @dataclass(frozen=True)

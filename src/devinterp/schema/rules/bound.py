@@ -66,6 +66,11 @@ class Bound:
             for bound in bindings(spec.name, self.members)
         }
 
+    def mask(self, name: str) -> str | None:
+        """Name of the variable, if there is one here, that says which values of ``name`` count."""
+        mask = self.node.mask_of(name)
+        return mask if mask in self.variables and mask in self.group.arrays else None
+
     def presence(self, spec: VariableSpec) -> str:
         """``required``, ``optional`` or ``forbidden``, as the settings have it."""
         kind, argument = spec.presence.kind, spec.presence.argument

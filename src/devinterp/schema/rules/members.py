@@ -139,14 +139,20 @@ def sampling_task_observed(context: Context) -> Iterator[Problem]:
 
 @predicate("rows_agree", kind="relation")
 def rows_agree(context: Context) -> Iterator[Problem]:
-    """Every run saw the same fixed rows: ``input_ids_{obs}`` and ``row_{obs}`` are those of the first."""
+    """Every run saw the same fixed rows: ``input_ids_{obs}``, ``row_{obs}``, ``mask_{obs}`` are those of the first."""
     members = dict(context.children())
     if len(members) < 2:
         return
     name, reference = ("full", members["full"]) if "full" in members else next(iter(members.items()))
     for obs in reference.bound.members.get("obs", {}):
-        for variable in (f"input_ids_{obs}", f"row_{obs}"):
+        mask = f"mask_{obs}"
+        for variable in (f"input_ids_{obs}", f"row_{obs}", mask):
             others = {n: m for n, m in members.items() if m is not reference and m.has(variable)}
+            if variable == mask:  # without one, all positions count
+                lone = members.keys() - others.keys() - {name} if reference.has(mask) else others.keys()
+                there = ("a mask", "none") if reference.has(mask) else ("no mask", "one")
+                for other in sorted(lone):
+                    yield Problem(f"{mask} is not that of {name!r}.", *there, other)
             if not others or not reference.has(variable):
                 continue
             wanted = reference.read(variable)

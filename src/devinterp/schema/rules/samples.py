@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -126,6 +127,52 @@ def visited_rows_agree(context: Context) -> Iterator[Problem]:
         found = hash_rows(ids) if ids.ndim == 2 else wanted
         if found != wanted:
             yield Problem("The rows are not those whose hash was recorded.", wanted, found, name)
+
+
+@predicate("positions_count", kind="relation")
+def positions_count(context: Context) -> Iterator[Problem]:
+    """In every row that was written some position counts; a mask and the losses that it is of are both there."""
+    masked: dict[str, list[str]] = {}
+    for name in context.bound.variables:
+        mask = context.bound.node.mask_of(name)
+        if mask is not None:
+            masked.setdefault(mask, []).extend([name] if context.has(name) else [])
+    for mask, losses in masked.items():
+        if context.has(mask) and losses:
+            yield from _rows_that_count(context, mask)
+        elif context.has(mask):
+            yield Problem("A mask is there without its losses.", "losses", "none", mask)
+    sampled = [mask for mask in ("mask_sampling", "mask_sampling_micro") if masked.get(mask)]
+    for mask in sampled:
+        if not context.has(mask) and any(context.has(other) for other in sampled):
+            yield Problem("Some losses of the sampling dataset have a mask, others none.", "all, or none", f"no {mask}")
+    if context.has("mask_sampling", "init_loss"):
+        for chain, loss in enumerate(context.read("init_loss")):
+            if np.isnan(loss).all():
+                yield Problem(
+                    "No position of the loss before sampling counts.", found=f"chain {chain}", name="init_loss"
+                )
+
+
+def _rows_that_count(context: Context, mask: str) -> Iterator[Problem]:
+    """Say where a mask has rows without a position that counts; rows that were never written are all fill."""
+    dims = context.group.arrays[mask].dims
+    fill = context.bound.variables[mask][0].fill
+    blocks = [(d, range(0, context.size(d) or 0, n)) for d, n in context.bound.variables[mask][0].chunks.items()]
+    for starts in product(*(steps for _, steps in blocks)):
+        part = {d: slice(start, start + steps.step) for (d, steps), start in zip(blocks, starts, strict=True)}
+        found = context.read(mask, **part)
+        empty = ~(found == 1).any(axis=-1) & (found != fill).any(axis=-1)
+        if empty.any():
+            place = np.argwhere(empty)[0] + [part[d].start if d in part else 0 for d in dims[:-1]]
+            where = ", ".join(f"{d}={i}" for d, i in zip(dims, place, strict=False))
+            yield Problem(
+                "A row has no position that counts.",
+                "at least one",
+                f"{empty.sum()} row(s), the first at {where}",
+                mask,
+            )
+            return
 
 
 Metrics = dict[str, NDArray[np.float64]]

@@ -180,6 +180,21 @@ def drop_last_observable(store: StoreEditor) -> None:
     _keep(store, lambda dataset, row, place: dataset < dataset.max())
 
 
+def fill_masked(store: StoreEditor, path: str, mask: str) -> None:
+    """Put a loss where no position counts."""
+    first = np.argwhere(store.read(mask) == 0)[0].tolist()
+    leading = store.read(path).ndim - len(first)
+    store.set_value(path, ", ".join(map(str, [*[0] * leading, *first])), 1.0)
+
+
+def mask_row(store: StoreEditor, mask: str, row: int | str, losses: list[str]) -> None:
+    """Let no position of a row count."""
+    store.set_value(mask, row, 0)
+    for path in losses:
+        leading = store.read(path).ndim - store.read(mask).ndim
+        store.set_value(path, ", ".join([*[":"] * leading, str(row)]), float("nan"))
+
+
 def record_rows(store: StoreEditor, obs: str) -> None:
     """Record the hash of an observable's rows as they are."""
     visited = hash_rows(store.read(f"input_ids_{obs}"))

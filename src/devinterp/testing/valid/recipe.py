@@ -31,7 +31,8 @@ class StoreRecipe:
     sizes : mapping of str to int
         Sizes of dimensions that no expression gives (``token_pos``).
     optional : frozenset of str
-        Optional variables (patterns) to include.
+        Optional variables to include, as patterns (``mask_{obs}``) or of single members (``mask_code``). Masks are
+        those of every run below, too.
     leading : frozenset of str
         Leading dimensions that results have (``wr``, ``checkpoint``).
     alternative : int

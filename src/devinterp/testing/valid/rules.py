@@ -96,6 +96,34 @@ def _chain_states(draft: Draft, group: GroupDraft, arguments: Arguments) -> None
         group.set("draws_written", [end["draw"] for end in ends])
 
 
+@rule_maker("positions_count")
+def _positions_count(draft: Draft, group: GroupDraft, arguments: Arguments) -> None:
+    """Draw masks with a position that counts in every row, and make the losses NaN where none does."""
+    assert group.layout is not None
+    layouts = group.layout.arrays
+    for name in sorted({group.node.mask_of(n) or "" for n in layouts} & layouts.keys()):
+        fill: Any = layouts[name].fill
+        drawn, written = group.values[name], group.values[name] != fill
+        always = draft.rng.integers(0, drawn.shape[-1], (*drawn.shape[:-1], 1))
+        masked = (always + 1) % drawn.shape[-1]
+        np.put_along_axis(drawn[..., :1, :], masked[..., :1, :], 0, axis=-1)  # a mask is there because of something
+        np.put_along_axis(drawn, always, 1, axis=-1)
+        group.set(name, np.where(written, drawn, fill))
+    mask_values(group)
+
+
+def mask_values(group: GroupDraft) -> None:
+    """Make every value NaN that its mask does not count, and a number that it does."""
+    layouts = {} if group.layout is None else group.layout.arrays
+    for name, layout in layouts.items():
+        mask = layouts.get(group.node.mask_of(name) or "")
+        if mask is not None and set(mask.dims) <= set(layout.dims):
+            wide = tuple(n if d in mask.dims else 1 for d, n in zip(layout.dims, layout.shape, strict=True))
+            counts, values = group.values[mask.name].reshape(wide) == 1, group.values[name]
+            own = np.fmax.reduce(values, axis=-1, keepdims=True)  # NaN in a row that was never written
+            group.set(name, np.where(counts, np.where(np.isnan(values), own, values), np.nan))
+
+
 # ---- study ---------------------------------------------------------------------------------------------------------
 
 
@@ -104,6 +132,9 @@ def _has_full(draft: Draft, group: GroupDraft, arguments: Arguments) -> None:
     draft.members["restriction"].setdefault("full", {})
     listed = list(dict.fromkeys([*dig(group.attributes, "metadata.config.restrictions", []), "full"]))
     put(group.attributes, "metadata.config.restrictions", [n for n in listed if n in draft.members["restriction"]])
+
+
+_PER_CHAIN = ("mask_sampling", "mask_sampling_micro")
 
 
 @rule_maker("study_members_agree")
@@ -118,8 +149,9 @@ def _members_agree(draft: Draft, group: GroupDraft, arguments: Arguments) -> Non
         own = {k: v for k, v in other.attributes["metadata"].items() if k == "run"}
         other.attributes = {**first.attributes, "metadata": {**first.attributes["metadata"], **own}}
         for name in other.names:
-            if name.startswith(("input_ids_", "row_", "init_loss_", "n_beta")):
+            if name.startswith(("input_ids_", "row_", "init_loss_", "mask_", "n_beta")) and name not in _PER_CHAIN:
                 other.values[name] = first.values[name].copy()
+        mask_values(other)
 
 
 def _checkpoints_agree(draft: Draft) -> None:
