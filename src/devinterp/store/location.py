@@ -18,7 +18,7 @@ from zarr.storage import FsspecStore, LocalStore, MemoryStore, StorePath, Wrappe
 
 from devinterp.errors import StoreError
 from devinterp.schema.reading.keys import DOCUMENT, join_key
-from devinterp.schema.reading.target import open_url, resolve_target
+from devinterp.schema.reading.target import check_archive, open_url, protocols, resolve_target
 from devinterp.store.filesystem import sync_files
 
 __all__ = ["Location", "StoreLike", "locate"]
@@ -122,7 +122,7 @@ class Location:
     @property
     def in_memory(self) -> bool:
         """Whether it is this process's own memory, so that no other process can reach it."""
-        return isinstance(self.store, MemoryStore) or "memory" in _protocols(self.store)
+        return isinstance(self.store, MemoryStore) or "memory" in protocols(getattr(self.store, "fs", None))
 
     def read_only(self) -> Location:
         """Return the same location, opened for reading."""
@@ -176,6 +176,7 @@ def locate(target: StoreLike, *, mode: str = "r", storage_options: dict[str, Any
     if found.is_archive:
         if not read_only:
             raise _not_rewritable(str(path))
+        check_archive(path)
         archive = sync(ZipStore.open(path, mode="r"))  # a closed one cannot be read
         return Location(archive, str(path), None, str(path))
     return Location(LocalStore(path, read_only=read_only), str(path), path, str(path))
@@ -186,7 +187,7 @@ def _of_object(store: Store, *, read_only: bool) -> Location:
         raise StoreError(f"The store {store} is read-only.", remedy="Open it for writing.")
     if not read_only and not (store.supports_writes and store.supports_deletes):
         raise _not_rewritable(str(store))
-    if isinstance(store, FsspecStore) and {"file", "local"} & _protocols(store):
+    if isinstance(store, FsspecStore) and {"file", "local"} & protocols(store.fs):
         store = LocalStore(store.path, read_only=read_only)  # fsspec's own way to a disk tears files when killed
     folder = Path(store.root) if isinstance(store, LocalStore) else None
     return Location(store, str(store), folder, str(folder) if folder is not None else None)
@@ -266,13 +267,6 @@ class GroupStore(WrapperStore[Store]):
     async def list_dir(self, prefix: str) -> AsyncIterator[str]:
         async for name in self._store.list_dir(join_key(self._path, prefix)):
             yield name
-
-
-def _protocols(store: Store) -> set[str]:
-    """Return the names of the fsspec implementation behind a store, none where there is none."""
-    filesystem = getattr(store, "fs", None)
-    names = getattr(getattr(filesystem, "sync_fs", filesystem), "protocol", ())  # zarr wraps what is not asynchronous
-    return {names} if isinstance(names, str) else set(names)
 
 
 def _not_rewritable(name: str) -> StoreError:

@@ -127,12 +127,13 @@ def test_consolidated_metadata_are_those_of_the_nodes(gathered: Path) -> None:
     shutil.copytree(gathered / "n_beta", gathered / "n_gamma")
     (gathered / "n_beta/zarr.json").unlink()
     os.mkfifo(gathered / "n_beta/zarr.json")
-    assert found(gathered) == [("DI010", f"/{n}") for n in ("init_loss", "n_beta", "n_gamma", "row_code", "row_math")]
+    stale = [("DI010", f"/{n}") for n in ("n_beta", "n_gamma", "row_code", "row_math")]
+    assert found(gathered) == [*stale, ("DI258", "/init_loss")]
     messages = {p: f.message for f in validate(gathered, level="completeness").findings for p in f.paths}
     assert "missing" in messages["/row_math"]
     assert "cannot be read" in messages["/n_beta"]
     assert "otherwise" in messages["/row_code"]
-    assert "otherwise" in messages["/init_loss"]
+    assert "not valid JSON" in messages["/init_loss"]
     assert "not among" in messages["/n_gamma"]
 
 
@@ -240,3 +241,35 @@ def test_zeros_are_found_in_their_order() -> None:
         present = bytearray(rng.integers(0, 2, 50).astype(np.uint8).tobytes())
         assert list(completeness._zeros(present)) == [i for i, p in enumerate(present) if not p]
     assert list(completeness._zeros(bytearray(3))) == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("array", "right", "wrong"),
+    [
+        ("n_beta", "c", "0"),
+        ("row_code", "c/0", "0"),
+        ("row_code", "c/0", "c.0"),
+        ("sampling_loss", "c/1/0/0/0", "1.0.0.0"),
+    ],
+)
+def test_a_chunk_under_the_key_of_another_encoding_is_one_finding_whose_remedy_helps(
+    store_of: StoreOf, array: str, right: str, wrong: str
+) -> None:
+    store = store_of("samples")
+    (store / array / right).rename(store / array / f"{wrong}.moved")  # "c" may be a folder of that name's chunks
+    (store / array / f"{wrong}.moved").rename(store / array / wrong)
+    (finding,) = validate(store, level="completeness").errors
+    assert (finding.code, finding.path, finding.expected) == ("DI502", f"/{array}/{wrong}", right)
+    _, _, line = finding.remedy.partition(": ")
+    _, source, target = line.partition(",")[0].split()
+    (store / array / source).rename(store / array / target)
+    assert validate(store).ok
+
+
+@pytest.mark.filterwarnings("ignore:Consolidated metadata is currently not part")
+def test_what_keeps_a_nodes_own_document_from_being_read_is_said(store_of: StoreOf) -> None:
+    store = store_of("samples")
+    path = store / "init_loss/zarr.json"
+    zarr.consolidate_metadata(store)
+    path.write_text(path.read_text().replace('"NaN"', "NaN"))
+    assert found(store) == [("DI258", "/init_loss")]

@@ -24,8 +24,8 @@ from devinterp.schema.reading.access import (
     open_access,
     read_many,
     safe_key,
-    zip_entries,
 )
+from devinterp.schema.reading.target import zip_entries
 
 CONTENT = {"zarr.json": b"{}", "b/zarr.json": b"[]", "b/c/0/1": b"12345678", "b/c/0/10": b"", "a": b"x"}
 

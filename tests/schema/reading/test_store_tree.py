@@ -210,3 +210,12 @@ def test_stores_in_a_folder_that_is_none_are_named() -> None:
     (finding,) = findings.findings()
     assert str(finding.found).startswith("none, but in this folder: run00, run01, ")
     assert str(finding.found).endswith(", run18")  # the first twenty names, one of which is not a store
+
+
+@pytest.mark.parametrize("empty", [{}, None])
+def test_consolidated_metadata_in_which_nothing_is_are_none(empty: Any) -> None:
+    documents = {**NODES, "zarr.json": {**GROUP, "consolidated_metadata": {"kind": "inline", "metadata": empty}}}
+    tree, found = read(documents)
+    assert shape(tree) == TREE
+    assert found == (set() if empty is None else {("DI010", "/")})  # xarray believes it, and shows an empty tree
+    assert read({"zarr.json": documents["zarr.json"]})[1] == set()  # where nothing is, they are right

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -256,3 +257,21 @@ def test_runs_of_other_rows_are_one_error() -> None:
     made = xr.concat(parts, dim="chain", data_vars="all")
     with pytest.raises(ProvenanceError, match="differ in 'input_ids_code'"):
         compute_bif(made)
+
+
+OLD = {"data_vars": "all", "coords": "different", "compat": "equals", "join": "outer"}  # the defaults until 2025
+NEW = {"data_vars": None, "coords": "minimal", "compat": "override", "join": "exact"}
+
+
+@pytest.mark.parametrize("defaults", [OLD, NEW], ids=["old", "new"])
+@pytest.mark.parametrize("engine", ["zarr", "devinterp"])
+def test_chains_of_several_stores_are_opened_as_one_run(tmp_path: Path, engine: str, defaults: dict[str, Any]) -> None:
+    pytest.importorskip("dask", reason="dask is missing")
+    whole = make_run().to_dataset()
+    paths = [tmp_path / f"{number}.zarr" for number in range(2)]
+    for path, chains in zip(paths, ([0], [1, 2]), strict=True):
+        to_store(xr.DataTree(whole.isel(chain=chains)), path)
+    options: dict[str, Any] = {"level": None} if engine == "devinterp" else {"consolidated": False}
+    made = xr.open_mfdataset(paths, engine=engine, combine="nested", concat_dim="chain", **options, **defaults)
+    for ours, theirs in ((compute_llc(made), compute_llc(whole)), (compute_bif(made), compute_bif(whole))):
+        xr.testing.assert_allclose(ours, theirs)

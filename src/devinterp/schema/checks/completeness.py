@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +29,7 @@ from devinterp.schema.reading.keys import (
     place,
 )
 from devinterp.schema.reading.nodes import join
+from devinterp.schema.reading.parse_json import parse_document
 from devinterp.schema.rules.context import Context, written_rows
 from devinterp.schema.rules.registry import holds_where_filled
 
@@ -44,6 +46,8 @@ if TYPE_CHECKING:
 
 __all__ = ["check_completeness"]
 
+# Names that chunks have under some encoding of Zarr.
+_CHUNK_LIKE = re.compile(r"(c[./])?\d+([./]\d+)*|c", re.ASCII)
 # Up to so many absent chunks of an array are looked at each for itself.
 _ONE_BY_ONE = 10_000
 
@@ -75,16 +79,10 @@ def _compare_consolidated(access: Access, gathered: Mapping[str, Any], limits: L
             findings.add(RuleCode.STALE_CONSOLIDATED, f"/{key}", "The node's own document is missing.")
         elif isinstance(raw, StoreError):
             findings.add(RuleCode.STALE_CONSOLIDATED, f"/{key}", "The node's own document cannot be read.")
-        elif _plain(_parsed(raw, limits)) != _plain(gathered[key]):
-            findings.add(RuleCode.STALE_CONSOLIDATED, f"/{key}", "The node's own document says otherwise.")
-
-
-def _parsed(raw: bytes, limits: Limits) -> Any:
-    from devinterp.schema.findings.report import Collector
-    from devinterp.schema.reading.parse_json import parse_document
-
-    # What is wrong with the document is said where documents are read; here it is only another one.
-    return parse_document(raw, "/", limits, Collector())
+        else:
+            own = parse_document(raw, f"/{key}", limits, findings)  # which says what keeps it from being read
+            if own is not None and _plain(own) != _plain(gathered[key]):
+                findings.add(RuleCode.STALE_CONSOLIDATED, f"/{key}", "The node's own document says otherwise.")
 
 
 def _plain(document: Any) -> str:
@@ -164,8 +162,9 @@ class _Chunks:
             )
             return
         present = bytearray(total)
+        strays: set[str] = set()
         try:
-            self._list(array, grid, present)
+            strays = self._list(array, grid, present)
         except UnlistableError as error:
             self.findings.skip(array.path, "leftovers and stray objects", error.problem)
             self._ask(array, grid, present)
@@ -173,6 +172,11 @@ class _Chunks:
         if self.omitted and total and self._fill_is_legal(array, spec, (0,) * len(grid)):
             self.values.omittable.add(array.path)
         missing = present.count(0)
+        misplaced: set[tuple[int, ...]] = set()
+        if strays and missing <= _ONE_BY_ONE:
+            misplaced = self._report_misplaced(array, [place(n, grid) for n in _zeros(present)], strays)
+        for name in sorted(strays):
+            self._report_stray(f"{array.path}/{name}")
         if missing and (missing == total or missing > _ONE_BY_ONE):
             self.values.left_out[array.path] = f"{missing} of its {total} chunks are not there"
         if missing > _ONE_BY_ONE:
@@ -180,11 +184,16 @@ class _Chunks:
             self._report_missing(array, spec, place(present.find(0), grid), missing)
         elif missing:
             for number in _zeros(present):
-                self._report_missing(array, spec, place(number, grid))
+                if place(number, grid) not in misplaced:
+                    self._report_missing(array, spec, place(number, grid))
 
-    def _list(self, array: ArrayNode, grid: tuple[int, ...], present: bytearray) -> None:
-        """Mark the chunks that are listed; what else is listed becomes a finding."""
+    def _list(self, array: ArrayNode, grid: tuple[int, ...], present: bytearray) -> set[str]:
+        """Mark the chunks that are listed; what else is listed becomes a finding, or is returned if it may be a chunk.
+
+        Of those that may be chunks under another array's keys, no more are returned than are looked at one by one.
+        """
         assert array.storage is not None
+        strays: set[str] = set()
         chunk_keys = array.storage.keys
         for entry in self.access.keys(array.path.strip("/")):
             path = f"{array.path}/{entry.name}"
@@ -199,8 +208,37 @@ class _Chunks:
                 self.findings.add(RuleCode.LEFTOVER, path, "A temporary file of a killed writer.")
             elif is_unseen(entry.name):
                 self.findings.add(RuleCode.STRAY_CHUNK, path, "A file that no reader sees.", severity="warning")
+            elif len(strays) < _ONE_BY_ONE and _CHUNK_LIKE.fullmatch(entry.name):
+                strays.add(entry.name)
             elif entry.name != DOCUMENT:
-                self.findings.add(RuleCode.STRAY_CHUNK, path, "The object is not a chunk of its array.")
+                self._report_stray(path)
+        return strays
+
+    def _report_stray(self, path: str) -> None:
+        self.findings.add(RuleCode.STRAY_CHUNK, path, "The object is not a chunk of its array.")
+
+    def _report_misplaced(
+        self, array: ArrayNode, missing: list[tuple[int, ...]], strays: set[str]
+    ) -> set[tuple[int, ...]]:
+        """Say which strays are missing chunks under the keys of another encoding, and return where those belong."""
+        assert array.storage is not None
+        keys = array.storage.keys
+        pairs = [(index, name) for index in missing for name in keys.elsewhere(index) if name in strays]
+        strays.difference_update(name for _, name in pairs)
+        if pairs:
+            index, name = pairs[0]
+            right = keys.name(index)
+            self.findings.add(
+                RuleCode.STRAY_CHUNK,
+                join(array.path, name),
+                "The chunk lies at a key that its array's metadata do not have.",
+                expected=right,
+                found=name,
+                remedy=f"Give it the name that readers look for: mv {name} {right}, in the folder of {array.path}"
+                f"{', and the others likewise' if len(pairs) > 1 else ''}.",
+                times=len(pairs),
+            )
+        return {index for index, _ in pairs}
 
     def _ask(self, array: ArrayNode, grid: tuple[int, ...], present: bytearray) -> None:
         """Mark the chunks of a store that cannot be listed: each is asked for."""

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 import math
-import struct
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from devinterp.schema.findings.codes import RuleCode
 from devinterp.schema.findings.report import Collector
 from devinterp.schema.model.layout import chunk_shape
-from devinterp.schema.reading.array_metadata import fill_number, inner_codecs
+from devinterp.schema.reading.array_metadata import fill_attribute, fill_number, inner_codecs
 from devinterp.schema.reading.keys import ChunkKeys
 
 if TYPE_CHECKING:
@@ -23,7 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["check_storage"]
 
 # xarray changes values on reading where it meets one of these.
-_DECODED = ("scale_factor", "add_offset", "missing_value", "_Unsigned")
+_DECODED = ("scale_factor", "add_offset", "missing_value", "_Unsigned", "dtype")
 
 
 def check_storage(bound: Bound, name: str, array: ArrayNode, spec: VariableSpec, findings: Collector) -> None:
@@ -61,19 +58,8 @@ def _check_fill(
 
 
 def _check_decoding(array: ArrayNode, findings: Collector) -> None:
-    marker = array.attrs.get("_FillValue")
-    if marker is not None and array.dtype.startswith(("int", "uint")):
-        findings.add(
-            RuleCode.INTEGER_FILL_ATTRIBUTE, array.path, "An integer array has the attribute _FillValue.", found=marker
-        )
-    elif marker is not None and array.dtype.startswith("float") and not _is_nan(marker):
-        findings.add(
-            RuleCode.FILL_VALUE,
-            array.path,
-            "The attribute _FillValue makes xarray read a number as missing.",
-            expected="NaN",
-            found=repr(marker),
-        )
+    if "_FillValue" in array.attrs:
+        _check_marker(array, array.attrs["_FillValue"], findings)
     for name in _DECODED:
         if name in array.attrs:
             findings.add(
@@ -81,6 +67,25 @@ def _check_decoding(array: ArrayNode, findings: Collector) -> None:
                 array.path,
                 f"The attribute {name} makes xarray change the values on reading.",
                 found=repr(array.attrs[name]),
+            )
+
+
+def _check_marker(array: ArrayNode, marker: Any, findings: Collector) -> None:
+    if array.dtype.startswith(("int", "uint")):
+        findings.add(
+            RuleCode.INTEGER_FILL_ATTRIBUTE, array.path, "An integer array has the attribute _FillValue.", found=marker
+        )
+    elif array.dtype.startswith("float"):
+        number = fill_attribute(marker)
+        if number is None or not math.isnan(number):
+            findings.add(
+                RuleCode.FILL_VALUE,
+                array.path,
+                "xarray does not read the attribute _FillValue."
+                if number is None
+                else "The attribute _FillValue makes xarray read a number as missing.",
+                expected="none, or NaN as xarray writes it: 'AAAAAAAA+H8='",
+                found=repr(marker),
             )
 
 
@@ -154,20 +159,6 @@ def _same(found: Any, declared: float | int | str | bool | None, dtype: str) -> 
     if number is None or declared is None or (isinstance(found, bool) and dtype != "bool"):
         return False
     return number == declared or (math.isnan(number) and isinstance(declared, float) and math.isnan(declared))
-
-
-def _is_nan(marker: Any) -> bool:
-    if isinstance(marker, float):
-        return math.isnan(marker)
-    if not isinstance(marker, str):
-        return False
-    if marker == "NaN":
-        return True
-    try:
-        raw = base64.standard_b64decode(marker)
-    except (binascii.Error, ValueError):
-        return False
-    return len(raw) in (4, 8) and math.isnan(struct.unpack("<f" if len(raw) == 4 else "<d", raw)[0])
 
 
 def _sizes(dims: Sequence[str], sizes: Sequence[int]) -> str:

@@ -7,15 +7,13 @@ from __future__ import annotations
 
 import asyncio
 import os
-import re
 import stat
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from devinterp.errors import StoreError
 from devinterp.schema.reading.keys import DOCUMENT, document_key, join_key
-from devinterp.schema.reading.target import Target, open_url, resolve_target
+from devinterp.schema.reading.target import Target, check_archive, open_url, resolve_target
 
 if TYPE_CHECKING:
     from zarr.abc.store import Store
@@ -347,35 +345,12 @@ def _open_path(target: Target, memory: int) -> Access:
             raise StoreError(
                 f"{path} is a file, and not a ZIP archive.", expected="the folder of a store, or an archive"
             )
-        entries, most = zip_entries(path), memory // 1024
-        if entries > most:
-            raise StoreError(
-                f"{path} says that it holds {entries} objects.", expected=f"at most {most} within the memory limit"
-            )
         from zarr.storage import ZipStore
+
+        check_archive(path, memory)
 
         return ZarrAccess(ZipStore(path, mode="r"), str(path))
     return LocalAccess(path)
-
-
-def zip_entries(path: Path) -> int:
-    """Return how many objects a ZIP archive has room to list: reading the list takes half a kilobyte for each.
-
-    Taken from the size of the list (its end stands at the archive's end), since the stated number need not be true.
-    """
-    size = path.stat().st_size
-    with open(path, "rb") as file:
-        file.seek(max(0, size - 66_000))
-        tail = file.read()
-    # Where the size stands behind the marks of an ordinary archive's end and of a ZIP64 one. Readers differ about which
-    # mark counts where there are several: the largest size is the one to be ready for.
-    sizes = [0]
-    for mark, offset, width in ((b"PK\x05\x06", 12, 4), (b"PK\x06\x06", 40, 8)):
-        for found in re.finditer(re.escape(mark), tail):
-            place = found.start() + offset
-            sizes.append(int.from_bytes(tail[place : place + width], "little"))
-    listed = max(n for n in sizes if n != 0xFFFFFFFF)
-    return min(listed, size) // 47 + 1  # 46 bytes and a name
 
 
 def open_store_object(store: Store, path: str) -> Access:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import binascii
 import math
 import struct
 from collections.abc import Mapping
@@ -14,7 +16,15 @@ from devinterp.schema.reading.keys import ChunkKeys, chunk_grid
 from devinterp.schema.reading.limits import Limits
 from devinterp.schema.reading.nodes import ArrayNode, CodecNode, StorageNode
 
-__all__ = ["NUMERIC", "SAFE_CODECS", "ArrayDocuments", "fill_number", "inner_codecs", "read_array_document"]
+__all__ = [
+    "NUMERIC",
+    "SAFE_CODECS",
+    "ArrayDocuments",
+    "fill_attribute",
+    "fill_number",
+    "inner_codecs",
+    "read_array_document",
+]
 
 NUMERIC = frozenset(
     {"bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "float16", "float32", "float64"}
@@ -226,6 +236,18 @@ def inner_codecs(configuration: Mapping[str, Any]) -> list[CodecNode]:
         CodecNode(c, {}) if isinstance(c, str) else CodecNode(c["name"], c.get("configuration", {}))
         for c in configuration["codecs"]
     ]
+
+
+def fill_attribute(marker: Any) -> float | None:
+    """Return the number that an attribute ``_FillValue`` of a float array stands for; None where xarray reads none.
+
+    xarray reads and writes one spelling of it in Zarr v3, and opens no store that has another: a double in base64.
+    """
+    try:
+        raw = base64.b64decode(marker, validate=True) if isinstance(marker, str) else b""
+    except (binascii.Error, ValueError):
+        return None
+    return float(struct.unpack("<d", raw)[0]) if len(raw) == 8 else None
 
 
 def fill_number(value: Any) -> float | int | None:

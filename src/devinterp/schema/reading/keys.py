@@ -109,6 +109,11 @@ class ChunkKeys:
             return self.separator.join(["c", *parts])
         return self.separator.join(parts) or "0"
 
+    def elsewhere(self, index: tuple[int, ...]) -> list[str]:
+        """Return the names that the same chunk has under the encodings and separators that are not this one."""
+        others = (ChunkKeys(encoding, separator) for encoding in ("default", "v2") for separator in "/.")
+        return list(dict.fromkeys(name for keys in others if (name := keys.name(index)) != self.name(index)))
+
     def index(self, name: str, grid: tuple[int, ...]) -> tuple[int, ...] | None:
         """Return the place in the grid of the chunk that lies at ``name``, or None where that is not a chunk's."""
         number = self.number(name, grid)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from devinterp.errors import StoreError
+from devinterp.plain_json import dig
 from devinterp.schema.findings.codes import RuleCode
 from devinterp.schema.findings.report import Collector
 from devinterp.schema.reading.access import Access, EscapeError, TooLargeError, UnlistableError, read_many, safe_key
@@ -15,7 +16,7 @@ from devinterp.schema.reading.limits import Limits
 from devinterp.schema.reading.nodes import GroupNode, join
 from devinterp.schema.reading.parse_json import parse_document, parsed_size
 
-__all__ = ["StoreTree", "read_store"]
+__all__ = ["StoreTree", "gathered_documents", "read_store"]
 
 _GROUP_MEMBERS = frozenset({"zarr_format", "node_type", "attributes", "consolidated_metadata"})
 
@@ -25,6 +26,15 @@ class StoreTree:
 
     def __init__(self, root: GroupNode, consolidated: Mapping[str, Any] | None) -> None:
         self.root, self.consolidated = root, consolidated
+
+
+def gathered_documents(root: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """Return the consolidated metadata of a root's document; None where there are none, or nothing is in them.
+
+    Empty ones were written before anything else was: what the store holds, they do not say.
+    """
+    found = dig(root, "consolidated_metadata.metadata")
+    return found if isinstance(found, Mapping) and found else None
 
 
 def read_store(access: Access, limits: Limits, findings: Collector, consolidated: bool | None) -> StoreTree | None:
@@ -39,14 +49,13 @@ def read_store(access: Access, limits: Limits, findings: Collector, consolidated
     if document is None:
         return None
     root = _group(document, "/", findings)
-    gathered = document.get("consolidated_metadata")
-    metadata = gathered.get("metadata") if isinstance(gathered, Mapping) else None
-    if consolidated and not isinstance(metadata, Mapping):
+    metadata = gathered_documents(document)
+    if consolidated and metadata is None:
         findings.add(
             RuleCode.STALE_CONSOLIDATED, "/", "There are no consolidated metadata.", remedy="Leave consolidated unset."
         )
     reader = _Reader(access, limits, findings)
-    if consolidated is not False and isinstance(metadata, Mapping):
+    if consolidated is not False and metadata is not None:
         reader.from_consolidated(root, metadata)
         return StoreTree(root, metadata)
     try:
@@ -61,6 +70,14 @@ def read_store(access: Access, limits: Limits, findings: Collector, consolidated
         return None
     except StoreError as error:
         findings.add(RuleCode.UNREADABLE, "/", error.problem)
+    if dig(document, "consolidated_metadata.metadata") == {} and (root.arrays or root.groups or root.broken):
+        # xarray believes them, and shows an empty tree.
+        findings.add(
+            RuleCode.STALE_CONSOLIDATED,
+            "/",
+            "The consolidated metadata are empty, and the store is not.",
+            level="structure",
+        )
     return StoreTree(root, None)
 
 

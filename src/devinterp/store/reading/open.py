@@ -17,9 +17,9 @@ from devinterp.errors import (
     StoreError,
     StoreNotFoundError,
 )
-from devinterp.plain_json import dig
 from devinterp.schema.checks.completion import has_completed
 from devinterp.schema.findings.codes import RuleCode
+from devinterp.schema.reading.store_tree import gathered_documents
 from devinterp.store.location import Location, StoreLike, locate
 from devinterp.store.reading.fast_open import open_many_groups
 from devinterp.store.reading.path_state import read_group
@@ -133,7 +133,7 @@ def open_tree(location: Location, *, consolidated: bool | None = None, chunks: A
     """Open without validating; warn of failed chains in a completed store."""
     document = root_document(location)
     if consolidated is None:
-        consolidated = isinstance(dig(document, "consolidated_metadata.metadata"), Mapping)  # null is none
+        consolidated = gathered_documents(document) is not None
     try:
         tree = open_many_groups(location, document) if consolidated and chunks is None else None
         if tree is None:

@@ -10,6 +10,7 @@ from devinterp.errors import StoreError
 from devinterp.plain_json import dig
 from devinterp.schema.checks.completion import has_completed
 from devinterp.schema.reading.keys import DOCUMENT, ChunkKeys, join_key
+from devinterp.schema.reading.store_tree import gathered_documents
 from devinterp.steps import StepLayout
 from devinterp.store.location import Location
 from devinterp.store.lock import live_holder
@@ -169,9 +170,9 @@ def _samples_groups(
         return
     if depth == _MOST_DEPTH:
         return
-    below = dig(document, "consolidated_metadata.metadata") if not path else None
+    below = gathered_documents(document) if not path else None
     names: list[str]
-    if isinstance(below, Mapping):
+    if below is not None:
         names = [key for key, child in below.items() if "/" not in key and child.get("node_type") == "group"]
     else:
         names = [n for n in location.list_dir(path.strip("/")) if not n.startswith(".") and n != DOCUMENT]
@@ -179,10 +180,10 @@ def _samples_groups(
     listed = dig(config, "restrictions") or dig(config, "cells")
     order = [str(n) for n in listed] if isinstance(listed, list) else []
     for name in [*(n for n in order if n in names), *(n for n in names if n not in order)]:
-        child = below.get(name) if isinstance(below, Mapping) else read_group(location, f"{path}/{name}")
+        child = below.get(name) if below is not None else read_group(location, f"{path}/{name}")
         if not isinstance(child, Mapping) or child.get("node_type") != "group":
             continue
-        if isinstance(below, Mapping):
+        if below is not None:
             prefix = f"{name}/"
             inner = {k.removeprefix(prefix): v for k, v in below.items() if k.startswith(prefix)}
             child = {**child, "consolidated_metadata": {"metadata": inner}}

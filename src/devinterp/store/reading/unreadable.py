@@ -10,8 +10,9 @@ import zarr
 from zarr.core.metadata.v3 import ArrayV3Metadata
 
 from devinterp.errors import StoreError
-from devinterp.plain_json import dig
+from devinterp.schema.reading.array_metadata import fill_attribute
 from devinterp.schema.reading.keys import documented_node
+from devinterp.schema.reading.store_tree import gathered_documents
 from devinterp.store.location import Location
 
 __all__ = ["refuse_unreadable", "why_unreadable"]
@@ -26,6 +27,11 @@ def why_unreadable(document: Mapping[str, Any]) -> str | None:
         ArrayV3Metadata.from_dict(dict(document))
     except Exception as error:  # whatever zarr raises at a document that it does not understand
         return next(_short_forms(document), f"its metadata ({type(error).__name__}: {error})")
+    attributes, dtype = document.get("attributes"), document.get("data_type")
+    if isinstance(attributes, Mapping) and "_FillValue" in attributes and str(dtype).startswith("float"):
+        marker = attributes["_FillValue"]
+        if fill_attribute(marker) is None:
+            return f"its attribute _FillValue, {json.dumps(marker)}, which xarray does not decode and is to be removed"
     return None
 
 
@@ -68,9 +74,9 @@ def refuse_unreadable(location: Location, root: Mapping[str, Any], consolidated:
         why = why_unreadable(document)
         if why is not None:
             raise StoreError(
-                f"The installed zarr-python ({zarr.__version__}) cannot read the array {path!r} of {location.name}: "
-                f"{why}.",
-                remedy=f"Spell it so in {path}/zarr.json, and in the root's zarr.json where metadata are consolidated.",
+                f"The installed xarray and zarr-python ({zarr.__version__}) cannot read the array {path!r} of "
+                f"{location.name}: {why}.",
+                remedy=f"Mend it in {path}/zarr.json, and in the root's zarr.json where metadata are consolidated.",
             ) from error
 
 
@@ -78,8 +84,8 @@ def _arrays(
     location: Location, root: Mapping[str, Any], consolidated: bool | None
 ) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """Yield path and document of every array, as they were read in opening."""
-    gathered = dig(root, "consolidated_metadata.metadata") if consolidated else None
-    if isinstance(gathered, Mapping):
+    gathered = gathered_documents(root) if consolidated else None
+    if gathered is not None:
         yield from ((p, d) for p, d in gathered.items() if isinstance(d, Mapping) and d.get("node_type") == "array")
         return
     try:

@@ -179,6 +179,7 @@ class StoredArray:
         """
         key, region = self.key(index), self.region(index)
         if key not in listed and not self._location.exists(key):  # a listing may be cut short, or forbidden
+            self._refuse_misplaced(index, listed)
             shape = tuple(part.stop - part.start for part in region)
             fill = np.asarray(self.array.fill_value, self.array.dtype)
             return None if holds_where_filled(self.spec.checks, fill, shape, attributes) else "missing"
@@ -195,6 +196,16 @@ class StoredArray:
                 ) from error
             return f"unreadable ({type(error).__name__})"
         return None
+
+    def _refuse_misplaced(self, index: tuple[int, ...], listed: set[str]) -> None:
+        for name in self.keys.elsewhere(index):
+            if (found := join_key(self.path, name)) in listed:
+                raise StoreError(
+                    f"A chunk of {self.path} in {self._location.name} is not lost: it lies at another key.",
+                    expected=self.key(index),
+                    found=found,
+                    remedy="Give it the name that readers look for, then repair what is left.",
+                )
 
     def _bytes(self, key: str) -> bytes | None:
         try:
