@@ -15,7 +15,8 @@ from devinterp.testing import make_store
 
 
 @pytest.mark.parametrize(
-    ("kind", "marker"), [("samples", "NaN"), ("samples", "AADAfw=="), ("samples", 0.0), ("samples", None), ("study", [1])]
+    ("kind", "marker"),
+    [("samples", "NaN"), ("samples", "AADAfw=="), ("samples", 0.0), ("samples", None), ("study", [1])],
 )
 def test_a_marker_of_missing_numbers_that_xarray_does_not_decode(tmp_path: Path, kind: str, marker: Any) -> None:
     store = Path(make_store(tmp_path / "s.zarr", kind, consolidated=False))
