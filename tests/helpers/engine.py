@@ -15,7 +15,7 @@ from devinterp.slt.sampling.engine.losses import PerTokenLoss
 from devinterp.slt.sampling.inputs.batches import SamplingData
 from devinterp.slt.sampling.inputs.masks import check_masks
 from devinterp.slt.sampling.inputs.observables import build_observables
-from devinterp.slt.sampling.inputs.rows import TokenRows
+from devinterp.slt.sampling.inputs.token_rows import TokenRows
 from devinterp.slt.sampling.settings import SamplerSettings
 
 CPU = torch.device("cpu")
@@ -48,7 +48,7 @@ def run(
 ) -> tuple[ChainResult, MemorySink]:
     """Sample one chain into memory."""
     data = sampling_data(chosen, rows)
-    observed = build_observables(OBSERVABLES if observables is None else observables, chosen, length=data.length)
+    observed = build_observables(OBSERVABLES if observables is None else observables, chosen, positions=data.positions)
     sink = sink or MemorySink()
     result = run_chain(
         model, PerTokenLoss(loss_fn), chosen, data.feed(chain), observed, check_masks(model, masks), sink,

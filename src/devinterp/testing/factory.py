@@ -279,7 +279,7 @@ def _shape(draft: Draft, group: GroupDraft) -> None:
                 dtype="string" if spec.dtype == "text" else spec.dtype,
                 fill=spec.fill,
                 chunks=chunk_shape(spec, concrete, shape),
-                attrs=array_attributes(spec, bound),
+                attrs=array_attributes(spec, bound, draft.parameters),
                 spec=spec,
             )
     arrays = _with_coordinates(arrays)
@@ -323,7 +323,7 @@ def _chosen_dims(draft: Draft, node: NodeSpec) -> dict[str, tuple[str, ...]]:
 def _present(spec: VariableSpec, parameters: Mapping[str, Any], optional: frozenset[str]) -> bool:
     kind = spec.presence.kind
     if kind == "when":
-        return bool(parameters.get(spec.presence.argument or "", False))
+        return bool(spec.presence.holds(parameters))
     return kind == "required" or (
         kind == "optional" and any(name == spec.name or spec.matches(name) is not None for name in optional)
     )

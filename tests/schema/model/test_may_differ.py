@@ -54,6 +54,10 @@ def value_of(entry: Entry, *, other: bool) -> Any:
         return {"code": "b" if other else "a", "math": "m"}
     if entry.path == "provenance.visited":
         return {"count": 9, "rows": "same"}
+    if entry.path == "config.rows_are_tokens":
+        return not other
+    if entry.path == "config.loss_unit":
+        return "bit" if other else "nat"
     return {"told": "b" if other else "a"}
 
 

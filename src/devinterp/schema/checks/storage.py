@@ -25,7 +25,7 @@ _DECODED = ("scale_factor", "add_offset", "missing_value", "_Unsigned", "dtype")
 
 def check_storage(bound: Bound, name: str, array: ArrayNode, spec: VariableSpec, findings: Collector) -> None:
     """Check units, fill, chunks and codecs of one declared array (of a variable in memory: units alone)."""
-    _check_units(array, spec, findings)
+    _check_units(array, spec.units(bound.parameters), findings)
     if array.storage is None:
         return
     storage = bound.schema.storage
@@ -35,10 +35,10 @@ def check_storage(bound: Bound, name: str, array: ArrayNode, spec: VariableSpec,
     _check_codecs(array, array.storage, storage, findings)
 
 
-def _check_units(array: ArrayNode, spec: VariableSpec, findings: Collector) -> None:
+def _check_units(array: ArrayNode, legal: tuple[str, ...], findings: Collector) -> None:
     found = array.attrs.get("units")
-    if found is not None and found not in (spec.unit, *spec.alternative_units):
-        expected = " or ".join(repr(u) for u in (spec.unit, *spec.alternative_units))
+    if found is not None and found not in legal:
+        expected = " or ".join(map(repr, legal))
         findings.add(RuleCode.UNIT, array.path, "The unit is wrong.", expected=expected, found=repr(found))
 
 

@@ -156,8 +156,11 @@ def _check_names(schema: Schema) -> None:
             if variable.mask is not None and variable.mask not in node.variables:
                 problems.append(f"{variable.name} is masked by {variable.mask!r}")
             presence = variable.presence
-            if presence.kind == "when" and presence.argument not in schema.parameters:
-                problems.append(f"{variable.name} depends on the parameter {presence.argument!r}")
+            problems += [
+                f"{variable.name} depends on the parameter {p!r}"
+                for p in presence.parameters
+                if p not in schema.parameters
+            ]
         problems += [f"{node.path} uses the family {f!r}" for f in node.placeholders if f not in schema.families]
     if problems:
         raise SchemaError(

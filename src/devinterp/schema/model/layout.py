@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from devinterp.errors import SchemaError
+from devinterp.schema.model.frozen import FrozenMapping
 from devinterp.schema.model.spec import ArrayLayout, GroupLayout, NodeSpec, VariableSpec
 
 __all__ = ["array_attributes", "chunk_shape", "dimension_sizes", "resolve_node"]
@@ -42,7 +43,7 @@ def resolve_node(
                 dtype=spec.dtype,
                 fill=spec.fill,
                 chunks=chunk_shape(spec, dims, shape),
-                attrs=array_attributes(spec, bound),
+                attrs=array_attributes(spec, bound, values),
                 spec=spec,
             )
     masked = {node.mask_of(name) for name in arrays}
@@ -52,9 +53,9 @@ def resolve_node(
 
 
 def _included(spec: VariableSpec, name: str, values: Mapping[str, Any], optional: frozenset[str]) -> bool:
-    kind, argument = spec.presence.kind, spec.presence.argument
+    kind = spec.presence.kind
     if kind == "when":
-        return bool(values.get(argument or "", False))
+        return bool(spec.presence.holds(values))
     return kind == "required" or bool({spec.name, name} & optional)
 
 
@@ -102,9 +103,13 @@ def chunk_shape(spec: VariableSpec, dims: tuple[str, ...], shape: tuple[int, ...
     return tuple(max(1, min(spec.chunks.get(d, n), n)) for d, n in zip(dims, shape, strict=True))
 
 
-def array_attributes(spec: VariableSpec, bound: Mapping[str, str]) -> dict[str, Any]:
-    """The attributes written beside an array: its meaning and its unit."""
+def array_attributes(
+    spec: VariableSpec, bound: Mapping[str, str], values: Mapping[str, Any] = FrozenMapping({})
+) -> dict[str, Any]:
+    """The attributes written beside an array: its meaning and its unit, by the values of the schema's parameters."""
     doc = spec.doc
     for family, member in bound.items():
         doc = doc.replace(f"{{{family}}}", member)
-    return {"long_name": doc, "units": spec.unit}
+    if values.get("rows_are_tokens") is False:
+        doc = doc.replace("Per-token loss", "Loss").replace("per-token loss", "loss")
+    return {"long_name": doc, "units": spec.units(values)[0]}

@@ -31,6 +31,9 @@ __all__ = [
     "VariableSpec",
 ]
 
+NAT = "nat"
+"""The unit of a loss that is minus a natural logarithm of a probability."""
+
 Level = Literal["structure", "completeness", "values"]
 Severity = Literal["error", "warning", "note"]
 
@@ -103,12 +106,23 @@ class Rule:
 class Presence:
     """When a variable must be there.
 
-    ``required``, ``optional`` or ``forbidden`` as such; ``when`` names a boolean parameter (required where true,
-    forbidden where false); ``with_dimension`` requires the variable exactly where another variable uses that dimension.
+    ``required``, ``optional`` or ``forbidden`` as such; ``when`` names a boolean parameter, or several joined by
+    ``and`` (required where all are true, forbidden where one is false); ``with_dimension`` requires the variable
+    exactly where another variable uses that dimension.
     """
 
     kind: Literal["required", "optional", "forbidden", "when", "with_dimension"] = "required"
     argument: str | None = None
+
+    @property
+    def parameters(self) -> tuple[str, ...]:
+        """The boolean parameters that ``when`` names."""
+        return tuple((self.argument or "").split(" and ")) if self.kind == "when" else ()
+
+    def holds(self, values: Mapping[str, Any]) -> bool | None:
+        """Whether all parameters that ``when`` names are true; None where one is not known and none is false."""
+        found = [values.get(name) for name in self.parameters]
+        return None if None in found and all(v is None or v for v in found) else all(found)
 
 
 @dataclass(frozen=True)
@@ -158,6 +172,11 @@ class VariableSpec:
     def placeholders(self) -> tuple[str, ...]:
         """Families in the name."""
         return tuple(re.findall(r"\{(\w+)\}", self.name))
+
+    def units(self, values: Mapping[str, Any]) -> tuple[str, ...]:
+        """Return the legal units, the documented one first, where losses are in the parameter ``loss_unit``."""
+        given = str(values.get("loss_unit", NAT))
+        return tuple(_in_unit(unit, given) for unit in (self.unit, *self.alternative_units))
 
     def matches(self, name: str) -> dict[str, str] | None:
         """Return the placeholder values for which ``name`` is this variable's, or None."""
@@ -335,6 +354,15 @@ class SchemaSpec:
             if bound is not None:
                 return node, bound
         return None
+
+
+def _in_unit(unit: str, loss: str) -> str:
+    """Return a unit that is written for losses in nat for losses in another."""
+    if loss == NAT or NAT not in unit.split("^"):
+        return unit
+    if loss == "1":
+        return "1"
+    return unit.replace(NAT, loss if loss.isalnum() else f"({loss})") if "^" in unit else loss
 
 
 def legal_dims(spec: VariableSpec, placeholders: Mapping[str, str]) -> list[tuple[str, ...]]:

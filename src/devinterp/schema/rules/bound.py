@@ -75,7 +75,7 @@ class Bound:
         """``required``, ``optional`` or ``forbidden``, as the settings have it."""
         kind, argument = spec.presence.kind, spec.presence.argument
         if kind == "when":
-            value = self.parameters.get(argument or "")
+            value = spec.presence.holds(self.parameters)
             return "optional" if value is None else ("required" if value else "forbidden")
         if kind == "with_dimension":
             # A variable of its own name would make every stray coordinate required by itself.

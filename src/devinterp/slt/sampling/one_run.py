@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import fields
 from typing import Any
@@ -12,6 +12,7 @@ import xarray as xr
 
 from devinterp.slt.diagnostics.step_bias import warn_of_step
 from devinterp.slt.sampling.engine.losses import LossFn
+from devinterp.slt.sampling.inputs.rows import RowOptions
 from devinterp.slt.sampling.running.coordinator import execute
 from devinterp.slt.sampling.running.options import Execution
 from devinterp.slt.sampling.running.plan import describe, make_plan
@@ -55,6 +56,8 @@ def sample(
     save_metrics: bool = False,
     output_path: StoreLike | None = None,
     loss_fn: LossFn | None = None,
+    row_labels: Mapping[str, Sequence[Any]] | None = None,
+    loss_unit: str = "nat",
     save_step_losses: bool = False,
     mode: str = "train",
     tokenizer: Any = None,
@@ -78,7 +81,9 @@ def sample(
     model : torch.nn.Module
         Returns logits, or an object with ``.logits``; any module will do with `loss_fn`.
     dataset : datasets.Dataset, indexable of ``{"input_ids": ...}``, or 2-D integer array or tensor
-        Sequences of one length, at least 2, that chains sample on.
+        Sequences of one length, at least 2, that chains sample on. With `loss_fn` also any map-style dataset whose
+        rows are no tokens (pairs of image and class, a ``TensorDataset``, a dict of tensors or arrays, a float table):
+        they are read once and collated as ``torch.utils.data.default_collate`` does.
     observables : mapping of str to dataset or (dataset, batches_per_draw)
         Rows are fixed by `obs_seed`, ``batch_size * batches_per_draw`` of each.
     lr : float
@@ -139,7 +144,12 @@ def sample(
     output_path : path, URL or zarr Store, optional
         Where the store goes. None makes a temporary directory.
     loss_fn : callable, optional
-        ``(model, input_ids) -> (batch, token - 1)``, replaces the cross-entropy of the next token.
+        ``(model, input_ids) -> (batch, token - 1)``, replaces the cross-entropy of the next token. Of rows that are no
+        tokens, ``(model, batch) -> (batch,)``, or ``(batch, token_pos)`` where each row has several losses.
+    row_labels : mapping of str to sequence of str, optional
+        What the rows of an observable's dataset are called (class, file name), one for each, by the observable's name.
+    loss_unit : str
+        Unit of what `loss_fn` returns, where it is not minus the logarithm of a probability.
     save_step_losses : bool
         Keep the losses and ids of every micro-batch of every step.
     mode : {"train", "eval"}
@@ -191,10 +201,11 @@ def sample(
     given = locals()  # before there are others: the arguments
     settings = SamplerSettings.build(**{field.name: given[field.name] for field in fields(SamplerSettings)})
     options = Execution(**{field.name: given[field.name] for field in fields(Execution)})
+    about = RowOptions(**{field.name: given[field.name] for field in fields(RowOptions)})
     options.check(output_path)
     options.begin(model)
     warn_of_step([settings.as_dict()], stacklevel=3)
     variants = {"/": (settings, param_masks)}
-    plan = make_plan(model, dataset, observables, variants, device=device, loss_fn=loss_fn)
+    plan = make_plan(model, dataset, observables, variants, device=device, loss_fn=loss_fn, options=about)
     requests = describe(plan, tokenizer=tokenizer, target=output_path, stacklevel=3)
     return execute(plan, requests, output_path, options, stacklevel=3)

@@ -98,7 +98,7 @@ def sample_checkpoints(
         Some chains met a non-finite loss, logit or weight, and ended there.
     """
     steps = _check_checkpoints(checkpoints)
-    common, options = read_settings("sample_checkpoints", settings, lr=lr, n_beta=n_beta)
+    common, options, about = read_settings("sample_checkpoints", settings, lr=lr, n_beta=n_beta)
     options.check(output_path)
     options.begin()
     restrictions = {"full": None} if weight_restrictions is None else weight_restrictions
@@ -110,7 +110,7 @@ def sample_checkpoints(
     def prepare(step: int) -> tuple[Plan, dict[str, SamplesRequest]]:
         model = load(step)
         variants = {f"/{name}": (own[step][name], masks(model, name, restrictions[name])) for name in names}
-        plan = make_plan(model, dataset, observables, variants, device=device, loss_fn=loss_fn)
+        plan = make_plan(model, dataset, observables, variants, device=device, loss_fn=loss_fn, options=about)
         requests = describe(plan, tokenizer=tokenizer, target=output_path, below=f"/{step}", stacklevel=4)
         return _placed(plan, step), {f"/{step}{group}": request for group, request in requests.items()}
 

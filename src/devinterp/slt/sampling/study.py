@@ -14,6 +14,7 @@ from devinterp.names import check_restriction_names, sanitize_observable_name
 from devinterp.schema.model.may_differ import overridable
 from devinterp.slt.diagnostics.step_bias import warn_of_step
 from devinterp.slt.sampling.engine.losses import LossFn
+from devinterp.slt.sampling.inputs.rows import RowOptions
 from devinterp.slt.sampling.running.coordinator import execute
 from devinterp.slt.sampling.running.options import Execution
 from devinterp.slt.sampling.running.plan import describe, make_plan
@@ -33,6 +34,7 @@ __all__ = [
 FULL = "full"
 _SETTINGS = frozenset(field.name for field in fields(SamplerSettings))
 _OPTIONS = frozenset(field.name for field in fields(Execution))
+_ROWS = frozenset(field.name for field in fields(RowOptions))
 
 
 def sample_restrictions(
@@ -93,7 +95,7 @@ def sample_restrictions(
     ChainFailedWarning
         Some chains met a non-finite loss, logit or weight, and ended there.
     """
-    common, options = read_settings("sample_restrictions", settings, lr=lr, n_beta=n_beta)
+    common, options, about = read_settings("sample_restrictions", settings, lr=lr, n_beta=n_beta)
     options.check(output_path)
     options.begin(model)
     names = check_names(weight_restrictions)
@@ -101,7 +103,7 @@ def sample_restrictions(
     own = overridden(common, names, overrides or {})
     warn_of_step([each.as_dict() for each in own.values()], stacklevel=3)
     variants = {f"/{name}": (own[name], masks(model, name, weight_restrictions[name])) for name in names}
-    plan = make_plan(model, dataset, observables, variants, device=device, loss_fn=loss_fn)
+    plan = make_plan(model, dataset, observables, variants, device=device, loss_fn=loss_fn, options=about)
     requests = describe(plan, tokenizer=tokenizer, target=output_path, stacklevel=3)
     root = {"config": {"sampling_task": task, "restrictions": list(names)}}
     return execute(plan, requests, output_path, options, root=root, stacklevel=3)
@@ -109,9 +111,9 @@ def sample_restrictions(
 
 def read_settings(
     function: str, settings: Mapping[str, Any], *, lr: float, n_beta: float
-) -> tuple[SamplerSettings, Execution]:
-    """Split the keywords of ``sample()`` into what changes the numbers and what does not."""
-    for name in settings.keys() - (_SETTINGS - {"lr", "n_beta"}) - _OPTIONS:
+) -> tuple[SamplerSettings, Execution, RowOptions]:
+    """Split the keywords of ``sample()`` into what decides the draws, how they are made, and what is said of rows."""
+    for name in settings.keys() - (_SETTINGS - {"lr", "n_beta"}) - _OPTIONS - _ROWS:
         raise SettingError(
             f"{function}() has no argument {name!r}.",
             expected="the keywords of sample(), without param_masks",
@@ -119,7 +121,8 @@ def read_settings(
             remedy="Put masks into weight_restrictions." if name == "param_masks" else None,
         )
     common = SamplerSettings.build(lr=lr, n_beta=n_beta, **{k: v for k, v in settings.items() if k in _SETTINGS})
-    return common, Execution(**{k: v for k, v in settings.items() if k in _OPTIONS})
+    options = Execution(**{k: v for k, v in settings.items() if k in _OPTIONS})
+    return common, options, RowOptions(**{k: v for k, v in settings.items() if k in _ROWS})
 
 
 def check_names(weight_restrictions: object) -> tuple[str, ...]:

@@ -15,6 +15,7 @@ from devinterp.schema.model.may_differ import settings_that
 from devinterp.schema.reading.keys import STATE_FOLDER
 from devinterp.slt.runs.grid import SETTINGS, cell_name
 from devinterp.slt.sampling.engine.losses import LossFn
+from devinterp.slt.sampling.inputs.rows import RowOptions
 from devinterp.slt.sampling.running.coordinator import sample_part
 from devinterp.slt.sampling.running.finish import open_quietly, validate_store
 from devinterp.slt.sampling.running.options import Execution, shared_workers
@@ -100,7 +101,7 @@ def sweep(
         extended that did not keep its chains' states.
     """
     full = {"num_chains": num_chains, "num_draws": num_draws}
-    asked, options = _read_grid(grid, {"save_metrics": True, **settings, **full}, control=control)
+    asked, options, about = _read_grid(grid, {"save_metrics": True, **settings, **full}, control=control)
     options.check(output_path)
     options.begin()
     first = next(iter(asked.values()))
@@ -113,7 +114,7 @@ def sweep(
     longest = {"num_chains": first.num_chains, "num_draws": first.num_draws}
     everything = {n: _at_least(s, longest) for n, s in {**asked, **stored}.items()}
     variants = {f"/{name}": (each, param_masks) for name, each in everything.items()}
-    plan = make_plan(model, dataset, observables, variants, device=device, loss_fn=loss_fn)
+    plan = make_plan(model, dataset, observables, variants, device=device, loss_fn=loss_fn, options=about)
     cells = {n: stored[n] if n in stored else s.override(**pilot) for n, s in {**stored, **asked}.items()}
     cells = {n: _at_least(s, pilot) if n in asked else s for n, s in cells.items()}
     temporary = output_path is None
@@ -187,8 +188,8 @@ def _with(plan: Plan, cells: Cells) -> Plan:
     return replace(plan, variants=variants)
 
 
-def _read_grid(grid: object, settings: Mapping[str, Any], *, control: bool) -> tuple[Cells, Execution]:
-    """Return the settings of every cell, in full length, and how they are carried out."""
+def _read_grid(grid: object, settings: Mapping[str, Any], *, control: bool) -> tuple[Cells, Execution, RowOptions]:
+    """Return the settings of every cell, in full length, how they are carried out, and what is said of rows."""
     if not isinstance(grid, Mapping) or not grid:
         raise SettingError(
             "grid must map settings to the values to try.",
@@ -214,10 +215,10 @@ def _read_grid(grid: object, settings: Mapping[str, Any], *, control: bool) -> t
             axes[name] = [_value(name, rest.pop(name, SamplerSettings.localization))]
     if control and 0.0 not in axes["n_beta"]:
         axes["n_beta"].insert(0, 0.0)
-    common, options = read_settings("sweep", rest, lr=axes["lr"][0], n_beta=axes["n_beta"][0])
+    common, options, about = read_settings("sweep", rest, lr=axes["lr"][0], n_beta=axes["n_beta"][0])
     combinations = itertools.product(*(axes[name] for name in SETTINGS))
     every = [common.override(**dict(zip(SETTINGS, values, strict=True))) for values in combinations]
-    return {cell_name(each.as_dict()): each for each in every}, options
+    return {cell_name(each.as_dict()): each for each in every}, options, about
 
 
 def _value(name: str, value: Any) -> float:

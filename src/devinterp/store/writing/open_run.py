@@ -129,9 +129,8 @@ def _share_layouts(run: Run) -> None:
     """Give restrictions of one study, which differ in their masks only, one layout, to be encoded once."""
     shared: dict[str, GroupLayout] = {}
     for group, request in run.requests.items():
-        key = json.dumps(
-            [dict(request.parameters), request.observables, dict(request.sizes)], sort_keys=True, default=str
-        )
+        decides = [request.parameters, request.observables, request.sizes, request.config, sorted(request.optional)]
+        key = json.dumps([dict(d) if isinstance(d, Mapping) else d for d in decides], sort_keys=True, default=str)
         if key not in shared:
             shared[key] = request.layout(run.schema)
         run.use_layout(group, shared[key])

@@ -34,6 +34,8 @@ class SamplesRequest:
         Written to ``metadata.provenance``.
     config : mapping
         Further entries of ``metadata.config``.
+    optional : frozenset of str
+        Variables that the schema leaves open and this run has.
     """
 
     parameters: Mapping[str, Any]
@@ -41,11 +43,14 @@ class SamplesRequest:
     sizes: Mapping[str, int]
     provenance: Mapping[str, Any] = field(default_factory=dict)
     config: Mapping[str, Any] = field(default_factory=dict)
+    optional: frozenset[str] = frozenset()
 
     def layout(self, schema: Schema) -> GroupLayout:
         """Return the concrete arrays."""
         members = {"obs": {o["obs_id"]: {"batches_per_draw": o["batches_per_draw"]} for o in self.observables}}
-        return schema.resolve(self.parameters, members=members, sizes=self.sizes)
+        return schema.resolve(
+            {**self.config, **self.parameters}, members=members, sizes=self.sizes, optional=self.optional
+        )
 
     def metadata(self) -> dict[str, Any]:
         """Return ``metadata`` as it stands before any chain has run."""

@@ -7,7 +7,7 @@ keeps ``draws_written`` and the chains' states current, and completes the store.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import copy
 from types import TracebackType
@@ -104,10 +104,10 @@ class Run:
         """How far a chain had come at the last `refresh`."""
         return self._progress.get((group, chain), ChainProgress())
 
-    def write_array(self, group: str, name: str, values: NDArray[Any] | float) -> None:
+    def write_array(self, group: str, name: str, values: NDArray[Any] | Sequence[str] | float) -> None:
         """Write one whole array that belongs to no chain (``init_loss``, ``input_ids_{obs}``, ``n_beta`` ...)."""
         layout = self.layout(group).arrays[name]
-        block = np.asarray(values, dtype=layout.dtype)
+        block = np.asarray(values, dtype=np.dtypes.StringDType() if layout.dtype == "string" else layout.dtype)
         if block.shape != layout.shape:
             raise StoreError(f"{name!r} does not fit the store.", expected=layout.shape, found=block.shape)
         with self._writing():
@@ -269,6 +269,7 @@ class Run:
             "chains": [_state(self.progress(group, c)) for c in range(count)],
         }
         ours = {"devinterp_schema": self.schema.id, "completed": int(completed), "metadata": metadata}
+        ours |= _coordinates(self.layout(group).arrays)
         return beside(self.kept_attributes.get(group, {}), ours)
 
     def all_attributes(self, *, completed: bool) -> dict[str, dict[str, Any]]:
@@ -277,9 +278,7 @@ class Run:
         for path, container in self.containers.items():
             ours = {"devinterp_schema": container.schema, "completed": int(completed), "metadata": container.metadata}
             found[path] = beside(self.kept_attributes.get(path, {}), ours)
-            alone = sorted(name for name, array in _arrays(container) if array.dims != (name,))
-            if alone:  # how xarray knows coordinates again that are not indexes and stand beside no data
-                found[path]["coordinates"] = " ".join(alone)
+            found[path] |= _coordinates(dict(_arrays(container)))
         return found
 
     def all_layouts(self) -> dict[str, GroupLayout]:
@@ -364,6 +363,12 @@ class Run:
         self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _coordinates(arrays: Mapping[str, ArrayLayout]) -> dict[str, str]:
+    """Return how xarray knows coordinates again that are not indexes: the group names them."""
+    alone = sorted(n for n, array in arrays.items() if array.spec.role == "coordinate" and array.dims != (n,))
+    return {"coordinates": " ".join(alone)} if alone else {}
 
 
 def _arrays(container: Container) -> list[tuple[str, ArrayLayout]]:

@@ -21,7 +21,7 @@ from devinterp.slt.sampling.inputs.observables import build_observables
 def probe(model, loss_fn=None, rows=None, observables=OBSERVABLES, masks=None, **changes):
     chosen = settings(**changes)
     data = sampling_data(chosen, rows)
-    built = build_observables(observables, chosen, length=data.length)
+    built = build_observables(observables, chosen, positions=data.positions)
     return probe_model(model, PerTokenLoss(loss_fn), chosen, data, built, check_masks(model, masks), CPU)
 
 

@@ -71,7 +71,7 @@ def test_each_chain_has_the_oracles_loss_and_equal_ones_are_computed_once(case):
 @pytest.mark.parametrize("build", [Counting, Dropping])
 def test_observables_losses_are_those_of_the_callers_weights_and_change_no_draw(build):
     chosen = settings()
-    observables = build_observables(OBSERVABLES, chosen, length=17)
+    observables = build_observables(OBSERVABLES, chosen, positions=16)
     model = build()
     before, generators = snapshot(model), Generators(CPU)
     losses = observable_initial_losses(model, PerTokenLoss(), chosen, observables, CPU)
@@ -83,7 +83,7 @@ def test_observables_losses_are_those_of_the_callers_weights_and_change_no_draw(
     if build is Counting:
         with torch.no_grad():
             for observable in observables:
-                plain = [loss_of_logits(model.inner, ids) for ids in observable.ids.split(4)]
+                plain = [loss_of_logits(model.inner, ids) for ids in observable.batch().ids.split(4)]
                 assert torch.equal(torch.from_numpy(losses[observable.obs_id]), torch.cat(plain))
 
 
@@ -93,7 +93,7 @@ def test_a_loss_may_come_in_the_same_memory_at_every_call():
 
     chosen = settings(batch_size=4)
     rows = {f"{name} {k}": (ids[k : k + 8], 1) for name, (ids, _) in OBSERVABLES.items() for k in (0, 4)}
-    observables = build_observables(rows, chosen, length=17)
+    observables = build_observables(rows, chosen, positions=16)
     expected = observable_initial_losses(build_model(), PerTokenLoss(loss), chosen, observables, CPU)
     same = PerTokenLoss(lambda model, ids: SameMemory.apply(loss(model, ids)))
     same_bytes(observable_initial_losses(build_model(), same, chosen, observables, CPU), expected)

@@ -12,6 +12,7 @@ from torch import nn
 from devinterp.errors import ModelError
 from devinterp.slt.sampling.engine import losses
 from devinterp.slt.sampling.engine.losses import NonFiniteError, PerTokenLoss, forward_logits, next_token_loss
+from devinterp.slt.sampling.inputs.nested import Batch
 
 IDS = torch.from_numpy(build_tokens("train")[:5])
 
@@ -81,7 +82,7 @@ def test_a_loss_in_pieces_has_the_bits_of_one_in_one_piece(monkeypatch, piece, c
     torch.manual_seed(1)
     logits = torch.randn(5, 17, 64) * 10
     logits = logits if contiguous else logits.transpose(1, 2).contiguous().transpose(1, 2)
-    ours = PerTokenLoss().of_logits(logits, IDS)
+    ours = PerTokenLoss().of_logits(logits, Batch(IDS, tokens=True))
     assert torch.equal(ours.view(torch.int32), next_token_loss(logits, IDS).view(torch.int32))
 
 
@@ -100,17 +101,17 @@ def test_a_logit_that_is_not_finite_is_noticed(value, place):
     logits = torch.zeros(5, 17, 64)
     logits[place] = value
     with pytest.raises(NonFiniteError):
-        PerTokenLoss().of_logits(logits, IDS)
+        PerTokenLoss().of_logits(logits, Batch(IDS, tokens=True))
 
 
 def test_finite_logits_whose_sum_overflows_are_fine():
     logits = torch.full((5, 17, 64), 3e38)
-    assert torch.isfinite(PerTokenLoss().of_logits(logits, IDS)).all()
+    assert torch.isfinite(PerTokenLoss().of_logits(logits, Batch(IDS, tokens=True))).all()
 
 
 def test_a_loss_of_the_callers_is_used_as_it_is():
     loss = PerTokenLoss(lambda model, ids: model(ids)[:, 1:, 0] * float("nan"))
-    assert loss(build_model(), IDS).isnan().all()
+    assert loss(build_model(), Batch(IDS, tokens=True)).isnan().all()
     assert loss.finite() is None
     with pytest.raises(ModelError, match="called"):
         PerTokenLoss(3)  # type: ignore[arg-type]

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 
 from devinterp.errors import DataError
 from devinterp.slt.sampling.inputs.batches import SamplingData, loader_order
-from devinterp.slt.sampling.inputs.rows import TokenRows
+from devinterp.slt.sampling.inputs.token_rows import TokenRows
 
 TOKENS = build_tokens("code", 12)
 
@@ -46,16 +46,16 @@ def test_batches_are_those_of_a_loader_that_is_cycled(matched, shuffle):
         generator = torch.Generator().manual_seed(chosen.init_seed + (0 if matched else chain))
         loader = DataLoader(torch.from_numpy(TOKENS), 5, shuffle=shuffle, generator=generator, drop_last=True)
         for number, batch in enumerate(itertools.islice(itertools.cycle(loader), 9)):
-            assert torch.equal(data.feed(chain).batch(number), batch)
+            assert torch.equal(data.feed(chain).batch(number).ids, batch)
 
 
 def test_only_visited_rows_are_held_and_in_a_small_dtype():
     data = SamplingData(TokenRows(build_tokens("train"), "data"), [settings(num_draws=2, num_init_loss_batches=1)])
-    assert data.ids.shape == (8, 17)
-    assert data.ids.dtype == np.uint16
+    assert data.held.ids.shape == (8, 17)
+    assert data.held.ids.dtype == np.uint16
     wide = SamplingData(TokenRows(TOKENS + 70_000, "data"), [settings()])
-    assert wide.ids.dtype == np.int32
-    np.testing.assert_array_equal(np.sort(wide.ids, axis=0), np.sort(TOKENS + 70_000, axis=0))
+    assert wide.held.ids.dtype == np.int32
+    np.testing.assert_array_equal(np.sort(wide.held.ids, axis=0), np.sort(TOKENS + 70_000, axis=0))
 
 
 @pytest.mark.parametrize("matched", [True, False])

@@ -19,6 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from devinterp.slt.sampling.engine.restore import Generators
+from devinterp.slt.sampling.inputs.nested import tensors_within
 
 __all__ = ["Call", "Trace", "replaced_forward", "tensors_of", "trace_calls"]
 
@@ -77,9 +78,7 @@ class Trace:
     reason: str | None
 
 
-def trace_calls(
-    model: nn.Module, sampled: Sequence[torch.Tensor], rows: torch.Tensor, evaluate: Callable[[torch.Tensor], Any]
-) -> Trace:
+def trace_calls(model: nn.Module, sampled: Sequence[torch.Tensor], rows: Any, evaluate: Callable[[Any], Any]) -> Trace:
     """Evaluate once and say what came before the first operation on a sampled weight.
 
     The evaluation may leave traces in generators and buffers, where the model is of that kind; the caller undoes them.
@@ -89,7 +88,7 @@ def trace_calls(
     model : torch.nn.Module
     sampled : sequence of tensors
         The parameters that move.
-    rows : tensor
+    rows : tensors in plain containers
         What the loss is evaluated on; a few rows are as good as a batch.
     evaluate : callable
         From rows to the loss.
@@ -112,15 +111,17 @@ def _watch(
     model: nn.Module,
     closed: Sequence[nn.Module],
     sampled: Sequence[torch.Tensor],
-    rows: torch.Tensor,
-    evaluate: Callable[[torch.Tensor], Any],
+    rows: Any,
+    evaluate: Callable[[Any], Any],
 ) -> Trace:
-    tracer = _Tracer(model, sampled, rows)
-    state, generators = _python_state(model), Generators(rows.device)
+    given = [each for _, each in tensors_within(rows) if isinstance(each, torch.Tensor)]
+    device = given[0].device if given else torch.device("cpu")
+    tracer = _Tracer(model, sampled, given)
+    state, generators = _python_state(model), Generators(device)
     with replaced_forward({module: tracer.wrap(module) for module in closed}), _Functions(tracer), tracer:
         evaluate(rows)
     tracer.settle()
-    if generators != Generators(rows.device):
+    if generators != Generators(device):
         tracer.refuse("it draws random numbers")
     if not _same_state(state, _python_state(model)):
         tracer.refuse("its modules keep something of every pass")
@@ -218,7 +219,7 @@ class _Functions(TorchFunctionMode):
 class _Tracer(TorchDispatchMode):
     """Follows memory: who made it, who writes to it, what depends on the rows, and what is still held."""
 
-    def __init__(self, model: nn.Module, sampled: Sequence[torch.Tensor], rows: torch.Tensor) -> None:
+    def __init__(self, model: nn.Module, sampled: Sequence[torch.Tensor], rows: Sequence[torch.Tensor]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.calls: list[Call] = []
         self.cost = 0.0
@@ -232,7 +233,7 @@ class _Tracer(TorchDispatchMode):
         self._last: int | None = None  # the call that ended, until the next thing happens
         self._sampled = {self._key(each) for each in sampled}
         self._lasting = {self._key(each) for each in (*model.parameters(), *model.buffers())}
-        self._derived = {self._key(rows)}
+        self._derived = {self._key(each) for each in rows}
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:

@@ -22,6 +22,7 @@ from devinterp.slt.sampling.engine.restore import Generators, restoring, seed_ge
 from devinterp.slt.sampling.engine.update import UpdateRule
 from devinterp.slt.sampling.inputs.batches import Feed
 from devinterp.slt.sampling.inputs.masks import Masks
+from devinterp.slt.sampling.inputs.nested import Batch
 from devinterp.slt.sampling.inputs.observables import Observable
 from devinterp.slt.sampling.settings import METRICS, SamplerSettings
 
@@ -183,13 +184,13 @@ class _Chain:
         for part in range(parts):
             torch.clear_autocast_cache()  # it keeps weights as they were cast, whatever becomes of them
             number = self.step * parts + part
-            input_ids = feed.batch(number)
-            batch = feed.batch_key(number) if self.minibatches else None
-            per_token = self.evaluator(self.evaluate, input_ids.to(self.device), batch)
+            batch = feed.batch(number)
+            key = feed.batch_key(number) if self.minibatches else None
+            per_token = self.evaluator(self.evaluate, batch.to(self.device), key)
             detached = per_token.detach()
             if settings.save_step_losses:
                 losses.append(detached.to(torch.float32, copy=True))
-                ids.append(input_ids)
+                ids += [batch.ids] if batch.tokens else []
             per_token = per_token.float()
             mean = per_token.mean()
             (mean if parts == 1 else mean / parts).backward()  # type: ignore[no-untyped-call]
@@ -206,31 +207,32 @@ class _Chain:
             record["sums"] = self.rule.sums.clone()
         if settings.save_step_losses:
             record["sampling_loss_micro"] = torch.cat(losses).cpu()
+        if ids:
             record["sampling_input_ids_micro"] = torch.cat(ids)
         return record
 
-    def evaluate(self, rows: torch.Tensor) -> torch.Tensor:
-        """Return the per-token loss at the present weights, (batch, token_pos)."""
-        return self.loss(self.model, rows)
+    def evaluate(self, batch: Batch) -> torch.Tensor:
+        """Return the losses at the present weights, (batch, token_pos)."""
+        return self.loss(self.model, batch)
 
     @torch.no_grad()
-    def observe(self, observables: Sequence[Observable], ids: Sequence[torch.Tensor]) -> dict[str, torch.Tensor]:
+    def observe(self, observables: Sequence[Observable], fixed: Sequence[Batch]) -> dict[str, torch.Tensor]:
         """Evaluate the observables at the present weights, batch by batch in the caller's order."""
         size = self.settings.batch_size
         losses = {}
         torch.clear_autocast_cache()
-        for observable, rows in zip(observables, ids, strict=True):
+        for observable, rows in zip(observables, fixed, strict=True):
             # Copied batch by batch: a compiled loss may give out one and the same memory at every call.
-            out = torch.empty(rows.shape[0], rows.shape[1] - 1, dtype=torch.float32, device=self.device)
-            for start in range(0, len(rows), size):
-                batch = observable.batch_key(start)
-                some = rows[start : start + size]
+            parts: list[torch.Tensor] = []
+            for start in range(0, rows.size, size):
+                some = rows.some(slice(start, start + size))
                 try:
-                    out[start : start + size] = self.evaluator(self.evaluate, some, batch)
+                    per_token = self.evaluator(self.evaluate, some, observable.batch_key(start))
                 except NonFiniteError:  # on the CPU, at the first such batch
-                    out.zero_()
-                    out[start : start + size] = losses_or_nan(self.model, self.loss, some)
-                    raise NonFiniteError(_said(("the logits", observable, out))) from None
+                    parts.append(losses_or_nan(self.model, self.loss, some))
+                    raise NonFiniteError(_said(("the logits", observable, torch.cat(parts)))) from None
+                parts.append(per_token.to(torch.float32, copy=True))
+            out = torch.cat(parts)
             self.health.expect(self.loss.finite(), ("the logits", observable, out))
             self.health.expect_finite(out, ("the loss", observable, out))
             losses[f"loss_{observable.obs_id}"] = out
@@ -359,7 +361,7 @@ def run_chain(
             state.load(start_state)
         draws = settings.steps.draws_taken(state.step)
         records = _Records(state.step)
-        rows = [observable.ids.to(device) for observable in observables]
+        rows = [observable.batch().to(device) for observable in observables]
         status, reason = "complete", None
         try:
             while state.step < settings.num_steps:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,9 +15,11 @@ from devinterp.errors import DataError, ModelError, SettingError
 from devinterp.slt.sampling.engine.losses import NonFiniteError, PerTokenLoss, forward_logits
 from devinterp.slt.sampling.engine.restore import Generators, restoring, same_values, seed_generators
 from devinterp.slt.sampling.inputs.batches import SamplingData
+from devinterp.slt.sampling.inputs.held import HeldTokens, IdArray
 from devinterp.slt.sampling.inputs.masks import Masks
+from devinterp.slt.sampling.inputs.nested import Batch
 from devinterp.slt.sampling.inputs.observables import Observable
-from devinterp.slt.sampling.inputs.rows import check_vocabulary
+from devinterp.slt.sampling.inputs.token_rows import check_vocabulary
 from devinterp.slt.sampling.settings import SamplerSettings
 
 __all__ = ["Probe", "check_parameters", "choose_device", "probe_model"]
@@ -35,7 +38,7 @@ class Probe:
     stateful : bool
         Whether it changes buffers or mixes rows of a batch (BatchNorm).
     losses : (batch, token_pos) float32
-        Per-token loss of the first batch, the generators seeded as those of the first chain.
+        Losses of the first batch, the generators seeded as those of the first chain.
     idle : tuple of str
         Parameters to sample that the loss of this batch gives no gradient.
     """
@@ -124,12 +127,7 @@ def probe_model(
     """
     with restoring(model, device, mode=settings.mode, sampled=frozenset(masks)):
         batch = data.feed(0).batch(0)
-        _check_positions(model, batch.shape[1])
-        vocabulary = _declared_vocabulary(model)
-        if loss.loss_fn is None and vocabulary is None and device.type != "cpu":
-            # An id outside the vocabulary is a device-side assertion on CUDA, which no process survives.
-            vocabulary = _width(model, batch, device)
-        _check_ids(vocabulary, data, observables)
+        vocabulary = _check_tokens(model, loss, data, observables, batch, device) if batch.tokens else None
         contents = {name: buffer.detach().clone() for name, buffer in model.named_buffers()}
         seed_generators(settings.init_seed, device)
         before = Generators(device)
@@ -150,13 +148,31 @@ def probe_model(
                 per_token = loss.of_logits(logits, batch)
         except NonFiniteError as error:
             raise _not_finite(str(error)) from None
-        _check_loss(per_token, batch, loss.finite())
+        _check_loss(per_token, loss.finite())
         random = before != Generators(device)
         changed = any(not same_values(buffer, contents.get(name, buffer)) for name, buffer in model.named_buffers())
         losses = per_token.detach().to("cpu", torch.float32, copy=True).numpy()
         idle = _idle(model, per_token, masks)
         mixes = any(isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training for m in model.modules())
     return Probe(vocabulary, random, changed or mixes, losses, idle)
+
+
+def _check_tokens(
+    model: nn.Module,
+    loss: PerTokenLoss,
+    data: SamplingData,
+    observables: tuple[Observable, ...],
+    batch: Batch,
+    device: torch.device,
+) -> int | None:
+    """Check ids and length before the model is called; return the size of its vocabulary, where that is known."""
+    _check_positions(model, batch.ids.shape[1])
+    vocabulary = _declared_vocabulary(model)
+    if loss.loss_fn is None and vocabulary is None and device.type != "cpu":
+        # An id outside the vocabulary is a device-side assertion on CUDA, which no process survives.
+        vocabulary = _width(model, batch, device)
+    _check_ids(vocabulary, data, observables)
+    return vocabulary
 
 
 def _idle(model: nn.Module, per_token: torch.Tensor, masks: Masks) -> tuple[str, ...]:
@@ -179,15 +195,22 @@ def _idle(model: nn.Module, per_token: torch.Tensor, masks: Masks) -> tuple[str,
 
 
 @torch.no_grad()
-def _width(model: nn.Module, batch: torch.Tensor, device: torch.device) -> int:
+def _width(model: nn.Module, batch: Batch, device: torch.device) -> int:
     """Return how many logits a model gives; id 0, which it is called with, is in every vocabulary."""
-    return _logits(model, torch.zeros_like(batch).to(device)).shape[-1]
+    return _logits(model, Batch(torch.zeros_like(batch.ids, device=device), tokens=True)).shape[-1]
 
 
 def _check_ids(vocabulary: int | None, data: SamplingData, observables: tuple[Observable, ...]) -> None:
-    check_vocabulary(data.ids, vocabulary, "The sampling dataset")
-    for observable in observables:
-        check_vocabulary(observable.ids.numpy(), vocabulary, f"The observable {observable.name!r}")
+    for name, ids in _held_ids(data, observables):
+        check_vocabulary(ids, vocabulary, name)
+
+
+def _held_ids(data: SamplingData, observables: tuple[Observable, ...]) -> Iterator[tuple[str, IdArray]]:
+    """Yield what a dataset of tokens is called, and its ids that a run visits."""
+    named = (("The sampling dataset", data.held), *((f"The observable {o.name!r}", o.held) for o in observables))
+    for name, held in named:
+        if isinstance(held, HeldTokens):
+            yield name, held.ids
 
 
 def _check_positions(model: nn.Module, length: int) -> None:
@@ -212,7 +235,7 @@ def _check_positions(model: nn.Module, length: int) -> None:
 
 def _check_width(width: int, data: SamplingData, observables: tuple[Observable, ...]) -> None:
     """Raise `ModelError` where the model's output is too narrow to be the logits of these tokens."""
-    largest = max([int(data.ids.max()), *(int(observable.ids.max()) for observable in observables)])
+    largest = max(int(ids.max()) for _, ids in _held_ids(data, observables))
     if largest >= width:
         raise ModelError(
             "The model's output is narrower than its vocabulary, so it is not the logits of a next token.",
@@ -234,12 +257,13 @@ def _declared_vocabulary(model: nn.Module) -> int | None:
     return int(size) if isinstance(size, int) and size > 0 else None
 
 
-def _logits(model: nn.Module, input_ids: torch.Tensor) -> torch.Tensor:
+def _logits(model: nn.Module, batch: Batch) -> torch.Tensor:
     if getattr(getattr(model, "config", None), "is_encoder_decoder", False):
         raise ModelError(
             f"{type(model).__name__} is an encoder-decoder: a row of ids does not say what each side is given.",
             remedy="Pass loss_fn=, which is called as loss_fn(model, input_ids) and gives each side its ids.",
         )
+    input_ids = batch.ids
     logits = forward_logits(model, input_ids)
     expected = f"(batch, token, vocabulary), here ({input_ids.shape[0]}, {input_ids.shape[1]}, ...)"
     if not isinstance(logits, torch.Tensor):
@@ -254,16 +278,7 @@ def _logits(model: nn.Module, input_ids: torch.Tensor) -> torch.Tensor:
     return logits
 
 
-def _check_loss(per_token: Any, batch: torch.Tensor, fine: torch.Tensor | None) -> None:
-    expected = (batch.shape[0], batch.shape[1] - 1)
-    if not isinstance(per_token, torch.Tensor):
-        raise ModelError("loss_fn returns no tensor.", expected=f"shape {expected}", found=type(per_token).__name__)
-    if tuple(per_token.shape) != expected:
-        raise ModelError(
-            "The loss has the wrong shape: it must be one number per predicted token.",
-            expected=f"(batch, token - 1) = {expected}",
-            found=tuple(per_token.shape),
-        )
+def _check_loss(per_token: torch.Tensor, fine: torch.Tensor | None) -> None:
     if not per_token.is_floating_point():
         raise ModelError("The loss is not a floating-point tensor.", expected="float32", found=per_token.dtype)
     if not per_token.requires_grad:

@@ -26,6 +26,7 @@ from devinterp.slt.sampling.engine.call_trace import replaced_forward, tensors_o
 from devinterp.slt.sampling.engine.losses import NonFiniteError
 from devinterp.slt.sampling.engine.prefix_plan import Planned, PrefixPlan, choose_calls
 from devinterp.slt.sampling.engine.restore import restoring
+from devinterp.slt.sampling.inputs.nested import each_tensor, take_rows
 
 __all__ = ["MEMORY_BUDGET", "Evaluator", "FrozenPrefix", "Reuse", "plain_passes"]
 
@@ -37,7 +38,7 @@ _ROWS = 2  # of the evaluation that is watched
 _OF_WATCHING = (RuntimeError, TypeError, ValueError, AttributeError, IndexError, NonFiniteError)
 
 _HOST = torch.device("cpu")
-Evaluate = Callable[[torch.Tensor], torch.Tensor]
+Evaluate = Callable[[Any], torch.Tensor]
 
 
 _ENABLED = ContextVar("devinterp_frozen_prefix", default=True)
@@ -123,7 +124,7 @@ class _Kept:
         self.place = place
         for position, planned in enumerate(self.cut.calls):
             if planned.needed:
-                self.outputs[position] = moved = _each(self.outputs[position], lambda tensor: tensor.to(place))
+                self.outputs[position] = moved = each_tensor(self.outputs[position], lambda tensor: tensor.to(place))
                 self.versions[position] = [each._version for each in tensors_of(moved) or ()]
 
     def add(self, output: Any) -> None:
@@ -180,7 +181,7 @@ class _Pass:
             output = self._given[position]
             if self._records:
                 self._record(planned, output)
-            return _each(output, lambda tensor: tensor.to(self._device))
+            return each_tensor(output, lambda tensor: tensor.to(self._device))
         self._inside = True
         try:
             output = forward(*args, **kwargs)
@@ -196,7 +197,7 @@ class _Pass:
             self._broken = True
             return
         # copied, since the caller may change a list that it is given
-        self.recorded.add(_each(output, lambda tensor: tensor) if planned.needed else self._stand_in(output))
+        self.recorded.add(each_tensor(output, lambda tensor: tensor) if planned.needed else self._stand_in(output))
 
 
 class FrozenPrefix:
@@ -265,7 +266,7 @@ class FrozenPrefix:
                 self._stand_ins[key] = new.fill_(float("nan") if tensor.is_floating_point() else 0)
             return self._stand_ins[key]
 
-        return _each(output, make)
+        return each_tensor(output, make)
 
     def _make_room(self, new: _Kept, dear: bool, place: torch.device) -> bool:
         budget = torch.cuda.get_device_properties(place).total_memory // 10 if place.type == "cuda" else self.budget
@@ -294,13 +295,13 @@ class Evaluator:
         self._prefix, self._model, self._names, self._device, self._mode = prefix, model, names, device, mode
         self.reuse = Reuse(reason=None if prefix.enabled else "it is switched off")
 
-    def __call__(self, evaluate: Evaluate, rows: torch.Tensor, batch: Hashable = None) -> torch.Tensor:
+    def __call__(self, evaluate: Evaluate, rows: Any, batch: Hashable = None) -> torch.Tensor:
         """Return ``evaluate(rows)``.
 
         Parameters
         ----------
         evaluate : callable
-        rows : tensor
+        rows : Batch, or tensors in plain containers
         batch : hashable, optional
             Equal where the rows are equal; bytes for a minibatch, anything else for rows that come at every draw.
             None for rows that do not come again.
@@ -325,9 +326,9 @@ class Evaluator:
             return self._checked(cut, under_way.recorded, loss, evaluate, rows)
         return loss
 
-    def _cut(self, evaluate: Evaluate, rows: torch.Tensor, batch: Hashable) -> _Cut | None:
+    def _cut(self, evaluate: Evaluate, rows: Any, batch: Hashable) -> _Cut | None:
         """Return the plan for this evaluation, None where it must be plain."""
-        if batch is None or not self._prefix.enabled or not isinstance(rows, torch.Tensor):
+        if batch is None or not self._prefix.enabled:
             return None
         cut = self._prefix.cut(self._names, torch.is_grad_enabled())
         if cut.plan is None and cut.reason is None:
@@ -337,7 +338,7 @@ class Evaluator:
             return None
         return cut
 
-    def _watch(self, cut: _Cut, evaluate: Evaluate, rows: torch.Tensor) -> None:
+    def _watch(self, cut: _Cut, evaluate: Evaluate, rows: Any) -> None:
         parameters = dict(self._model.named_parameters())
         if self._names >= parameters.keys():
             cut.reason = "every weight is sampled"
@@ -346,7 +347,7 @@ class Evaluator:
         try:
             with restoring(self._model, self._device, mode=self._mode), torch.set_grad_enabled(gradients):
                 sampled = [parameters[name] for name in self._names]
-                few = rows[:_ROWS].clone()
+                few = each_tensor(take_rows(rows, slice(_ROWS)), torch.clone)
                 trace = trace_calls(self._model, sampled, few, evaluate)
                 if trace.reason is None:  # generators of numpy, counters: what no operation shows
                     one, other = (evaluate(few).detach().clone() for _ in range(2))
@@ -360,7 +361,7 @@ class Evaluator:
             if cut.plan is None:
                 cut.reason = "too little comes before the first sampled weight"
 
-    def _served(self, cut: _Cut, kept: _Kept, evaluate: Evaluate, rows: torch.Tensor) -> torch.Tensor:
+    def _served(self, cut: _Cut, kept: _Kept, evaluate: Evaluate, rows: Any) -> torch.Tensor:
         loss = self._run(self._pass(cut, kept), evaluate, rows)
         if loss is None:
             return self._give_up(cut, "it goes different ways", evaluate, rows)
@@ -371,9 +372,7 @@ class Evaluator:
             self._prefix.forget(cut)
         return loss
 
-    def _checked(
-        self, cut: _Cut, kept: _Kept, loss: torch.Tensor, evaluate: Evaluate, rows: torch.Tensor
-    ) -> torch.Tensor:
+    def _checked(self, cut: _Cut, kept: _Kept, loss: torch.Tensor, evaluate: Evaluate, rows: Any) -> torch.Tensor:
         """Evaluate the first batch once more, without the prefix, and trust it from there on if nothing differs."""
         plain = loss.detach().clone()
         again = self._run(self._pass(cut, kept), evaluate, rows)
@@ -385,7 +384,7 @@ class Evaluator:
     def _pass(self, cut: _Cut, given: _Kept | None) -> _Pass:
         return _Pass(cut, given, self._device, self._prefix.stand_in)
 
-    def _run(self, under_way: _Pass, evaluate: Evaluate, rows: torch.Tensor) -> torch.Tensor | None:
+    def _run(self, under_way: _Pass, evaluate: Evaluate, rows: Any) -> torch.Tensor | None:
         """Return the loss, None where the model went another way than in the evaluation that was watched."""
         modules = dict.fromkeys(planned.module for planned in under_way.recorded.cut.calls)
         with replaced_forward({m: partial(under_way.call, m, m.forward) for m in modules}):
@@ -395,22 +394,11 @@ class Evaluator:
                 return None
         return loss if under_way.complete() else None
 
-    def _give_up(self, cut: _Cut, reason: str, evaluate: Evaluate, rows: torch.Tensor) -> torch.Tensor:
+    def _give_up(self, cut: _Cut, reason: str, evaluate: Evaluate, rows: Any) -> torch.Tensor:
         cut.reason = reason
         self.reuse.reason = self.reuse.reason or reason
         self._prefix.forget(cut)
         return evaluate(rows)
-
-
-def _each(value: Any, change: Callable[[torch.Tensor], torch.Tensor]) -> Any:
-    """Return a copy of plain containers, with every tensor changed."""
-    if isinstance(value, torch.Tensor):
-        return change(value)
-    if isinstance(value, dict):
-        return {key: _each(each, change) for key, each in value.items()}
-    if type(value) in (tuple, list):
-        return type(value)(_each(each, change) for each in value)
-    return value
 
 
 def _size(kept: _Kept) -> int:

@@ -13,6 +13,7 @@ from devinterp.slt.sampling.engine.frozen_prefix import Evaluator
 from devinterp.slt.sampling.engine.losses import NonFiniteError, PerTokenLoss
 from devinterp.slt.sampling.engine.restore import Generators, restoring, seed_generators
 from devinterp.slt.sampling.inputs.batches import SamplingData
+from devinterp.slt.sampling.inputs.nested import Batch
 from devinterp.slt.sampling.inputs.observables import Observable
 from devinterp.slt.sampling.settings import SamplerSettings
 
@@ -53,7 +54,7 @@ def _initial_loss(
 ) -> tuple[npt.NDArray[np.float32], bool]:
     """One chain's initial loss, and whether the model drew from a global generator on the way."""
     feed = data.feed(chain)
-    total = torch.zeros(settings.batch_size, data.length - 1, dtype=torch.float32, device=device)
+    total: torch.Tensor | None = None
     with restoring(model, device, mode=settings.mode):
         seed_generators(settings.init_seed + chain, device)
         if settings.init_noise:
@@ -61,24 +62,25 @@ def _initial_loss(
                 parameter.data = parameter.data + torch.randn_like(parameter.data) * settings.init_noise
         before = Generators(device)
         for number in range(settings.num_init_batches):
-            per_token = loss(model, feed.batch(number).to(device))
-            total += per_token.float() / settings.num_init_batches
+            share = loss(model, feed.batch(number).to(device)).float() / settings.num_init_batches
+            total = share + 0.0 if total is None else total + share  # + 0.0: the sum has no negative zero
+        assert total is not None
         touched = before != Generators(device)
     row: npt.NDArray[np.float32] = total.mean(dim=0).cpu().numpy()
     return row, touched
 
 
-def losses_or_nan(model: nn.Module, loss: PerTokenLoss, rows: torch.Tensor) -> torch.Tensor:
-    """Return the per-token loss of rows whose logits are not all finite; NaN for the rows that have such logits."""
-    return torch.cat([_or_nan(model, loss, row[None]) for row in rows])
+def losses_or_nan(model: nn.Module, loss: PerTokenLoss, batch: Batch) -> torch.Tensor:
+    """Return the losses of rows whose logits are not all finite; NaN for the rows that have such logits."""
+    return torch.cat([_or_nan(model, loss, batch.some(slice(row, row + 1))) for row in range(batch.size)])
 
 
-def _or_nan(model: nn.Module, loss: PerTokenLoss, row: torch.Tensor) -> torch.Tensor:
+def _or_nan(model: nn.Module, loss: PerTokenLoss, row: Batch) -> torch.Tensor:
     """Return the loss of one row, NaN where the model's logits are not finite."""
     try:
         return loss(model, row).to(torch.float32, copy=True)
-    except NonFiniteError:
-        return torch.full((1, row.shape[1] - 1), torch.nan, device=row.device)
+    except NonFiniteError:  # of logits, which tokens have
+        return torch.full((1, row.ids.shape[1] - 1), torch.nan, device=row.ids.device)
 
 
 @torch.no_grad()
@@ -90,7 +92,7 @@ def observable_initial_losses(
     device: torch.device,
     evaluator: Evaluator | None = None,
 ) -> dict[str, npt.NDArray[np.float32]]:
-    """Per-token loss of each observable row at the caller's weights, in the sampling mode.
+    """Losses of each observable row at the caller's weights, in the sampling mode.
 
     Parameters
     ----------
@@ -103,15 +105,16 @@ def observable_initial_losses(
     """
     losses = {}
 
-    def evaluate(rows: torch.Tensor) -> torch.Tensor:
-        return loss(model, rows)
+    def evaluate(batch: Batch) -> torch.Tensor:
+        return loss(model, batch)
 
     with restoring(model, device, mode=settings.mode):
         seed_generators(settings.init_seed, device)
         for observable in observables:
             parts: list[torch.Tensor] = []
-            for number, rows in enumerate(torch.split(observable.ids.to(device), settings.batch_size)):
-                key = observable.batch_key(number * settings.batch_size)
+            fixed = observable.batch().to(device)
+            for start in range(0, fixed.size, settings.batch_size):
+                rows, key = fixed.some(slice(start, start + settings.batch_size)), observable.batch_key(start)
                 try:
                     per_token = evaluate(rows) if evaluator is None else evaluator(evaluate, rows, key)
                 except NonFiniteError:  # of the logits: row by row, to name the one

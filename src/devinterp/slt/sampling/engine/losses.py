@@ -1,4 +1,4 @@
-"""Per-token losses: one face for HuggingFace, TransformerLens and plain modules, and for the caller's own loss."""
+"""Losses: one face for HuggingFace, TransformerLens and plain modules, and for the caller's own loss."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from devinterp.errors import ModelError, SamplingError
+from devinterp.slt.sampling.inputs.nested import Batch
 from devinterp.slt.sampling.inputs.provenance import unwrapped
 
 __all__ = [
@@ -29,8 +30,9 @@ __all__ = [
 _PIECE = 2**18
 """Logits that are worked on together where no gradient is wanted: 1 MiB, which a core's cache holds."""
 
-LossFn = Callable[[nn.Module, torch.Tensor], torch.Tensor]
-"""``(model, input_ids (batch, token)) -> (batch, token - 1)``, a loss per predicted token."""
+LossFn = Callable[[nn.Module, Any], torch.Tensor]
+"""``(model, input_ids (batch, token)) -> (batch, token - 1)``, a loss per predicted token; of rows that are no tokens,
+``(model, batch) -> (batch,) or (batch, token_pos)``."""
 
 
 class NonFiniteError(SamplingError):
@@ -130,23 +132,47 @@ class PerTokenLoss:
                 "loss_fn cannot be called.", expected="(model, input_ids) -> loss", found=type(loss_fn).__name__
             )
         self.loss_fn = loss_fn
+        self._positions: int | None = None  # of rows that are no tokens, whose loss alone knows
         self._flags: list[torch.Tensor] = []
 
-    def __call__(self, model: nn.Module, input_ids: torch.Tensor) -> torch.Tensor:
-        """Return the per-token loss, (batch, token - 1).
+    def __call__(self, model: nn.Module, batch: Batch) -> torch.Tensor:
+        """Return the losses of every row, (batch, token_pos).
 
         Raises
         ------
+        ModelError
+            A loss of the caller's has the wrong shape.
         NonFiniteError
             On the CPU, at once, where a logit is not finite. On other devices `finite` tells, since to look here
             would wait for the device.
         """
         if self.loss_fn is not None:
-            return self.loss_fn(model, input_ids)
-        return self.of_logits(forward_logits(model, input_ids), input_ids)
+            return self._shaped(self.loss_fn(model, batch.rows), batch)
+        return self.of_logits(forward_logits(model, batch.ids), batch)
 
-    def of_logits(self, logits: torch.Tensor, input_ids: torch.Tensor) -> torch.Tensor:
+    def _shaped(self, loss: Any, batch: Batch) -> torch.Tensor:
+        """Return the caller's loss as (batch, token_pos), or say what is wrong with it."""
+        rows, known = batch.size, batch.ids.shape[1] - 1 if batch.tokens else self._positions
+        wanted = f"({rows}, {known or 'token_pos'})"
+        expected = f"(batch, token - 1) = {wanted}" if batch.tokens else f"({rows},) or {wanted}"
+        if not isinstance(loss, torch.Tensor):
+            raise ModelError("loss_fn returns no tensor.", expected=f"shape {expected}", found=type(loss).__name__)
+        shaped = loss[:, None] if loss.ndim == 1 and not batch.tokens else loss
+        good = shaped.ndim == 2 and len(shaped) == rows and shaped.shape[1] > 0
+        if not good or (known is not None and shaped.shape[1] != known):
+            if good and not batch.tokens:
+                problem = "The loss has another number of positions than before: all batches must have the same."
+            else:
+                each = "predicted token" if batch.tokens else "row, or one per position of each row"
+                problem = f"The loss has the wrong shape: it must be one number per {each}."
+            raise ModelError(problem, expected=expected, found=tuple(loss.shape))
+        if not batch.tokens:
+            self._positions = shaped.shape[1]
+        return shaped
+
+    def of_logits(self, logits: torch.Tensor, batch: Batch) -> torch.Tensor:
         """Return the default loss of logits, (batch, token - 1), with the same check."""
+        input_ids = batch.ids
         if logits.device.type == "cpu" and not logits.requires_grad and logits.dtype == torch.float32:
             # Piece by piece, so that what the check has read is still in the cache, and no second array of the
             # vocabulary's size is written to memory. Rows do not depend on each other: the bits are the same.

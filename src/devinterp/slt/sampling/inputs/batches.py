@@ -11,7 +11,9 @@ import numpy.typing as npt
 import torch
 
 from devinterp.errors import DataError
-from devinterp.slt.sampling.inputs.rows import IdArray, TokenRows, fingerprint, hash_rows, read_compact
+from devinterp.slt.sampling.inputs.held import HeldRows
+from devinterp.slt.sampling.inputs.nested import Batch
+from devinterp.slt.sampling.inputs.rows import Rows, fingerprint
 from devinterp.slt.sampling.settings import SamplerSettings
 
 __all__ = ["Feed", "SamplingData", "loader_order"]
@@ -48,8 +50,7 @@ class Feed:
 
     Attributes
     ----------
-    ids : (n, token) integer array
-        Rows that are held.
+    held : HeldRows
     positions : (m,) int64
         Which held row stands where in the pass, a multiple of `batch_size` long.
     batch_size : int
@@ -57,16 +58,15 @@ class Feed:
         Batches of a whole pass; `positions` may stop earlier where a run does not get that far.
     """
 
-    ids: IdArray
+    held: HeldRows
     positions: npt.NDArray[np.int64]
     batch_size: int
     per_pass: int
 
-    def batch(self, number: int) -> torch.Tensor:
-        """Return micro-batch `number` of the chain, (batch_size, token) int64 on the CPU."""
+    def batch(self, number: int) -> Batch:
+        """Return micro-batch `number` of the chain, on the CPU."""
         start = (number % self.per_pass) * self.batch_size
-        rows = self.ids[self.positions[start : start + self.batch_size]]
-        return torch.from_numpy(rows.astype(np.int64, copy=False))
+        return self.held.batch(self.positions[start : start + self.batch_size])
 
     def batch_key(self, number: int) -> bytes:
         """Return what is equal for batches of the same rows, in all chains of the same `SamplingData`."""
@@ -77,11 +77,9 @@ class Feed:
 class SamplingData:
     """The sampling dataset as a run sees it: the rows that it visits, checked and held in memory.
 
-    Ids are held in the smallest of uint16, int32 and int64 that takes them.
-
     Parameters
     ----------
-    rows : TokenRows
+    rows : Rows
         The caller's dataset.
     settings : sequence of SamplerSettings
         They decide which rows are visited. Several (a study with overrides) agree in everything that decides the
@@ -91,9 +89,11 @@ class SamplingData:
     ----------
     identity : dict
         `fingerprint` of the dataset.
-    num_rows, length : int
-        Rows of the dataset, tokens per row.
-    ids : (n, token) integer array
+    num_rows : int
+        Rows of the dataset.
+    positions : int or None
+        Losses per row; None where the loss alone knows.
+    held : HeldRows
         The rows that are visited.
 
     Raises
@@ -102,7 +102,7 @@ class SamplingData:
         There are fewer rows than a batch has.
     """
 
-    def __init__(self, rows: TokenRows, settings: Sequence[SamplerSettings]) -> None:
+    def __init__(self, rows: Rows, settings: Sequence[SamplerSettings]) -> None:
         first = settings[0]
         if len(rows) < first.batch_size:
             raise DataError(
@@ -110,7 +110,7 @@ class SamplingData:
                 expected=f"at least batch_size = {first.batch_size} rows",
                 found=f"{len(rows)} rows",
             )
-        self.num_rows, self.length = len(rows), rows.length
+        self.num_rows, self.positions = len(rows), rows.positions
         self.identity = fingerprint(rows)
         self._batch_size = first.batch_size
         self._per_pass = len(rows) // first.batch_size
@@ -122,11 +122,11 @@ class SamplingData:
             for chain in range(chains)
         ]
         if self.shared:
-            visited, self._positions = orders[0], [np.arange(held, dtype=np.int64)]
+            visited, self._orders = orders[0], [np.arange(held, dtype=np.int64)]
         else:
             visited, inverse = np.unique(np.concatenate(orders), return_inverse=True)
-            self._positions = list(inverse.astype(np.int64).reshape(chains, held))
-        self.ids = read_compact(rows, visited)
+            self._orders = list(inverse.astype(np.int64).reshape(chains, held))
+        self.held = rows.hold(visited)
 
     def _held(self, settings: SamplerSettings) -> int:
         needed = max(settings.num_batches, settings.num_init_batches)
@@ -134,14 +134,11 @@ class SamplingData:
 
     def feed(self, chain: int) -> Feed:
         """Return the batches of `chain`."""
-        return Feed(self.ids, self._positions[0 if self.shared else chain], self._batch_size, self._per_pass)
+        return Feed(self.held, self._orders[0 if self.shared else chain], self._batch_size, self._per_pass)
 
     def visited(self, settings: SamplerSettings) -> dict[str, Any]:
-        """Return the number and the sha256 of the rows that a run with `settings` visits, in the order of its chains.
-
-        The hash takes the ids as little-endian int64, whatever they are held in.
-        """
+        """Return the number and the sha256 of the rows that a run with `settings` visits, in its chains' order."""
         held = self._held(settings)
-        chains = self._positions[: 1 if self.shared else settings.num_chains]
+        chains = self._orders[: 1 if self.shared else settings.num_chains]
         positions = np.concatenate([order[:held] for order in chains])
-        return {"rows": hash_rows(self.ids, positions), "count": len(positions)}
+        return {"rows": self.held.hash(positions), "count": len(positions)}

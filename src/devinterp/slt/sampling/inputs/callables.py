@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import nn
 
-__all__ = ["LOOSE", "describe_backward_hooks", "describe_callable", "describe_model", "hash_tensors"]
+__all__ = ["LOOSE", "describe_backward_hooks", "describe_callable", "describe_model", "hash_tensors", "raw_bytes"]
 
 _LITERALS = (bool, int, float, complex, str, bytes, type(None))
 _LONGEST = 40
@@ -37,10 +37,15 @@ def hash_tensors(tensors: Iterable[tuple[str, torch.Tensor]]) -> str:
     digest = hashlib.sha256()
     for name, tensor in tensors:
         digest.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)};".encode())
-        # reinterpreted as bytes, since numpy knows no bfloat16
-        dense = tensor.detach().to_dense() if tensor.layout != torch.strided else tensor.detach()
-        digest.update(dense.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+        digest.update(raw_bytes(tensor))
     return digest.hexdigest()
+
+
+def raw_bytes(tensor: torch.Tensor) -> memoryview:
+    """Return the values of a tensor as bytes, since numpy knows no bfloat16."""
+    dense = tensor.detach().to_dense() if tensor.layout != torch.strided else tensor.detach()
+    data: memoryview = dense.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
+    return data
 
 
 def describe_callable(function: Any, *, model: nn.Module | None = None) -> dict[str, str]:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from devinterp.errors import DataError
 from devinterp.names import check_observable_names
-from devinterp.slt.sampling.inputs.rows import TokenRows, fingerprint, hash_rows, read_compact
+from devinterp.slt.sampling.inputs.held import HeldRows
+from devinterp.slt.sampling.inputs.nested import Batch
+from devinterp.slt.sampling.inputs.rows import RowOptions, fingerprint, open_rows
 from devinterp.slt.sampling.settings import SamplerSettings
 
 __all__ = ["Observable", "build_observables"]
@@ -21,7 +24,7 @@ __all__ = ["Observable", "build_observables"]
 
 @dataclass(frozen=True)
 class Observable:
-    """Fixed rows whose per-token loss is evaluated at every draw.
+    """Fixed rows whose loss is evaluated at every draw.
 
     Attributes
     ----------
@@ -32,18 +35,25 @@ class Observable:
     batches_per_draw : int
     rows : (batch_{obs},) int64
         Indices into the observable's dataset.
-    ids : (batch_{obs}, token) int64 tensor
-        Token ids, on the CPU.
+    held : HeldRows
+        Those rows.
     identity : dict
         `fingerprint` of its dataset.
+    labels : tuple of str or None
+        What the caller calls the rows.
     """
 
     obs_id: str
     name: str
     batches_per_draw: int
     rows: npt.NDArray[np.int64]
-    ids: torch.Tensor
+    held: HeldRows
     identity: Mapping[str, Any]
+    labels: tuple[str, ...] | None = None
+
+    def batch(self) -> Batch:
+        """Return all rows as one batch, on the CPU."""
+        return self.held.batch(slice(None))
 
     def batch_key(self, start: int) -> tuple[str, int]:
         """Return what tells the batch that begins with row `start` from all others."""
@@ -51,19 +61,25 @@ class Observable:
 
     def not_finite(self, losses: npt.NDArray[np.float32]) -> str:
         """Name the observable and its first rows whose losses, (batch, ...), are not finite, if any."""
-        rows = sorted(self.rows[~np.isfinite(losses).all(axis=1)].tolist())
+        rows = sorted(self.rows[: len(losses)][~np.isfinite(losses).all(axis=1)].tolist())
         if not rows:
             return f"observable {self.name!r}"
         shown = ", ".join(map(str, rows[:5])) + (" ..." if len(rows) > 5 else "")
         return f"observable {self.name!r}, row{'s' if len(rows) > 1 else ''} {shown}"
 
     def provenance(self) -> dict[str, Any]:
-        """Return the identity of the dataset and the sha256 of the fixed rows."""
-        return {**self.identity, "visited": hash_rows(self.ids.numpy())}
+        """Return the identity of the dataset, and the sha256 of the fixed rows and of their labels."""
+        named = {} if self.labels is None else {"labels": sha256(json.dumps(self.labels).encode()).hexdigest()}
+        return {**self.identity, "visited": self.held.hash(), **named}
 
 
 def build_observables(
-    observables: Mapping[str, Any], settings: SamplerSettings, *, length: int
+    observables: Mapping[str, Any],
+    settings: SamplerSettings,
+    *,
+    positions: int | None,
+    own_loss: bool = False,
+    options: RowOptions | None = None,
 ) -> tuple[Observable, ...]:
     """Choose and read the rows of every observable.
 
@@ -71,8 +87,11 @@ def build_observables(
     ----------
     observables : mapping of str to a dataset or a (dataset, batches_per_draw) tuple
     settings : SamplerSettings
-    length : int
-        Tokens per row of the sampling dataset, which the observables share.
+    positions : int or None
+        Losses per row of the sampling dataset, which the observables share; None where the loss alone knows.
+    own_loss : bool
+        Whether the caller has a loss of his own, without which rows must be of token ids.
+    options : RowOptions, optional
 
     Raises
     ------
@@ -87,12 +106,14 @@ def build_observables(
             expected="a mapping of names to datasets or (dataset, batches_per_draw) tuples",
             found=type(observables).__name__,
         )
+    options = options or RowOptions()
+    options.check(observables)
     built = []
     for (name, spec), obs_id in zip(observables.items(), check_observable_names(observables), strict=True):
         data, batches = spec if _is_pair(spec) else (spec, settings.batches_per_draw)
         label = f"The observable {name!r}"
         batches = settings.override(batches_per_draw=batches).batches_per_draw
-        rows = TokenRows(data, label)
+        rows = open_rows(data, label, own_loss=own_loss)
         size = settings.batch_size * batches
         if len(rows) < size:
             raise DataError(
@@ -101,15 +122,15 @@ def build_observables(
                 found=f"{len(rows)} rows",
                 remedy="Pass (dataset, batches_per_draw) with fewer batches, or more rows.",
             )
-        if rows.length != length:
-            raise DataError(
-                f"{label} has sequences of another length than the sampling dataset.",
-                expected=f"{length} tokens",
-                found=f"{rows.length} tokens",
-            )
+        if rows.positions != positions:
+            both_of_tokens = None not in (positions, rows.positions)
+            other = "sequences of another length" if both_of_tokens else "rows of another kind"
+            kinds = [f"{n + 1} tokens" if n else "rows that are no tokens" for n in (positions, rows.positions)]
+            raise DataError(f"{label} has {other} than the sampling dataset.", expected=kinds[0], found=kinds[1])
         indices = np.asarray(random.Random(settings.obs_seed).sample(range(len(rows)), size), dtype=np.int64)
-        ids = torch.from_numpy(read_compact(rows, indices).astype(np.int64))
-        built.append(Observable(obs_id, str(name), batches, indices, ids, fingerprint(rows)))
+        named = options.labels(name, len(rows))
+        labels = None if named is None else tuple(named[index] for index in indices)
+        built.append(Observable(obs_id, str(name), batches, indices, rows.hold(indices), fingerprint(rows), labels))
     return tuple(built)
 
 

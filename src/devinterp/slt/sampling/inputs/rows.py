@@ -1,292 +1,173 @@
-"""Token rows: reading them from what the caller has, checking them, and saying which they are."""
+"""A dataset of the caller's as rows: of token ids, or of whatever else his loss takes."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from numbers import Integral
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from devinterp.errors import DataError
-from devinterp.schema.rules.row_hash import hash_rows
+from devinterp.errors import DataError, SettingError
+from devinterp.slt.sampling.inputs.held import HeldRows
+from devinterp.slt.sampling.inputs.token_rows import TokenRows, table_of
+from devinterp.slt.sampling.inputs.value_rows import ValueRows
 
-__all__ = ["IdArray", "TokenRows", "check_vocabulary", "fingerprint", "hash_rows", "read_compact"]
+__all__ = ["RowOptions", "Rows", "fingerprint", "open_rows"]
 
-IdArray = npt.NDArray[np.integer[Any]]
-
-_BLOCK_ROWS = 4096
-_LENGTH_ROWS = 1_000_000
 _FINGERPRINT_ROWS = 64
 
 
-class TokenRows:
-    """Rows of token ids behind one interface: integer indices in, an (n, token) int64 array out.
+@dataclass(frozen=True)
+class RowOptions:
+    """What a caller says of rows and their losses, beside the datasets themselves.
 
-    Parameters
-    ----------
-    data : datasets.Dataset, sequence of {"input_ids": ...}, or 2-D integer array or tensor
-        The caller's dataset. It is read by index only and never changed.
-    name : str
-        What messages call it.
-
-    Raises
-    ------
-    DataError
-        It is empty, its ids are not integers, or its rows are not 1-D sequences of one length, at least 2.
+    Its fields are arguments of `devinterp.slt.sampling.sample`, and what each means is said there.
     """
 
-    def __init__(self, data: Any, name: str) -> None:
-        self.name = name
-        self._data = data = _table_of(data, name)
-        self._kind = _kind_of(data, name)
-        if self._kind == "huggingface":
-            # A transform of the caller's (tokenising on the fly, say) stays; a mere output format is dropped.
-            if data.format["type"] != "custom":
-                self._data = data.with_format("numpy", columns=["input_ids"])
-        elif self._kind == "array":
-            self._data = data.detach().cpu().numpy() if isinstance(data, torch.Tensor) else np.asarray(data)
-            if self._data.ndim != 2:
-                raise DataError(
-                    f"{name} is not a table of token ids.",
-                    expected="two dimensions, (rows, tokens)",
-                    found=f"shape {self._data.shape}",
-                )
-        if len(self) == 0:
-            raise DataError(f"{name} is empty.", expected="at least one row", found="0 rows")
-        self._check_lengths()
-        self.length = int(self.take(np.zeros(1, dtype=np.int64)).shape[1])
-        if self.length < 2:
-            raise DataError(
-                f"The sequences of {_inside(name)} are too short: a loss needs a next token.",
-                expected="at least 2 tokens",
-                found=f"{self.length}",
+    row_labels: Mapping[str, Sequence[Any]] | None = None
+    loss_unit: str = "nat"
+
+    def check(self, observables: Mapping[str, Any]) -> None:
+        """Raise `SettingError` where an option has a value that it cannot have."""
+        if not isinstance(self.loss_unit, str) or not self.loss_unit.strip():
+            raise SettingError("loss_unit is not a unit.", expected="text such as 'nat'", found=repr(self.loss_unit))
+        if self.row_labels is None:
+            return
+        if not isinstance(self.row_labels, Mapping) or not set(self.row_labels) <= set(observables):
+            raise SettingError(
+                "row_labels must name the rows of observables.",
+                expected=f"a dict whose keys are among {', '.join(map(repr, observables))}",
+                found=repr(list(self.row_labels) if isinstance(self.row_labels, Mapping) else self.row_labels),
             )
 
-    def __len__(self) -> int:
-        return len(self._data)
-
-    def _check_lengths(self) -> None:
-        """Compare the lengths of all rows, also of those that the run does not visit, where that reads no ids."""
-        lengths: set[int] = set()
-        if self._kind == "huggingface" and self._data.format["type"] != "custom":
-            column = self._data.with_format("arrow", columns=["input_ids"])
-            for start in range(0, len(self), _LENGTH_ROWS):
-                part = column[start : start + _LENGTH_ROWS]["input_ids"]
-                offsets = (chunk.value_lengths() for chunk in part.chunks if hasattr(chunk, "value_lengths"))
-                for values in offsets:
-                    lengths.update(length for length in values.unique().to_pylist() if length is not None)
-        elif isinstance(self._data, list | tuple):
-            lengths.update(
-                len(row) for row in (_row_of(row, self.name) for row in self._data) if hasattr(row, "__len__")
-            )
-        if len(lengths) > 1:
-            raise self._unequal(lengths)
-
-    def _unequal(self, lengths: set[int]) -> DataError:
-        return DataError(
-            f"The sequences of {_inside(self.name)} have unequal lengths.",
-            expected="one length for all rows",
-            found=", ".join(map(str, sorted(lengths)[:6])),
-            remedy="Pack or cut them to one length, as devinterp.utils.tokenize_and_concatenate does.",
-        )
-
-    def take(self, indices: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-        """Read rows.
-
-        Parameters
-        ----------
-        indices : (n,) int64
-
-        Returns
-        -------
-        (n, token) int64
+    def labels(self, observable: str, num_rows: int) -> list[str] | None:
+        """Return what the rows of an observable's dataset are called, None where nobody says.
 
         Raises
         ------
         DataError
-            The rows differ in length, or are not integers.
+            There are more or fewer labels than rows.
         """
-        if self._kind == "array":
-            block = self._data[indices]
-        elif self._kind == "huggingface":
-            block = self._data[indices.tolist()]["input_ids"]
-        else:
-            block = [_row_of(self._data[int(i)], self.name) for i in indices]
-        return self._as_ids(block, indices)
-
-    def _refuse_nulls(self, block: Any, indices: npt.NDArray[np.int64]) -> None:
-        """Raise `DataError` for the first row, or token, that is missing."""
-        for index, row in zip(indices.tolist(), block, strict=True):
-            lacking = None if row is None or not isinstance(row, list | tuple) else next(_missing(row), None)
-            if row is None or lacking is not None:
-                raise DataError(
-                    f"{self.name} has {'a null row' if row is None else 'a null token'}.",
-                    expected="token ids",
-                    found=f"null in row {index}" + ("" if lacking is None else f", at position {lacking}"),
-                    remedy="Drop the row.",
-                )
-
-    def _as_ids(self, block: Any, indices: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-        if isinstance(block, torch.Tensor):
-            block = block.detach().cpu().numpy()
-        if not (isinstance(block, np.ndarray) and block.dtype != object):
-            self._refuse_nulls(block, indices)
-            rows = [row.detach().cpu().numpy() if isinstance(row, torch.Tensor) else np.asarray(row) for row in block]
-            flat = [row for row in rows if row.ndim != 1]
-            if flat:
-                raise DataError(
-                    f"A row of {_inside(self.name)} is not a sequence of token ids.",
-                    expected="one dimension",
-                    found=f"shape {flat[0].shape}",
-                )
-            lengths = {len(row) for row in rows}
-            if len(lengths) > 1:
-                raise self._unequal(lengths)
-            block = np.stack(rows)
-        if block.dtype.kind == "f" and np.isnan(block).any():  # how a table of numbers holds what is missing
-            self._refuse_nulls([[None if np.isnan(t) else t for t in row] for row in block], indices)
-        if block.dtype.kind not in "iu":
+        given = (self.row_labels or {}).get(observable)
+        if given is None:
+            return None
+        labels = [given[:40]] if isinstance(given, str) else [str(label) for label in np.asarray(given).tolist()]
+        if len(labels) != num_rows:
             raise DataError(
-                f"The token ids of {_inside(self.name)} are not integers.",
-                expected="an integer dtype",
-                found=block.dtype,
+                f"row_labels has another number of labels than the observable {observable!r} has rows.",
+                expected=f"one label for each of {num_rows} rows",
+                found=f"{len(labels)}",
             )
-        if block.ndim != 2:
-            raise DataError(
-                f"The rows of {_inside(self.name)} are not sequences of token ids.",
-                expected="one dimension per row",
-                found=f"rows of shape {block.shape[1:]}",
-            )
-        length = getattr(self, "length", block.shape[1])
-        if block.shape[1] != length:
-            raise self._unequal({length, block.shape[1]})
-        ids: npt.NDArray[np.int64] = block.astype(np.int64, copy=False)
-        return ids
+        return labels
 
 
-def _missing(row: Sequence[Any]) -> Iterator[int]:
-    return (position for position, token in enumerate(row) if token is None)
+class Rows(Protocol):
+    """Rows of a dataset, by index.
+
+    Attributes
+    ----------
+    name : str
+        What messages call it.
+    """
+
+    name: str
+
+    @property
+    def positions(self) -> int | None:
+        """Losses per row; None where the loss alone knows."""
+
+    def __len__(self) -> int:
+        """Return the number of rows."""
+
+    def hold(self, indices: npt.NDArray[np.int64]) -> HeldRows:
+        """Read rows to be kept."""
+
+    def hash(self, indices: npt.NDArray[np.int64]) -> str:
+        """Return the sha256 of rows."""
 
 
-def _table_of(data: Any, name: str) -> Any:
-    """Return the rows inside what other libraries call a table, as something that is read by row.
+def open_rows(data: Any, name: str, *, own_loss: bool) -> Rows:
+    """Take a dataset of any kind.
+
+    Parameters
+    ----------
+    data : dataset
+    name : str
+        What messages call it.
+    own_loss : bool
+        Whether the caller has a loss of his own, without which rows must be of token ids.
 
     Raises
     ------
     DataError
-        It holds several tables, or cannot be read by row; the message has the line to write.
+        It is no dataset, or its rows are not of tokens and there is no loss for them.
     """
-    kind, remedy = type(data).__name__, None
-    if isinstance(data, Mapping) and "input_ids" in data:  # a dict of columns, a BatchEncoding
-        return data["input_ids"]
-    if isinstance(data, Mapping) and data and all(hasattr(each, "column_names") for each in data.values()):
-        remedy = f"Pass one of its splits: dataset[{next(iter(data))!r}]."
-    elif hasattr(data, "batch_sampler") and hasattr(data, "dataset"):
-        remedy = "Pass what it loads from, loader.dataset: sampling makes its own batches."
-    elif hasattr(data, "__iter__") and not hasattr(data, "__len__"):
-        remedy = "Take as many rows as shall be sampled on: datasets.Dataset.from_list(list(rows.take(10_000)))."
-    if remedy is not None:
-        raise DataError(f"{name} cannot be read by row.", expected="one table of rows", found=kind, remedy=remedy)
-    if hasattr(data, "iloc"):  # of pandas, whose [] goes by label
-        columns = getattr(data, "columns", None)
-        if columns is None:
-            return list(data)
-        return list(data["input_ids"]) if "input_ids" in columns else data.to_numpy()
-    if hasattr(data, "to_pylist"):  # of pyarrow
-        columns = getattr(data, "column_names", None)
-        return (data["input_ids"] if columns and "input_ids" in columns else data).to_pylist()
-    tensors = getattr(data, "tensors", None)
-    if isinstance(tensors, tuple) and len(tensors) == 1:  # a TensorDataset
-        return tensors[0]
-    if not isinstance(data, torch.Tensor) and all(hasattr(data, each) for each in ("shape", "dtype", "__getitem__")):
-        return np.asarray(data[...])  # zarr, h5py, xarray
-    return data
-
-
-def _kind_of(data: Any, name: str) -> str:
-    if isinstance(data, torch.Tensor | np.ndarray):
-        return "array"
-    datasets = sys.modules.get("datasets")  # never imported for the caller's sake
-    if datasets is not None and isinstance(data, datasets.Dataset):
-        if "input_ids" not in data.column_names and data.format["type"] != "custom":
-            raise DataError(
-                f"{name} has no column 'input_ids'.", expected="'input_ids'", found=", ".join(data.column_names)
-            )
-        return "huggingface"
-    if isinstance(data, str | bytes | Mapping) or not (hasattr(data, "__getitem__") and hasattr(data, "__len__")):
+    tokens = _holds_tokens(data, name)
+    if own_loss and not tokens:
+        return ValueRows(data if isinstance(data, torch.utils.data.TensorDataset) else table_of(data, name), name)
+    try:
+        return TokenRows(data, name)
+    except (DataError, TypeError, ValueError) as error:
+        if tokens or getattr(error, "remedy", None) is not None:
+            raise
+        told = error if isinstance(error, DataError) else None
         raise DataError(
-            f"{name} cannot be read by row.",
-            expected="a HuggingFace Dataset, an indexable of {'input_ids': ...}, or a 2-D integer array or tensor",
-            found=type(data).__name__,
-        )
-    return "indexable"
+            f"The rows of {name[:1].lower() + name[1:]} are no sequences of token ids."
+            if told is None
+            else told.problem,
+            expected="token ids" if told is None else told.expected,
+            found=type(data).__name__ if told is None else told.found,
+            remedy="Rows that are no tokens need a loss: pass loss_fn=, called as loss_fn(model, batch).",
+        ) from error
 
 
-def _inside(name: str) -> str:
-    """The name within a sentence."""
-    return name[:1].lower() + name[1:]
-
-
-def _row_of(row: Any, name: str) -> Any:
-    if isinstance(row, str | bytes):
-        raise DataError(
-            f"The rows of {_inside(name)} are texts.",
-            expected="token ids",
-            found=repr(row[:40]),
-            remedy="Tokenize them first, for instance with devinterp.utils.tokenize_and_concatenate.",
-        )
-    if isinstance(row, Mapping):
-        if "input_ids" not in row:
-            raise DataError(
-                f"A row of {_inside(name)} has no 'input_ids'.", expected="'input_ids'", found=", ".join(map(str, row))
-            )
-        return row["input_ids"]
-    return row
-
-
-def fingerprint(rows: TokenRows) -> dict[str, Any]:
+def fingerprint(rows: Rows) -> dict[str, Any]:
     """Identify a dataset by its length and a hash of at most 64 rows spread evenly over it.
 
     Unlike the hash of the rows that a run visits, it is the same for every run on the dataset, and for an observable
     made from it.
     """
     spread = np.unique(np.linspace(0, len(rows) - 1, min(len(rows), _FINGERPRINT_ROWS)).astype(np.int64))
-    return {"rows": hash_rows(rows.take(spread)), "length": len(rows)}
+    return {"rows": rows.hash(spread), "length": len(rows)}
 
 
-def read_compact(rows: TokenRows, indices: npt.NDArray[np.int64]) -> IdArray:
-    """Read rows block by block into the smallest dtype that takes them; negative ids are refused."""
-    blocks: list[IdArray] = []
-    largest = 0
-    for start in range(0, len(indices), _BLOCK_ROWS):
-        block = rows.take(indices[start : start + _BLOCK_ROWS])
-        low, high = int(block.min()), int(block.max())
-        if low < 0:
-            row = int(indices[start + int(np.argmin(block.min(axis=1)))])
-            raise DataError(
-                f"{rows.name} has a negative token id.", expected="ids of at least 0", found=f"{low} in row {row}"
-            )
-        largest = max(largest, high)
-        blocks.append(block.astype(_smallest(high)))
-    dtype = _smallest(largest)
-    return np.concatenate([block.astype(dtype, copy=False) for block in blocks])
+def _holds_tokens(data: Any, name: str) -> bool:
+    """Whether rows are of token ids, as far as the first of them tells; True for what is no dataset at all."""
+    if isinstance(data, torch.utils.data.TensorDataset) and len(data.tensors) > 1:
+        return False
+    table = table_of(data, name)
+    if isinstance(table, Mapping):
+        return not table or not all(isinstance(each, np.ndarray | torch.Tensor | list) for each in table.values())
+    if isinstance(table, torch.Tensor | np.ndarray):
+        integers = table.dtype.kind in "iu" if isinstance(table, np.ndarray) else _is_integer(table)
+        return table.ndim == 2 and integers
+    if isinstance(table, str | bytes) or not (hasattr(table, "__getitem__") and hasattr(table, "__len__")):
+        return True
+    datasets = sys.modules.get("datasets")
+    if datasets is not None and isinstance(table, datasets.Dataset) and "input_ids" in table.column_names:
+        return True
+    return len(table) == 0 or _is_token_row(table[0])
 
 
-def _smallest(largest: int) -> type[np.integer[Any]]:
-    if largest <= np.iinfo(np.uint16).max:
-        return np.uint16
-    return np.int32 if largest <= np.iinfo(np.int32).max else np.int64
+def _is_token_row(row: Any) -> bool:
+    if row is None:
+        return True
+    if isinstance(row, Mapping):
+        return "input_ids" in row
+    if isinstance(row, torch.Tensor):
+        return row.ndim == 1 and _is_integer(row)
+    if isinstance(row, np.ndarray):
+        return row.ndim == 1 and row.dtype.kind in "iu"
+    if not isinstance(row, list | tuple):
+        return False
+    numbers = [t.item() if isinstance(row, list) and isinstance(t, torch.Tensor) and t.ndim == 0 else t for t in row]
+    return all(t is None or (isinstance(t, Integral) and not isinstance(t, bool)) for t in numbers)
 
 
-def check_vocabulary(ids: IdArray, vocabulary: int | None, name: str) -> None:
-    """Raise `DataError` where an id does not fit a vocabulary of the given size."""
-    if vocabulary is not None and ids.size and int(ids.max()) >= vocabulary:
-        raise DataError(
-            f"{name} has token ids outside the model's vocabulary.",
-            expected=f"ids below {vocabulary}",
-            found=int(ids.max()),
-            remedy="Tokenise with the model's own tokenizer.",
-        )
+def _is_integer(tensor: torch.Tensor) -> bool:
+    return not (tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool)

@@ -199,8 +199,11 @@ class _Coordinator:
         wanted = {name for names in missing.values() for name in names}
         values: dict[str, Any] = {}
         for observable in plan.observables:
-            values[f"input_ids_{observable.obs_id}"] = observable.ids.numpy()
+            batch = observable.batch()
+            if batch.tokens:
+                values[f"input_ids_{observable.obs_id}"] = batch.ids.numpy()
             values[f"row_{observable.obs_id}"] = observable.rows
+            values[f"label_{observable.obs_id}"] = observable.labels
         device = torch.device(plan.device)
         if "init_loss" in wanted:
             most = max(settings, key=lambda each: each.num_chains)

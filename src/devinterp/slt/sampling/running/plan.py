@@ -29,7 +29,7 @@ from devinterp.slt.sampling.inputs.provenance import (
     hash_weights,
     unwrapped,
 )
-from devinterp.slt.sampling.inputs.rows import TokenRows
+from devinterp.slt.sampling.inputs.rows import RowOptions, open_rows
 from devinterp.slt.sampling.running.same_request import describe_computation, reconcile
 from devinterp.slt.sampling.settings import SamplerSettings
 from devinterp.slt.thinning import thinning_of
@@ -60,6 +60,7 @@ class Plan:
     variants : mapping of str to Variant
         By group path in the store, ``"/"`` for a run that is not a study.
     device : str
+    loss_unit : str
     prefix : FrozenPrefix
         What this process remembers of activations that no chain changes.
     """
@@ -70,6 +71,7 @@ class Plan:
     observables: tuple[Observable, ...]
     variants: Mapping[str, Variant]
     device: str
+    loss_unit: str = "nat"
     prefix: FrozenPrefix = field(default_factory=FrozenPrefix)
 
     def run(
@@ -122,6 +124,7 @@ def make_plan(
     *,
     device: str | torch.device | None,
     loss_fn: LossFn | None,
+    options: RowOptions | None = None,
 ) -> Plan:
     """Check everything that a run needs before the model is called, without touching a store.
 
@@ -137,16 +140,18 @@ def make_plan(
     """
     check_parameters(model)
     chosen = choose_device(device)
-    loss = PerTokenLoss(loss_fn)
     checked = {
         group: Variant(settings, check_masks(model, masks, _label(group)))
         for group, (settings, masks) in variants.items()
     }
     settings = [variant.settings for variant in checked.values()]
-    data = SamplingData(TokenRows(dataset, "The sampling dataset"), settings)
-    built = build_observables(observables, settings[0], length=data.length)
+    own_loss = loss_fn is not None
+    data = SamplingData(open_rows(dataset, "The sampling dataset", own_loss=own_loss), settings)
+    built = build_observables(observables, settings[0], positions=data.positions, own_loss=own_loss, options=options)
+    loss = PerTokenLoss(loss_fn)
     prefix = FrozenPrefix(minibatches=_come_again(settings, data))
-    return Plan(model, loss, data, built, checked, str(chosen), prefix)
+    unit = (options or RowOptions()).loss_unit
+    return Plan(model, loss, data, built, checked, str(chosen), unit, prefix)
 
 
 def _come_again(settings: Sequence[SamplerSettings], data: SamplingData) -> bool:
@@ -288,12 +293,17 @@ def _requests(plan: Plan, tokenizer: Any, probe: Probe) -> dict[str, SamplesRequ
     if probe.vocabulary is not None:
         common["vocabulary_size"] = probe.vocabulary
     listed = [{"obs_id": o.obs_id, "name": o.name, "batches_per_draw": o.batches_per_draw} for o in plan.observables]
+    config: dict[str, Any] = {} if plan.data.positions is not None else {"rows_are_tokens": False}
+    if plan.loss_unit != "nat":  # what goes without saying is not written
+        config["loss_unit"] = plan.loss_unit
     requests = {}
     for group, variant in plan.variants.items():
         requests[group] = SamplesRequest(
             parameters=variant.settings.as_dict(),
             observables=[dict(each) for each in listed],
-            sizes={"token_pos": plan.data.length - 1},
+            sizes={"token_pos": probe.losses.shape[1]},
+            config=config,
+            optional=frozenset(f"label_{o.obs_id}" for o in plan.observables if o.labels is not None),
             provenance={
                 **common,
                 "visited": plan.data.visited(variant.settings),

@@ -11,7 +11,8 @@ from tiny_lm import build_tokens
 
 from devinterp.errors import DataError
 from devinterp.slt.sampling.inputs.batches import SamplingData
-from devinterp.slt.sampling.inputs.rows import TokenRows, check_vocabulary, fingerprint
+from devinterp.slt.sampling.inputs.rows import fingerprint
+from devinterp.slt.sampling.inputs.token_rows import TokenRows, check_vocabulary
 
 TOKENS = build_tokens("code", 12)
 

@@ -1,0 +1,288 @@
+"""Token rows: reading them from what the caller has, and checking them."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from devinterp.errors import DataError
+from devinterp.schema.rules.row_hash import hash_rows
+from devinterp.slt.sampling.inputs.held import HeldTokens, IdArray
+
+__all__ = ["TokenRows", "check_vocabulary", "table_of"]
+
+_BLOCK_ROWS = 4096
+_LENGTH_ROWS = 1_000_000
+
+
+class TokenRows:
+    """Rows of token ids behind one interface: integer indices in, an (n, token) int64 array out.
+
+    Parameters
+    ----------
+    data : datasets.Dataset, sequence of {"input_ids": ...}, or 2-D integer array or tensor
+        The caller's dataset. It is read by index only and never changed.
+    name : str
+        What messages call it.
+
+    Raises
+    ------
+    DataError
+        It is empty, its ids are not integers, or its rows are not 1-D sequences of one length, at least 2.
+    """
+
+    def __init__(self, data: Any, name: str) -> None:
+        self.name = name
+        self._data = data = table_of(data, name)
+        self._kind = _kind_of(data, name)
+        if self._kind == "huggingface":
+            # A transform of the caller's (tokenising on the fly, say) stays; a mere output format is dropped.
+            if data.format["type"] != "custom":
+                self._data = data.with_format("numpy", columns=["input_ids"])
+        elif self._kind == "array":
+            self._data = data.detach().cpu().numpy() if isinstance(data, torch.Tensor) else np.asarray(data)
+            if self._data.ndim != 2:
+                raise DataError(
+                    f"{name} is not a table of token ids.",
+                    expected="two dimensions, (rows, tokens)",
+                    found=f"shape {self._data.shape}",
+                )
+        if len(self) == 0:
+            raise DataError(f"{name} is empty.", expected="at least one row", found="0 rows")
+        self._check_lengths()
+        self.length = int(self.take(np.zeros(1, dtype=np.int64)).shape[1])
+        if self.length < 2:
+            raise DataError(
+                f"The sequences of {_inside(name)} are too short: a loss needs a next token.",
+                expected="at least 2 tokens",
+                found=f"{self.length}",
+            )
+
+    def __len__(self) -> int:
+        return len(self._data)
+
+    def _check_lengths(self) -> None:
+        """Compare the lengths of all rows, also of those that the run does not visit, where that reads no ids."""
+        lengths: set[int] = set()
+        if self._kind == "huggingface" and self._data.format["type"] != "custom":
+            column = self._data.with_format("arrow", columns=["input_ids"])
+            for start in range(0, len(self), _LENGTH_ROWS):
+                part = column[start : start + _LENGTH_ROWS]["input_ids"]
+                offsets = (chunk.value_lengths() for chunk in part.chunks if hasattr(chunk, "value_lengths"))
+                for values in offsets:
+                    lengths.update(length for length in values.unique().to_pylist() if length is not None)
+        elif isinstance(self._data, list | tuple):
+            lengths.update(
+                len(row) for row in (_row_of(row, self.name) for row in self._data) if hasattr(row, "__len__")
+            )
+        if len(lengths) > 1:
+            raise self._unequal(lengths)
+
+    def _unequal(self, lengths: set[int]) -> DataError:
+        return DataError(
+            f"The sequences of {_inside(self.name)} have unequal lengths.",
+            expected="one length for all rows",
+            found=", ".join(map(str, sorted(lengths)[:6])),
+            remedy="Pack or cut them to one length, as devinterp.utils.tokenize_and_concatenate does.",
+        )
+
+    def take(self, indices: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """Read rows.
+
+        Parameters
+        ----------
+        indices : (n,) int64
+
+        Returns
+        -------
+        (n, token) int64
+
+        Raises
+        ------
+        DataError
+            The rows differ in length, or are not integers.
+        """
+        if self._kind == "array":
+            block = self._data[indices]
+        elif self._kind == "huggingface":
+            block = self._data[indices.tolist()]["input_ids"]
+        else:
+            block = [_row_of(self._data[int(i)], self.name) for i in indices]
+        return self._as_ids(block, indices)
+
+    def hold(self, indices: npt.NDArray[np.int64]) -> HeldTokens:
+        """Read rows block by block into the smallest dtype that takes them; negative ids are refused."""
+        blocks: list[IdArray] = []
+        largest = 0
+        for start in range(0, len(indices), _BLOCK_ROWS):
+            block = self.take(indices[start : start + _BLOCK_ROWS])
+            low, high = int(block.min()), int(block.max())
+            if low < 0:
+                row = int(indices[start + int(np.argmin(block.min(axis=1)))])
+                raise DataError(
+                    f"{self.name} has a negative token id.", expected="ids of at least 0", found=f"{low} in row {row}"
+                )
+            largest = max(largest, high)
+            blocks.append(block.astype(_smallest(high)))
+        dtype = _smallest(largest)
+        return HeldTokens(np.concatenate([block.astype(dtype, copy=False) for block in blocks]))
+
+    def hash(self, indices: npt.NDArray[np.int64]) -> str:
+        """Return the sha256 of rows."""
+        return hash_rows(self.take(indices))
+
+    @property
+    def positions(self) -> int:
+        """Losses per row: one for every token but the first."""
+        return self.length - 1
+
+    def _refuse_nulls(self, block: Any, indices: npt.NDArray[np.int64]) -> None:
+        """Raise `DataError` for the first row, or token, that is missing."""
+        for index, row in zip(indices.tolist(), block, strict=True):
+            lacking = None if row is None or not isinstance(row, list | tuple) else next(_missing(row), None)
+            if row is None or lacking is not None:
+                raise DataError(
+                    f"{self.name} has {'a null row' if row is None else 'a null token'}.",
+                    expected="token ids",
+                    found=f"null in row {index}" + ("" if lacking is None else f", at position {lacking}"),
+                    remedy="Drop the row.",
+                )
+
+    def _as_ids(self, block: Any, indices: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        if isinstance(block, torch.Tensor):
+            block = block.detach().cpu().numpy()
+        if not (isinstance(block, np.ndarray) and block.dtype != object):
+            self._refuse_nulls(block, indices)
+            rows = [row.detach().cpu().numpy() if isinstance(row, torch.Tensor) else np.asarray(row) for row in block]
+            flat = [row for row in rows if row.ndim != 1]
+            if flat:
+                raise DataError(
+                    f"A row of {_inside(self.name)} is not a sequence of token ids.",
+                    expected="one dimension",
+                    found=f"shape {flat[0].shape}",
+                )
+            lengths = {len(row) for row in rows}
+            if len(lengths) > 1:
+                raise self._unequal(lengths)
+            block = np.stack(rows)
+        if block.dtype.kind == "f" and np.isnan(block).any():  # how a table of numbers holds what is missing
+            self._refuse_nulls([[None if np.isnan(t) else t for t in row] for row in block], indices)
+        if block.dtype.kind not in "iu":
+            raise DataError(
+                f"The token ids of {_inside(self.name)} are not integers.",
+                expected="an integer dtype",
+                found=block.dtype,
+            )
+        if block.ndim != 2:
+            raise DataError(
+                f"The rows of {_inside(self.name)} are not sequences of token ids.",
+                expected="one dimension per row",
+                found=f"rows of shape {block.shape[1:]}",
+            )
+        length = getattr(self, "length", block.shape[1])
+        if block.shape[1] != length:
+            raise self._unequal({length, block.shape[1]})
+        ids: npt.NDArray[np.int64] = block.astype(np.int64, copy=False)
+        return ids
+
+
+def _missing(row: Sequence[Any]) -> Iterator[int]:
+    return (position for position, token in enumerate(row) if token is None)
+
+
+def table_of(data: Any, name: str) -> Any:
+    """Return the rows inside what other libraries call a table, as something that is read by row.
+
+    Raises
+    ------
+    DataError
+        It holds several tables, or cannot be read by row; the message has the line to write.
+    """
+    kind, remedy = type(data).__name__, None
+    if isinstance(data, Mapping) and "input_ids" in data:  # a dict of columns, a BatchEncoding
+        return data["input_ids"]
+    if isinstance(data, Mapping) and data and all(hasattr(each, "column_names") for each in data.values()):
+        remedy = f"Pass one of its splits: dataset[{next(iter(data))!r}]."
+    elif hasattr(data, "batch_sampler") and hasattr(data, "dataset"):
+        remedy = "Pass what it loads from, loader.dataset: sampling makes its own batches."
+    elif hasattr(data, "__iter__") and not hasattr(data, "__len__"):
+        remedy = "Take as many rows as shall be sampled on: datasets.Dataset.from_list(list(rows.take(10_000)))."
+    if remedy is not None:
+        raise DataError(f"{name} cannot be read by row.", expected="one table of rows", found=kind, remedy=remedy)
+    if hasattr(data, "iloc"):  # of pandas, whose [] goes by label
+        columns = getattr(data, "columns", None)
+        if columns is None:
+            return list(data)
+        return list(data["input_ids"]) if "input_ids" in columns else data.to_numpy()
+    if hasattr(data, "to_pylist"):  # of pyarrow
+        columns = getattr(data, "column_names", None)
+        return (data["input_ids"] if columns and "input_ids" in columns else data).to_pylist()
+    tensors = getattr(data, "tensors", None)
+    if isinstance(tensors, tuple) and len(tensors) == 1:  # a TensorDataset
+        return tensors[0]
+    if not isinstance(data, torch.Tensor) and all(hasattr(data, each) for each in ("shape", "dtype", "__getitem__")):
+        return np.asarray(data[...])  # zarr, h5py, xarray
+    return data
+
+
+def _kind_of(data: Any, name: str) -> str:
+    if isinstance(data, torch.Tensor | np.ndarray):
+        return "array"
+    datasets = sys.modules.get("datasets")  # never imported for the caller's sake
+    if datasets is not None and isinstance(data, datasets.Dataset):
+        if "input_ids" not in data.column_names and data.format["type"] != "custom":
+            raise DataError(
+                f"{name} has no column 'input_ids'.", expected="'input_ids'", found=", ".join(data.column_names)
+            )
+        return "huggingface"
+    if isinstance(data, str | bytes | Mapping) or not (hasattr(data, "__getitem__") and hasattr(data, "__len__")):
+        raise DataError(
+            f"{name} cannot be read by row.",
+            expected="a HuggingFace Dataset, an indexable of {'input_ids': ...}, or a 2-D integer array or tensor",
+            found=type(data).__name__,
+        )
+    return "indexable"
+
+
+def _inside(name: str) -> str:
+    """The name within a sentence."""
+    return name[:1].lower() + name[1:]
+
+
+def _row_of(row: Any, name: str) -> Any:
+    if isinstance(row, str | bytes):
+        raise DataError(
+            f"The rows of {_inside(name)} are texts.",
+            expected="token ids",
+            found=repr(row[:40]),
+            remedy="Tokenize them first, for instance with devinterp.utils.tokenize_and_concatenate.",
+        )
+    if isinstance(row, Mapping):
+        if "input_ids" not in row:
+            raise DataError(
+                f"A row of {_inside(name)} has no 'input_ids'.", expected="'input_ids'", found=", ".join(map(str, row))
+            )
+        return row["input_ids"]
+    return row
+
+
+def _smallest(largest: int) -> type[np.integer[Any]]:
+    if largest <= np.iinfo(np.uint16).max:
+        return np.uint16
+    return np.int32 if largest <= np.iinfo(np.int32).max else np.int64
+
+
+def check_vocabulary(ids: IdArray, vocabulary: int | None, name: str) -> None:
+    """Raise `DataError` where an id does not fit a vocabulary of the given size."""
+    if vocabulary is not None and ids.size and int(ids.max()) >= vocabulary:
+        raise DataError(
+            f"{name} has token ids outside the model's vocabulary.",
+            expected=f"ids below {vocabulary}",
+            found=int(ids.max()),
+            remedy="Tokenise with the model's own tokenizer.",
+        )
