@@ -68,6 +68,11 @@ def tell(run: xr.DataTree, entry: Entry, value: Any) -> None:
     for key in above:
         metadata = metadata.setdefault(key, {})
     metadata[last] = value
+    for name in map(str, list(run.data_vars)):  # what follows from it in the arrays
+        if last == "rows_are_tokens" and not value and "input_ids" in name:
+            del run[name]
+        elif last == "loss_unit" and run[name].attrs.get("units") == "nat":
+            run[name].attrs["units"] = value
 
 
 TOLD = [e for e in entries().values() if e.path not in ("run", "config.observables", "provenance.visited")]

@@ -17,10 +17,11 @@ from devinterp.plain_json import dig
 from devinterp.schema import load
 from devinterp.slt.estimands import parameter_docs
 from devinterp.slt.sampling import sample
+from devinterp.slt.sampling.inputs.rows import RowOptions
 from devinterp.slt.sampling.running.options import Execution
 from devinterp.slt.sampling.settings import SamplerSettings
 
-PARTS = (SamplerSettings, Execution)
+PARTS = (SamplerSettings, Execution, RowOptions)
 ELSEWHERE = {"model", "dataset", "observables", "param_masks", "device", "output_path", "loss_fn", "tokenizer"}
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from functools import cache
 from types import MappingProxyType
-from typing import Literal
+from typing import Any, Literal
 
 import yaml
 
@@ -38,6 +38,8 @@ class Entry:
         It decides which rows of the sampling dataset are visited.
     unknown : bool
         None says that nobody told.
+    default : optional
+        What is meant where nothing is written.
     why : str
         The reason.
     """
@@ -51,6 +53,7 @@ class Entry:
     own: str = ""
     rows: bool = False
     unknown: bool = False
+    default: Any = None
 
     @property
     def name(self) -> str:

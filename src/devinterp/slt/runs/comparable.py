@@ -136,6 +136,8 @@ def _told(run: Samples) -> dict[str, Any]:
         inside = dig(run.metadata, above) if above else run.metadata
         if isinstance(inside, Mapping) and key in inside and not (entry.unknown and inside[key] is None):
             told[path] = inside[key]
+        elif isinstance(inside, Mapping) and entry.default is not None:
+            told[path] = entry.default
     if f"{SETTING}n_beta" not in told and "n_beta" in run.dataset:
         told[f"{SETTING}n_beta"] = run.n_beta
     return told
