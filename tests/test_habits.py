@@ -78,6 +78,7 @@ ACROSS = {
     "slt/sampling/test_values.py",
     "slt/test_cluster.py",
     "store/repair/test_rewritten.py",
+    "store/test_links.py",
     "store/test_other_makes.py",
     "store/test_other_readers.py",
     "store/test_saved.py",

@@ -28,6 +28,7 @@ __all__ = [
     "StoreConflictError",
     "StoreError",
     "StoreExistsError",
+    "StoreGoneError",
     "StoreLockedError",
     "StoreNotFoundError",
     "ValidationError",
@@ -127,6 +128,10 @@ class StoreError(DevinterpError, OSError):
 
 class StoreNotFoundError(StoreError, FileNotFoundError):
     """There is no store at the path."""
+
+
+class StoreGoneError(StoreNotFoundError):
+    """A store was moved or deleted after a tree was opened on it."""
 
 
 class StoreExistsError(StoreError, FileExistsError):

@@ -19,10 +19,11 @@ import xarray as xr
 import zarr
 from zarr.storage import FsspecStore, LocalStore, MemoryStore, StorePath, ZipStore
 
-from devinterp.errors import DevinterpError, SettingError, StoreError
+from devinterp.errors import DevinterpError, SettingError, StoreError, StoreGoneError
 from devinterp.schema.reading.target import resolve_target
 from devinterp.schema.validation import validate
 from devinterp.store import locate, open_store
+from devinterp.testing import make_store
 
 SMALL = {"chains": 2, "draws": 3, "rows": 2, "observables": ("code",), "save_metrics": False}
 
@@ -224,3 +225,42 @@ def test_a_url_with_a_query_or_a_fragment_names_no_folder(study, end):
         assert quote(end[0]) in caught.value.remedy
         signed = open_store(f"{host}/s.zarr", storage_options={"params": {"sig": "1"}})
         xr.testing.assert_identical(signed.load(), open_store(study).load())
+
+
+OPENED = {
+    "open_store": open_store,
+    "engine": lambda path: xr.open_datatree(path, engine="devinterp"),
+    "store object": lambda path: open_store(zarr.storage.LocalStore(path)),
+    "xarray": lambda path: xr.open_datatree(path, engine="zarr"),
+}
+
+
+@pytest.mark.parametrize("opened", OPENED)
+@pytest.mark.parametrize("how", ["moved", "deleted", "one array deleted"])
+def test_a_store_that_is_gone_under_an_open_tree_is_said_to_be(tmp_path, opened, how):
+    path = Path(make_store(tmp_path / "s.zarr"))
+    tree = OPENED[opened](path)
+    if how == "moved":
+        path.rename(tmp_path / "t.zarr")
+    else:
+        shutil.rmtree(path if how == "deleted" else path / "loss_code")
+    for ask in (tree.devinterp.llc, tree.devinterp.bif, tree.devinterp.diagnose, tree.devinterp.to_arviz):
+        if how == "one array deleted" and ask != tree.devinterp.bif:
+            continue
+        with pytest.raises(StoreGoneError, match="is gone"):
+            ask()
+    if how != "one array deleted":
+        with pytest.raises(StoreGoneError, match="moved or deleted"):
+            tree.devinterp.save(tmp_path / "saved.zarr")
+    if opened != "xarray":
+        with pytest.raises(StoreGoneError):
+            _ = tree["loss_code"].values
+
+
+def test_what_may_be_absent_in_a_store_that_stands_is_fill(tmp_path):
+    path = Path(make_store(tmp_path / "s.zarr", "llc"))
+    (path / "llc_std/c").unlink()
+    assert str(open_store(path, level=None)["llc_std"].values) == "nan"
+    assert locate(path, mode="w").get(".devinterp/none") is None
+    shutil.rmtree(path)
+    assert locate(path, mode="w").get(".devinterp/none") is None  # whether a run was begun here is asked so

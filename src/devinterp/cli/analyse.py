@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_
 
 import typer
 
+from devinterp.cli.console import FOLLOW_LINKS
 from devinterp.cli.output import Format, emit, open_input, target_kind
 from devinterp.errors import SettingError
 from devinterp.slt.estimands import Estimand, Option, resolve
@@ -44,6 +45,7 @@ COMMON: dict[str, tuple[Any, Any]] = {
         Annotated[str, typer.Option("--profile", metavar="NAME", help="auto, strict, open or devinterp-2.0.")],
         "auto",
     ),
+    "follow_links": (FOLLOW_LINKS, False),
 }
 RESTRICTION = Annotated[
     str | None, typer.Option("--restriction", metavar="NAME", help="Of a study: which run; else full.")
@@ -68,7 +70,10 @@ def command(estimand: Estimand) -> Callable[..., None]:
 
     def run(store: str, **values: Any) -> None:
         target = target_kind(values["output"])
-        tree = _at(open_input(store, values["profile"], allow_partial=values["allow_partial"]), values["checkpoint"])
+        opened = open_input(
+            store, values["profile"], allow_partial=values["allow_partial"], follow_links=values["follow_links"]
+        )
+        tree = _at(opened, values["checkpoint"])
         if "restriction" in values:
             tree = _one_run(tree, values["restriction"])
         arguments = {name: read[name](values[called]) for name, called in names.items()}

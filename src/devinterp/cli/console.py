@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-__all__ = ["err", "out", "put", "table"]
+__all__ = ["FOLLOW_LINKS", "err", "out", "put", "table"]
 
 _WIDE = 10_000
+
+FOLLOW_LINKS = Annotated[
+    bool, typer.Option("--follow-links", help="Let symbolic links lead out of the store: git-annex, DVC.")
+]
 
 
 def out() -> Console:

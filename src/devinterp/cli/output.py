@@ -33,14 +33,20 @@ class Format(StrEnum):
     csv = "csv"
 
 
-def open_input(path: str, profile: str, *, allow_partial: bool = False) -> xr.DataTree:
+def open_input(path: str, profile: str, *, allow_partial: bool = False, follow_links: bool = False) -> xr.DataTree:
     """Open a store to analyse it, after a look at its structure.
 
     ``auto`` is ``strict`` for a store that names its schema, else ``devinterp-2.0``.
     """
     from devinterp.store import open_store
 
-    return open_store(path, profile=choose_profile(path, profile), level="structure", allow_partial=allow_partial)
+    return open_store(
+        path,
+        profile=choose_profile(path, profile),
+        level="structure",
+        allow_partial=allow_partial,
+        follow_links=follow_links,
+    )
 
 
 def choose_profile(path: str, profile: str) -> str:

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from devinterp.cli.console import FOLLOW_LINKS
 from devinterp.errors import MissingDependencyError, SettingError, StoreError
 from devinterp.schema.model.suggest import closest
 
@@ -27,6 +28,7 @@ def report(
     level: Annotated[
         str, typer.Option(metavar="LEVEL", help="How far to validate: structure, completeness or values.")
     ] = "completeness",
+    follow_links: FOLLOW_LINKS = False,
 ) -> None:
     """Write a report on a store: one HTML file with everything in it, that asks the network for nothing.
 
@@ -48,7 +50,13 @@ def report(
         read = load_tokenizer(tokenizer)
     with console.status("building the report"):
         size = write_report(
-            store, output, tokenizer=read, title=title, profile=choose_profile(store, profile), level=level
+            store,
+            output,
+            tokenizer=read,
+            title=title,
+            profile=choose_profile(store, profile),
+            level=level,
+            follow_links=follow_links,
         )
     console.print(f"written: {output} ({size / 1000:.0f} kB)", soft_wrap=True)
 

@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from devinterp.cli.console import FOLLOW_LINKS
 from devinterp.errors import SettingError
 
 __all__ = ["staged_stores", "validate"]
@@ -50,6 +51,7 @@ def validate(
     staged: Annotated[
         bool, typer.Option("--staged", help="Also every store in which git's index adds, changes or removes a file.")
     ] = False,
+    follow_links: FOLLOW_LINKS = False,
 ) -> None:
     """Check stores against their schema and report every finding.
 
@@ -70,7 +72,9 @@ def validate(
     if not paths and not staged:
         raise typer.BadParameter("Name a store, or pass --staged.")
     targets = [*(paths or []), *(map(str, staged_stores()) if staged else ())]
-    reports = [check(path, profile=profile, level=level.value, schema=schema) for path in targets]
+    reports = [
+        check(path, profile=profile, level=level.value, schema=schema, follow_links=follow_links) for path in targets
+    ]
     if format is Format.json:
         if len(reports) == 1 and not staged:
             typer.echo(reports[0].to_json())

@@ -36,6 +36,7 @@ def build_report(
     title: str | None = None,
     profile: str = "strict",
     level: Literal["structure", "completeness", "values"] = "completeness",
+    follow_links: bool = False,
 ) -> str:
     """Return a report on a store as one HTML page that needs nothing but itself.
 
@@ -47,7 +48,7 @@ def build_report(
         Reads the token ids; see `devinterp.plot.tokens.decode.token_strings`.
     title : str, optional
         By default the store's name.
-    profile, level : str
+    profile, level, follow_links : str, str, bool
         How it is validated; see `devinterp.validate`.
 
     Returns
@@ -64,7 +65,7 @@ def build_report(
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DevinterpWarning)  # what they say stands in the report
-        subject = open_subject(store, tokenizer=tokenizer, profile=profile, level=level)
+        subject = open_subject(store, tokenizer=tokenizer, profile=profile, level=level, follow_links=follow_links)
         with remembered_means():
             parts = _sections(subject)
     heading = title or os.path.basename(subject.name.rstrip("/")) or subject.name

@@ -89,6 +89,7 @@ def open_subject(
     tokenizer: Any = None,
     profile: str = "strict",
     level: Literal["structure", "completeness", "values"] = "completeness",
+    follow_links: bool = False,
 ) -> Subject:
     """Validate and open a store of runs.
 
@@ -107,7 +108,7 @@ def open_subject(
             expected="a store that sample() or sample_restrictions() wrote",
             found=status.schema or "a Zarr group without settings of a sampler",
         )
-    validation = validate(location.store, profile=profile, level=level)
+    validation = validate(location.store, profile=profile, level=level, follow_links=follow_links)
     tree = open_tree(location)
     grid = grid_of(tree)
     if grid is not None:

@@ -46,6 +46,7 @@ def validate(
     consolidated: bool | None = None,
     limits: Limits | None = None,
     storage_options: dict[str, Any] | None = None,
+    follow_links: bool = False,
 ) -> Report:
     """Check a store, tree or dataset against its schema, and report everything that is wrong at once.
 
@@ -70,6 +71,9 @@ def validate(
         Bounds on memory, sizes and numbers.
     storage_options : dict, optional
         Passed to fsspec for a URL.
+    follow_links : bool
+        Whether symbolic links may lead out of the store's folder, as those of git-annex and DVC do. Only for stores of
+        people that you trust: a link can name any file that you can read.
 
     Returns
     -------
@@ -90,7 +94,7 @@ def validate(
     if _in_memory(target):
         return _validate_view(target, profile, level, schema, bounds, findings)
     try:
-        access = open_access(target, storage_options, bounds.memory)
+        access = open_access(target, storage_options, bounds.memory, follow_links=follow_links)
     except (StoreError, MissingDependencyError) as error:
         findings.add(RuleCode.UNREADABLE, "/", error.problem, expected=error.expected, remedy=error.remedy)
         return _report(str(target), profile, level, None, findings)

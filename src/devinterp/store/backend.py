@@ -18,7 +18,8 @@ class DevinterpBackendEntrypoint(BackendEntrypoint):
     supports_groups = True
     # Spelled out: xarray inspects the signature of every engine, and **kwargs breaks the look-up of them all.
     open_dataset_parameters = (
-        "filename_or_obj", "drop_variables", "group", "profile", "level", "consolidated", "storage_options"
+        "filename_or_obj", "drop_variables", "group", "profile", "level", "consolidated", "storage_options",
+        "follow_links",
     )  # fmt: skip
 
     def open_datatree(  # type: ignore[override]  # fewer parameters on purpose
@@ -31,6 +32,7 @@ class DevinterpBackendEntrypoint(BackendEntrypoint):
         level: str | None = "structure",
         consolidated: bool | None = None,
         storage_options: dict[str, Any] | None = None,
+        follow_links: bool = False,
     ) -> xr.DataTree:
         """Open the whole store, or a group with what lies below it, as a DataTree; the whole store is validated."""
         from devinterp.store.reading.open import open_store
@@ -42,6 +44,7 @@ class DevinterpBackendEntrypoint(BackendEntrypoint):
             level=level,  # type: ignore[arg-type]  # checked there
             consolidated=consolidated,
             storage_options=storage_options,
+            follow_links=follow_links,
         )
         return (
             tree.map_over_datasets(lambda ds: ds.drop_vars(drop_variables, errors="ignore")) if drop_variables else tree
@@ -57,6 +60,7 @@ class DevinterpBackendEntrypoint(BackendEntrypoint):
         level: str | None = "structure",
         consolidated: bool | None = None,
         storage_options: dict[str, Any] | None = None,
+        follow_links: bool = False,
     ) -> xr.Dataset:
         """Open the arrays on the root, or of a group, as a Dataset."""
         tree = self.open_datatree(
@@ -67,6 +71,7 @@ class DevinterpBackendEntrypoint(BackendEntrypoint):
             level=level,
             consolidated=consolidated,
             storage_options=storage_options,
+            follow_links=follow_links,
         )
         return tree.to_dataset()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import uuid
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
@@ -16,12 +17,12 @@ from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import sync
 from zarr.storage import FsspecStore, LocalStore, MemoryStore, StorePath, WrapperStore, ZipStore
 
-from devinterp.errors import StoreError
-from devinterp.schema.reading.keys import DOCUMENT, join_key
+from devinterp.errors import StoreError, StoreGoneError
+from devinterp.schema.reading.keys import DOCUMENT, STATE_FOLDER, documented_node, join_key
 from devinterp.schema.reading.target import check_archive, open_url, protocols, resolve_target
 from devinterp.store.filesystem import sync_files
 
-__all__ = ["Location", "StoreLike", "locate"]
+__all__ = ["Location", "OpenedFolder", "StoreLike", "locate", "refuse_gone"]
 
 StoreLike = str | os.PathLike[str] | Store | StorePath | zarr.Group
 
@@ -179,7 +180,44 @@ def locate(target: StoreLike, *, mode: str = "r", storage_options: dict[str, Any
         check_archive(path)
         archive = sync(ZipStore.open(path, mode="r"))  # a closed one cannot be read
         return Location(archive, str(path), None, str(path))
-    return Location(LocalStore(path, read_only=read_only), str(path), path, str(path))
+    return Location(OpenedFolder(path, read_only=read_only), str(path), path, str(path))
+
+
+class OpenedFolder(LocalStore):
+    """A folder that tells a chunk which is not there from a store that is no longer there.
+
+    Zarr reads both as the fill value, and a run whose folder was moved under an open tree as one that diverged.
+    """
+
+    plain = True
+
+    async def get(self, key: str, prototype: Any = None, byte_range: Any = None) -> Any:
+        """Return what lies at ``key``, or None; refuse to where a chunk is not there because its array is not."""
+        found = await super().get(key, prototype, byte_range)
+        if found is None and documented_node(key) is None and STATE_FOLDER not in key.split("/"):
+            refuse_gone(self.root, key)
+        return found
+
+
+def refuse_gone(root: Path, key: str) -> None:
+    """Refuse to read on where the array of the chunk at ``key`` is not there any more.
+
+    Raises
+    ------
+    StoreGoneError
+    """
+    for above in (root / key).parents:
+        document = above / DOCUMENT
+        if document.exists():
+            if json.loads(document.read_bytes()).get("node_type") == "array":
+                return
+            break
+        if above == root:
+            break
+    raise StoreGoneError(
+        f"The store {root} is gone, or the array of {key} in it: it was moved or deleted after it was opened.",
+        remedy="Open it again where it lies now.",
+    )
 
 
 def _of_object(store: Store, *, read_only: bool) -> Location:
@@ -188,7 +226,9 @@ def _of_object(store: Store, *, read_only: bool) -> Location:
     if not read_only and not (store.supports_writes and store.supports_deletes):
         raise _not_rewritable(str(store))
     if isinstance(store, FsspecStore) and {"file", "local"} & protocols(store.fs):
-        store = LocalStore(store.path, read_only=read_only)  # fsspec's own way to a disk tears files when killed
+        store = OpenedFolder(store.path, read_only=read_only)  # fsspec's own way to a disk tears files when killed
+    if type(store) is LocalStore:
+        store = OpenedFolder(store.root, read_only=store.read_only)
     folder = Path(store.root) if isinstance(store, LocalStore) else None
     return Location(store, str(store), folder, str(folder) if folder is not None else None)
 

@@ -128,7 +128,7 @@ def test_equal_cuts_of_both_are_noticed_in_what_was_read_from_a_store(tmp_path: 
 
 
 def test_partners_need_the_beginnings_of_rows() -> None:
-    with pytest.raises(DataError, match="share a beginning"):
+    with pytest.raises(DataError, match="top_k needs"):
         compute_bif(RUN.isel(token_pos=slice(3, None)), top_k=1)
     assert compute_bif(RUN.isel(token_pos=slice(3)), top_k=1)["target_position"].values.tolist() == [1, 2, 3]
     with pytest.raises(DataError, match="whole rows"):
@@ -275,3 +275,24 @@ def test_chains_of_several_stores_are_opened_as_one_run(tmp_path: Path, engine: 
     made = xr.open_mfdataset(paths, engine=engine, combine="nested", concat_dim="chain", **options, **defaults)
     for ours, theirs in ((compute_llc(made), compute_llc(whole)), (compute_bif(made), compute_bif(whole))):
         xr.testing.assert_allclose(ours, theirs)
+
+
+@pytest.mark.parametrize("longest", [8, 64])
+@pytest.mark.parametrize("load", [False, True])
+def test_chunks_that_reach_beyond_the_array_leave_out_nothing(tmp_path: Path, longest: int, load: bool) -> None:
+    whole = make_run().to_dataset()
+    encoding = {name: {"chunks": (longest,) * v.ndim} for name, v in whole.variables.items() if v.ndim}
+    whole.to_zarr(tmp_path / "foreign.zarr", encoding=encoding, zarr_format=3, consolidated=False)
+    made = xr.open_datatree(tmp_path / "foreign.zarr", engine="zarr", consolidated=False)
+    made = made.load() if load else made
+    xr.testing.assert_allclose(compute_bif(made), compute_bif(whole))
+    cut = made.isel(token_pos=slice(2, None), token=slice(2, None))
+    if not load:  # of what is in memory nobody knows
+        with pytest.raises(DataError, match="not known which positions"):
+            compute_bif(cut)
+
+
+def test_positions_that_were_left_out_before_loading_are_missed(tmp_path: Path) -> None:
+    made = to_store(make_run(), tmp_path / "ours.zarr").load()
+    with pytest.raises(DataError, match="not known which positions"):
+        compute_bif(made.isel(token_pos=slice(2, None), token=slice(2, None)))

@@ -138,6 +138,7 @@ class _Chunks:
             [s.get("status") if isinstance(s, dict) else None for s in states] if isinstance(states, list) else []
         )
         self._rows: dict[str, list[int] | None] = {}
+        self._dangling: set[str] = set()
 
     def check(self) -> None:
         for name, array in self.bound.group.arrays.items():
@@ -202,7 +203,9 @@ class _Chunks:
                     RuleCode.PATH_ESCAPE, path, "A symbolic link leads out of the store.", level="completeness"
                 )
             number = chunk_keys.number(entry.name, grid)
-            if number is not None:
+            if number is not None and entry.dangling:
+                self._dangling.add(path)
+            elif number is not None:
                 present[number] = 1
             elif entry.name.endswith(".partial"):
                 self.findings.add(RuleCode.LEFTOVER, path, "A temporary file of a killed writer.")
@@ -258,6 +261,14 @@ class _Chunks:
         if self.omitted and self._fill_is_legal(array, spec, index):
             self.findings.add(
                 RuleCode.OMITTED_CHUNK, path, "A chunk is absent that may be all fill.", found=reads, times=times
+            )
+        elif path in self._dangling:
+            self.findings.add(
+                RuleCode.MISSING_CHUNK,
+                path,
+                "A chunk is missing: there is a symbolic link to nothing.",
+                found=reads,
+                remedy="Get what it points to, as with git annex get or dvc pull.",
             )
         else:
             self.findings.add(RuleCode.MISSING_CHUNK, path, "A chunk is missing.", found=reads, times=times)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from devinterp.errors import StoreError
 from devinterp.schema.reading.keys import DOCUMENT, document_key, join_key
-from devinterp.schema.reading.target import Target, check_archive, open_url, resolve_target
+from devinterp.schema.reading.target import Target, check_archive, open_url, plain_folder, resolve_target
 
 if TYPE_CHECKING:
     from zarr.abc.store import Store
@@ -41,12 +41,14 @@ class UnlistableError(StoreError):
 
 
 class Entry:
-    """A name in a store: whether it may hold further keys, is a link, and one that leads out of the store."""
+    """A name in a store: whether it may hold further keys, is a link, and one that leads out of it or to nothing."""
 
-    __slots__ = ("escapes", "folder", "linked", "name")
+    __slots__ = ("dangling", "escapes", "folder", "linked", "name")
 
-    def __init__(self, name: str, *, folder: bool, escapes: bool = False, linked: bool = False) -> None:
-        self.name, self.folder, self.escapes, self.linked = name, folder, escapes, linked
+    def __init__(
+        self, name: str, *, folder: bool, escapes: bool = False, linked: bool = False, dangling: bool = False
+    ) -> None:
+        self.name, self.folder, self.escapes, self.linked, self.dangling = name, folder, escapes, linked, dangling
 
 
 class Access(Protocol):
@@ -72,11 +74,17 @@ class Access(Protocol):
 
 
 class LocalAccess:
-    """A folder on this machine."""
+    """A folder on this machine.
 
-    def __init__(self, root: str | os.PathLike[str]) -> None:
+    Parameters
+    ----------
+    follow_links : bool
+        Whether symbolic links may lead out of it, as those of git-annex and DVC do.
+    """
+
+    def __init__(self, root: str | os.PathLike[str], *, follow_links: bool = False) -> None:
         self.name, self.archive = os.fspath(root), False
-        self._root = os.path.realpath(root)
+        self._root, self._follow = os.path.realpath(root), follow_links
         self._inside: set[str] = {self._root}
 
     def get(self, key: str, limit: int) -> bytes | None:
@@ -108,7 +116,8 @@ class LocalAccess:
                     linked = entry.is_symlink()
                     escapes = linked and not self._is_inside(entry.path)
                     opens = not escapes and entry.is_dir()
-                    out.append(Entry(entry.name, folder=opens, escapes=escapes, linked=linked))
+                    dangling = linked and not escapes and not os.path.exists(entry.path)
+                    out.append(Entry(entry.name, folder=opens, escapes=escapes, linked=linked, dangling=dangling))
         except (FileNotFoundError, NotADirectoryError):
             return []
         except OSError as error:
@@ -131,7 +140,7 @@ class LocalAccess:
                 if entry.folder and path.count("/") < 64:
                     pending.append(path)
                 else:
-                    yield Entry(path, folder=False, escapes=entry.escapes)
+                    yield Entry(path, folder=False, escapes=entry.escapes, dangling=entry.dangling)
 
     def exist(self, keys: Sequence[str]) -> list[bool]:
         return [os.path.isfile(self._resolve(key)) for key in keys]
@@ -154,6 +163,8 @@ class LocalAccess:
         return path
 
     def _is_inside(self, path: str) -> bool:
+        if self._follow:
+            return True
         real = os.path.realpath(path)
         return real == self._root or real.startswith(self._root.rstrip("/") + "/")
 
@@ -313,13 +324,21 @@ def safe_key(key: str) -> bool:
     )
 
 
-def open_access(target: Any, storage_options: dict[str, Any] | None = None, memory: int = 2**28) -> Access:
+def open_access(
+    target: Any,
+    storage_options: dict[str, Any] | None = None,
+    memory: int = 2**28,
+    *,
+    follow_links: bool = False,
+) -> Access:
     """Turn a path, URL, Zarr store or Zarr group into an `Access`.
 
     Parameters
     ----------
     memory : int
         Bytes that a validation may use: an archive's list of contents must fit well inside.
+    follow_links : bool
+        Whether symbolic links in a folder may lead out of it.
 
     Raises
     ------
@@ -330,14 +349,14 @@ def open_access(target: Any, storage_options: dict[str, Any] | None = None, memo
     """
     found = resolve_target(target)
     if found.store is not None:
-        return open_store_object(found.store, found.inside)
+        return open_store_object(found.store, found.inside, follow_links=follow_links)
     if found.url is not None:
         return ZarrAccess(open_url(found.url, storage_options, read_only=True), found.url)
     assert found.path is not None
-    return _open_path(found, memory)
+    return _open_path(found, memory, follow_links)
 
 
-def _open_path(target: Target, memory: int) -> Access:
+def _open_path(target: Target, memory: int, follow_links: bool) -> Access:
     path = target.path
     assert path is not None
     if path.is_file():
@@ -350,13 +369,12 @@ def _open_path(target: Target, memory: int) -> Access:
         check_archive(path, memory)
 
         return ZarrAccess(ZipStore(path, mode="r"), str(path))
-    return LocalAccess(path)
+    return LocalAccess(path, follow_links=follow_links)
 
 
-def open_store_object(store: Store, path: str) -> Access:
+def open_store_object(store: Store, path: str, *, follow_links: bool = False) -> Access:
     """Return the access to a Zarr store object, directly where it is a folder of this machine."""
-    from zarr.storage import LocalStore
-
-    if type(store) is LocalStore:
-        return LocalAccess(store.root / path if path else store.root)
+    folder = plain_folder(store)
+    if folder is not None:
+        return LocalAccess(folder / path if path else folder, follow_links=follow_links)
     return ZarrAccess(store, f"{store}/{path}".rstrip("/") if path else str(store), path)

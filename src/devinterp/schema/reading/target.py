@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from zarr.abc.store import Store
     from zarr.storage import FsspecStore
 
-__all__ = ["Target", "asked_rightly", "check_archive", "open_url", "protocols", "resolve_target"]
+__all__ = ["Target", "asked_rightly", "check_archive", "open_url", "plain_folder", "protocols", "resolve_target"]
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)(::.+)?://")
 _FILE = re.compile(r"(?:file|local):(?=/)", re.IGNORECASE)
@@ -151,6 +151,16 @@ def _absolute(path: Path, text: str) -> Path:
     except (OSError, ValueError) as error:  # no name of a file, or too long a one
         raise StoreError(f"{text!r} cannot be opened: {error}.") from error
     return path.absolute()
+
+
+def plain_folder(store: Any) -> Path | None:
+    """Return the folder whose files are a store's objects; None for any other store.
+
+    A subclass of zarr's `LocalStore` may change what it reads, unless it says ``plain = True``.
+    """
+    from zarr.storage import LocalStore
+
+    return store.root if type(store) is LocalStore or getattr(store, "plain", False) is True else None
 
 
 def check_archive(path: Path, memory: int = 2**28) -> None:

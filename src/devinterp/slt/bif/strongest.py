@@ -58,10 +58,11 @@ def topk_of_source(source: Source, k: int) -> xr.Dataset:
     tokens = plan.sequences.num_tokens if plan.by_token else 1
     if plan.by_token and not np.array_equal(plan.target_positions(), np.arange(1, tokens + 1)):
         raise DataError(
-            "Partners that share a beginning are left out, which needs the positions from the first on.",
-            expected="every position, or the first ones, in order",
+            "top_k needs the losses of every position from the first on, in order: partners within a beginning that "
+            "two rows share are left out, and how far that reaches is counted from there.",
+            expected=list(range(1, min(tokens, 8) + 1)),
             found=plan.target_positions().tolist()[:8],
-            remedy="Select positions in the result, or compute the matrix without top_k.",
+            remedy="Compute it of all positions and select in its result (along target_position), or leave out top_k.",
         )
     best = gather_strongest(source, k, ids) if isinstance(source, LazyOperands) else _strongest(source, k, ids)
     return _result(source, k, ids, tokens, best, _effective_draws(source, tokens))

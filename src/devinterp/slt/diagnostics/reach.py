@@ -84,6 +84,8 @@ def _unseen(run: Samples, layout: StepLayout | None) -> float | None:
         return None
     if math.isinf(time) or run.setting("init_noise"):
         return 1.0 if math.isinf(time) else None
+    if time == 0:  # of a step so long that nothing is left of where it began
+        return 0.0
     return float(np.exp(-2 / time * (layout.draw_steps() + 1)).mean())
 
 

@@ -14,6 +14,7 @@ from devinterp.errors import DataError, IncompleteStoreError, MissingVariableErr
 from devinterp.names import sanitize_observable_name
 from devinterp.plain_json import dig
 from devinterp.steps import StepLayout
+from devinterp.store.reading.fast_chunks import refuse_gone_tree, stored_size
 
 __all__ = ["Samples", "is_samples", "metadata_of", "series_members", "study_members"]
 
@@ -172,10 +173,10 @@ class Samples:
                 found=obj.attrs.get("completed", "no such attribute"),
                 remedy="Run the same sample() call again to resume it, or pass allow_partial=True.",
             )
-        if isinstance(obj, xr.DataTree):
-            root = {} if obj.root is obj else metadata_of(obj.root)
-            return cls(obj.to_dataset(), metadata_of(obj), label, root)
-        return cls(obj, metadata_of(obj), label)
+        dataset = obj.to_dataset() if isinstance(obj, xr.DataTree) else obj
+        refuse_gone_tree(dataset)
+        inside = isinstance(obj, xr.DataTree) and obj.root is not obj
+        return cls(dataset, metadata_of(obj), label, metadata_of(obj.root) if inside else {})
 
     def setting(self, name: str) -> Any:
         """Return a sampler setting by its ``sample()`` argument name, or None where it is not recorded."""
@@ -400,12 +401,23 @@ class Samples:
         return values.astype(np.int64)
 
     def _was_cut(self, dim: str) -> bool:
-        """Whether a variable that was read from a store was longer along ``dim`` there, where it is one chunk."""
-        for name, variable in self.dataset.data_vars.items():
-            chunks = variable.encoding.get("preferred_chunks") or {}
-            if dim in variable.dims and str(name).startswith(("loss_", "input_ids_")) and dim in chunks:
-                return bool(chunks[dim] > variable.sizes[dim])
-        return False
+        """Whether a variable that was read from a store was longer along ``dim`` there.
+
+        As long as it is read lazily, its array says so. In memory only its chunks are known, whole ones in our stores;
+        in those of others they may be longer than the array, and tell where those of losses and tokens fit each other.
+        """
+        chunks: dict[str, set[int]] = {"token_pos": set(), "token": set()}
+        for name, array in self.dataset.data_vars.items():
+            own = [d for d in chunks if d in array.dims]
+            if not own or not str(name).startswith(("loss_", "input_ids_")):
+                continue
+            stored = stored_size(array.variable, dim) if own == [dim] else None
+            if stored is not None:
+                return stored > array.sizes[dim]
+            chunks[own[0]].add(int((array.encoding.get("preferred_chunks") or {}).get(own[0], 0)))
+        losses, tokens = chunks["token_pos"], chunks["token"]
+        longer = any(size > self.dataset.sizes[dim] for size in chunks[dim])
+        return longer and (not tokens or not losses or {size + 1 for size in losses} == tokens)
 
     def input_ids(self, obs_id: str) -> np.ndarray[Any, Any]:
         """Return the token ids of an observable, (batch, token) int64."""

@@ -18,6 +18,7 @@ from devinterp.slt.runs.grid import grid_of
 from devinterp.slt.runs.kind import kind_of
 from devinterp.slt.runs.run import Samples, Tree, metadata_of, series_members, study_members
 from devinterp.store.location import StoreLike
+from devinterp.store.reading.fast_chunks import refuse_gone_tree
 from devinterp.store.writing.result import write_result
 
 __all__ = ["save"]
@@ -108,6 +109,7 @@ def _along(root: xr.Dataset, dim: str) -> xr.Dataset:
 def _run(obj: Tree, label: str) -> xr.Dataset:
     """Return one run with the dimensions that it was sampled with, its coordinates as a store has them, and sizes."""
     dataset = obj.to_dataset(inherit=False) if isinstance(obj, xr.DataTree) else obj
+    refuse_gone_tree(dataset)
     schema = load(str(dataset.attrs.get("devinterp_schema", "samples")))
     node = schema.node("/")
     variables: dict[Hashable, xr.Variable] = {}

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,19 +19,20 @@ import xarray as xr
 import zarr
 from numpy.typing import NDArray
 from zarr.core.buffer import default_buffer_prototype
-from zarr.storage import LocalStore
 
 from devinterp.errors import StoreError
 from devinterp.schema.findings.report import Collector
 from devinterp.schema.reading.access import LocalAccess
 from devinterp.schema.reading.array_metadata import NUMERIC, fill_number, read_array_document
-from devinterp.schema.reading.keys import DOCUMENT
+from devinterp.schema.reading.keys import DOCUMENT, join_key
 from devinterp.schema.reading.limits import Limits
 from devinterp.schema.reading.nodes import ArrayNode
 from devinterp.schema.reading.store_values import StoreValues
+from devinterp.schema.reading.target import plain_folder
+from devinterp.store.location import refuse_gone
 from devinterp.store.reading.xarray_private import LAYERS
 
-__all__ = ["block_reader"]
+__all__ = ["block_reader", "refuse_gone_tree", "stored_size"]
 
 BlockReader = Callable[[slice, slice], NDArray[Any]]
 
@@ -59,7 +61,7 @@ def block_reader(variable: xr.Variable) -> BlockReader:
     found = _stored(variable)
     if found is None:
         return through_zarr
-    values, node, key = found
+    values, node, key, folder = found
 
     def direct(first: slice, second: slice) -> NDArray[Any]:
         region = {
@@ -69,24 +71,64 @@ def block_reader(variable: xr.Variable) -> BlockReader:
         try:
             return values.read(node, region)
         except StoreError:
+            refuse_gone(folder, join_key(node.path, "c"))
             return through_zarr(first, second)
 
     return direct
 
 
-def _stored(variable: xr.Variable) -> tuple[StoreValues, ArrayNode, list[range]] | None:
-    """Return where a variable lies and which part of the stored array it is; None where this is not plain to see."""
+class _OpenedFolder(LocalAccess):
+    """The folder of a tree that is open: what is read there goes the way of what zarr would read."""
+
+    def get(self, key: str, limit: int) -> bytes | None:
+        found = super().get(key, limit)
+        if found is None:
+            refuse_gone(Path(self.name), key)
+        return found
+
+
+def stored_array(variable: xr.Variable) -> tuple[zarr.Array[Any] | None, Any]:
+    """Return the stored array that a variable is lazily read from, and the indexer into it, or None."""
     data: Any = variable._data
     key: Any = None
     for depth, layer in enumerate(LAYERS):
         data = data.array if depth else data
         if type(data) is not layer:
-            return None
+            return None, None
         key = getattr(data, "key", key)
-    if not LAYERS or not all(isinstance(part, slice) and part.step in (None, 1) for part in key.tuple):
+    handle = data._array if LAYERS else None
+    return (handle, key) if isinstance(handle, zarr.Array) else (None, None)
+
+
+def stored_size(variable: xr.Variable, dim: str) -> int | None:
+    """Return the size along ``dim`` of the stored array that a variable is lazily read from; None where none is."""
+    handle, _ = stored_array(variable)
+    names = None if handle is None else handle.metadata.dimension_names  # type: ignore[union-attr]
+    return None if handle is None or names is None or dim not in names else handle.shape[names.index(dim)]
+
+
+def refuse_gone_tree(dataset: xr.Dataset) -> None:
+    """Refuse a dataset that is lazily read from a folder which was moved or deleted, whoever opened it.
+
+    Raises
+    ------
+    StoreGoneError
+    """
+    for variable in dataset.variables.values():
+        handle, _ = stored_array(variable)
+        folder = None if handle is None else plain_folder(handle.store)
+        if handle is not None and folder is not None:
+            refuse_gone(folder, join_key(handle.path, "c"))
+            return
+
+
+def _stored(variable: xr.Variable) -> tuple[StoreValues, ArrayNode, list[range], Path] | None:
+    """Return where a variable lies and which part of the stored array it is; None where this is not plain to see."""
+    handle, key = stored_array(variable)
+    if handle is None or not all(isinstance(part, slice) and part.step in (None, 1) for part in key.tuple):
         return None
-    handle = data._array
-    if not isinstance(handle, zarr.Array) or type(handle.store) is not LocalStore or handle.metadata.zarr_format != 3:
+    folder = plain_folder(handle.store)
+    if folder is None or handle.metadata.zarr_format != 3:
         return None
     document = json.loads(handle.metadata.to_buffer_dict(default_buffer_prototype())[DOCUMENT].to_bytes())
     node = read_array_document(document, f"/{handle.path}", Limits(), Collector())
@@ -94,6 +136,6 @@ def _stored(variable: xr.Variable) -> tuple[StoreValues, ArrayNode, list[range]]
         return None
     if np.dtype(node.dtype) != variable.dtype or fill_number(node.storage.fill) is None:
         return None
-    values = StoreValues(LocalAccess(handle.store.root), Limits())
+    values = StoreValues(_OpenedFolder(folder, follow_links=True), Limits())
     values.omittable.add(node.path)
-    return values, node, [range(size)[part] for size, part in zip(node.shape, key.tuple, strict=True)]
+    return values, node, [range(size)[part] for size, part in zip(node.shape, key.tuple, strict=True)], folder

@@ -38,6 +38,7 @@ def open_store(
     chunks: Any = None,
     allow_partial: bool = False,
     storage_options: dict[str, Any] | None = None,
+    follow_links: bool = False,
 ) -> xr.DataTree:
     """Open and validate a store.
 
@@ -58,6 +59,8 @@ def open_store(
         Open a store whose run has not completed.
     storage_options : dict, optional
         Passed to fsspec for a URL.
+    follow_links : bool
+        Whether validation accepts symbolic links out of the store's folder; see `devinterp.validate`.
 
     Returns
     -------
@@ -85,7 +88,7 @@ def open_store(
     if level is not None:
         from devinterp.schema import validate
 
-        report = validate(location.store, profile=profile, level=level)
+        report = validate(location.store, profile=profile, level=level, follow_links=follow_links)
         if allow_partial:
             report = report.without("incomplete")
         report.raise_for_errors()
