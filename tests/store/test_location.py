@@ -262,5 +262,6 @@ def test_what_may_be_absent_in_a_store_that_stands_is_fill(tmp_path):
     (path / "llc_std/c").unlink()
     assert str(open_store(path, level=None)["llc_std"].values) == "nan"
     assert locate(path, mode="w").get(".devinterp/none") is None
+    assert locate(path).get("llc_std/.zarray") is None
     shutil.rmtree(path)
     assert locate(path, mode="w").get(".devinterp/none") is None  # whether a run was begun here is asked so

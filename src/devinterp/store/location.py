@@ -18,7 +18,7 @@ from zarr.core.sync import sync
 from zarr.storage import FsspecStore, LocalStore, MemoryStore, StorePath, WrapperStore, ZipStore
 
 from devinterp.errors import StoreError, StoreGoneError
-from devinterp.schema.reading.keys import DOCUMENT, STATE_FOLDER, documented_node, join_key
+from devinterp.schema.reading.keys import DOCUMENT, documented_node, join_key
 from devinterp.schema.reading.target import check_archive, open_url, protocols, resolve_target
 from devinterp.store.filesystem import sync_files
 
@@ -194,7 +194,8 @@ class OpenedFolder(LocalStore):
     async def get(self, key: str, prototype: Any = None, byte_range: Any = None) -> Any:
         """Return what lies at ``key``, or None; refuse to where a chunk is not there because its array is not."""
         found = await super().get(key, prototype, byte_range)
-        if found is None and documented_node(key) is None and STATE_FOLDER not in key.split("/"):
+        # Documents (of Zarr v2 too: .zgroup) and the state of a run may be asked for where there are none.
+        if found is None and documented_node(key) is None and "/." not in f"/{key}":
             refuse_gone(self.root, key)
         return found
 
