@@ -12,7 +12,7 @@ from devinterp.errors import MissingVariableError, SettingError
 from devinterp.plot.drawing.facets import Facets, draw_facets, make_facets
 from devinterp.plot.drawing.style import NEUTRAL, colours, legend, new_axes, note, title
 from devinterp.plot.inputs import chain_failures, one_run
-from devinterp.slt.runs.read_blocks import row_means
+from devinterp.slt.runs.counted import Start, minibatch_rows, observed_rows, start_rows
 from devinterp.slt.runs.run import Samples, Tree, series_members, study_members
 
 if TYPE_CHECKING:
@@ -128,18 +128,17 @@ def _read(
     data = run.dataset
     if observable is not None:
         name = run.observable(observable)
-        values = row_means(run.loss(name)).mean(axis=2)
-        start = f"init_loss_{name}"
-        return "draw", values, float(data[start].mean()) if start in data else None, f"fixed rows of {name}"
+        start = start_rows(run, name).mean if f"init_loss_{name}" in data else None
+        return "draw", observed_rows(run, name).trace, start, f"fixed rows of {name}"
     if over not in (None, "steps", "draws"):
         raise SettingError("There are no such traces.", expected="over='steps' or 'draws'", found=repr(over))
-    start_value = float(data["init_loss"].mean()) if "init_loss" in data else None
+    start_value = Start.known_mean(run) if "init_loss" in data else None
     if over != "draws" and "step_loss" in data:
         values = np.asarray(run.variable("step_loss", ("chain", "step")).values, dtype=np.float64)
         return "step", values, start_value, "minibatch loss of every step"
     if over != "draws" and "sampling_loss_micro" in data:
-        micro = run.variable("sampling_loss_micro", ("chain", "step", "batch_sampling", "token_pos"))
-        return "step", row_means(micro).mean(axis=2), start_value, "minibatch loss of every step"
+        micro = minibatch_rows(run, "sampling_loss_micro").trace
+        return "step", micro, start_value, "minibatch loss of every step"
     if over == "steps":
         raise MissingVariableError(
             "The losses of the steps were not kept.",
@@ -147,8 +146,7 @@ def _read(
             remedy="Use over='draws'.",
         )
     if "sampling_loss" in data:
-        drawn = run.variable("sampling_loss", ("chain", "draw", "batch", "token_pos"))
-        return "draw", row_means(drawn).mean(axis=2), start_value, "minibatch loss of every draw"
+        return "draw", minibatch_rows(run).trace, start_value, "minibatch loss of every draw"
     first = next(iter(run.observables), None)
     if first is None:
         raise MissingVariableError("The run has no losses to draw.", expected="sampling_loss or loss_{observable}")

@@ -23,8 +23,8 @@ from devinterp.names import sanitize_observable_name
 from devinterp.plain_json import dig
 from devinterp.slt.diagnostics.step_bias import step_bias
 from devinterp.slt.runs.chains import ChainSelection, select_chains, warn_excluded
+from devinterp.slt.runs.counted import Rows, Start, minibatch_rows, observed_rows, start_rows, step_rows
 from devinterp.slt.runs.lay_out import lay_out, shared_attrs
-from devinterp.slt.runs.read_blocks import row_means
 from devinterp.slt.runs.results import label_result, string_index
 from devinterp.slt.runs.run import Samples, Tree, series_members, study_members
 from devinterp.slt.runs.side_by_side import over_runs
@@ -275,27 +275,31 @@ def llc_of_run(
         thinning = _thinning(run)
         if warn and thinning is not None and thinning.blind:
             warnings.warn(f"{f'{run.label}: ' if run.label else ''}{thinning}", DevinterpWarning, stacklevel=4)
-        rows = row_means(run.variable("sampling_loss", ("chain", "draw", "batch", "token_pos")))
+        rows = minibatch_rows(run)
     elif over == "steps":
         axis = "step"
         rows = _step_rows(run, burnin)
     else:
         task = task_of(run, observable)
-        rows = row_means(run.loss(task))
-    trace = rows.mean(axis=2)
-    selection = select_chains(run, np.isfinite(trace), allow_partial=allow_partial, axis=axis)
+        rows = observed_rows(run, task)
+    selection = select_chains(run, rows.finite, allow_partial=allow_partial, axis=axis)
     if warn:
         warn_excluded(run, selection)
     init_rows = _init_rows(run, task, selection)
     init = float(init_rows.mean())
-    values = llc_of_trace(trace[:, : selection.length], init, n_beta, selection.used)
+    kept = rows.of(selection.used, selection.length)
+    trace = np.full(rows.means.shape[:2], np.nan)[:, : selection.length]
+    trace[list(selection.used)] = kept.plain.mean(axis=2)
+    values = llc_of_trace(trace, init, n_beta, selection.used)
+    if kept.counts is not None:
+        values["llc_scalar"] = np.asarray(n_beta * (kept.mean - init))
     result = xr.Dataset(
         {
             "llc_mean": values["llc_mean"],
             "llc_std": values["llc_std"],
             "llc_per_chain": ("chain", values["llc_per_chain"]),
             "llc_scalar": values["llc_scalar"],
-            "loss_trace": (("chain", axis), trace.astype(np.float32)),
+            "loss_trace": (("chain", axis), rows.trace.astype(np.float32)),
             "init_loss": np.float64(init),
         },
         coords=run.coords_along(chain=slice(None), **{axis: slice(None)}),
@@ -303,6 +307,8 @@ def llc_of_run(
     )
     if task is not None:
         result.attrs["observable"] = task
+    elif rows.counts is not None:
+        result["loss_count"] = (("chain", axis), rows.sums[1])
     if over == "steps":
         result.attrs["burnin"] = int(burnin)
     bias = step_bias(run, selection.used, float(values["llc_mean"]) if task is not None else None)
@@ -312,8 +318,7 @@ def llc_of_run(
     if ci is not None:
         from devinterp.slt.uncertainty.intervals import llc_interval
 
-        kept = rows[list(selection.used), : selection.length]
-        interval = partial(llc_interval, run, kept, n_beta=n_beta, level=ci, over=over, init_rows=init_rows)
+        interval = partial(llc_interval, run, kept.plain, n_beta=n_beta, level=ci, over=over, init_rows=init_rows)
         rows_of = None if task is None else dig(run.metadata, f"provenance.observables.{task}.length")
         result["llc_ci"] = ("bound", np.array(interval(rows_of=rows_of)))
         if task is not None:
@@ -335,35 +340,30 @@ def _warn_noised_start(run: Samples, over: Over) -> None:
     )
 
 
-def _step_rows(run: Samples, burnin: bool) -> npt.NDArray[np.float64]:
+def _step_rows(run: Samples, burnin: bool) -> Rows:
     """Return the mean loss of every row of every step, (chain, step, row); one row where only the mean is kept."""
-    if "sampling_loss_micro" in run.dataset:
-        array = run.variable("sampling_loss_micro", ("chain", "step", "batch_sampling", "token_pos"))
-    elif "step_loss" in run.dataset:
-        array = run.variable("step_loss", ("chain", "step"))
-    else:
+    if not {"sampling_loss_micro", "step_loss"} & set(run.dataset.data_vars):
         raise MissingVariableError(
             "The losses of the steps were not kept.",
             expected="the variable sampling_loss_micro or step_loss",
             found=sorted(map(str, run.dataset.data_vars)),
             remedy="Use over='draws', or sample again with save_step_losses=True.",
         )
-    skipped = 0
+    skipped, size = 0, run.dataset.sizes.get("step", 1)
     if not burnin:
         layout = run.step_layout
-        if layout is None or array.sizes["step"] != layout.num_steps:
+        if layout is None or size != layout.num_steps:
             raise SettingError(
                 "It is not known which of these steps are burn-in.",
                 expected="every step of the run, and num_burnin_steps, num_draws and num_steps_bw_draws in "
                 "metadata.config.sampler",
-                found=f"{array.sizes['step']} steps, where the settings tell of {layout and layout.num_steps}",
+                found=f"{size} steps, where the settings tell of {layout and layout.num_steps}",
                 remedy="Pass burnin=True to use all the steps that are there.",
             )
         skipped = layout.burnin
-    array = array.isel(step=slice(skipped, None))
-    if array.ndim == 2:
-        return np.asarray(array.values, dtype=np.float64)[:, :, None]
-    return row_means(array)
+    if "sampling_loss_micro" in run.dataset:
+        return minibatch_rows(run, "sampling_loss_micro", steps=slice(skipped, None))
+    return step_rows(run, steps=slice(skipped, None))
 
 
 def task_of(run: Samples, observable: str | None) -> str:
@@ -382,7 +382,7 @@ def task_of(run: Samples, observable: str | None) -> str:
 def _init_rows(run: Samples, task: str | None, selection: ChainSelection) -> npt.NDArray[np.float64]:
     """Return the loss at the start: per chain used, or per fixed row of the observable, averaged over tokens."""
     if task is None:
-        array = run.variable("init_loss", ("chain", "token_pos")).isel(chain=list(selection.used))
+        rows = Start.of(run, selection.used).per_chain
     else:
         name = f"init_loss_{task}"
         if name not in run.dataset:
@@ -392,8 +392,7 @@ def _init_rows(run: Samples, task: str | None, selection: ChainSelection) -> npt
                 found=sorted(map(str, run.dataset.data_vars)),
                 remedy="Use over='draws'; stores of devinterp 2.0 do not have it.",
             )
-        array = run.variable(name, (f"batch_{task}", "token_pos"))
-    rows: npt.NDArray[np.float64] = np.asarray(array.values, dtype=np.float64).mean(axis=1)
+        rows = start_rows(run, task).plain[0, 0]
     if not np.isfinite(rows).all():
         raise DataError(
             f"The loss at the start{f' of the run {run.label!r}' if run.label else ''} is not finite.",

@@ -285,6 +285,11 @@ class ArrayLayout:
     spec: VariableSpec
 
     @property
+    def mask(self) -> str | None:
+        """Name of the array that says which of this one's values count, where it is there."""
+        return None if self.spec.mask is None else self.spec.mask.format_map(self.spec.matches(self.name) or {})
+
+    @property
     def nbytes(self) -> int:
         """Uncompressed size in bytes (strings count 8 per element)."""
         itemsize = 8 if self.dtype in ("string", "text") else np.dtype(self.dtype).itemsize

@@ -46,7 +46,10 @@ def llc_identities(context: Context) -> Iterator[Problem]:
 
 @predicate("llc_from_trace", kind="relation")
 def llc_from_trace(context: Context) -> Iterator[Problem]:
-    """llc_per_chain and llc_scalar are n_beta * (mean of loss_trace - init_loss), where a single run says n_beta."""
+    """llc_per_chain and llc_scalar are n_beta * (mean of loss_trace - init_loss), where a single run says n_beta.
+
+    Where there is a loss_count, the mean is that over the losses which count.
+    """
     n_beta = context.setting("n_beta")
     if not context.has("llc_per_chain", "llc_scalar", "loss_trace", "init_loss") or context.has("wr"):
         return
@@ -56,16 +59,24 @@ def llc_from_trace(context: Context) -> Iterator[Problem]:
     init, scalar = (context.read(n).astype(np.float64) for n in ("init_loss", "llc_scalar"))
     if trace.ndim != 2 or per_chain.shape != trace.shape[:1] or init.shape or scalar.shape:
         return  # stacked along checkpoints; or the sizes have their own finding
-    used = trace[np.isfinite(per_chain)]
+    weights = context.read("loss_count") if context.has("loss_count") else np.ones(trace.shape)
+    if weights.shape != trace.shape:
+        return
+    trace = np.where(weights > 0, trace, 0.0)
+    used, weights = trace[np.isfinite(per_chain)], weights[np.isfinite(per_chain)]
     # Of chains of different lengths those draws count that all of them have.
     length = int(np.isfinite(used).sum(axis=1).min(initial=trace.shape[1]))
     if not used.size or not length or not np.isfinite(used[:, :length]).all():
         return
     # The trace was rounded to single precision after the estimate was made.
     tolerance = abs(n_beta) * 1e-6 * (float(np.abs(used[:, :length]).max()) + abs(float(init))) + 1e-9
-    wanted = n_beta * (used[:, :length].mean(axis=1) - init)
+    used, weights = used[:, :length], weights[:, :length]
+    if not (weights.sum(axis=1) > 0).all():
+        return
+    wanted = n_beta * (np.average(used, axis=1, weights=weights) - init)
+    whole = n_beta * (np.average(used, weights=weights) - init)
     found = per_chain[np.isfinite(per_chain)]
-    for name, ours, theirs in (("llc_per_chain", wanted, found), ("llc_scalar", wanted.mean(), scalar)):
+    for name, ours, theirs in (("llc_per_chain", wanted, found), ("llc_scalar", whole, scalar)):
         off = np.abs(np.atleast_1d(ours - theirs))
         if not (off <= tolerance).all():  # NaN too
             worst = int(np.argmax(np.nan_to_num(off, nan=np.inf)))

@@ -20,7 +20,7 @@ from devinterp.slt.diagnostics.reach import reach_of, sampled_weights, without_t
 from devinterp.slt.diagnostics.step_bias import step_bias
 from devinterp.slt.diagnostics.verdicts import FEWEST_DRAWS, judge
 from devinterp.slt.runs.chains import known_states
-from devinterp.slt.runs.read_blocks import row_means
+from devinterp.slt.runs.counted import Start, minibatch_rows, observed_rows, start_rows
 from devinterp.slt.runs.run import Samples, Tree, series_members, study_members
 from devinterp.slt.uncertainty.batch_means import Passes, mean_variance, shares_minibatches
 
@@ -99,8 +99,7 @@ def _diagnose_study(members: Mapping[str, Tree], sampling_task: str | None, abov
 
 
 def _diagnose(run: Samples, sampling_task: str | None) -> Diagnosis:
-    source, rows, traces, start, start_se = _trace(run, sampling_task)
-    finite = np.isfinite(traces)
+    source, rows, traces, finite, start, start_se = _trace(run, sampling_task)
     num_chains, num_draws = traces.shape
     prefix = np.where(finite.all(axis=1), num_draws, np.argmin(finite, axis=1))
     written, failures = known_states(run, num_chains)
@@ -164,36 +163,37 @@ def _shared_noise(run: Samples, kept: F64) -> float:
 
 def _trace(
     run: Samples, sampling_task: str | None
-) -> tuple[str, Literal["fixed", "minibatch"], F64, float | None, float | None]:
-    """The loss at every draw, (chain, draw), what it is of, and the loss at the start that it is compared with."""
+) -> tuple[str, Literal["fixed", "minibatch"], F64, npt.NDArray[np.bool_], float | None, float | None]:
+    """The loss at every draw, (chain, draw), what it is of and where finite; the loss at the start to compare with."""
     task = run.sampling_task(sampling_task)
     names = (task,) if task is not None else run.observables
     if names:
-        means = [row_means(run.loss(name)) for name in names]
-        trace = np.mean([m.mean(axis=2) for m in means], axis=0)
+        means = [observed_rows(run, name) for name in names]
+        trace = np.mean([m.trace for m in means], axis=0)
+        finite = np.logical_and.reduce([m.finite for m in means])
         source = " + ".join(f"loss_{name}" for name in names)
         starts = [f"init_loss_{name}" for name in names]
         if all(name in run.dataset for name in starts):
-            start = float(np.mean([np.asarray(run.dataset[n].values, dtype=np.float64).mean() for n in starts]))
-            return source, "fixed", trace, start, 0.0
+            start = float(np.mean([start_rows(run, name).mean for name in names]))
+            return source, "fixed", trace, finite, start, 0.0
         if task is None:  # init_loss is of other data
-            return source, "fixed", trace, None, None
-        first = means[0][0, 0]
+            return source, "fixed", trace, finite, None, None
+        first = means[0].of([0], 1).plain[0, 0]
         spread = float(first.var(ddof=1)) if first.size > 1 else 0.0
         known, variance = _init_loss(run, spread)
-        return source, "fixed", trace, known, float(np.sqrt(variance + spread / first.size))
-    rows = row_means(run.variable("sampling_loss", ("chain", "draw", "batch", "token_pos")))
-    trace = rows.mean(axis=2)
-    spread = float(np.nanmean(rows.var(axis=2, ddof=1))) if rows.shape[2] > 1 else 0.0
+        return source, "fixed", trace, finite, known, float(np.sqrt(variance + spread / first.size))
+    rows = minibatch_rows(run)
+    plain = rows.plain
+    spread = float(np.nanmean(plain.var(axis=2, ddof=1))) if plain.shape[2] > 1 else 0.0
     known, variance = _init_loss(run, spread)
-    return "sampling_loss", "minibatch", trace, known, float(np.sqrt(variance))
+    return "sampling_loss", "minibatch", plain.mean(axis=2), rows.finite, known, float(np.sqrt(variance))
 
 
 def _init_loss(run: Samples, row_variance: float) -> tuple[float | None, float]:
     """``init_loss`` and its variance, from the spread of rows; None where there is none."""
     if "init_loss" not in run.dataset:
         return None, 0.0
-    start = float(np.nanmean(np.asarray(run.dataset["init_loss"].values, dtype=np.float64)))
+    start = Start.known_mean(run)
     sizes = [run.setting(s) or 1 for s in ("num_init_loss_batches", "batch_size", "gradient_accumulation_steps")]
     return start, row_variance / int(np.prod(sizes))
 

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from devinterp.plain_json import dig
 from devinterp.slt.diagnostics.step_bias import relaxation_steps
+from devinterp.slt.runs.counted import Start
 from devinterp.slt.runs.run import Samples
 from devinterp.slt.uncertainty.batch_means import mean_variance
 from devinterp.steps import StepLayout
@@ -65,7 +66,7 @@ def reach_of(run: Samples, used: list[int]) -> Reach:
             (before, error), (after, own) = map(_mean, (loss[:, burnin // 2 : burnin], loss[:, burnin:]))
             found |= {"burnin_drift": after - before, "burnin_drift_se": math.hypot(error, own)}
             if "init_loss" in run.dataset and not run.setting("init_noise"):
-                found["step_rise"] = after - float(np.nanmean(run.dataset["init_loss"].values))
+                found["step_rise"] = after - Start.known_mean(run, dtype=None)
         distance, third = _steps(run, "metrics_distance", used, total), (total - burnin) // 3
         if distance is not None and third >= 4:
             squares = distance[:, burnin:] ** 2

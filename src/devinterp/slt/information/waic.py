@@ -26,7 +26,8 @@ import xarray as xr
 from devinterp.errors import SettingError
 from devinterp.slt.llc import task_of
 from devinterp.slt.runs.chains import ChainSelection, select_chains, warn_excluded
-from devinterp.slt.runs.read_blocks import block_slices, is_dask, read_blocks, row_means
+from devinterp.slt.runs.counted import mean_of_rows, observed_rows, row_mask
+from devinterp.slt.runs.read_blocks import block_slices, is_dask, read_blocks
 from devinterp.slt.runs.run import Samples, Tree
 from devinterp.slt.runs.side_by_side import over_runs
 
@@ -96,19 +97,20 @@ def compute_waic(
 
     def one(run: Samples, warn: bool) -> tuple[xr.Dataset, ChainSelection]:
         task = task_of(run, observable)
-        losses = run.loss(task)
-        means = row_means(losses)
-        selection = select_chains(run, np.isfinite(means.mean(axis=2)), allow_partial=allow_partial)
+        rows, counts = observed_rows(run, task), row_mask(run, task)
+        selection = select_chains(run, rows.finite, allow_partial=allow_partial)
         if warn:
             warn_excluded(run, selection)
         if len(selection.used) * selection.length < 2:
             raise SettingError("A variance needs at least two draws.", expected="2 or more", found=selection.length)
         if per == "sequence":
-            moments = Moments.of_values(means[list(selection.used), : selection.length][..., None])
+            means = rows.of(selection.used, selection.length).means[..., None]
+            moments = Moments.of_values(means if counts is None else means[:, :, counts.any(axis=1)])
+            counts = None  # every row that has a mean is a sample
         else:
-            moments = Moments.of_store(losses, selection)
+            moments = Moments.of_store(run.loss(task), selection, counts)
         beta = 1.0 if num_samples is None else run.n_beta / num_samples
-        result = _criterion(moments, run.n_beta, beta, selection, means.shape[0])
+        result = _criterion(moments, run.n_beta, beta, selection, rows.means.shape[0], counts)
         result.attrs = {"per": per, "observable": task, "n_beta": run.n_beta, **selection.attrs}
         return result, selection
 
@@ -144,16 +146,19 @@ class Moments:
         return moments
 
     @classmethod
-    def of_store(cls, losses: xr.DataArray, selection: ChainSelection) -> Moments:
-        """From a run's losses, block by block."""
+    def of_store(
+        cls, losses: xr.DataArray, selection: ChainSelection, counts: npt.NDArray[np.bool_] | None = None
+    ) -> Moments:
+        """From a run's losses, block by block; 0 takes the place of those that do not count."""
         kept = losses.isel(chain=list(selection.used), draw=slice(selection.length))
         if is_dask(kept):
             kept = kept.chunk(dict.fromkeys(kept.dims[2:], -1))
         moments: Moments | None = None
         for block in read_blocks(("", kept, c, d) for c, d in block_slices(kept)):
+            values = block.values if counts is None else np.where(counts, block.values, np.float32(0))
             if moments is None:
-                moments = cls(block.values[0, 0].astype(np.float64), *kept.shape[:2])
-            for c, chain in zip(range(block.chains.start, block.chains.stop), block.values, strict=True):
+                moments = cls(values[0, 0].astype(np.float64), *kept.shape[:2])
+            for c, chain in zip(range(block.chains.start, block.chains.stop), values, strict=True):
                 moments.add(c, chain)
         assert moments is not None  # a variable without elements is refused by Samples.loss
         return moments
@@ -182,20 +187,31 @@ class Moments:
         return found
 
 
-def _criterion(moments: Moments, n_beta: float, beta: float, selection: ChainSelection, chains: int) -> xr.Dataset:
+def _criterion(
+    moments: Moments,
+    n_beta: float,
+    beta: float,
+    selection: ChainSelection,
+    chains: int,
+    counts: npt.NDArray[np.bool_] | None,
+) -> xr.Dataset:
+    """Average over the samples that count, (row, token) where not all do."""
+    at: Any = ... if counts is None else counts
     variance, training = moments.variance(), moments.training_loss()
-    of_rows = (training + beta * variance).mean(axis=1)
+    both = training + beta * variance
+    of_rows = both.mean(axis=1) if counts is None else mean_of_rows(both, counts).plain[0, 0]
     rows = of_rows.size
     per_chain = np.full(chains, np.nan)
     if moments.count > 1:
-        per_chain[list(selection.used)] = [n_beta / 2 * moments.variance(c).mean() for c in range(len(selection.used))]
+        used = range(len(selection.used))
+        per_chain[list(selection.used)] = [n_beta / 2 * moments.variance(c)[at].mean() for c in used]
     return xr.Dataset(
         {
             "waic": of_rows.mean(),
             "waic_se": of_rows.std(ddof=1) / np.sqrt(rows) if rows > 1 else np.nan,
-            "training_loss": training.mean(),
-            "functional_variance": variance.mean(),
-            "singular_fluctuation": n_beta / 2 * variance.mean(),
+            "training_loss": training[at].mean(),
+            "functional_variance": variance[at].mean(),
+            "singular_fluctuation": n_beta / 2 * variance[at].mean(),
             "beta": beta,
             "singular_fluctuation_per_chain": ("chain", per_chain),
         }

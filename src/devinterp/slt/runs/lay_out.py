@@ -67,6 +67,8 @@ def lay_out(
     shape = tuple(len(axis) for axis in axes.values())
     laid: dict[Hashable, Any] = {}
     for name, variable in first.data_vars.items():
+        if not all(name in result for result in results.values()):
+            continue
         values = np.full((*shape, *(sizes[d] for d in variable.dims)), np.nan, dtype=variable.dtype)
         for key, result in results.items():
             own = result[name].transpose(*variable.dims).values

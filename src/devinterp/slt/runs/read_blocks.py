@@ -16,7 +16,16 @@ import xarray as xr
 
 from devinterp.store.reading.fast_chunks import BlockReader, block_reader
 
-__all__ = ["Block", "block_slices", "in_memory", "is_dask", "read_blocks", "remembered_means", "row_means"]
+__all__ = [
+    "Block",
+    "block_slices",
+    "counted_means",
+    "in_memory",
+    "is_dask",
+    "read_blocks",
+    "remembered_means",
+    "row_means",
+]
 
 READ_AHEAD_BYTES = 48 * 2**20
 BLOCK_BYTES = 8 * 2**20  # stays within the cache of the last level
@@ -116,34 +125,80 @@ def _finish(pending: deque[Any]) -> tuple[Block, int]:
     return Block(key, chains, draws, value.result() if isinstance(value, Future) else value), size
 
 
-def row_means(array: xr.DataArray) -> npt.NDArray[np.float64]:
+def row_means(array: xr.DataArray, counts: npt.NDArray[np.bool_] | None = None) -> npt.NDArray[np.float64]:
     """Average over tokens in float64, one pass over the array's chunks.
 
     Parameters
     ----------
     array : DataArray, dims (chain, draw or step, row, token_pos)
         Losses (nat), lazily loaded, in memory, or backed by dask.
+    counts : array of bool, shape (row, token_pos), optional
+        Which of them count, where not all do.
 
     Returns
     -------
     array of float64, shape (chain, draw or step, row)
-        NaN or infinite where a token's loss is.
+        NaN or infinite where a token's loss is; NaN of a row in which nothing counts.
     """
     if is_dask(array):
-        return np.asarray(array.mean([array.dims[-1]], dtype=np.float64, skipna=False).values)
+        kept = array if counts is None else array.where(xr.DataArray(counts, dims=array.dims[2:]), 0.0)
+        found = np.asarray(kept.mean([array.dims[-1]], dtype=np.float64, skipna=False).values)
+        return found if counts is None else _of_counted(found * array.shape[-1], counts.sum(axis=1))
     known = _means.get()
-    found = known.get(id(array.variable)) if known is not None else None
-    if found is not None:
-        return found[1]
+    remembered = known.get(id(array.variable)) if known is not None else None
+    if remembered is not None:
+        return remembered[1]
     means = np.empty(array.shape[:3], dtype=np.float64)
     requests = (("", array, chains, draws) for chains, draws in block_slices(array))
     with np.errstate(invalid="ignore", over="ignore"):
         for block in read_blocks(requests):
-            np.mean(block.values, axis=-1, dtype=np.float64, out=means[block.chains, block.draws])
+            if counts is None:
+                np.mean(block.values, axis=-1, dtype=np.float64, out=means[block.chains, block.draws])
+            else:
+                total = np.add.reduce(block.values, axis=-1, dtype=np.float64, where=counts)
+                means[block.chains, block.draws] = _of_counted(total, counts.sum(axis=1))
     if known is not None and sum(m.nbytes for _, m in known.values()) + means.nbytes <= REMEMBERED_BYTES:
         means.flags.writeable = False
         known[id(array.variable)] = (array.variable, means)
     return means
+
+
+def _of_counted(total: npt.NDArray[np.float64], number: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+    found: npt.NDArray[np.float64] = np.full(total.shape, np.nan)
+    np.divide(total, number, out=found, where=np.broadcast_to(number > 0, total.shape))
+    return found
+
+
+def counted_means(
+    array: xr.DataArray, mask: xr.DataArray, known: npt.NDArray[np.bool_] | None = None
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Average over the tokens that count, where these are others at every draw.
+
+    Parameters
+    ----------
+    array, mask : DataArray, dims (chain, draw or step, row, token_pos)
+        Losses (nat), and 1 where one counts, 0 where it does not, another number where none was written.
+    known : array of bool, shape (token_pos,), optional
+        Positions to look at; by default all.
+
+    Returns
+    -------
+    means, number : array of float64, shape (chain, draw or step, row)
+        NaN or infinite where a loss that counts is. A row that was never written has one loss, which is NaN.
+    """
+    means, number = (np.empty(array.shape[:3]) for _ in range(2))
+    requests = ((key, a, c, d) for c, d in block_slices(array) for key, a in (("mask", mask), ("loss", array)))
+    with np.errstate(invalid="ignore", over="ignore"):
+        for block in read_blocks(requests):
+            if block.key == "mask":
+                written = (block.values >= 0).any(axis=-1)
+                counts = (block.values == 1) & (True if known is None else known)
+                continue
+            at = block.chains, block.draws
+            total = np.add.reduce(block.values, axis=-1, dtype=np.float64, where=counts)
+            number[at] = np.where(written, counts.sum(axis=-1), 1)
+            means[at] = _of_counted(np.where(written, total, np.nan), number[at])
+    return means, number
 
 
 @contextmanager

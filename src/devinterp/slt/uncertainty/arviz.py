@@ -8,7 +8,7 @@ import numpy as np
 import xarray as xr
 
 from devinterp.slt.runs.chains import select_chains, warn_excluded
-from devinterp.slt.runs.read_blocks import row_means
+from devinterp.slt.runs.counted import minibatch_rows, observed_rows, row_mask
 from devinterp.slt.runs.run import Samples, Tree
 
 __all__ = ["to_arviz"]
@@ -24,7 +24,8 @@ def to_arviz(samples: Tree, *, log_likelihood: bool = False, allow_partial: bool
         What ``sample()`` returned, or a selection of it.
     log_likelihood : bool
         Also the group ``log_likelihood``: minus the loss of every token of every observable, which loads them all
-        (a run backed by dask stays lazy).
+        (a run backed by dask stays lazy); of an observable with a mask along ``counted_{obs}``, the positions that
+        count, row by row.
     allow_partial : bool
         As in `devinterp.slt.llc.compute_llc`.
 
@@ -45,13 +46,11 @@ def to_arviz(samples: Tree, *, log_likelihood: bool = False, allow_partial: bool
         No chain is complete.
     """
     run = Samples.of(samples, allow_partial=allow_partial)
-    traces = {}
-    if "sampling_loss" in run.dataset:
-        rows = row_means(run.variable("sampling_loss", ("chain", "draw", "batch", "token_pos")))
-        traces["sampling_loss"] = rows.mean(axis=2)
-    for name in run.observables if traces else run.resolve(None):
-        traces[f"loss_{name}"] = row_means(run.loss(name)).mean(axis=2)
-    finite = np.logical_and.reduce([np.isfinite(trace) for trace in traces.values()])
+    rows = {"sampling_loss": minibatch_rows(run)} if "sampling_loss" in run.dataset else {}
+    for name in run.observables if rows else run.resolve(None):
+        rows[f"loss_{name}"] = observed_rows(run, name)
+    traces = {name: found.trace for name, found in rows.items()}
+    finite = np.logical_and.reduce([found.finite for found in rows.values()])
     selection = select_chains(run, finite, allow_partial=allow_partial)
     warn_excluded(run, selection)
     used, length = list(selection.used), selection.length
@@ -73,11 +72,23 @@ def to_arviz(samples: Tree, *, log_likelihood: bool = False, allow_partial: bool
         places = {dim: slice(None) for dims, _ in observed.values() for dim in dims}
         groups["/observed_data"] = xr.Dataset(observed, coords=run.coords_along(**places))
     if log_likelihood:
-        likelihood = {name: -run.loss(name)[used, :length].variable for name in run.observables}
+        likelihood = {name: _log_likelihood(run, name, used, length) for name in run.observables}
         places = {str(dim): slice(None) for v in likelihood.values() for dim in v.dims}
         labels = run.coords_along(**{**places, "chain": used, "draw": slice(length)})
         groups["/log_likelihood"] = xr.Dataset(likelihood, coords={**labels, **coords})
     return xr.DataTree.from_dict(groups)
+
+
+def _log_likelihood(run: Samples, name: str, used: list[int], length: int) -> xr.Variable:
+    """Minus the losses of an observable; of one with a mask those that count, row by row along one dimension."""
+    losses, counts = -run.loss(name)[used, :length].variable, row_mask(run, name)
+    if counts is None:
+        return losses
+    at = {
+        dim: xr.Variable(f"counted_{name}", places)
+        for dim, places in zip(losses.dims[2:], counts.nonzero(), strict=True)
+    }
+    return losses[at]
 
 
 def _sample_stats(run: Samples, traces: dict[str, Any], used: list[int], length: int) -> dict[str, Any]:

@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from devinterp.errors import MissingVariableError
 from devinterp.plain_json import dig
+from devinterp.slt.runs.counted import mean_of_rows, row_mask, start_rows
 from devinterp.slt.runs.run import Samples
 from devinterp.slt.susceptibilities.moments import Moments
 from devinterp.slt.uncertainty.batch_means import Passes, mean_variance, shares_minibatches
@@ -202,9 +203,12 @@ def init_loss_variance(run: Samples, task: str) -> tuple[float, float]:
             expected="metadata.config.sampler.num_init_loss_batches and .batch_size",
             remedy="Use baseline='observable', or add the settings to the tree's metadata.",
         )
-    name = f"init_loss_{task}"
-    array = run.variable(name, (f"batch_{task}", "token_pos")) if name in run.dataset else run.loss(task)[0, 0]
-    rows = np.asarray(array.values, dtype=np.float64).mean(axis=1)
+    counts = row_mask(run, task)
+    if f"init_loss_{task}" in run.dataset:
+        rows = start_rows(run, task).plain[0, 0]
+    else:
+        first = np.asarray(run.loss(task)[0, 0].values, dtype=np.float64)
+        rows = first.mean(axis=1) if counts is None else mean_of_rows(first, counts).plain[0, 0]
     if rows.size < 2:
         return 0.0, 1.0
     count = int(batches) * int(batch_size) * _accumulation(run)

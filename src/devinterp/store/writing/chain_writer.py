@@ -152,6 +152,7 @@ class ChainWriter:
         self.group, self.chain = group, chain
         self._lock = lock
         self._location, self._steps = location, steps
+        self._masks = {name for name in layout.arrays if any(a.mask == name for a in layout.arrays.values())}
         regions = {
             a.name: _Region(location, group, a, storage, chain)
             for a in layout.arrays.values()
@@ -179,7 +180,7 @@ class ChainWriter:
     def progress(self) -> ChainProgress:
         """How far the chain has come, in what was handed over; after a failed write, in what is on disk."""
         if self._last_loss is not None:  # averaged where somebody asks, not at every draw
-            loss = float(np.mean(self._last_loss, dtype=np.float64))
+            loss = float(np.nanmean(self._last_loss, dtype=np.float64))
             self._progress, self._last_loss = replace(self._progress, loss=loss), None
         return self._progress if self._error is None else self.durable
 
@@ -311,12 +312,19 @@ class ChainWriter:
                     expected=f"{layout.shape[2:]} {layout.dtype}",
                     found=f"{values.shape[1:]} {values.dtype}",
                 )
-            if values.dtype.kind == "f" and not np.isfinite(values).all():
+            if values.dtype.kind == "f" and not self._is_finite(values, layout.mask, rows):
                 raise StoreError(f"A row of {name!r} of chain {self.chain}, {axis} {first}, is not finite.")
             if values.dtype.kind in "iu" and (values < 0).any():
                 raise StoreError(f"A row of {name!r} of chain {self.chain}, {axis} {first}, has negative token ids.")
         for name, values in rows.items():
             self._submit_all(regions[name].put(first, values.astype(regions[name].layout.dtype, copy=False)))
+
+    def _is_finite(self, values: NDArray[Any], mask: str | None, rows: Mapping[str, NDArray[Any]]) -> bool:
+        """Whether values are finite where they count, and NaN elsewhere; a mask of fixed rows is not handed over."""
+        finite = np.isfinite(values)
+        if mask in self._masks and not finite.all():
+            finite |= np.isnan(values) if mask not in rows else np.isnan(values) & (rows[mask] == 0)
+        return bool(finite.all())
 
     def _submit_all(self, writes: list[_Write]) -> None:
         for write in writes:

@@ -238,15 +238,21 @@ def _llc(draft: Draft, group: GroupDraft, arguments: Arguments) -> None:
     used = [c for c in range(chains) if c not in excluded]
     for chain, written in zip(excluded, draft.recipe.failed.values(), strict=False):
         flat[:, chain, min(written, length) :] = np.nan
-    init = flat[:, used].mean(axis=(1, 2)) - rng.uniform(0.0, 1.0, len(flat))
+    counts = np.ones(flat.shape)
+    if "loss_count" in group.names:
+        counts = rng.integers(1, 9, flat.shape).astype(np.float64)
+        group.set("loss_count", counts.reshape(trace.shape))
+    weights = counts[:, used]
+    whole = (flat[:, used] * weights).sum(axis=(1, 2)) / weights.sum(axis=(1, 2))
+    init = whole - rng.uniform(0.0, 1.0, len(flat))
     per_chain = np.full((len(flat), chains), np.nan)
-    per_chain[:, used] = n_beta * (flat[:, used].mean(axis=2) - init[:, None])
+    per_chain[:, used] = n_beta * ((flat[:, used] * weights).sum(axis=2) / weights.sum(axis=2) - init[:, None])
     group.set("loss_trace", flat.reshape(trace.shape))
     group.set("init_loss", init.reshape(leading))
     group.set("llc_per_chain", per_chain.reshape(*leading, chains))
     group.set("llc_mean", per_chain[:, used].mean(axis=1).reshape(leading))
     group.set("llc_std", per_chain[:, used].std(axis=1).reshape(leading))
-    group.set("llc_scalar", (n_beta * (flat[:, used].mean(axis=(1, 2)) - init)).reshape(leading))
+    group.set("llc_scalar", (n_beta * (whole - init)).reshape(leading))
     facts: dict[str, Any] = {"n_beta": n_beta, "n_chains_used": len(used), "chains_excluded": excluded}
     if "wr" in group.names:  # of a study these are told for every restriction
         facts = {key: json.dumps({str(n): value for n in group.values["wr"]}) for key, value in facts.items()}

@@ -1,0 +1,176 @@
+"""Masked positions count nowhere: analyses give what they give of rows cut to length, and what plain numpy gives."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import xarray as xr
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from masked import SIZES, cut, masked_run, only
+
+from devinterp.schema import validate
+from devinterp.slt.diagnostics import diagnose
+from devinterp.slt.information.waic import compute_waic
+from devinterp.slt.llc import compute_llc
+from devinterp.slt.uncertainty.arviz import to_arviz
+from devinterp.testing import make_tree
+
+pytestmark = pytest.mark.filterwarnings("error")
+few = settings(max_examples=4)
+SEEDS = st.integers(0, 2**20)
+# Trailing masks, prompts at the front, and both.
+KEPT = st.sampled_from([slice(0, 3), slice(2, 5), slice(1, 4), slice(4, 5)])
+OVERS = ("draws", "steps", "observable")
+
+
+def plain_run(seed: int) -> xr.DataTree:
+    return make_tree("samples", seed=seed, **SIZES)
+
+
+@few
+@given(SEEDS, KEPT, st.sampled_from(OVERS))
+def test_an_llc_is_that_of_the_rows_cut_to_length(seed: int, kept: slice, over: Any) -> None:
+    tree = plain_run(seed)
+    options: dict[str, Any] = {"over": over, "ci": 0.9, "observable": "math" if over == "observable" else None}
+    ours, theirs = (compute_llc(part(tree, kept), **options) for part in (only, cut))
+    for name in theirs.data_vars:
+        np.testing.assert_allclose(ours[name], theirs[name], rtol=1e-6 if name == "loss_trace" else 1e-9, atol=1e-9)
+    assert set(ours.data_vars) - set(theirs.data_vars) == ({"loss_count"} if over != "observable" else set())
+    assert validate(ours.drop_vars(["chain", "draw", "step"], errors="ignore")).ok
+
+
+@few
+@given(SEEDS)
+def test_an_llc_over_draws_weighs_every_loss_that_counts_alike(seed: int) -> None:
+    """Oracle: plain numpy over the losses that are not NaN, each less the loss at the start of its position."""
+    tree = masked_run(seed)
+    tree["init_loss"].values[:, 1] = np.nan  # no row had the position
+    result = compute_llc(tree, over="draws")
+    loss = tree["sampling_loss"].values.astype(np.float64)
+    loss[..., 1] = np.nan
+    init = tree["init_loss"].values.astype(np.float64)
+    counts = (~np.isnan(loss)).sum(axis=(0, 1, 2))
+    weighed = np.array([(row[counts > 0] * counts[counts > 0]).sum() / counts.sum() for row in init])
+    n_beta = float(tree["n_beta"])
+    np.testing.assert_allclose(result["init_loss"], weighed.mean(), rtol=1e-12)
+    per_chain = n_beta * (np.array([np.nanmean(chain) for chain in loss]) - weighed.mean())
+    np.testing.assert_allclose(result["llc_per_chain"], per_chain, rtol=1e-9)
+    np.testing.assert_allclose(result["llc_scalar"], n_beta * (np.nanmean(loss) - weighed.mean()), rtol=1e-9)
+    np.testing.assert_allclose(result["loss_count"], (~np.isnan(loss)).sum(axis=(2, 3)))
+    assert validate(result).ok
+
+
+@few
+@given(SEEDS)
+def test_an_llc_over_an_observable_is_the_mean_rise_of_what_counts(seed: int) -> None:
+    tree = masked_run(seed)
+    result = compute_llc(tree, over="observable", observable="math", ci=0.9)
+    rise = tree["loss_math"].astype(np.float64) - tree["init_loss_math"].astype(np.float64)
+    n_beta = float(tree["n_beta"])
+    np.testing.assert_allclose(
+        result["llc_per_chain"], n_beta * rise.mean(["draw", "batch_math", "token_pos"]), rtol=1e-9
+    )
+    np.testing.assert_allclose(result["loss_trace"], tree["loss_math"].mean(["batch_math", "token_pos"]), rtol=1e-5)
+    assert result["llc_ci"][0] <= result["llc_mean"] <= result["llc_ci"][1]
+    assert validate(result).ok
+
+
+def test_the_mean_of_draws_with_few_positions_is_not_weighed_like_others() -> None:
+    """A draw with one position that counts is one loss among many: means of means would be far off."""
+    tree = masked_run(1, parameters={**SIZES["parameters"], "num_chains": 1})
+    loss, mask = tree["sampling_loss"].values, tree["mask_sampling"].values
+    loss[:], mask[:] = 1.0, 1
+    mask[0, 0], loss[0, 0] = 0, np.nan
+    mask[0, 0, 0, 0], loss[0, 0, 0, 0] = 1, 101.0
+    tree["init_loss"].values[:] = 0.0
+    mean = 1.0 + 100.0 / (1 + 11 * 3 * 5)
+    result = compute_llc(tree)
+    np.testing.assert_allclose(result["llc_mean"], float(tree["n_beta"]) * mean, rtol=1e-9)
+    np.testing.assert_allclose(result["loss_trace"][0, :2], [101.0, 1.0])
+
+
+@few
+@given(SEEDS, KEPT, st.sampled_from(["token", "sequence"]))
+def test_a_waic_is_that_of_the_rows_cut_to_length(seed: int, kept: slice, per: Any) -> None:
+    tree = plain_run(seed)
+    ours, theirs = (compute_waic(part(tree, kept), per=per, observable="math") for part in (only, cut))
+    for name in theirs.data_vars:
+        np.testing.assert_allclose(ours[name], theirs[name], rtol=1e-9, err_msg=str(name))
+
+
+@few
+@given(SEEDS)
+def test_a_waic_averages_over_tokens_that_count(seed: int) -> None:
+    tree = masked_run(seed)
+    result = compute_waic(tree, observable="math")
+    loss = tree["loss_math"].values.astype(np.float64).reshape(24, -1)
+    loss = loss[:, ~np.isnan(loss).any(axis=0)]
+    training = -np.log(np.exp(-loss).mean(axis=0)).mean()
+    np.testing.assert_allclose(result["training_loss"], training, rtol=1e-9)
+    np.testing.assert_allclose(result["functional_variance"], loss.var(axis=0, ddof=1).mean(), rtol=1e-9)
+    np.testing.assert_allclose(result["waic"], training + loss.var(axis=0, ddof=1).mean(), rtol=1e-9)
+    rows = compute_waic(tree, per="sequence", observable="math")
+    means = tree["loss_math"].astype(np.float64).mean("token_pos").values.reshape(24, -1)
+    np.testing.assert_allclose(rows["functional_variance"], means.var(axis=0, ddof=1).mean(), rtol=1e-9)
+
+
+@few
+@given(SEEDS, KEPT, st.sampled_from(["code", None]))
+def test_a_diagnosis_is_that_of_the_rows_cut_to_length(seed: int, kept: slice, task: str | None) -> None:
+    tree = plain_run(seed)
+    if task is None:  # nothing but minibatches to look at
+        tree = xr.DataTree(
+            tree.to_dataset().drop_vars([n for n in tree.data_vars if "code" in str(n) or "math" in str(n)])
+        )
+    ours, theirs = (diagnose(part(tree, kept), sampling_task=task).to_dict() for part in (only, cut))
+    for name, value in theirs.items():
+        if isinstance(value, float):
+            assert ours[name] == pytest.approx(value, rel=1e-6, abs=1e-9), name
+    assert [v["code"] for v in ours["verdicts"]] == [v["code"] for v in theirs["verdicts"]]
+
+
+def test_what_fails_is_a_loss_that_counts() -> None:
+    """NaN where nothing counts excludes no chain; NaN where something does excludes it, and says at which draw."""
+    tree = masked_run(3)
+    counts = tree["mask_math"].values
+    tree["loss_math"].values[1, 4][tuple(np.argwhere(counts == 1)[0])] = np.nan
+    with pytest.warns(match="non-finite loss at draw 4"):
+        result = compute_llc(tree, over="observable", observable="math")
+    assert result.attrs["chains_excluded"] == [1]
+    with pytest.warns(match="non-finite loss at draw 4"):
+        assert compute_waic(tree, observable="math").attrs["n_chains_used"] == 1
+    assert [c.status for c in diagnose(tree, sampling_task="math").chains] == ["complete", "non-finite loss at draw 4"]
+
+
+def test_chains_that_stopped_are_left_out_of_masked_runs_too() -> None:
+    tree = masked_run(3, failed={1: 5})
+    for over in OVERS:
+        with pytest.warns(match="left out"):
+            result = compute_llc(tree, over=over, observable="code" if over == "observable" else None)
+        assert result.attrs["chains_excluded"] == [1]
+        assert np.isfinite(result["llc_mean"])
+    assert compute_llc(tree, allow_partial=True)["llc_per_chain"].notnull().all()
+    assert diagnose(tree).chains[1].n_draws == 5
+
+
+@few
+@given(SEEDS)
+def test_to_arviz_has_means_and_likelihoods_of_what_counts(seed: int) -> None:
+    tree = masked_run(seed)
+    found = to_arviz(tree, log_likelihood=True)
+    for name, dims in (("sampling_loss", ["batch", "token_pos"]), ("loss_math", ["batch_math", "token_pos"])):
+        np.testing.assert_allclose(found["posterior"][name], tree[name].astype(np.float64).mean(dims), rtol=1e-9)
+    likelihood = found["log_likelihood"]["math"]
+    assert likelihood.dims == ("chain", "draw", "counted_math")
+    wanted = -tree["loss_math"].values[:, :, tree["mask_math"].values == 1]
+    np.testing.assert_array_equal(likelihood.values, wanted)
+
+
+def test_a_selection_without_a_position_that_counts_says_so() -> None:
+    tree = only(plain_run(0), slice(0, 3)).isel(token_pos=slice(3, 5))
+    for over in OVERS:
+        with pytest.raises(Exception, match="no position counts"):
+            compute_llc(tree, over=over, burnin=True, observable="code" if over == "observable" else None)
