@@ -24,8 +24,7 @@ from devinterp.plain_json import dig
 from devinterp.slt.diagnostics.step_bias import step_bias
 from devinterp.slt.runs.chains import ChainSelection, select_chains, warn_excluded
 from devinterp.slt.runs.counted import Rows, Start, minibatch_rows, observed_rows, start_rows, step_rows
-from devinterp.slt.runs.lay_out import lay_out, shared_attrs
-from devinterp.slt.runs.results import label_result, string_index
+from devinterp.slt.runs.results import label_result, lay_out, shared_attrs, string_index
 from devinterp.slt.runs.run import Samples, Tree, series_members, study_members
 from devinterp.slt.runs.side_by_side import over_runs
 from devinterp.slt.thinning import Thinning, thinning_of

@@ -13,7 +13,7 @@ import xarray as xr
 from devinterp.errors import MissingVariableError
 from devinterp.names import SWEPT as SETTINGS
 from devinterp.plain_json import dig
-from devinterp.slt.runs.lay_out import lay_out
+from devinterp.slt.runs.results import lay_out
 from devinterp.slt.runs.run import Tree, is_samples, metadata_of
 
 __all__ = ["SETTINGS", "Grid", "cell_name", "grid_of"]
@@ -51,7 +51,7 @@ class Grid:
         return tuple(axis.size for axis in self.axes.values())
 
     def lay_out(self, results: Mapping[str, xr.Dataset]) -> xr.Dataset:
-        """Put the results of single cells side by side over `axes`; see `devinterp.slt.runs.lay_out.lay_out`."""
+        """Put the results of single cells side by side over `axes`; see `devinterp.slt.runs.results.lay_out`."""
         return lay_out(results, self.axes, self.places, what="cells of the sweep")
 
     def map(self, function: Callable[[str, xr.DataTree], Any]) -> dict[str, Any]:

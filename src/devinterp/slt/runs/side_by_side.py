@@ -12,8 +12,7 @@ from devinterp.errors import AllChainsFailedError, MissingVariableError
 from devinterp.slt.runs.chains import ChainSelection
 from devinterp.slt.runs.comparable import check_cells, check_curve
 from devinterp.slt.runs.grid import Grid, grid_of
-from devinterp.slt.runs.lay_out import lay_out, shared_attrs
-from devinterp.slt.runs.results import label_result, schema_id, string_index
+from devinterp.slt.runs.results import label_result, lay_out, schema_id, shared_attrs, string_index
 from devinterp.slt.runs.run import Samples, Tree, series_members, study_members
 
 __all__ = ["One", "along_checkpoints", "over_runs"]

@@ -11,7 +11,7 @@ import xarray as xr
 
 import devinterp
 from devinterp.errors import ProvenanceError
-from devinterp.slt.runs.lay_out import lay_out, shared_attrs
+from devinterp.slt.runs.results import lay_out, shared_attrs
 
 SOURCE = Path(devinterp.__file__).parent
 
