@@ -80,4 +80,4 @@ def test_nobody_else_lays_results_out() -> None:
             r"xr\.(concat|combine|merge)|\b\w+\.pad\(\s*\{|constant_values=np\.nan|np\.full\(\(\*", path.read_text()
         )
     }
-    assert found - {"demo/analysis.py", "demo/baselines.py"} == {"slt/runs/lay_out.py"}
+    assert found - {"demo/analysis.py", "demo/baselines.py"} == {"slt/runs/results.py"}
