@@ -59,7 +59,7 @@ def _training(results: Results) -> Figure:
 
 def _heads(results: Results) -> Figure:
     circuit, heads, measures = results.comparison.circuit, results.comparison.heads, results.comparison.measures
-    figure, (left, *others) = _figure(10, 3.6, 3, sharey=True, gridspec_kw={"width_ratios": [1.7, 1, 1]})
+    figure, (left, *others) = _figure(10, 4.0, 3, sharey=True, gridspec_kw={"width_ratios": [1.7, 1, 1]})
     effects = np.array(list(measures["sampling"].values()))
     bounds = heads["copied_ci"].sel(wr=list(circuit.names)).values
     places = np.arange(len(circuit.names))
@@ -75,7 +75,7 @@ def _heads(results: Results) -> Figure:
         left.scatter(places, values, marker=marker, s=60, color="black", label=label, zorder=3)
     left.set_xticks(places, circuit.names)
     left.set(ylabel="loss rise on copied bytes (nat)", title=f"Sampling one head ({CONFIDENCE:.0%} intervals)")
-    left.legend(fontsize=8)
+    figure.legend(loc="outside lower left", ncols=4, fontsize=8)
     for axes, name, xlabel in (
         (others[0], "removal", "rise without the head (nat)"),
         (others[1], "attention", "attention score (1)"),
@@ -90,12 +90,16 @@ def _heads(results: Results) -> Figure:
 
 
 def _label(axes: Axes, xs: np.ndarray, ys: np.ndarray, names: list[str], gap: float) -> None:
-    """Write each name to the right of its point, moved up where it would cover the one below."""
-    lowest = -np.inf
+    """Write each name to the right of its point: in one column where points are near, led to by lines."""
+    aside, lowest = 0.03 * float(np.ptp(xs)), -np.inf
+    line = {"arrowstyle": "-", "color": NEUTRAL, "linewidth": 0.6, "shrinkA": 0, "shrinkB": 3}
     for i in np.argsort(ys):
         height = max(float(ys[i]), lowest + gap)
+        near = [j for j in range(len(xs)) if abs(ys[j] - ys[i]) < 4 * gap and abs(xs[j] - xs[i]) < 12 * aside]
+        column = max(float(xs[j]) for j in near)
         lowest = height
-        axes.annotate(names[i], (xs[i], height), xytext=(7, 0), textcoords="offset points", va="center", fontsize=8)
+        text = (column + 2 * aside, height)
+        axes.annotate(names[i], (xs[i], ys[i]), xytext=text, arrowprops=line, va="center", fontsize=8)
 
 
 def _llc(results: Results) -> Figure:
@@ -111,7 +115,8 @@ def _llc(results: Results) -> Figure:
             axes.axvline(results.transition, color=NEUTRAL, linestyle="--", linewidth=1)
         axes.set(xlabel="training step", title=f"Whole model, {title}")
     if results.transition is not None:
-        panels[0].text(results.transition, 0, " prefix matching half grown", fontsize=8, color=NEUTRAL)
+        place: dict[str, Any] = {"transform": panels[0].get_xaxis_transform(), "fontsize": 8, "color": NEUTRAL}
+        panels[0].text(results.transition, 0.06, " prefix matching half grown", **place)
     for axes, label in zip(panels, ("n_beta × loss rise (1)", "loss rise (nat)"), strict=True):
         axes.set(ylabel=label)
         axes.set_ylim(min(0.0, axes.get_ylim()[0]), None)

@@ -132,7 +132,7 @@ def _llc(results: Results) -> Table:
                 f"{step}",
                 f"{training.prefix[place]:.3f}",
                 f"{training.second_half[place]:.2f}",
-                _interval(float(own["task"]), own["task_ci"].values),
+                _interval(float(own["task"]), own["task_ci"].values, 0),
                 _interval(float(own["copied"]), own["copied_ci"].values),
                 results.verdicts.get(f"{step}/full", ""),
             )
@@ -140,15 +140,17 @@ def _llc(results: Results) -> Table:
     return Table(
         "The whole model along training",
         (
-            "training step",
-            "best prefix match",
-            "loss on copied bytes (nat)",
-            "n_beta × rise, training rows",
-            "rise on copied bytes (nat)",
+            "step",
+            "prefix",
+            "copied bytes",
+            "n_beta × rise",
+            "rise on copied",
             "chains",
         ),
         tuple(rows),
-        note=f"n_beta × mean loss rise has unit 1; ± half a {CONFIDENCE:.0%} interval.",
+        note="step: of training. prefix: the best head's attention to what followed the same byte last time (unit 1). "
+        "copied bytes: their loss at the trained weights (nat). n_beta × rise: of the loss on training rows (unit 1). "
+        f"rise on copied: of the loss on copied bytes (nat). ±: half a {CONFIDENCE:.0%} interval.",
     )
 
 
