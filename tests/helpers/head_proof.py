@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from devinterp.slt.weight_restrictions import attention, stack
+from devinterp.slt.weight_restrictions import attention, module_tree, stack
 
 torch.set_num_threads(1)  # hundreds of tiny forward passes: threads only wait for each other
 
@@ -35,7 +35,7 @@ class Site:
 
 def find_site(model: nn.Module, layer: int, num_heads: int, num_groups: int) -> Site | None:
     """The output projection of a layer's attention, and the norms that mix its heads; None if it is not a module."""
-    unit = attention.find_units(stack.find_layers(model)[layer].parts, stack.canonical_names(model))[0]
+    unit = attention.find_units(stack.find_layers(model)[layer].parts, module_tree.canonical_names(model))[0]
     output = unit.of("o")[0]
     if output.param.dim() != 2:
         return None

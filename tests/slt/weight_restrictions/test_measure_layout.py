@@ -11,13 +11,13 @@ from tiny_models import tiny_model
 from torch import nn
 
 from devinterp.errors import RestrictionError
-from devinterp.slt.weight_restrictions import attention, create_param_masks, declared, stack
+from devinterp.slt.weight_restrictions import attention, create_param_masks, declared, module_tree, stack
 from devinterp.slt.weight_restrictions import measure_layout as probe
 from devinterp.slt.weight_restrictions.heads import find_heads
 
 
 def unit_of(model, layer=0):
-    (unit,) = attention.find_units(stack.find_layers(model)[layer].parts, stack.canonical_names(model))
+    (unit,) = attention.find_units(stack.find_layers(model)[layer].parts, module_tree.canonical_names(model))
     return unit
 
 

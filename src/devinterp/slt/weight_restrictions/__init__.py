@@ -1,10 +1,10 @@
 """Weight restrictions: sample only some of a model's weights.
 
-A restriction names a part of a transformer: ``"l0h1"`` is head 1 of layer 0. :func:`create_param_masks` turns it into
-the masks that ``sample()`` takes, for HuggingFace models, TransformerLens models and plain ``torch.nn.Module``
-transformers. There is no table of architectures: layers, projections and heads are read from the model itself, from its
-configuration, module tree and shapes, and where these do not decide (a fused projection of unknown order), from which
-weights the attention's output depends on.
+A restriction names a part of a transformer, ``"l0h1"`` is head 1 of layer 0, or of any module tree, ``"module:conv1"``.
+:func:`create_param_masks`, where the grammar stands, turns it into the masks that ``sample()`` takes, for HuggingFace
+models, TransformerLens models and any other ``torch.nn.Module``. There is no table of architectures: layers,
+projections and heads are read from the model itself, from its configuration, module tree and shapes, and where these do
+not decide (a fused projection of unknown order), from which weights the attention's output depends on.
 """
 
 from __future__ import annotations
@@ -52,11 +52,21 @@ def create_param_masks(
     ``"l0g0"``              key-value group 0: one key-value head and every query head that reads it
     ``"embed"``             the token embedding
     ``"unembed"``           the map to logits, with its bias; the token embedding if the two are tied
+    ``"module:conv1"``      every parameter of that module, whatever the model is, or that parameter. In the path ``*``
+                            stands for one name or a part of it, ``**`` for any number of names:
+                            ``"module:layers.*.mlp"``, ``"module:**.bias"``
+    ``"module:fc1.w[3]"``   a slice of a parameter, read as numpy does: ``[3]`` a row (of a ``torch.nn.Linear`` or
+                            convolution an output: a neuron, a channel), ``[:, 5]`` a column (an input), ``[0:4]``,
+                            ``[..., -1]``. With stars it is taken of every parameter that they match:
+                            ``"module:fc1.*[3]"`` is neuron 3 with its bias
+    ``"class:LayerNorm"``   every parameter of the modules of a class, or of one that derives from it; stars may stand
+                            in it: ``"class:*Norm*"``
     a parameter's name      that parameter
     a list of these         their union
     ======================  ==========================================================================================
 
-    Layers, heads and groups count from 0. Case does not matter except in parameter names; ``"L0 H1"`` is ``"l0h1"``.
+    Layers, heads, groups and places count from 0. Case does not matter except in names of parameters, modules and
+    classes; ``"L0 H1"`` is ``"l0h1"``. Each of these strings may be the name of its own group in a study.
 
     Parameters
     ----------
@@ -92,6 +102,10 @@ def create_param_masks(
     --------
     >>> masks = create_param_masks(model, "l0h1")
     >>> tree = sample(model, dataset, observables, lr=1e-3, n_beta=30.0, param_masks=masks, num_draws=5)
+    >>> from torch import nn
+    >>> net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Linear(16, 3))
+    >>> {name: int(mask.sum()) for name, mask in create_param_masks(net, "module:0.*[2]").items()}
+    {'0.weight': 9, '0.bias': 1}
     """
     from devinterp.slt.weight_restrictions.masks import Architecture, union
 

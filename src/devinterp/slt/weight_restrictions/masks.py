@@ -7,7 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from devinterp.errors import RestrictionError
-from devinterp.slt.weight_restrictions import attention, grammar, heads, measure_layout, stack
+from devinterp.slt.weight_restrictions import attention, grammar, heads, measure_layout, module_tree, stack
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -45,7 +45,7 @@ class Architecture:
     ) -> None:
         self.model = model
         self.params = dict(model.named_parameters())
-        self.canonical = stack.canonical_names(model)
+        self.canonical = module_tree.canonical_names(model)
         self.num_heads, self.num_kv_heads, self.qkv_layout = num_heads, num_kv_heads, qkv_layout
         self.layers_path = layers
 
@@ -58,6 +58,10 @@ class Architecture:
                 return dict.fromkeys(stack.find_embedding(self.model))
             case "unembed":
                 return dict.fromkeys(stack.find_unembedding(self.model))
+            case "module":
+                return module_tree.select_path(self.model, restriction)
+            case "class":
+                return module_tree.select_class(self.model, restriction)
             case "name":
                 return {self._named(restriction.text): None}
             case _:
@@ -94,6 +98,7 @@ class Architecture:
                 f"Restriction {restriction.text!r} selects nothing: that layer has no such part.",
                 expected=f"one of the layers {with_part}" if with_part else "a model whose layers have that part",
                 found=_classes(layer),
+                remedy=module_tree.nameable(self.model),
             )
         return dict.fromkeys(found)
 
@@ -107,7 +112,7 @@ class Architecture:
                 if others
                 else "projections with names such as q_proj, c_attn, W_Q",
                 found=f"{len(units)} in layer {layer.index}, {_classes(layer)}",
-                remedy="Restrict the whole attention or single parameters instead.",
+                remedy=module_tree.nameable(self.model),
             )
         found = self.heads(units[0])
         index = restriction.index
@@ -141,16 +146,15 @@ class Architecture:
     def _named(self, text: str) -> str:
         if text in self.params:
             return text
-        known = [*self.params, "full", "embed", "unembed", "l0 attn", "l0 mlp", "l0h0"]
+        modules = [f"module:{name}" for name, _ in self.model.named_modules() if name]
+        known = [*modules, *self.params, "full", "embed", "unembed", "l0 attn", "l0 mlp", "l0h0"]
         # a part of a name ("lora", or one without a wrapper's prefix), else a slip
         close = [name for name in known if len(text) > 2 and text in name][:3] or difflib.get_close_matches(text, known)
         raise RestrictionError(
             f"Unknown restriction {text!r}.",
             expected=grammar.FORMS,
             found=repr(text),
-            remedy=f"Did you mean {' or '.join(map(repr, close))}?"
-            if close
-            else "The names are those of model.named_parameters().",
+            remedy=f"Did you mean {' or '.join(map(repr, close))}?" if close else module_tree.nameable(self.model),
         )
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from devinterp.errors import RestrictionError
 from devinterp.slt.weight_restrictions import module_names
 from devinterp.slt.weight_restrictions.attention import find_units
+from devinterp.slt.weight_restrictions.module_tree import canonical_names, nameable
 from devinterp.slt.weight_restrictions.parts import Layer
 
 if TYPE_CHECKING:
@@ -22,11 +23,6 @@ _UNEMBED = re.compile(
 )
 
 
-def canonical_names(model: Module) -> dict[int, str]:
-    """Return the name in ``model.named_parameters()`` of each parameter, by its identity: one name for tied ones."""
-    return {id(param): name for name, param in model.named_parameters()}
-
-
 def find_embedding(model: Module) -> list[str]:
     """Return the names of the token embedding's parameters, without positions and token types."""
     weight = getattr(_ask(model, "get_input_embeddings"), "weight", None)
@@ -37,7 +33,7 @@ def find_embedding(model: Module) -> list[str]:
         raise RestrictionError(
             "The token embedding could not be told apart from the model's other parameters.",
             expected="get_input_embeddings(), or one torch.nn.Embedding that is not for positions",
-            remedy="Name the parameter itself as the restriction.",
+            remedy=nameable(model),
         )
     return found
 
@@ -53,7 +49,7 @@ def find_unembedding(model: Module) -> list[str]:
         raise RestrictionError(
             "The unembedding could not be told apart from the model's other parameters.",
             expected="get_output_embeddings(), or one linear map to the vocabulary outside the layers",
-            remedy="Name the parameters themselves as restrictions.",
+            remedy=nameable(model),
         )
     return found
 
@@ -86,9 +82,7 @@ def find_layers(model: Module, path: str | None = None) -> list[Layer]:
             "The model's layers could not be found." if not stacks else "The model has more than one stack of layers.",
             expected="one ModuleList of transformer layers",
             found=f"{stacks}" if stacks else f"{type(model).__name__} with module lists {sorted(lists)}",
-            remedy="Say which with layers='path.of.the.list'."
-            if lists
-            else "Name parameters themselves as restrictions.",
+            remedy=("Say which with layers='path.of.the.list'. " if lists else "") + nameable(model),
         )
     return _with_parallel_lists(model, stacks[0], lists)
 

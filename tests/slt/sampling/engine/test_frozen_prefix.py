@@ -154,6 +154,19 @@ def test_masks_of_one_set_of_parameters_share_what_is_kept() -> None:
     assert [result.reuse.reused for result in results] == [12, 12]
 
 
+def test_sets_of_parameters_that_begin_at_the_same_call_share_what_is_kept() -> None:
+    """Nothing is left to compute of the second one's prefix, and all of it is remembered."""
+    model, prefix = build(("Plain",) * 4), FrozenPrefix(minibatches=True)
+    up, down = {"parts.3.up.weight": None}, {"parts.3.down.weight": None}
+    plain = [sink for _, sink in chains(copy.deepcopy(model), {**up, **down}, FrozenPrefix(enabled=False))]
+    chains(model, up, prefix)
+    results = chains(model, {**up, **down}, prefix)
+    assert [result.reuse.reused for result, _ in results] == [6, 12]
+    for (_, mine), theirs in zip(results, plain, strict=True):
+        for one, other in zip(mine.draws, theirs.draws, strict=True):
+            same_bytes(one, other)
+
+
 def test_a_deeper_prefix_goes_on_from_the_one_before() -> None:
     model, prefix = build(("Plain",) * 4), FrozenPrefix(minibatches=True)
     chains(model, {"parts.2.up.weight": None}, prefix)

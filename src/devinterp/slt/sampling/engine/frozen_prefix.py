@@ -149,9 +149,9 @@ class _Pass:
         self.compiling = False
         self._plan, self._device, self._stand_in = cut.calls, device, stand_in
         self._given = [] if given is None else given.outputs
+        self._records = given is None or given.cut is not cut
         if given is not None and given.cut is not cut:
             self._given = self._given[: cut.shared_with(given.cut)]
-        self._records = len(self._given) < len(self._plan)
         self._next = 0
         self._inside = self._broken = False
         self._counts: dict[nn.Module, int] = {}
