@@ -39,7 +39,15 @@ extensions = [
     "mathml",
     "devinterp_docs",
 ]
-exclude_patterns = ["_build", "_ext", "rooms.md", "old-names.md", "examples/*/README.md", "**/.ipynb_checkpoints"]
+exclude_patterns = [
+    "_build",
+    "_ext",
+    "rooms.md",
+    "old-names.md",
+    "starting-points.md",
+    "examples/*/README.md",
+    "**/.ipynb_checkpoints",
+]
 nitpicky = True
 nitpick_ignore_regex = [(r"py:.*", r"(?!devinterp).*")]  # no inventory of other projects is fetched
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from devinterp.errors import DataError, DevinterpWarning, SettingError
-from devinterp.utils import default_nbeta, tokenize_and_concatenate
+from devinterp.utils import default_nbeta, starting_points, tokenize_and_concatenate
 
 
 class Bytes:
@@ -41,8 +41,38 @@ def test_default_nbeta_of_one_row_is_one_and_says_so():
 def test_default_nbeta_reads_a_loader():
     loader = type("Loader", (), {"batch_size": 32})()
     assert default_nbeta(loader) == pytest.approx(32 / math.log(32))
-    with pytest.raises(SettingError, match="rows per step"):
+    with pytest.raises(SettingError, match="number of rows"):
         default_nbeta("32")
+
+
+def test_default_nbeta_of_a_dataset_is_that_of_its_rows():
+    rows = np.zeros((5000, 8), dtype=np.int64)
+    assert default_nbeta(rows) == default_nbeta([{"input_ids": row} for row in rows]) == 5000 / math.log(5000)
+    with pytest.raises(SettingError, match="no micro-batches"):
+        default_nbeta(rows, 4)
+    unbatched = type("Loader", (), {"batch_size": None, "__len__": lambda self: 40})()
+    with pytest.raises(SettingError, match="number of rows"):  # 40 are its batches
+        default_nbeta(unbatched)
+
+
+def test_starting_points_have_sources_and_the_nearest_model_first():
+    points = starting_points()
+    assert all(point.source and point.lr and point.work for point in points)
+    for size, lr in ((1e6, 1e-3), (5e7, 3e-4), (4e8, 1e-4), (1.1e9, 3e-5), (2.5e9, 1e-5), (5e10, 3e-6)):
+        nearest = starting_points(size)
+        assert nearest[0].lr == (lr,)
+        assert sorted(map(repr, nearest)) == sorted(map(repr, points))
+    for wrong in (0, -1.0, math.nan, math.inf):
+        with pytest.raises(SettingError, match="number of parameters"):
+            starting_points(wrong)
+
+
+def test_every_published_setting_is_one_whose_step_is_not_too_long():
+    """The rule of the step's bias: lr * localization of 0.36 inflates a variance by a tenth."""
+    for point in starting_points():
+        assert max(point.lr) * max(point.localization) <= 0.36
+        assert all(1 <= n_beta <= 100 for n_beta in point.n_beta)
+        assert all(10 <= localization <= 1000 for localization in point.localization)
 
 
 @pytest.mark.needs("datasets")

@@ -23,6 +23,7 @@ from devinterp._renamed import OLD_NAMES
 from devinterp.schema import RuleCode, Schema, VariableSpec, available, load
 from devinterp.schema.model.load import schemas_folder
 from devinterp.slt.estimands import ESTIMANDS, Estimand
+from devinterp.utils import starting_points
 
 FAMILIES = {
     "DI0": "the store as such",
@@ -383,6 +384,30 @@ def old_names() -> str:
     return table(("name", "instead"), rows) + "\n"
 
 
+# Starting points
+
+
+def starting_points_table() -> str:
+    """What was published, of each work with its source."""
+
+    def values(each: tuple[float, ...], form: str = "g") -> str:
+        return " to ".join(f"{value:{form}}" for value in each)
+
+    rows = []
+    for point in starting_points():
+        sizes = sorted({_size(value) for value in point.parameters}, key=lambda text: (len(text), text))
+        others = ", ".join(code(f"{name}={value}") for name, value in point.others.items())
+        rows.append((
+            point.work, "any" if point.parameters[0] == 0 else " to ".join(sizes), values(point.lr),
+            values(point.n_beta), values(point.localization), others, point.source,
+        ))  # fmt: skip
+    return table(("work", "parameters", "lr", "n_beta", "localization", "others", "source"), rows) + "\n"
+
+
+def _size(parameters: float) -> str:
+    return f"{parameters / 1e9:g} G" if parameters >= 1e9 else f"{parameters / 1e6:g} M"
+
+
 # All of them
 
 
@@ -398,6 +423,7 @@ def write_all(docs: Path) -> list[Path]:
     pages[docs / "api" / "estimands.md"] = estimands_page()
     pages[docs / "codes" / "index.md"] = code_index()
     pages[docs / "old-names.md"] = old_names()
+    pages[docs / "starting-points.md"] = starting_points_table()
     pages[docs / "rooms.svg"], pages[docs / "rooms.md"] = rooms.picture(), rooms.room_table() + "\n"
     for folder, keep in ((docs / "formats", "index.md"), (docs / "codes", "")):
         folder.mkdir(exist_ok=True)

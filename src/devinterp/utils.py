@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Sized
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,21 +13,125 @@ import numpy as np
 from devinterp._renamed import successor
 from devinterp.errors import DataError, DevinterpWarning, SettingError
 
-__all__ = ["default_nbeta", "tokenize_and_concatenate"]
+__all__ = ["StartingPoint", "default_nbeta", "starting_points", "tokenize_and_concatenate"]
 
 # Text is tokenised in this many pieces per batch of documents; the number decides where a word may be cut, and so the
 # tokens, hence it is the reference's.
 _PIECES = 20
 
 
-def default_nbeta(dataloader: Any, gradient_accumulation_steps: int = 1) -> float:
-    """Return the customary inverse temperature n_beta = m / ln m for m rows per step.
+@dataclass(frozen=True)
+class StartingPoint:
+    """Settings that some work sampled with.
+
+    Attributes
+    ----------
+    work : str
+        What was estimated, of which model.
+    parameters : tuple of float
+        The smallest and the largest model, by the number of parameters.
+    lr, n_beta, localization : tuple of float
+        The one value, or the two ends of a range. Settings of `devinterp.sample`.
+    source : str
+        Where it is from.
+    others : dict
+        Other settings of `devinterp.sample` that were told.
+    """
+
+    work: str
+    parameters: tuple[float, float]
+    lr: tuple[float, ...]
+    n_beta: tuple[float, ...]
+    localization: tuple[float, ...]
+    source: str
+    others: dict[str, int]
+
+    def apart(self, num_parameters: float) -> float:
+        """How far a model is from these, in powers of ten of its size; 0 inside."""
+        low, high = self.parameters
+        return math.log10(max(low / num_parameters, num_parameters / high, 1.0))
+
+
+_SUSCEPTIBILITIES = "Baker et al. (2025), Studying Small Language Models with Susceptibilities, arXiv:2504.18274"
+_REFINED = (
+    "Wang et al. (2024), Differentiation and Specialization of Attention Heads via the Refined Local Learning "
+    "Coefficient, arXiv:2410.02984"
+)
+_PASSED_ON = "settings for the Pythia suite as they are passed on in the field; no publication was compared with"
+_PYTHIA = ((14e6, 14e6, 1e-3), (31e6, 70e6, 3e-4), (160e6, 410e6, 1e-4), (1e9, 1.4e9, 3e-5), (2.8e9, 2.8e9, 1e-5),
+           (6.9e9, 6.9e9, 3e-6))  # fmt: skip
+_POINTS = (
+    StartingPoint(
+        "refined LLC of heads, attention-only transformer", (3e6, 3e6), (1e-3,), (30.0,), (200.0,), _REFINED, {}
+    ),
+    StartingPoint(
+        "susceptibilities, attention-only transformer", (3e6, 3e6), (1e-3,), (30.0,), (300.0,), _SUSCEPTIBILITIES,
+        {"batch_size": 64},
+    ),
+    *(
+        StartingPoint("LLC, Pythia", (low, high), (lr,), (30.0,), (300.0,), _PASSED_ON, {})
+        for low, high, lr in _PYTHIA
+    ),
+    StartingPoint(
+        "susceptibilities, Pythia", (1.4e9, 1.4e9), (1e-5,), (10.0,), (300.0,), _PASSED_ON, {"num_steps_bw_draws": 160}
+    ),
+    StartingPoint(
+        "ranges to search, language models of any size", (0.0, math.inf), (1e-6, 1e-4), (1.0, 100.0), (10.0, 1000.0),
+        "guide of the field's own library to sampling, as it is passed on", {},
+    ),
+)  # fmt: skip
+
+
+def starting_points(num_parameters: float | None = None) -> tuple[StartingPoint, ...]:
+    """Return the settings that published work sampled with: where to begin, not where to end.
+
+    They are taken from summaries: compare with the source before you cite one. What is right for a model is found by a
+    short run and `diagnose()`, or by `devinterp.sweep`, whose default grid begins here.
 
     Parameters
     ----------
-    dataloader : int or an object with ``batch_size``
-        Rows per micro-batch, or a `torch.utils.data.DataLoader`.
+    num_parameters : float, optional
+        Put those of models of about this size first.
+
+    Returns
+    -------
+    tuple of StartingPoint
+
+    Raises
+    ------
+    SettingError
+        ``num_parameters`` is not a positive number.
+
+    Examples
+    --------
+    >>> from devinterp.utils import starting_points
+    >>> nearest = starting_points(70e6)[0]
+    >>> nearest.work, nearest.lr, nearest.n_beta, nearest.localization
+    ('LLC, Pythia', (0.0003,), (30.0,), (300.0,))
+    """
+    if num_parameters is None:
+        return _POINTS
+    if not num_parameters > 0 or not math.isfinite(num_parameters):
+        raise SettingError("A model has some number of parameters.", expected="more than 0", found=num_parameters)
+    # Ranges for models of any size tell less than the settings of a model of another size.
+    return tuple(sorted(_POINTS, key=lambda point: (len(point.lr), point.apart(num_parameters))))
+
+
+def default_nbeta(dataloader: Any, gradient_accumulation_steps: int = 1) -> float:
+    """Return the customary inverse temperature n_beta = m / ln m, of a dataset's rows or of those of one step.
+
+    Watanabe's n / ln n, for n rows of the dataset, makes n_beta times the mean loss the WBIC, and n_beta times its rise
+    an estimate of the learning coefficient. Where rows are drawn in batches it is customary in this field to put b / ln
+    b, for the b rows of a step, in its place: a higher temperature, at which the chain goes further and the loss weighs
+    less. The two are different questions, and their coefficients are not to be compared: 32 rows a step of a dataset of
+    10000 are 9.2 and 1086.
+
+    Parameters
+    ----------
+    dataloader : int, an object with ``batch_size``, or a dataset
+        Rows: per micro-batch, as a number or a `torch.utils.data.DataLoader`; or those of a dataset, by its length.
     gradient_accumulation_steps : int
+        Micro-batches per step; a dataset has none.
 
     Returns
     -------
@@ -35,23 +141,41 @@ def default_nbeta(dataloader: Any, gradient_accumulation_steps: int = 1) -> floa
     Raises
     ------
     SettingError
-        ``dataloader`` is neither.
+        ``dataloader`` is none of these.
+
+    Examples
+    --------
+    >>> from devinterp.utils import default_nbeta
+    >>> round(default_nbeta(32), 2), round(default_nbeta(range(10_000)), 1)
+    (9.23, 1085.7)
 
     References
     ----------
-    Watanabe (2013), "A widely applicable Bayesian information criterion": beta = 1 / ln n.
+    Watanabe (2013), "A widely applicable Bayesian information criterion", JMLR 14: beta = 1 / ln n.
+    Lau et al. (2023), "The local learning coefficient: a singularity-aware complexity measure", arXiv:2308.12108.
     """
-    batch_size = dataloader if isinstance(dataloader, int) else getattr(dataloader, "batch_size", None)
-    if isinstance(batch_size, bool) or not isinstance(batch_size, int):
+    if isinstance(dataloader, int):
+        size: Any = dataloader
+    elif hasattr(dataloader, "batch_size") or not isinstance(dataloader, Sized) or isinstance(dataloader, str):
+        size = getattr(dataloader, "batch_size", None)
+    else:
+        size = len(dataloader)
+        if gradient_accumulation_steps != 1:
+            raise SettingError(
+                "A dataset has no micro-batches.",
+                expected="gradient_accumulation_steps=1, or the number of rows of a micro-batch in the dataset's place",
+                found=gradient_accumulation_steps,
+            )
+    if isinstance(size, bool) or not isinstance(size, int):
         raise SettingError(
-            "The number of rows per step is not known.",
-            expected="an int, or a DataLoader with a batch_size",
+            "The number of rows is not known.",
+            expected="an int, a DataLoader with a batch_size, or a dataset with a length",
             found=type(dataloader).__name__,
         )
-    rows = batch_size * gradient_accumulation_steps
+    rows = size * gradient_accumulation_steps
     if rows <= 1:
         warnings.warn(
-            f"n_beta = m / ln m has no value for m = {rows} row(s) per step; 1.0 is used.",
+            f"n_beta = m / ln m has no value for m = {rows} row(s); 1.0 is used.",
             DevinterpWarning,
             stacklevel=2,
         )

@@ -39,7 +39,7 @@ def sweep_map(
     """Draw the LLC over step size and inverse temperature, a panel for each localization, verdicts in the cells.
 
     The recommended cell is framed. Under each LLC stands its standard error; a cell that was extended has its numbers
-    in bold letters. Controls (n_beta = 0), whose coefficient is 0, are left out.
+    in bold letters. Controls (n_beta = 0 or lr = 0), whose coefficient is 0, are left out.
 
     Parameters
     ----------
@@ -66,7 +66,7 @@ def sweep_map(
     summary = obj if "verdict" in obj.data_vars else compute_sweep(obj, **options)
     whole = summary.to_dataset() if isinstance(summary, xr.DataTree) else summary
     chosen = recommend(whole).settings if _any_sampled(whole) else {}
-    shown = whole.isel(n_beta=whole["n_beta"].values > 0)
+    shown = whole.isel({setting: whole[setting].values > 0 for setting in ("n_beta", "lr")})
     values = shown["localization"].values.tolist()
     if localization is not None:
         if localization not in values:

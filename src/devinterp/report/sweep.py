@@ -21,7 +21,7 @@ def settings_swept(subject: Subject) -> Markup | None:
     summary = subject.sweep
     if summary is None:
         return None
-    columns, rows = summary.sizes["lr"], int((summary["n_beta"].values > 0).sum())
+    columns, rows = (int((summary[setting].values > 0).sum()) for setting in ("lr", "n_beta"))
     maps = [
         picture(
             f"sweep{i}",

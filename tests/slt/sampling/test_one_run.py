@@ -271,6 +271,23 @@ def test_a_chain_that_diverges_is_recorded_and_named_and_the_others_go_on(tmp_pa
         np.testing.assert_array_equal(tree[name].values[[0, 2]], healthy[name].values[[0, 2]])
 
 
+@pytest.mark.parametrize("method", ["sgmcmc_sgld", "rmsprop_sgld"])
+def test_a_step_of_zero_is_a_control_whose_draws_are_the_start(method, tmp_path):
+    """Nothing moves, whatever pulls: what differs from the start then is not the sampler's doing."""
+    path = tmp_path / "control.zarr"
+    tree = quick(
+        observables={"train": (TRAIN, 1)}, lr=0.0, num_draws=12, save_metrics=True, sampling_method=method,
+        output_path=path,
+    )  # fmt: skip
+    assert (tree["loss_train"].values == tree["init_loss_train"].values).all()
+    assert not any(tree[f"metrics_{name}"].values.any() for name in ("distance", "noise", "scaled_grad"))
+    assert devinterp.validate(path).ok
+    diagnosis = tree.devinterp.diagnose()
+    assert [verdict.code for verdict in diagnosis.verdicts] == ["not_converged"]
+    assert "lr is 0" in diagnosis.verdict.evidence
+    assert diagnosis.to_dict()["llc"] == tree.devinterp.llc(over="observable", ci=0.9)["llc_mean"] == 0
+
+
 def test_when_no_chain_survives_the_call_raises(tmp_path):
     with (
         pytest.warns(DevinterpWarning, match="BatchNorm"),

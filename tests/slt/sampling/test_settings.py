@@ -17,7 +17,7 @@ GOOD = {"lr": 1e-3, "n_beta": 10.0}
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("lr", 0.0), ("lr", -1e-3), ("lr", float("nan")), ("lr", float("inf")), ("lr", "0.1"), ("lr", None),
+        ("lr", -1e-3), ("lr", float("nan")), ("lr", float("inf")), ("lr", "0.1"), ("lr", None),
         ("lr", True),
         ("n_beta", -1.0), ("n_beta", float("inf")),
         ("num_chains", 0), ("num_chains", 2.0), ("num_chains", True), ("num_draws", 0), ("num_draws", -3),

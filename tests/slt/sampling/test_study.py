@@ -53,6 +53,20 @@ def assert_same_store(one, other):
         assert one[name].values.tobytes() == other[name].values.tobytes(), name
 
 
+def test_without_the_loss_a_study_is_the_control_of_its_susceptibilities(tmp_path):
+    """n_beta = 0: chains see only the pull, and what is left of a susceptibility is not the posterior's."""
+    tree = study(n_beta=0.0, num_draws=24, output_path=tmp_path / "control.zarr")
+    assert validate(tmp_path / "control.zarr").ok
+    control = compute_susceptibilities(tree, "train", se=True)["susceptibilities"]
+    assert np.isfinite(control["sus"].values).all()
+    assert np.isfinite(control["sus_se"].values).all()
+    assert (tree.devinterp.llc()["llc_mean"] == 0).all()
+    rows = np.random.default_rng(0).permuted(TRAIN, axis=0)  # no draw depends on what is seen
+    elsewhere = sample(build_model(), rows, OBSERVABLES, **{**SETTINGS, "n_beta": 0.0, "num_draws": 24})
+    for name in OBSERVABLES:
+        assert (tree["full"][f"loss_{name}"].values == elsewhere[f"loss_{name}"].values).all()
+
+
 def test_each_restriction_is_the_run_that_sample_would_make(tmp_path):
     tree = study(output_path=tmp_path / "study.zarr", save_metrics=True)
     assert list(tree.children) == ["l0h0", "full", "layer 1, head 2"] or set(tree.children) == set(restrictions())

@@ -14,7 +14,9 @@ from tiny_lm import build_model, build_tokens
 import devinterp
 from devinterp import sample, sweep
 from devinterp.errors import SettingError, StoreConflictError
+from devinterp.slt.diagnostics.step_bias import LARGEST_INFLATION, least_inflation
 from devinterp.slt.sampling.running import coordinator
+from devinterp.slt.sweep.sample_sweep import _default_grid
 from devinterp.testing.mutations.editor import StoreEditor
 
 TRAIN = build_tokens("train")
@@ -228,6 +230,44 @@ def test_bad_input_is_one_clear_error_and_leaves_nothing_behind(kind, tmp_path):
     with pytest.raises(SettingError):
         swept(tmp_path / "s.zarr", **BAD[kind])
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("parameters", "keywords"),
+    [
+        (10**5, {}),
+        (7 * 10**7, {"num_draws": 10}),
+        (10**9, {"lr": 1e-2}),
+        (10**6, {"localization": 5000.0}),
+        (10**6, {"sampling_method": "rmsprop_sgld", "rmsprop_eps": 0.1}),
+        (10**6, {"llc_weight_decay": 300.0, "n_beta": 5.0}),
+    ],
+)
+def test_the_default_grid_is_of_steps_that_are_short_enough(parameters, keywords):
+    axes = _default_grid(parameters, keywords)
+    assert set(axes) | set(keywords) >= {"lr", "n_beta", "localization"}
+    assert not set(axes) & set(keywords)
+    for lr in axes.get("lr", [keywords.get("lr")]):
+        for localization in axes.get("localization", [keywords.get("localization")]):
+            found = least_inflation({**keywords, "lr": lr, "localization": localization})
+            assert found <= LARGEST_INFLATION
+    assert set(axes.get("n_beta", [])) <= {10.0, 30.0, 100.0}
+
+
+def test_without_a_grid_the_default_one_is_sampled_and_keywords_are_not_varied():
+    tree = swept(grid=None, lr=1e-4, localization=10.0, extend=0)
+    assert [f"{n:g}" for n in tree["n_beta"].values] == ["0", "10", "30", "100"]
+    with pytest.raises(SettingError, match="nothing to vary"):
+        swept(grid=None, lr=1e-4, localization=10.0, n_beta=1.0)
+
+
+def test_a_step_of_zero_is_a_control_that_is_neither_recommended_nor_extended():
+    tree = swept(grid={**GRID, "lr": [0.0, 1e-4]})
+    summary = tree.devinterp.sweep()
+    assert (summary["verdict"].sel(lr=0.0) == "control").all()
+    assert (summary["rise"].sel(lr=0.0) == 0).all()
+    assert tree.devinterp.recommend().settings["lr"] == 1e-4
+    assert {length for name, length in lengths(tree).items() if name.startswith("lr=0,")} == {(1, 2)}
 
 
 def test_a_setting_that_does_not_vary_is_a_keyword():

@@ -54,6 +54,9 @@ def judge(d: Diagnosis, trace: F64, weights: int | None = None) -> list[Verdict]
         found.append(Verdict("diverged", evidence, _shorter(d)))
     if trace.shape[0] == 0:
         return found
+    if d.settings.get("lr") == 0:
+        evidence = "lr is 0: every draw is the start, a control that says nothing of the posterior."
+        return [*found, Verdict("not_converged", evidence, "an lr above 0, unless the control is what was asked for.")]
     if not failed:
         found += _grows(d, trace, weights)
     if trace.shape[1] < FEWEST_DRAWS:

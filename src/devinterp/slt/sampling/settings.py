@@ -251,7 +251,7 @@ def _mapping(name: str, value: object) -> dict[str, Any]:
 
 
 _CHECKS: dict[str, Any] = {
-    "lr": _number(above=0),
+    "lr": _number(minimum=0),
     "n_beta": _number(minimum=0),
     "num_chains": _integer(1),
     "num_draws": _integer(1),

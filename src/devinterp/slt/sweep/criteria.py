@@ -12,6 +12,7 @@ from devinterp.slt.diagnostics.diagnosis import TITLES
 from devinterp.slt.diagnostics.step_bias import least_inflation
 from devinterp.slt.diagnostics.verdicts import SPIKE_SHARE
 from devinterp.slt.runs.grid import SETTINGS
+from devinterp.slt.sweep.summary import CONTROL
 
 __all__ = [
     "Cell",
@@ -92,8 +93,8 @@ class Cell:
 
     @property
     def is_control(self) -> bool:
-        """Whether the loss plays no part."""
-        return self.settings["n_beta"] == 0
+        """Whether the loss plays no part, or nothing moves."""
+        return self.verdict == CONTROL
 
     def number(self, name: str) -> float | None:
         """Return one of its numbers."""
@@ -226,7 +227,7 @@ def _step(cell: Cell) -> Criterion:
     if least > BEST_INFLATION:
         return Criterion(name, False, f"lr * localization alone inflates the LLC by a factor of {least:.3f} or more")
     smaller = cell.beside("lr", -1)
-    if smaller is None:
+    if smaller is None or smaller.is_control:
         return Criterion(name, None, "no smaller lr in the grid")
     lr, ours, theirs = smaller.settings["lr"], cell.number("llc_mean"), smaller.number("llc_mean")
     ess, rhat = smaller.number("ess_bulk") or 0.0, smaller.number("rhat") or 1.0

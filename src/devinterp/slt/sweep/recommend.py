@@ -158,7 +158,7 @@ def recommend(sweep: Tree, **options: Any) -> Recommendation:
     summary = _summary(sweep, options)
     order = sorted(sampled_cells(summary), key=rank)
     if not order:
-        raise SettingError("There is nothing to recommend.", expected="a sampled cell whose n_beta is more than 0")
+        raise SettingError("There is nothing to recommend.", expected="a sampled cell that is not a control")
     best = order[0]
     found = criteria(best)
     good = best.verdict == "good" and not unmet(best)
@@ -216,7 +216,7 @@ def _notes(order: list[Cell], good: bool) -> list[str]:
     summary = best.summary
     for setting, value in best.settings.items():
         values = summary[setting].values
-        values = values[values > 0] if setting == "n_beta" else values
+        values = values if setting == "localization" else values[values > 0]
         if values.size > 1 and value in (values[0], values[-1]):
             end = "smallest" if value == values[0] else "largest"
             notes.append(f"{setting} = {value:g} is the {end} of the grid; what lies beyond was not tried.")

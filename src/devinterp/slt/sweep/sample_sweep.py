@@ -13,6 +13,7 @@ import xarray as xr
 from devinterp.errors import SettingError
 from devinterp.schema.model.may_differ import settings_that
 from devinterp.schema.reading.keys import STATE_FOLDER
+from devinterp.slt.diagnostics.step_bias import LARGEST_INFLATION, least_inflation
 from devinterp.slt.runs.grid import SETTINGS, cell_name
 from devinterp.slt.sampling.engine.losses import LossFn
 from devinterp.slt.sampling.inputs.rows import RowOptions
@@ -28,6 +29,7 @@ from devinterp.store import Container, Location, Run, SamplesRequest, StoreLike,
 from devinterp.store.filesystem import remove_empty
 from devinterp.store.reading.path_state import read_group
 from devinterp.store.writing.run import remove_states
+from devinterp.utils import starting_points
 
 __all__ = ["sweep"]
 
@@ -39,7 +41,7 @@ def sweep(
     dataset: Any,
     observables: Mapping[str, Any],
     *,
-    grid: Mapping[str, Sequence[float]],
+    grid: Mapping[str, Sequence[float]] | None = None,
     sampling_task: str | None = None,
     num_chains: int = 4,
     num_draws: int = 200,
@@ -69,9 +71,12 @@ def sweep(
     model, dataset, observables, param_masks, output_path, device, loss_fn, tokenizer
         As in `devinterp.slt.sampling.sample`. Observe rows of `dataset`: verdicts on minibatches are blind to chains
         that disagree.
-    grid : mapping of str to sequence of float
+    grid : mapping of str to sequence of float, optional
         Values of ``lr``, ``n_beta`` and ``localization``; one that is left out is given as a keyword, as in
-        `devinterp.slt.sampling.sample`.
+        `devinterp.slt.sampling.sample`. Without a grid, those that are no keyword are searched around what models of
+        this size were published with (`devinterp.utils.starting_points`): that lr and a third of it, n_beta 10, 30
+        and 100, localization 10, 100 and the largest of 300 and 1000, as far as lr * localization stays below the 0.36
+        at which the step alone inflates a variance by a tenth.
     sampling_task : str, optional
         The observable that verdicts rest on. By default the one whose rows are the dataset's.
     num_chains, num_draws : int
@@ -101,6 +106,8 @@ def sweep(
         extended that did not keep its chains' states.
     """
     full = {"num_chains": num_chains, "num_draws": num_draws}
+    if grid is None:
+        grid = _default_grid(sum(parameter.numel() for parameter in model.parameters()), settings)
     asked, options, about = _read_grid(grid, {"save_metrics": True, **settings, **full}, control=control)
     options.check(output_path)
     options.begin()
@@ -219,6 +226,37 @@ def _read_grid(grid: object, settings: Mapping[str, Any], *, control: bool) -> t
     combinations = itertools.product(*(axes[name] for name in SETTINGS))
     every = [common.override(**dict(zip(SETTINGS, values, strict=True))) for values in combinations]
     return {cell_name(each.as_dict()): each for each in every}, options, about
+
+
+def _default_grid(num_parameters: int, settings: Mapping[str, Any]) -> dict[str, list[float]]:
+    """Return the axes that are no keyword, around what was published of models of this size."""
+    rest = {name: value for name, value in settings.items() if name not in SETTINGS}
+    checked = read_settings("sweep", rest, lr=1.0, n_beta=1.0)[0].as_dict()
+    largest = starting_points(num_parameters)[0].lr[0]
+    pulls = [10.0, 100.0, 300.0, 1000.0]
+    every = {"lr": [_third(largest), largest], "n_beta": [10.0, 30.0, 100.0], "localization": pulls}
+    axes = {name: values for name, values in every.items() if name not in settings}
+
+    def good(lr: float, localization: float) -> bool:
+        least = least_inflation({**checked, "lr": lr, "localization": localization})
+        return least is not None and least <= LARGEST_INFLATION
+
+    if "localization" in axes:
+        lr = max(axes.get("lr") or [_value("lr", settings["lr"])])
+        fit = [value for value in axes["localization"] if good(lr, value)] or axes["localization"][:1]
+        axes["localization"] = [*fit[:2], *fit[2:][-1:]]
+    if "lr" in axes:
+        strongest = max(axes.get("localization") or [_value("localization", settings["localization"])])
+        for _ in range(20):  # enough for any localization; RMSprop without eps has no step that is sure to do
+            if not good(max(axes["lr"]), strongest):
+                axes["lr"] = [_third(lr) for lr in axes["lr"]]
+    if not axes:
+        raise SettingError("There is nothing to vary.", remedy="Pass a grid, or leave lr, n_beta or localization out.")
+    return axes
+
+
+def _third(lr: float) -> float:
+    return float(f"{lr / 3:.0e}")
 
 
 def _value(name: str, value: Any) -> float:

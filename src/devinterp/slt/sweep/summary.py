@@ -18,7 +18,7 @@ from devinterp.slt.runs.run import Samples, Tree, metadata_of
 __all__ = ["CONTROL", "compute_sweep"]
 
 CONTROL = "control"
-"""Verdict on a cell whose n_beta is 0: it is what the others are held against, and never recommended."""
+"""Verdict on a cell whose n_beta or lr is 0: it is what the others are held against, and never recommended."""
 
 
 def compute_sweep(
@@ -49,8 +49,8 @@ def compute_sweep(
         ``step_inflation`` (measured from saved metrics), unit 1;
         ``rise`` and ``rise_se``, nat; ``seconds``, s; ``llc_ci`` (..., bound). int64: ``num_draws``, ``num_chains`` and
         ``spikes``.
-        ``verdict`` is a string: a code of `devinterp.slt.diagnostics.Verdict`, ``"control"`` where n_beta is 0, or
-        empty where the grid has no cell. Attributes ``over``, ``ci``, and ``rows``: whether verdicts rest on fixed
+        ``verdict`` is a string: a code of `devinterp.slt.diagnostics.Verdict`, ``"control"`` where n_beta or lr is 0,
+        or empty where the grid has no cell. Attributes ``over``, ``ci``, and ``rows``: whether verdicts rest on fixed
         rows or on minibatches.
 
     Raises
@@ -127,7 +127,8 @@ def _fill_counts(result: xr.Dataset, grid: Grid, diagnoses: dict[str, Diagnosis]
         counts["num_draws"][place] = Samples.of(run, allow_partial=True).dataset.sizes.get("draw", 0)
         counts["num_chains"][place] = sum(c.status == "complete" for c in d.chains)
         counts["spikes"][place] = sum(c.n_spikes for c in d.chains)
-        verdict[place] = CONTROL if grid.axes["n_beta"][place[1]] == 0 else d.verdict.code
+        still = any(grid.axes[setting][place[SETTINGS.index(setting)]] == 0 for setting in ("lr", "n_beta"))
+        verdict[place] = CONTROL if still else d.verdict.code
         times: Any = dig(metadata_of(run), "run.seconds") or [None]
         seconds[place] = np.nan if None in times else sum(times)
     for name, values in {**counts, "verdict": verdict, "seconds": seconds}.items():

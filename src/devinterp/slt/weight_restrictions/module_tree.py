@@ -49,7 +49,9 @@ def select_class(model: Module, restriction: Restriction) -> dict[str, Tensor | 
     matches = re.compile(_pattern(restriction.path)).fullmatch
     canonical = canonical_names(model)
     of_class = [module for module in model.modules() if any(map(matches, _classes(module)))]
-    found = {canonical[id(param)]: None for module in of_class for param in module.parameters()}
+    found: dict[str, Tensor | None] = {
+        canonical[id(param)]: None for module in of_class for param in module.parameters()
+    }
     if not found:
         named = sorted({type(module).__name__ for module in model.modules() if any(True for _ in module.parameters())})
         close = _close(restriction.path, named)
@@ -111,9 +113,9 @@ def _slice(name: str, param: Tensor, cut: Cut, restriction: Restriction) -> Tens
             )
         if not along.all():
             cuts.append(along.view([-1 if other == axis else 1 for other in range(len(shape))]))
-    mask = None
-    for cut in cuts:
-        mask = cut if mask is None else mask & cut
+    mask: Tensor | None = None
+    for along in cuts:
+        mask = along if mask is None else mask & along
     return None if mask is None else mask.expand(shape)
 
 
