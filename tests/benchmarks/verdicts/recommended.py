@@ -1,24 +1,29 @@
-"""What `recommend` chooses of grids whose LLC at vanishing steps is known: 24 sweeps, each cell SGLD's own law.
+"""What `recommend` chooses of grids whose LLC at vanishing steps is known: 24 sweeps.
 
 A quadratic in 20 directions of curvatures between 0.04 and 4, least squares in minibatches, and grids whose every step
-is too long, where the right answer is that nothing is good, and why.
+is too long, where the right answer is that nothing is good, and why. By default all cells are simulated in full length;
+with ``--sampled`` every sweep is one of `devinterp.sweep`, pilots and extended cells, on the same losses as modules.
 
-python tests/benchmarks/verdicts/recommended.py
+python tests/benchmarks/verdicts/recommended.py [--sampled] [GRID ...]
 """
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 import xarray as xr
+from torch import nn
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "helpers"))
 from simulated import Quadratic, Regression, simulate
 
+from devinterp import sweep
 from devinterp.slt.runs.grid import cell_name
 from devinterp.slt.sweep.recommend import recommend
 
@@ -56,6 +61,39 @@ def sweeps(model: Any, axes: tuple[list[float], ...], seed: int) -> list[xr.Data
     return trees
 
 
+class Rows(nn.Module):
+    """``2 + (r + a . w)**2 / 2`` on each row of a table, which token ids name."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        if isinstance(model, Regression):
+            a, r = model.table
+        else:  # a row for each direction, so that their mean has the curvatures
+            a, r = np.diag(np.sqrt(model.size * model.h)), np.zeros(model.size)
+        self.w = nn.Parameter(torch.zeros(a.shape[1]))
+        self.a, self.r = torch.tensor(a, dtype=torch.float32), torch.tensor(r, dtype=torch.float32)
+        self.ids = np.repeat(np.arange(len(r))[:, None], 2, axis=1)
+        self.batch = getattr(model, "batch", len(r))
+
+
+def rows_loss(model: Rows, ids: torch.Tensor) -> torch.Tensor:
+    """(batch, 1)"""
+    rows = ids[:, 0]
+    return (2 + 0.5 * (model.r[rows] + model.a[rows] @ model.w) ** 2)[:, None]
+
+
+def sampled(model: Any, axes: tuple[list[float], ...], seed: int) -> Iterator[xr.DataTree]:
+    """Sweeps by `devinterp.sweep`, one after another."""
+    module = Rows(model)
+    grid = {name: [v for v in axis if v > 0] for name, axis in zip(NAMES, axes, strict=True)}  # the control is added
+    for run in range(RUNS):
+        yield sweep(
+            module, module.ids, {"train": (module.ids, max(1, len(module.ids) // module.batch))},
+            grid=grid, loss_fn=rows_loss, batch_size=module.batch, num_burnin_steps=100, num_steps_bw_draws=2,
+            init_seed=seed + 10 * run, progress=False, device="cpu",
+        )  # fmt: skip
+
+
 def truth(model: Any, n_beta: float, localization: float) -> float:
     """The LLC at vanishing steps."""
     if isinstance(model, Regression):
@@ -64,12 +102,15 @@ def truth(model: Any, n_beta: float, localization: float) -> float:
     return float(model.llc(n_beta, localization))
 
 
-def main() -> None:
+def main(names: list[str]) -> None:
     """Print what was chosen, and how far off it is."""
     right = total = 0
+    torch.set_num_threads(1)
+    made = sampled if "--sampled" in names else sweeps
+    chosen_grids = {n: g for n, g in GRIDS.items() if n in names} or GRIDS
     print("| grid | lr, n_beta, localization | good | LLC over the small-step one | right |\n|---|---|---|---|---|")
-    for name, (model, axes) in GRIDS.items():
-        for tree in sweeps(model, axes, 10_000 + total):
+    for number, (name, (model, axes)) in enumerate(GRIDS.items()):
+        for tree in made(model, axes, 10_000 + 1000 * number) if name in chosen_grids else ():
             found = recommend(tree)
             chosen = found.settings
             ratio = (found.llc or np.nan) / truth(model, chosen["n_beta"], chosen["localization"])
@@ -86,4 +127,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

@@ -172,7 +172,7 @@ def _reach(d: Diagnosis, trace: F64) -> Iterator[Verdict]:
         steps = relaxation_steps(d.settings) or math.inf
         evidence = (
             f"directions that the loss leaves nearly flat relax within {steps:.3g} steps: the draws lack "
-            f"{100 * d.reach.unseen:.2g} % of their variance, and no drift shows it."
+            f"{100 * d.reach.unseen:.0f} % of their variance, and no drift shows it."
         )
         remedy = f"num_burnin_steps of {math.ceil(steps):d}, a larger lr or a larger localization."
         yield Verdict("not_converged", evidence, remedy)

@@ -191,9 +191,9 @@ def mean_variance(
 
     Chains count as independent. Where they are ``shared``, moved by the noise of the same minibatches, the variance is
     also estimated from batches of the chains' mean, which holds what they have in common, and the larger one is taken.
-    What a second pass over the same minibatches has in common with the first is no new information. It can be seen
-    where a pass is longer than a batch of draws; where it is shorter the batches hold it alike, and since the noise of
-    all minibatches of a pass adds up to nothing, little of it is left in them.
+    What a second pass over the same minibatches has in common with the first is no new information. Where a batch of
+    draws is longer than a pass, it sees nothing of this: the noise of all minibatches of a pass adds up to nothing.
+    Chains then count as independent.
 
     Parameters
     ----------
@@ -225,10 +225,10 @@ def mean_variance(
     alone = float((deviations**2).sum()) * count / (count - 1) / share / trace.size**2, float(count - 1)
     if not shared or num_chains == 1:
         return alone
-    common = trace.mean(axis=0)[None]
-    together, dof = mean_variance(common)
-    length = num_draws / (dof + 1)
-    return max(alone, (alone[0] + (passes.count if length <= passes.draws else 1.0) * (together - alone[0]), dof))
+    together, dof = mean_variance(trace.mean(axis=0)[None])
+    if num_draws / (dof + 1) > passes.draws:
+        return alone
+    return max(alone, (alone[0] + passes.count * (together - alone[0]), dof))
 
 
 def batch_groups(values: F32, num_chains: int, *, shared: bool = False) -> Batches:
