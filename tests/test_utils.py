@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from devinterp.errors import DataError, DevinterpWarning, SettingError
-from devinterp.utils import default_nbeta, starting_points, tokenize_and_concatenate
+from devinterp.utils import default_nbeta, replicate_seeds, starting_points, tokenize_and_concatenate
 
 
 class Bytes:
@@ -31,6 +31,20 @@ def texts(*values):
 def test_default_nbeta_is_m_over_ln_m(batch_size, accumulation):
     m = batch_size * accumulation
     assert default_nbeta(batch_size, accumulation) == pytest.approx(m / math.log(m), rel=1e-15)
+
+
+@given(st.integers(1, 50), st.integers(1, 16), st.integers(0, 10**6))
+def test_replicates_share_no_chain(replicates, num_chains, first):
+    seeds = replicate_seeds(replicates, num_chains, first=first)
+    assert seeds[0] == first
+    chains = [seed + chain for seed in seeds for chain in range(num_chains)]
+    assert len(set(chains)) == len(chains) == replicates * num_chains
+
+
+@pytest.mark.parametrize("wrong", [{"replicates": 0}, {"num_chains": 2.5}, {"first": -1}, {"replicates": True}])
+def test_seeds_of_no_replicates_are_refused(wrong):
+    with pytest.raises(SettingError, match=f"{next(iter(wrong))} cannot be used"):
+        replicate_seeds(**{"replicates": 2, **wrong})
 
 
 def test_default_nbeta_of_one_row_is_one_and_says_so():

@@ -13,7 +13,7 @@ import numpy as np
 from devinterp._renamed import successor
 from devinterp.errors import DataError, DevinterpWarning, SettingError
 
-__all__ = ["StartingPoint", "default_nbeta", "starting_points", "tokenize_and_concatenate"]
+__all__ = ["StartingPoint", "default_nbeta", "replicate_seeds", "starting_points", "tokenize_and_concatenate"]
 
 # Text is tokenised in this many pieces per batch of documents; the number decides where a word may be cut, and so the
 # tokens, hence it is the reference's.
@@ -115,6 +115,37 @@ def starting_points(num_parameters: float | None = None) -> tuple[StartingPoint,
         raise SettingError("A model has some number of parameters.", expected="more than 0", found=num_parameters)
     # Ranges for models of any size tell less than the settings of a model of another size.
     return tuple(sorted(_POINTS, key=lambda point: (len(point.lr), point.apart(num_parameters))))
+
+
+def replicate_seeds(replicates: int, num_chains: int = 4, *, first: int = 100) -> tuple[int, ...]:
+    """Return values of ``init_seed`` for runs that are to be independent of each other.
+
+    Chain ``c`` of a run is seeded with ``init_seed + c``, and minibatches are ordered by ``init_seed``: runs with 100
+    and 101 have all chains but one in common. These lie `num_chains` apart. Observables keep their rows, which
+    ``obs_seed`` alone decides, so that replicates can be compared row by row.
+
+    Parameters
+    ----------
+    replicates : int
+        How many runs, at least 1.
+    num_chains : int
+        Chains of the longest of them, at least 1.
+    first : int
+        Seed of the first.
+
+    Returns
+    -------
+    tuple of int
+
+    Raises
+    ------
+    SettingError
+        A number is not a whole one, or too small.
+    """
+    for name, value, least in (("replicates", replicates, 1), ("num_chains", num_chains, 1), ("first", first, 0)):
+        if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
+            raise SettingError(f"{name} cannot be used.", expected=f"an int of {least} or more", found=repr(value))
+    return tuple(range(int(first), int(first) + int(replicates) * int(num_chains), int(num_chains)))
 
 
 def default_nbeta(dataloader: Any, gradient_accumulation_steps: int = 1) -> float:

@@ -77,6 +77,10 @@ def double() -> nn.Module:
     return tiny_lm.build_model().double()
 
 
+def half() -> nn.Module:
+    return tiny_lm.build_model().bfloat16()
+
+
 def last_three(model: nn.Module, input_ids: torch.Tensor) -> torch.Tensor:
     """A loss of its own: squared distance of the logit of the next token from 3."""
     logits = model(input_ids)
@@ -148,6 +152,12 @@ CASES: dict[str, Any] = {
     "GPT-2": case(model=gpt2),
     "Llama": case(model=llama, **RMSPROP),
 }  # fmt: skip
+
+APART: dict[str, Any] = {
+    "bfloat16 model": case(model=half),
+    "bfloat16 model, no noise": case(model=half, noise_level=0.0),
+}
+"""Different by intention: here sampled weights and losses are kept in float32, there both are rounded to bfloat16."""
 
 QUICK = ("base", "burn-in and thinning", "accumulation", "init noise, masked", "rmsprop, masks, decay, box", "dropout")
 

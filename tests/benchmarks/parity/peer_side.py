@@ -16,7 +16,7 @@ warnings.filterwarnings("ignore")
 
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
-from cases import CASES, OBSERVABLES, tokens  # noqa: E402
+from cases import APART, CASES, OBSERVABLES, tokens  # noqa: E402
 from datasets import Dataset  # noqa: E402
 
 from devinterp.slt.sampling import sample  # noqa: E402
@@ -34,7 +34,7 @@ def main() -> None:
     arrays = {}
     observables = {name: (dataset(name.split()[0]), batches) for name, batches in OBSERVABLES.items()}
     for name in names:
-        case = CASES[name]
+        case = {**CASES, **APART}[name]
         model = case["model"]()
         masks = case["masks"](model) if case["masks"] else None
         with tempfile.TemporaryDirectory() as folder:

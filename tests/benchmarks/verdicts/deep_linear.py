@@ -2,8 +2,8 @@
 
 Layers and widths at random, Xavier-normal weights, each layer cut to a random rank with probability 1/2, inputs uniform
 in [-10, 10], mean squared error on the network's own outputs; one chain, nine tenths of it burn-in. Aoyagi's number is
-the smallest coefficient of the fibre: where half the rank of the network's derivative is larger, that is what the chain sees at
-least, and the estimate is held against the larger of the two.
+the smallest coefficient of the fibre: where half the rank of the network's derivative is larger, that is what the chain
+sees at least, and the estimate is held against the larger of the two.
 
 python tests/benchmarks/verdicts/deep_linear.py {1K,10K} FIRST LAST [--chains 1]     # appends to deep_linear.jsonl
 python tests/benchmarks/verdicts/deep_linear.py --table

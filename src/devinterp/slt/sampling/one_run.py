@@ -107,7 +107,8 @@ def sample(
         Batches that ``init_loss`` averages.
     init_seed : int
         Chain ``c`` seeds its generators with ``init_seed + c``: runs that are to be independent need seeds that lie
-        `num_chains` apart, since 100 and 101 have all chains but one in common.
+        `num_chains` apart, as `devinterp.utils.replicate_seeds` gives them; 100 and 101 have all chains but one in
+        common.
     batches_per_draw : int
         For observables that are given without a number.
     obs_seed : int

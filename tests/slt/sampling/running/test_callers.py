@@ -135,6 +135,27 @@ def test_a_loss_that_breaks_on_the_way_is_named_by_observable_and_row(loss_fn, w
         run(tmp_path / "a.zarr", BreaksOnTheWay(), observed, loss_fn=loss_fn, batch_size=8)
 
 
+@pytest.mark.parametrize(
+    ("loss_fn", "what"),
+    [
+        (None, "the logits on the sampling dataset, row 13 are"),
+        (usual_loss, "the loss on the sampling dataset, row 13 is"),
+    ],
+)
+@pytest.mark.parametrize(
+    "own", [{}, {"gradient_accumulation_steps": 2}, {"match_sampling_input_ids_across_chains": False}]
+)
+def test_a_minibatch_that_breaks_on_the_way_names_its_row(loss_fn, what, own, tmp_path):
+    """Row 13 of 16, wherever the shuffled order has it; every later step is no longer finite."""
+    rows = ROWS[:16].copy()
+    rows[rows == 63] = 62
+    rows[13, 3] = 63
+    with pytest.raises(AllChainsFailedError, match=f"{what} not finite"):
+        sample(BreaksOnTheWay(), rows, {"good": (rows[:8], 1)}, loss_fn=loss_fn, output_path=tmp_path / "a.zarr",
+               lr=1e-3, n_beta=30.0, num_chains=2, num_draws=9, batch_size=4, device="cpu", progress=False,
+               **own)  # fmt: skip
+
+
 class Breaks(nn.Module):
     """Its logits of id 63 are NaN."""
 

@@ -6,6 +6,7 @@ import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Protocol
 
 import numpy.typing as npt
@@ -126,16 +127,16 @@ class _Health:
                     raise NonFiniteError(_said(reason))
 
 
-_Reason = str | tuple[str, Observable, torch.Tensor]
-"""What is wrong; or what is not finite, with the observable and the losses that say on which rows."""
+_Reason = str | tuple[str, Callable[[Any], str], torch.Tensor]
+"""What is wrong; or what is not finite, with what names the rows whose losses are not, and the losses."""
 
 
 def _said(reason: _Reason) -> str:
     if isinstance(reason, str):
         return reason
-    what, observable, losses = reason
-    where = observable.not_finite(losses.cpu().numpy())
-    return f"{what} on {where} {'is' if what == 'the loss' else 'are'} not finite"
+    what, named, losses = reason
+    where = named(losses.float().cpu().numpy())
+    return f"{what}{where and ' on '}{where} {'is' if what == 'the loss' else 'are'} not finite"
 
 
 class _Chain:
@@ -179,14 +180,20 @@ class _Chain:
         """Do one step; return its loss (batch, token_pos), diagnostics, and micro-batches where they are kept."""
         settings = self.settings
         parts = settings.gradient_accumulation_steps
-        losses, ids = [], []
+        losses, ids, seen = [], [], []
+        named = partial(feed.not_finite, self.step * parts)
         total: torch.Tensor | None = None
         for part in range(parts):
             torch.clear_autocast_cache()  # it keeps weights as they were cast, whatever becomes of them
             number = self.step * parts + part
             batch = feed.batch(number)
-            key = feed.batch_key(number) if self.minibatches else None
-            per_token = self.evaluator(self.evaluate, batch.to(self.device), key)
+            key, here = feed.batch_key(number) if self.minibatches else None, batch.to(self.device)
+            try:
+                per_token = self.evaluator(self.evaluate, here, key)
+            except NonFiniteError:  # of the logits, on the CPU
+                with torch.no_grad():
+                    seen.append(losses_or_nan(self.model, self.loss, here))
+                raise NonFiniteError(_said(("the logits", named, torch.cat(seen)))) from None
             detached = per_token.detach()
             if settings.save_step_losses:
                 losses.append(detached.to(torch.float32, copy=True))
@@ -195,11 +202,13 @@ class _Chain:
             mean = per_token.mean()
             (mean if parts == 1 else mean / parts).backward()  # type: ignore[no-untyped-call]
             share = detached.float() if parts == 1 else detached.float() / parts
+            seen.append(share)
             total = share + 0.0 if total is None else total + share  # + 0.0: the sum has no negative zero
         assert total is not None
-        self.health.expect(self.loss.finite(), "the logits are not finite")
+        each = seen[0] if parts == 1 else torch.cat(seen)
+        self.health.expect(self.loss.finite(), ("the logits", named, each))
         mean = total.mean()  # not finite where any loss is not, nor where finite ones are too large to be added
-        self.health.expect_finite(mean, "the loss is not finite")
+        self.health.expect_finite(mean, ("the loss", named, each))
         self.rule.step()
         self.health.expect(self.rule.finite(), "the weights are not finite")
         record = {"loss": total, "step_loss": mean}
@@ -230,11 +239,11 @@ class _Chain:
                     per_token = self.evaluator(self.evaluate, some, observable.batch_key(start))
                 except NonFiniteError:  # on the CPU, at the first such batch
                     parts.append(losses_or_nan(self.model, self.loss, some))
-                    raise NonFiniteError(_said(("the logits", observable, torch.cat(parts)))) from None
+                    raise NonFiniteError(_said(("the logits", observable.not_finite, torch.cat(parts)))) from None
                 parts.append(per_token.to(torch.float32, copy=True))
             out = torch.cat(parts)
-            self.health.expect(self.loss.finite(), ("the logits", observable, out))
-            self.health.expect_finite(out, ("the loss", observable, out))
+            self.health.expect(self.loss.finite(), ("the logits", observable.not_finite, out))
+            self.health.expect_finite(out, ("the loss", observable.not_finite, out))
             losses[f"loss_{observable.obs_id}"] = out
         return losses
 

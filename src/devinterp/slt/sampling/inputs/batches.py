@@ -44,6 +44,14 @@ def loader_order(num_rows: int, *, shuffle: bool, seed: int) -> npt.NDArray[np.i
     return order
 
 
+def name_rows(dataset: str, rows: npt.NDArray[np.int64], losses: npt.NDArray[np.float32]) -> str:
+    """Name a dataset and its first rows whose losses, (row, ...), are not finite, if any."""
+    bad = sorted(rows[~np.isfinite(losses).all(axis=1)].tolist())
+    if not bad:
+        return dataset
+    return f"{dataset}, row{'s' if len(bad) > 1 else ''} {', '.join(map(str, bad[:5]))}{' ...' if len(bad) > 5 else ''}"
+
+
 @dataclass(frozen=True)
 class Feed:
     """Batches of one chain by number; the first pass over the data repeats in the same order.
@@ -51,6 +59,8 @@ class Feed:
     Attributes
     ----------
     held : HeldRows
+    rows : (n,) int64
+        The held rows' indices into the dataset.
     positions : (m,) int64
         Which held row stands where in the pass, a multiple of `batch_size` long.
     batch_size : int
@@ -59,6 +69,7 @@ class Feed:
     """
 
     held: HeldRows
+    rows: npt.NDArray[np.int64]
     positions: npt.NDArray[np.int64]
     batch_size: int
     per_pass: int
@@ -72,6 +83,17 @@ class Feed:
         """Return what is equal for batches of the same rows, in all chains of the same `SamplingData`."""
         start = (number % self.per_pass) * self.batch_size
         return self.positions[start : start + self.batch_size].tobytes()
+
+    def not_finite(self, number: int, losses: npt.NDArray[np.float32]) -> str:
+        """Name the rows of micro-batch `number` and those after it whose losses, (row, ...), are not finite.
+
+        Empty where all of several rows are: then it is the weights' fault.
+        """
+        if len(losses) > 1 and not np.isfinite(losses).all(axis=1).any():
+            return ""
+        starts = (number + np.arange(len(losses) // self.batch_size)) % self.per_pass * self.batch_size
+        places = (starts[:, None] + np.arange(self.batch_size)).ravel()
+        return name_rows("the sampling dataset", self.rows[self.positions[places]], losses)
 
 
 class SamplingData:
@@ -122,11 +144,11 @@ class SamplingData:
             for chain in range(chains)
         ]
         if self.shared:
-            visited, self._orders = orders[0], [np.arange(held, dtype=np.int64)]
+            self._rows, self._orders = orders[0], [np.arange(held, dtype=np.int64)]
         else:
-            visited, inverse = np.unique(np.concatenate(orders), return_inverse=True)
+            self._rows, inverse = np.unique(np.concatenate(orders), return_inverse=True)
             self._orders = list(inverse.astype(np.int64).reshape(chains, held))
-        self.held = rows.hold(visited)
+        self.held = rows.hold(self._rows)
 
     def _held(self, settings: SamplerSettings) -> int:
         needed = max(settings.num_batches, settings.num_init_batches)
@@ -134,7 +156,8 @@ class SamplingData:
 
     def feed(self, chain: int) -> Feed:
         """Return the batches of `chain`."""
-        return Feed(self.held, self._orders[0 if self.shared else chain], self._batch_size, self._per_pass)
+        order = self._orders[0 if self.shared else chain]
+        return Feed(self.held, self._rows, order, self._batch_size, self._per_pass)
 
     def visited(self, settings: SamplerSettings) -> dict[str, Any]:
         """Return the number and the sha256 of the rows that a run with `settings` visits, in its chains' order."""

@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from devinterp.errors import DataError
 from devinterp.names import check_observable_names
+from devinterp.slt.sampling.inputs.batches import name_rows
 from devinterp.slt.sampling.inputs.held import HeldRows
 from devinterp.slt.sampling.inputs.nested import Batch
 from devinterp.slt.sampling.inputs.rows import RowOptions, fingerprint, open_rows
@@ -61,11 +62,7 @@ class Observable:
 
     def not_finite(self, losses: npt.NDArray[np.float32]) -> str:
         """Name the observable and its first rows whose losses, (batch, ...), are not finite, if any."""
-        rows = sorted(self.rows[: len(losses)][~np.isfinite(losses).all(axis=1)].tolist())
-        if not rows:
-            return f"observable {self.name!r}"
-        shown = ", ".join(map(str, rows[:5])) + (" ..." if len(rows) > 5 else "")
-        return f"observable {self.name!r}, row{'s' if len(rows) > 1 else ''} {shown}"
+        return name_rows(f"observable {self.name!r}", self.rows[: len(losses)], losses)
 
     def provenance(self) -> dict[str, Any]:
         """Return the identity of the dataset, and the sha256 of the fixed rows and of their labels."""
