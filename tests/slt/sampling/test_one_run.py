@@ -17,6 +17,7 @@ from engine import assert_same_snapshot, snapshot
 from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
+from odd_models import VOCAB, build
 from oracle import oracle_chain, oracle_init_loss
 from tiny_lm import build_model, build_tokens, head_masks
 from torch import nn
@@ -294,6 +295,19 @@ def test_when_no_chain_survives_the_call_raises(tmp_path):
         pytest.raises(AllChainsFailedError, match="chain 0 at step 2"),
     ):
         quick(DivergesLater([0, 1], 2), output_path=tmp_path / "a.zarr")
+
+
+@pytest.mark.parametrize(("sampled", "must"), [("", 2 + 2 + 1 + 2), ("parts.3.down.weight", 2 + 2 + 1)])
+def test_one_draw_makes_hardly_any_pass_that_it_need_not(sampled, must):
+    """Two batches for the initial loss, two of the observable at the start, one step; two of the draw, unless cut."""
+    model, tokens = build(("Plain",) * 4), []
+    masks = {name: None for name, _ in model.named_parameters() if sampled in name and name != "position.weight"}
+    forward = model.parts[0].forward
+    model.parts[0].forward = lambda x: tokens.append(x.shape[0] * x.shape[1]) or forward(x)
+    rows = np.random.default_rng(0).integers(0, VOCAB, (64, 64))
+    settings = {"num_chains": 1, "num_draws": 1, "batch_size": 8, "num_init_loss_batches": 2}
+    quick(model, rows, {"a": (rows, 2)}, param_masks=masks, **settings)
+    assert must <= sum(tokens) / (8 * 64) <= 1.15 * must
 
 
 def test_a_step_far_too_large_fails_and_raises():

@@ -11,6 +11,7 @@ from tiny_lm import build_model, build_tokens
 from torch import nn
 
 from devinterp.errors import DataError, ModelError, SettingError
+from devinterp.slt.sampling.engine import check_model
 from devinterp.slt.sampling.engine.check_model import choose_device, probe_model
 from devinterp.slt.sampling.engine.losses import PerTokenLoss
 from devinterp.slt.sampling.engine.restore import Generators
@@ -126,3 +127,38 @@ def test_a_device_is_found_where_none_is_named():
     assert choose_device(None).type in ("cpu", "cuda", "mps")
     assert choose_device("cpu") == CPU
     assert choose_device(torch.device("cpu")) == CPU
+
+
+class Routed(nn.Module):
+    """The tiny model, with a bias that the last token of a row alone reaches."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = build_model()
+        self.late, self.unused = nn.Parameter(torch.zeros(())), nn.Parameter(torch.zeros(()))
+
+    def forward(self, input_ids):
+        logits = self.inner(input_ids)
+        return logits + self.late if input_ids.shape[1] > 4 else logits
+
+
+def test_what_a_few_tokens_do_not_reach_is_asked_of_the_whole_batch(monkeypatch):
+    monkeypatch.setattr(check_model, "_TOKENS", 4)
+    assert probe(Routed()).idle == ("unused",)
+    assert probe(Routed(), masks={"late": None}).idle == ()
+    assert probe(build_model()).idle == ()
+
+
+def test_rows_that_may_not_be_shortened_are_taken_whole(monkeypatch):
+    monkeypatch.setattr(check_model, "_TOKENS", 4)
+    lengths = []
+
+    def strict(self, logits):
+        lengths.append(logits.shape[1])
+        if logits.shape[1] < build_tokens("train").shape[1]:
+            raise AssertionError("rows of one length alone")
+        return logits
+
+    seen = probe(Head(strict))
+    assert seen.idle == ()
+    assert min(lengths) == 4

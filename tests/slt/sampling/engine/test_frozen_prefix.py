@@ -6,6 +6,7 @@ import copy
 import pickle
 import subprocess
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -20,11 +21,23 @@ from odd_models import PARTS, VOCAB, WAYS, WIDTH, build
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from devinterp.slt.sampling.engine import frozen_prefix
 from devinterp.slt.sampling.engine.chain import ChainResult
 from devinterp.slt.sampling.engine.frozen_prefix import FrozenPrefix, plain_passes
 
 ROWS = np.random.default_rng(3).integers(0, VOCAB, (12, 6))
 OBSERVABLES = {"a": (ROWS, 2), "b": (ROWS[::-1].copy(), 1)}
+LOOK = 2  # tokens, where rows may be shortened
+
+
+@pytest.fixture(autouse=True, scope="module")
+def short_looks() -> Iterator[None]:
+    """Have rows of six tokens be long."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(frozen_prefix, "_TOKENS", LOOK)
+        yield
+
+
 SHORT: dict[str, Any] = {"num_chains": 2, "num_draws": 3, "batch_size": 3, "lr": 1e-2}
 
 
@@ -43,7 +56,7 @@ def compared(model: nn.Module, masks: Any, **options: Any) -> list[ChainResult]:
     budget = options.pop("budget", 2**20)
     twin = copy.deepcopy(model)
     plain = chains(twin, masks, FrozenPrefix(enabled=False, minibatches=True), **options)
-    prefix = FrozenPrefix(minibatches=True, budget=budget)
+    prefix = FrozenPrefix(minibatches=True, any_length=True, budget=budget)
     reused = chains(model, masks, prefix, **options)
     for (one, a), (other, b) in zip(plain, reused, strict=True):
         assert (one.status, one.reason, one.step) == (other.status, other.reason, other.step)
@@ -100,8 +113,46 @@ def test_what_comes_before_is_computed_once(way: str) -> None:
     assert [result.reuse.reused for result in results] == [6, 12]  # 9 of observables, 3 of steps in each
     assert results[0].reuse.share > 0.5
     assert model.parts[1].__dict__["forward"] is not None
-    # three of a few rows, of which one is watched, three batches of observables and three minibatches
-    assert (calls.count(False), calls.count(True)) == (3 + 3, 3 + 3)
+    # two of a few rows, of which one is watched, three batches of observables and three minibatches
+    assert (calls.count(False), calls.count(True)) == (2 + 3, 2 + 3)
+
+
+class Placed(nn.Module):
+    """Takes rows of any length, of one alone, or keeps a table for the last length that it was given."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind, self.table = kind, torch.zeros(ROWS.shape[1], 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        LENGTHS.append(x.shape[1])
+        assert self.kind != "one length" or x.shape[1] == ROWS.shape[1]
+        if self.kind == "table" and len(self.table) != x.shape[1]:
+            self.table = torch.zeros(x.shape[1], 1)
+        return x + self.table[: x.shape[1]]
+
+
+LENGTHS: list[int] = []
+
+
+@pytest.mark.parametrize("kind", ["any length", "one length", "table"])
+def test_a_look_takes_a_few_tokens_where_those_show_the_same(kind: str) -> None:
+    model = build(("Plain",) * 4)
+    model.parts[0] = nn.Sequential(model.parts[0], Placed(kind))
+    LENGTHS.clear()
+    results = compared(model, last(model))
+    assert [result.reuse.reused for result in results] == [6, 12]
+    # Two looks, with gradients and without, one of each watched; where a few tokens go wrong, whole rows are looked at.
+    assert LENGTHS.count(LOOK) == (4 if kind == "any length" else 2)
+
+
+def test_a_loss_of_the_callers_is_given_whole_rows() -> None:
+    model = build(("Plain",) * 4)
+    lengths: list[int] = []
+    forward = model.parts[0].forward
+    model.parts[0].forward = lambda x: lengths.append(x.shape[1]) or forward(x)
+    chains(model, last(model), FrozenPrefix(minibatches=True))
+    assert set(lengths) == {ROWS.shape[1]}
 
 
 def test_outputs_that_nobody_reads_are_not_kept() -> None:
@@ -174,8 +225,21 @@ def test_a_deeper_prefix_goes_on_from_the_one_before() -> None:
     model.parts[0].forward = lambda x: calls.append(1) or forward(x)
     results = [result for result, _ in chains(model, last(model), prefix)]
     assert [result.reuse.reused for result in results] == [6, 12]
-    # three times a few rows for each kind of batch, and the first of each is computed in full, to compare with
-    assert len(calls) == 2 * (3 + 1)
+    # two looks at a few rows for each kind of batch, and the first of each is computed in full, to compare with
+    assert len(calls) == 2 * (2 + 1)
+
+
+def test_a_prefix_that_another_one_holds_whole_is_given_out_of_it() -> None:
+    """As where an attention head and the feed-forward part of its layer leave out the same layers below."""
+    model, prefix = build(("Plain",) * 4), FrozenPrefix(minibatches=True)
+    chains(model, last(model), prefix)
+    shallower = {"parts.2.up.weight": None}
+    again = chains(model, shallower, prefix)
+    plain = chains(model, shallower, FrozenPrefix(enabled=False, minibatches=True))
+    assert [result.reuse.reused for result, _ in again] == [6, 12]
+    for (_, one), (_, other) in zip(again, plain, strict=True):
+        for mine, theirs in zip([*one.draws, *one.step_rows], [*other.draws, *other.step_rows], strict=True):
+            same_bytes(mine, theirs)
 
 
 def test_hooks_are_called_at_every_pass() -> None:

@@ -20,9 +20,11 @@ from oracle import loss_of_logits, oracle_init_loss
 from tiny_lm import build_model, build_tokens
 from torch import nn
 
+from devinterp.slt.sampling.engine.check_model import probe_model
 from devinterp.slt.sampling.engine.init_loss import initial_losses, observable_initial_losses
 from devinterp.slt.sampling.engine.losses import PerTokenLoss, next_token_loss
 from devinterp.slt.sampling.engine.restore import Generators
+from devinterp.slt.sampling.inputs.masks import check_masks
 from devinterp.slt.sampling.inputs.observables import build_observables
 
 
@@ -66,6 +68,20 @@ def test_each_chain_has_the_oracles_loss_and_equal_ones_are_computed_once(case):
     expected = np.stack([oracle_init_loss(build(), build_tokens("train"), chosen, chain) for chain in range(3)])
     same_bytes({"init_loss": ours}, {"init_loss": expected})
     assert_same_snapshot(before, snapshot(model))
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_first_batch_is_not_evaluated_again_where_its_loss_is_known(case):
+    build, changes, passes = CASES[case]
+    chosen = settings(num_chains=3, **changes)
+    data = sampling_data(chosen)
+    plain = initial_losses(build(), PerTokenLoss(), chosen, data, CPU)
+    seen = probe_model(build(), PerTokenLoss(), chosen, data, (), check_masks(build(), None), CPU)
+    model = build()
+    known = initial_losses(model, PerTokenLoss(), chosen, data, CPU, None if seen.random else seen.losses)
+    same_bytes({"init_loss": plain}, {"init_loss": known})
+    spared = not (seen.random or chosen.init_noise)
+    assert model.calls == passes * chosen.num_init_batches - spared
 
 
 @pytest.mark.parametrize("build", [Counting, Dropping])

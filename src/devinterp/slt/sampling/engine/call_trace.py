@@ -71,11 +71,14 @@ class Trace:
         Of the whole evaluation.
     reason : str or None
         Why no call may be left out; None where nothing speaks against it.
+    loss : tensor or None
+        What the evaluation gave.
     """
 
     calls: list[Call]
     cost: float
     reason: str | None
+    loss: torch.Tensor | None = None
 
 
 def trace_calls(model: nn.Module, sampled: Sequence[torch.Tensor], rows: Any, evaluate: Callable[[Any], Any]) -> Trace:
@@ -119,13 +122,13 @@ def _watch(
     tracer = _Tracer(model, sampled, given)
     state, generators = _python_state(model), Generators(device)
     with replaced_forward({module: tracer.wrap(module) for module in closed}), _Functions(tracer), tracer:
-        evaluate(rows)
+        loss = evaluate(rows)
     tracer.settle()
     if generators != Generators(device):
         tracer.refuse("it draws random numbers")
     if not _same_state(state, _python_state(model)):
         tracer.refuse("its modules keep something of every pass")
-    return Trace(tracer.calls, tracer.cost, tracer.reason)
+    return Trace(tracer.calls, tracer.cost, tracer.reason, loss.detach().clone())
 
 
 @contextmanager

@@ -14,11 +14,12 @@ import torch
 from torch import nn
 
 from devinterp.slt.sampling.engine.allocator import give_back_freed_memory, keep_freed_memory
-from devinterp.slt.sampling.engine.frozen_prefix import FrozenPrefix, Reuse
+from devinterp.slt.sampling.engine.frozen_prefix import FrozenPrefix
 from devinterp.slt.sampling.engine.init_loss import losses_or_nan
 from devinterp.slt.sampling.engine.losses import NonFiniteError, PerTokenLoss, all_finite
 from devinterp.slt.sampling.engine.metrics import pool_metrics
 from devinterp.slt.sampling.engine.parameters import SampledParameter
+from devinterp.slt.sampling.engine.prefix_plan import Reuse
 from devinterp.slt.sampling.engine.restore import Generators, restoring, seed_generators
 from devinterp.slt.sampling.engine.update import UpdateRule
 from devinterp.slt.sampling.inputs.batches import Feed

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,12 +18,15 @@ from devinterp.slt.sampling.engine.restore import Generators, restoring, same_va
 from devinterp.slt.sampling.inputs.batches import SamplingData
 from devinterp.slt.sampling.inputs.held import HeldTokens, IdArray
 from devinterp.slt.sampling.inputs.masks import Masks
-from devinterp.slt.sampling.inputs.nested import Batch
+from devinterp.slt.sampling.inputs.nested import Batch, first_tokens
 from devinterp.slt.sampling.inputs.observables import Observable
 from devinterp.slt.sampling.inputs.token_rows import check_vocabulary
 from devinterp.slt.sampling.settings import SamplerSettings
 
 __all__ = ["Probe", "check_parameters", "choose_device", "probe_model"]
+
+
+_ROWS, _TOKENS = 2, 16  # of the evaluation with gradients
 
 
 @dataclass(frozen=True)
@@ -118,6 +122,8 @@ def probe_model(
 ) -> Probe:
     """Evaluate the first batch once, and check ids, shape, dtype, gradient and finiteness of the loss.
 
+    The model's own loss is evaluated without gradients, as an initial loss is, and a few tokens with them.
+
     Raises
     ------
     DataError
@@ -136,23 +142,26 @@ def probe_model(
             if loss.loss_fn:
                 per_token = loss(model, batch)
             else:
-                try:
-                    logits = _logits(model, batch)
-                except IndexError:  # perhaps an id outside the vocabulary
-                    _check_ids(_width(model, batch, device), data, observables)
-                    raise
-                if vocabulary is None:
-                    vocabulary = logits.shape[-1]
-                    _check_ids(vocabulary, data, observables)
-                _check_width(logits.shape[-1], data, observables)
-                per_token = loss.of_logits(logits, batch)
+                with torch.no_grad():
+                    try:
+                        logits = _logits(model, batch)
+                    except IndexError:  # perhaps an id outside the vocabulary
+                        _check_ids(_width(model, batch, device), data, observables)
+                        raise
+                    if vocabulary is None:
+                        vocabulary = logits.shape[-1]
+                        _check_ids(vocabulary, data, observables)
+                    _check_width(logits.shape[-1], data, observables)
+                    per_token = loss.of_logits(logits, batch)
         except NonFiniteError as error:
             raise _not_finite(str(error)) from None
         _check_loss(per_token, loss.finite())
+        if loss.loss_fn:
+            _check_gradient(per_token)
+        losses = per_token.detach().to("cpu", torch.float32, copy=True).numpy()
+        idle = _idle_of_few(model, loss, batch, masks) if loss.loss_fn is None else _idle(model, per_token, masks)
         random = before != Generators(device)
         changed = any(not same_values(buffer, contents.get(name, buffer)) for name, buffer in model.named_buffers())
-        losses = per_token.detach().to("cpu", torch.float32, copy=True).numpy()
-        idle = _idle(model, per_token, masks)
         mixes = any(isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training for m in model.modules())
     return Probe(vocabulary, random, changed or mixes, losses, idle)
 
@@ -173,6 +182,21 @@ def _check_tokens(
         vocabulary = _width(model, batch, device)
     _check_ids(vocabulary, data, observables)
     return vocabulary
+
+
+def _idle_of_few(model: nn.Module, loss: PerTokenLoss, batch: Batch, masks: Masks) -> tuple[str, ...]:
+    """Return the parameters to sample that get no gradient; all of the batch is asked where a few tokens reach not all.
+
+    Experts of a mixture, for one, are reached by some tokens alone.
+    """
+    few = first_tokens(batch, _ROWS, _TOKENS)
+    if few is not None:
+        with suppress(Exception):  # rows that may not be shortened
+            if not _idle(model, loss(model, few), masks):
+                return ()
+    per_token = loss(model, batch)
+    _check_gradient(per_token)
+    return _idle(model, per_token, masks)
 
 
 def _idle(model: nn.Module, per_token: torch.Tensor, masks: Masks) -> tuple[str, ...]:
@@ -281,13 +305,16 @@ def _logits(model: nn.Module, batch: Batch) -> torch.Tensor:
 def _check_loss(per_token: torch.Tensor, fine: torch.Tensor | None) -> None:
     if not per_token.is_floating_point():
         raise ModelError("The loss is not a floating-point tensor.", expected="float32", found=per_token.dtype)
+    if not bool(torch.isfinite(per_token).all()) or (fine is not None and not bool(fine)):
+        raise _not_finite("the loss is not finite")
+
+
+def _check_gradient(per_token: torch.Tensor) -> None:
     if not per_token.requires_grad:
         raise ModelError(
             "The loss does not depend on the parameters to sample: it carries no gradient.",
             remedy="See that loss_fn neither detaches nor runs under torch.no_grad, and that the parameters are used.",
         )
-    if not bool(torch.isfinite(per_token).all()) or (fine is not None and not bool(fine)):
-        raise _not_finite("the loss is not finite")
 
 
 def _not_finite(reason: str) -> ModelError:

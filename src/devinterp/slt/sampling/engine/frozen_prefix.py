@@ -12,8 +12,8 @@ from there on. Otherwise all passes are plain, and the store tells why.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Hashable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Hashable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import partial
@@ -24,18 +24,20 @@ from torch import nn
 
 from devinterp.slt.sampling.engine.call_trace import replaced_forward, tensors_of, trace_calls
 from devinterp.slt.sampling.engine.losses import NonFiniteError
-from devinterp.slt.sampling.engine.prefix_plan import Planned, PrefixPlan, choose_calls
+from devinterp.slt.sampling.engine.prefix_plan import Planned, PrefixPlan, Reuse, choose_calls
 from devinterp.slt.sampling.engine.restore import restoring
-from devinterp.slt.sampling.inputs.nested import each_tensor, take_rows
+from devinterp.slt.sampling.inputs.nested import each_tensor, first_tokens, take_rows
 
-__all__ = ["MEMORY_BUDGET", "Evaluator", "FrozenPrefix", "Reuse", "plain_passes"]
+__all__ = ["MEMORY_BUDGET", "Evaluator", "FrozenPrefix", "plain_passes"]
 
 MEMORY_BUDGET = 2**30
 """Bytes of activations that a process keeps in host memory, at most; an accelerator keeps a tenth of its own first."""
 
-_ROWS = 2  # of the evaluation that is watched
+_ROWS, _TOKENS = 2, 16  # of the evaluation that is watched
 
 _OF_WATCHING = (RuntimeError, TypeError, ValueError, AttributeError, IndexError, NonFiniteError)
+
+_TOO_LITTLE = "too little comes before the first sampled weight"
 
 _HOST = torch.device("cpu")
 Evaluate = Callable[[Any], torch.Tensor]
@@ -52,41 +54,6 @@ def plain_passes() -> Iterator[None]:
         yield
     finally:
         _ENABLED.reset(token)
-
-
-@dataclass
-class Reuse:
-    """What the frozen prefix did for a chain.
-
-    Attributes
-    ----------
-    passes : int
-        Evaluations of the loss.
-    reused : int
-        Those of them that left the prefix out.
-    share : float
-        Of the arithmetic of one forward pass, the part that such an evaluation leaves out.
-    reason : str or None
-        Why no evaluation could leave anything out.
-    """
-
-    passes: int = 0
-    reused: int = 0
-    share: float = 0.0
-    reason: str | None = None
-
-    def add(self, other: Reuse) -> None:
-        """Take in what it did for another chain."""
-        self.passes += other.passes
-        self.reused += other.reused
-        self.share = max(self.share, other.share)
-        self.reason = self.reason or other.reason
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return plain JSON values: the reason alone where nothing was left out."""
-        if self.reused:
-            return {"passes": self.passes, "reused": self.reused, "share": round(self.share, 4)}
-        return {"passes": self.passes, "reused": 0, "reason": self.reason or "no rows came again"}
 
 
 @dataclass(eq=False)
@@ -209,20 +176,30 @@ class FrozenPrefix:
         Whether anything is left out; for tests, since no number depends on it.
     minibatches : bool
         Whether the batches of steps come again too, in other chains or restrictions.
+    any_length : bool
+        Whether rows of tokens may be shortened for a look: no loss of the caller's stands in the way.
     budget : int
         Bytes in host memory.
     """
 
-    def __init__(self, *, enabled: bool | None = None, minibatches: bool = False, budget: int = MEMORY_BUDGET) -> None:
+    def __init__(
+        self,
+        *,
+        enabled: bool | None = None,
+        minibatches: bool = False,
+        any_length: bool = False,
+        budget: int = MEMORY_BUDGET,
+    ) -> None:
         self.enabled = _ENABLED.get() if enabled is None else enabled
-        self.minibatches, self.budget = minibatches, budget
+        self.minibatches, self.any_length, self.budget = minibatches, any_length, budget
         self._cuts: dict[tuple[frozenset[str], bool], _Cut] = {}
         self._kept: dict[Hashable, _Kept] = {}
         self._stand_ins: dict[Hashable, torch.Tensor] = {}
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Travel to another process without what this one remembers."""
-        return partial(FrozenPrefix, enabled=self.enabled, minibatches=self.minibatches, budget=self.budget), ()
+        settings = {name: getattr(self, name) for name in ("enabled", "minibatches", "any_length", "budget")}
+        return partial(FrozenPrefix, **settings), ()
 
     def before(self, model: nn.Module, sampled: Collection[str], device: torch.device, mode: str) -> Evaluator:
         """Return what evaluates a loss of the model while the named parameters move."""
@@ -343,23 +320,33 @@ class Evaluator:
         if self._names >= parameters.keys():
             cut.reason = "every weight is sampled"
             return
-        gradients = torch.is_grad_enabled()
+        few = first_tokens(rows, _ROWS, _TOKENS) if self._prefix.any_length else None
+        if few is not None:
+            # A few tokens show the same calls for a fraction of a pass; whatever goes wrong with them proves nothing.
+            with suppress(Exception):
+                self._look(cut, evaluate, few, parameters)
+            if cut.plan is not None or cut.reason == _TOO_LITTLE:
+                return
+            cut.reason = None
         try:
-            with restoring(self._model, self._device, mode=self._mode), torch.set_grad_enabled(gradients):
-                sampled = [parameters[name] for name in self._names]
-                few = each_tensor(take_rows(rows, slice(_ROWS)), torch.clone)
-                trace = trace_calls(self._model, sampled, few, evaluate)
-                if trace.reason is None:  # generators of numpy, counters: what no operation shows
-                    one, other = (evaluate(few).detach().clone() for _ in range(2))
-                    cut.reason = None if _same_bits(one, other) else "two passes over the same rows differ"
+            self._look(cut, evaluate, each_tensor(take_rows(rows, slice(_ROWS)), torch.clone), parameters)
         except _OF_WATCHING as error:  # or of the model, where the plain pass will meet it too
             cut.reason = f"it cannot be watched ({type(error).__name__})"
-            return
-        cut.reason = trace.reason or cut.reason
+
+    def _look(self, cut: _Cut, evaluate: Evaluate, few: Any, parameters: Mapping[str, nn.Parameter]) -> None:
+        """Watch an evaluation of a few rows, and plan what to leave out."""
+        gradients = torch.is_grad_enabled()
+        with restoring(self._model, self._device, mode=self._mode), torch.set_grad_enabled(gradients):
+            trace = trace_calls(self._model, [parameters[name] for name in self._names], few, evaluate)
+            cut.reason = trace.reason
+            if cut.reason is None:  # generators of numpy, counters: what no operation shows
+                again = evaluate(few).detach().clone()
+                # The one that was watched may have gone another way: torch has faster ones that it takes unwatched.
+                if not _same_bits(trace.loss, again) and not _same_bits(evaluate(few).detach(), again):
+                    cut.reason = "two passes over the same rows differ"
         if cut.reason is None:
             cut.plan = choose_calls(trace)
-            if cut.plan is None:
-                cut.reason = "too little comes before the first sampled weight"
+            cut.reason = None if cut.plan is not None else _TOO_LITTLE
 
     def _served(self, cut: _Cut, kept: _Kept, evaluate: Evaluate, rows: Any) -> torch.Tensor:
         loss = self._run(self._pass(cut, kept), evaluate, rows)
@@ -416,8 +403,8 @@ def _places(device: torch.device) -> tuple[torch.device, ...]:
     return (device,) if device == _HOST else (device, _HOST)
 
 
-def _same_bits(one: torch.Tensor, other: torch.Tensor) -> bool:
+def _same_bits(one: torch.Tensor | None, other: torch.Tensor) -> bool:
     """Whether two tensors agree in every bit, signs of zeros included."""
-    if one.shape != other.shape or one.dtype != other.dtype:
+    if one is None or one.shape != other.shape or one.dtype != other.dtype:
         return False
     return bool(torch.equal(one.contiguous().view(torch.uint8), other.contiguous().view(torch.uint8)))

@@ -21,11 +21,21 @@ __all__ = ["initial_losses", "losses_or_nan", "observable_initial_losses"]
 
 
 def initial_losses(
-    model: nn.Module, loss: PerTokenLoss, settings: SamplerSettings, data: SamplingData, device: torch.device
+    model: nn.Module,
+    loss: PerTokenLoss,
+    settings: SamplerSettings,
+    data: SamplingData,
+    device: torch.device,
+    first: npt.NDArray[np.float32] | None = None,
 ) -> npt.NDArray[np.float32]:
     """Mean per-token loss of every chain's first batches, at the weights that its chain starts from.
 
     Masks play no part: with ``init_noise``, every parameter gets noise.
+
+    Parameters
+    ----------
+    first : (batch, token_pos) float32, optional
+        The loss of the first batch of the first chain, at the model's own weights, where that is known.
 
     Returns
     -------
@@ -35,7 +45,8 @@ def initial_losses(
     """
     rows: list[npt.NDArray[np.float32]] = []
     for chain in range(settings.num_chains):
-        row, touched = _initial_loss(model, loss, settings, data, device, chain)
+        known = first if chain == 0 and not settings.init_noise else None
+        row, touched = _initial_loss(model, loss, settings, data, device, chain, known)
         rows.append(row)
         if chain == 0 and data.shared and not settings.init_noise and not touched:
             rows *= settings.num_chains
@@ -51,6 +62,7 @@ def _initial_loss(
     data: SamplingData,
     device: torch.device,
     chain: int,
+    first: npt.NDArray[np.float32] | None,
 ) -> tuple[npt.NDArray[np.float32], bool]:
     """One chain's initial loss, and whether the model drew from a global generator on the way."""
     feed = data.feed(chain)
@@ -62,7 +74,11 @@ def _initial_loss(
                 parameter.data = parameter.data + torch.randn_like(parameter.data) * settings.init_noise
         before = Generators(device)
         for number in range(settings.num_init_batches):
-            share = loss(model, feed.batch(number).to(device)).float() / settings.num_init_batches
+            if first is not None and number == 0:
+                per_token = torch.from_numpy(first).to(device)
+            else:
+                per_token = loss(model, feed.batch(number).to(device))
+            share = per_token.float() / settings.num_init_batches
             total = share + 0.0 if total is None else total + share  # + 0.0: the sum has no negative zero
         assert total is not None
         touched = before != Generators(device)

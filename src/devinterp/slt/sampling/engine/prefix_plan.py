@@ -1,15 +1,16 @@
-"""Which calls of modules to leave out, of those that come before the first sampled weight."""
+"""Which calls of modules to leave out, of those that come before the first sampled weight; and what came of it."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from torch import nn
 
 from devinterp.slt.sampling.engine.call_trace import Call, Trace
 
-__all__ = ["Planned", "PrefixPlan", "choose_calls"]
+__all__ = ["Planned", "PrefixPlan", "Reuse", "choose_calls"]
 
 _WORTH = 0.04  # share of an evaluation that must be left out
 _TRIMMED = 0.01  # share that is rather computed again than kept
@@ -109,3 +110,38 @@ def _needed(calls: Sequence[Call], start: int, stop: int) -> frozenset[int]:
         for index in range(start, stop)
         if index in calls[stop - 1].alive or any(begun < stop for begun in calls[index].read_before)
     )
+
+
+@dataclass
+class Reuse:
+    """What the frozen prefix did for a chain.
+
+    Attributes
+    ----------
+    passes : int
+        Evaluations of the loss.
+    reused : int
+        Those of them that left the prefix out.
+    share : float
+        Of the arithmetic of one forward pass, the part that such an evaluation leaves out.
+    reason : str or None
+        Why no evaluation could leave anything out.
+    """
+
+    passes: int = 0
+    reused: int = 0
+    share: float = 0.0
+    reason: str | None = None
+
+    def add(self, other: Reuse) -> None:
+        """Take in what it did for another chain."""
+        self.passes += other.passes
+        self.reused += other.reused
+        self.share = max(self.share, other.share)
+        self.reason = self.reason or other.reason
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain JSON values: the reason alone where nothing was left out."""
+        if self.reused:
+            return {"passes": self.passes, "reused": self.reused, "share": round(self.share, 4)}
+        return {"passes": self.passes, "reused": 0, "reason": self.reason or "no rows came again"}

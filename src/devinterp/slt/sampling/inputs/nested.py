@@ -12,7 +12,17 @@ import torch
 
 from devinterp.slt.sampling.inputs.callables import raw_bytes
 
-__all__ = ["Batch", "Where", "each_tensor", "hash_nested", "join", "num_rows", "take_rows", "tensors_within"]
+__all__ = [
+    "Batch",
+    "Where",
+    "each_tensor",
+    "first_tokens",
+    "hash_nested",
+    "join",
+    "num_rows",
+    "take_rows",
+    "tensors_within",
+]
 
 Where = slice | npt.NDArray[np.int64]
 """Which rows."""
@@ -100,6 +110,13 @@ def take_rows(value: Any, where: Where) -> Any:
     if isinstance(value, tuple) and hasattr(value, "_fields"):
         return type(value)(*(take_rows(one, where) for one in value))
     return type(value)(take_rows(one, where) for one in value) if isinstance(value, list | tuple) else value
+
+
+def first_tokens(batch: Batch, rows: int, tokens: int) -> Batch | None:
+    """Return the beginnings of the first rows, for a look at a model; None where the batch is hardly longer."""
+    if not batch.tokens or batch.ids.shape[1] <= 2 * tokens:
+        return None
+    return Batch(batch.ids[:rows, :tokens].clone(), tokens=True)
 
 
 def join(parts: list[Any]) -> Any:

@@ -31,8 +31,8 @@ import xarray as xr
 
 from devinterp.errors import ModelError, SamplingError
 from devinterp.slt.sampling.engine.chain import ChainResult
-from devinterp.slt.sampling.engine.frozen_prefix import Reuse
 from devinterp.slt.sampling.engine.init_loss import initial_losses, observable_initial_losses
+from devinterp.slt.sampling.engine.prefix_plan import Reuse
 from devinterp.slt.sampling.engine.restore import LENDING
 from devinterp.slt.sampling.running.environment import choose_threads, enter_environment
 from devinterp.slt.sampling.running.finish import complete_run, open_finished
@@ -207,7 +207,8 @@ class _Coordinator:
         device = torch.device(plan.device)
         if "init_loss" in wanted:
             most = max(settings, key=lambda each: each.num_chains)
-            values["init_loss"] = initial_losses(plan.model, plan.loss, most, plan.data, device)
+            first = plan.first_loss()
+            values["init_loss"] = initial_losses(plan.model, plan.loss, most, plan.data, device, first)
         if any(f"init_loss_{observable.obs_id}" in wanted for observable in plan.observables):
             cut = self._first_cut()
             before = None if cut is None else plan.prefix.before(plan.model, cut, device, settings[0].mode)

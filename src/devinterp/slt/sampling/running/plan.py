@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import nn
 
@@ -63,6 +65,8 @@ class Plan:
     loss_unit : str
     prefix : FrozenPrefix
         What this process remembers of activations that no chain changes.
+    probed : list of Probe
+        What `describe` saw of the model, last.
     """
 
     model: nn.Module
@@ -73,6 +77,13 @@ class Plan:
     device: str
     loss_unit: str = "nat"
     prefix: FrozenPrefix = field(default_factory=FrozenPrefix)
+    probed: list[Probe] = field(default_factory=list)
+
+    def first_loss(self) -> npt.NDArray[np.float32] | None:
+        """Return the loss of the first chain's first batch, (batch, token_pos), where no other pass would differ."""
+        probe = next(iter(self.probed), None)
+        quiet = probe is not None and not (probe.random or probe.stateful) and self.loss.loss_fn is None
+        return probe.losses if probe is not None and quiet else None
 
     def run(
         self,
@@ -149,7 +160,7 @@ def make_plan(
     data = SamplingData(open_rows(dataset, "The sampling dataset", own_loss=own_loss), settings)
     built = build_observables(observables, settings[0], positions=data.positions, own_loss=own_loss, options=options)
     loss = PerTokenLoss(loss_fn)
-    prefix = FrozenPrefix(minibatches=_come_again(settings, data))
+    prefix = FrozenPrefix(minibatches=_come_again(settings, data), any_length=not own_loss)
     unit = (options or RowOptions()).loss_unit
     return Plan(model, loss, data, built, checked, str(chosen), unit, prefix)
 
@@ -205,6 +216,7 @@ def describe(
     with LENDING:  # or another thread's chain would be hashed
         held = describe_callable(loss_fn, model=plan.model)
         probe = probe_once()
+        plan.probed[:] = [probe]
         requests = _requests(plan, tokenizer, probe)
         computation = describe_computation(plan.model, loss_fn, probe.losses, held, plan.device)
     if probe.random or probe.stateful:
