@@ -124,7 +124,7 @@ def study(real: Real) -> dict[str, Any]:
         row: dict[str, Any] = {"restriction": name, "attention": scores.get(name, np.nan)}
         for kind, (which, positions) in kinds.items():
             some = tree[name].isel(batch_train=np.nonzero(which)[0], token_pos=positions)
-            result = xr.DataTree(some).devinterp.llc(over="observable", ci=0.9)
+            result = some.devinterp.llc(over="observable", ci=0.9)
             row[kind] = result["llc_mean"].item() / STUDY["n_beta"]
             row[f"{kind} 90 %"] = [float(v) / STUDY["n_beta"] for v in result["llc_ci"].values]
         row["difference"] = row["copied"] - row["other text"]
