@@ -9,7 +9,7 @@ import xarray as xr
 
 from devinterp.testing import make_tree
 
-__all__ = ["cut", "masked_run", "masked_study", "only"]
+__all__ = ["cut", "masked_run", "masked_study", "only", "without_masks"]
 
 SIZES: dict[str, Any] = {
     "parameters": {"num_chains": 2, "num_draws": 12, "num_burnin_steps": 2, "num_steps_bw_draws": 1, "batch_size": 3,
@@ -32,6 +32,17 @@ def masked_study(seed: int = 0, **changes: Any) -> xr.DataTree:
     """A study with random masks."""
     members = {**SIZES["members"], "restriction": {"full": {}, "l0h0": {}, "l1": {}}}
     return make_tree("study", optional=ALL, seed=seed, **{**SIZES, "members": members, **changes})
+
+
+def without_masks(tree: xr.DataTree) -> xr.DataTree:
+    """The tree without its masks, with numbers in the place of NaN."""
+
+    def drop(node: xr.Dataset) -> xr.Dataset:
+        kept = node.drop_vars([n for n in node.variables if str(n).startswith("mask_")])
+        losses = {n: v for n, v in kept.data_vars.items() if "token_pos" in v.dims and v.dtype.kind == "f"}
+        return kept.assign({n: v.fillna(1.5 + 0.1 * v["draw"] if "draw" in v.dims else 1.5) for n, v in losses.items()})
+
+    return tree.map_over_datasets(drop)
 
 
 def only(tree: xr.DataTree, kept: slice) -> xr.DataTree:

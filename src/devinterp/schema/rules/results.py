@@ -111,6 +111,36 @@ def bif_indices(context: Context) -> Iterator[Problem]:
             )
 
 
+@predicate("masked_pairs", kind="relation")
+def masked_pairs(context: Context, *, variable: str) -> Iterator[Problem]:
+    """NaN stands exactly where a position of either sequence is masked; between sequences, where no position counts."""
+    if not context.has("mask", variable, "batch_1", "batch_2"):
+        return
+    counts = context.read("mask") == 1
+    first, second = (context.read(name) for name in ("batch_1", "batch_2"))
+    dims, values = context.group.arrays[variable].dims, np.isnan(context.read(variable))
+    start = int(dims[:1] == ("checkpoint",))
+    if not first.size or not second.size or max(first.max(), second.max()) >= counts.shape[0]:
+        return  # the indices have their own finding
+    if len(dims) - start == 2:
+        wanted = ~(counts[first].any(axis=1)[:, None] & counts[second].any(axis=1))
+    else:
+        wanted = ~(counts[first][:, None, :, None] & counts[second][None, :, None, :])
+    if values.shape[start:] != wanted.shape:
+        return  # the sizes have their own finding
+    off = values != wanted
+    if off.any():
+        place = np.argwhere(off)[0]
+        where = ", ".join(f"{d}={i}" for d, i in zip(dims, place, strict=True))
+        found = "NaN" if values[tuple(place)] else "a number"
+        yield Problem(
+            f"{variable} is not NaN exactly where a position is masked.",
+            "a number" if found == "NaN" else "NaN",
+            f"{int(off.sum())} value(s), the first {found} at {where}",
+            variable,
+        )
+
+
 @predicate("bif_correlation", kind="relation")
 def bif_correlation(context: Context) -> Iterator[Problem]:
     """Symmetric; a correlation lies in [-1, 1] and is 1 with itself, 0 where a loss is constant."""
@@ -196,11 +226,13 @@ def _flat(context: Context, position: str) -> tuple[NDArray[Any], NDArray[Any], 
 
 @predicate("flat_bijection", kind="relation")
 def flat_bijection(context: Context, *, position: str, start: int) -> Iterator[Problem]:
-    """Every (observable, row, position) exactly once, every row with the same positions."""
+    """Every (observable, row, position) exactly once, every row with the same positions, or of a masked one some."""
     flat = _flat(context, position)
     if flat is None:
         return
     dataset, row, place, count = flat
+    masked, names = context.attrs.get("masked", ()), context.attrs["dataset_id_to_name"]
+    gaps = {names.index(name) for name in ([masked] if isinstance(masked, str) else masked) if name in names}
     if dataset.size and (dataset.min() < 0 or dataset.max() >= count):
         yield Problem(
             "dataset_id names an observable that is not there.", f"below {count}", int(dataset.max()), "dataset_id"
@@ -223,7 +255,8 @@ def flat_bijection(context: Context, *, position: str, start: int) -> Iterator[P
         seen = np.unique(places)
         if seen.size < width:  # of selected positions
             places, width = np.searchsorted(seen, places), seen.size
-        if height * width != rows.size or np.unique(rows * width + places).size != rows.size:
+        whole = height * width == rows.size or identity in gaps
+        if not whole or np.unique(rows * width + places).size != rows.size:
             yield Problem(
                 "The flat index is not a grid of rows and positions.",
                 f"{height} x {width} different pairs",

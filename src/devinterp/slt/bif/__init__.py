@@ -13,7 +13,6 @@ from collections.abc import Mapping, Sequence
 from os import PathLike
 from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
 import xarray as xr
 
 from devinterp._renamed import successor
@@ -34,6 +33,7 @@ __all__ = ["bif", "compute_bif"]
 
 CorrelationMethod = Literal["token", "sequence"]
 IndexRange = str | Sequence[int]
+SAME = ["input_ids", "mask"]  # of all checkpoints
 
 
 def bif(
@@ -152,7 +152,9 @@ def compute_bif(
     xarray.Dataset
         Schema ``devinterp/bif@1``: ``influences`` float32, (batch_1, batch_2, target_position, target_position_T) for
         tokens, (batch_1, batch_2) for sequences or averages; ``input_ids`` (batch, position); with ``se`` also
-        ``influences_se``. Attributes ``n_chains_used``, ``chains_excluded``, ``n_draws_used``, ``observables``,
+        ``influences_se``. Where positions are masked, the loss of a sequence is the mean over its tokens that count;
+        between tokens, ``mask`` (batch, target_position) int8 is 1 where one counts, and influences are NaN exactly
+        where either does not. Attributes ``n_chains_used``, ``chains_excluded``, ``n_draws_used``, ``observables``,
         ``n_constant_losses``: how many of the losses never change; their correlations are 0.
 
     Raises
@@ -258,16 +260,18 @@ def _along_checkpoints(each: Mapping[int, xr.Dataset], mixed: tuple[str, ...]) -
     """Put the influences of checkpoints side by side; they are of the same tokens."""
     first = next(iter(each.values()))
     for step, one in each.items():
-        if not np.array_equal(one["input_ids"].values, first["input_ids"].values):
+        if any(not one[n].equals(first[n]) if n in one and n in first else n in one or n in first for n in SAME):
             raise ProvenanceError(
                 "The checkpoints of the series have different rows.",
-                expected=f"the tokens of checkpoint {next(iter(each))}",
+                expected=f"the tokens and masks of checkpoint {next(iter(each))}",
                 found=f"others at checkpoint {step}",
                 remedy="Analyse the checkpoints one by one: tree['STEP/full'].",
             )
-    stacked = along_checkpoints({step: one.drop_vars("input_ids") for step, one in each.items()}, mixed=mixed)
+    own = {step: one.drop_vars(SAME, errors="ignore") for step, one in each.items()}
+    stacked = along_checkpoints(own, mixed=mixed)
     units = {str(name): str(variable.attrs["units"]) for name, variable in first.data_vars.items()}
-    return label_result(stacked.assign(input_ids=first["input_ids"]), "bif", attrs=stacked.attrs, units=units)
+    shared = {name: first[name] for name in SAME if name in first}
+    return label_result(stacked.assign(shared), "bif", attrs=stacked.attrs, units=units)
 
 
 def _in_memory(plan: Plan, *, se: bool, device: Any) -> xr.Dataset:

@@ -66,16 +66,17 @@ class LazyOperands:
             selection, num_chains = losses.selection, losses.num_chains
             wide = losses.values.reshape(losses.values.shape[0], -1, losses.width)
             series = da.from_array(wide, chunks=(-1, plan.batch_size, -1), name=False)
-        wanted = {"constant": ((da.max(series, axis=0) - da.min(series, axis=0)) == 0).sum()}
+        where = np.union1d(plan.first, plan.second)
+        constant, counts = (da.max(series, axis=0) - da.min(series, axis=0)) == 0, plan.counts(where)
+        wanted = {"constant": (constant if counts is None else constant & counts).sum()}
         if batches:
-            wanted["sample"] = _sample(series)
+            wanted["sample"] = _sample(series, counts)
         found = dict(zip(wanted, compute(*wanted.values()), strict=True))
         groups = None
         if batches:
             groups = batch_groups(found["sample"], num_chains, shared=shares_minibatches(plan.run))
         kind = np.empty((0, 0, 0), dtype=np.float32)  # else dask asks by calling the function
         standard = series.map_blocks(partial(_standardized, covariance=plan.covariance), meta=kind)
-        where = np.union1d(plan.first, plan.second)
         first, second = (
             standard
             if np.array_equal(chosen, where)
@@ -101,7 +102,8 @@ class LazyOperands:
         weights = np.random.default_rng(0).normal(size=(2, self.first.shape[0]))
         sums = [da.tensordot(weights, x.astype(np.float64), axes=(1, 0)) for x in (self.first, self.second)]
         digest = hashlib.sha256()
-        for part in (self.plan.first, self.plan.second, *compute(*sums)):
+        counts = self.plan.sequences.counts
+        for part in (self.plan.first, self.plan.second, *compute(*sums), *(() if counts is None else (counts,))):
             digest.update(np.ascontiguousarray(part).data)
         return digest.hexdigest()
 
@@ -139,6 +141,12 @@ class LazyOperands:
             "covariance": self.plan.covariance,
             "groups": self.groups,
         }
+        counts: list[Any] = []
+        for chosen, operand, index in ((self.plan.first, self.first, "i"), (self.plan.second, self.second, "j")):
+            found = self.plan.counts(chosen)
+            if found is not None:
+                own = index + ("p" if index == "i" else "q") if four else index + ("a" if index == "i" else "b")
+                counts += [da.from_array(found, chunks=(operand.chunks[1], -1)), own]
         with warnings.catch_warnings():
             # A matrix of pairs has many more chunks than what it is made of.
             warnings.simplefilter("ignore", da.PerformanceWarning)
@@ -150,6 +158,7 @@ class LazyOperands:
                     "nip" if four else "nia",
                     self.second,
                     "njq" if four else "njb",
+                    *counts,
                     concatenate=True,
                     dtype=np.float32,
                 )
@@ -184,11 +193,12 @@ def _dask() -> tuple[Any, Any]:
 
 
 def _tile(
-    first: npt.NDArray[np.float32], second: npt.NDArray[np.float32], *, which: int, options: dict[str, Any]
+    first: npt.NDArray[np.float32], second: npt.NDArray[np.float32], *counts: Any, which: int, options: dict[str, Any]
 ) -> npt.NDArray[np.float32] | None:
     flat = [np.ascontiguousarray(x).reshape(x.shape[0], -1) for x in (first, second)]
     groups = options["groups"] if which else None
-    return influence_tile(flat[0], flat[1], width=first.shape[2], **{**options, "groups": groups})[which]
+    options = {**options, "groups": groups, "counts": counts or None}
+    return influence_tile(flat[0], flat[1], width=first.shape[2], **options)[which]
 
 
 def _standardized(block: npt.NDArray[np.float32], *, covariance: bool) -> npt.NDArray[np.float32]:
@@ -197,9 +207,10 @@ def _standardized(block: npt.NDArray[np.float32], *, covariance: bool) -> npt.ND
     return flat.reshape(block.shape)
 
 
-def _sample(series: Any) -> Any:
-    """A few series, from which the autocorrelation of all is judged."""
-    return series.reshape(series.shape[0], -1)[:, sample_of(series.shape[1] * series.shape[2])]
+def _sample(series: Any, counts: npt.NDArray[np.bool_] | None) -> Any:
+    """A few series that count, from which the autocorrelation of all is judged."""
+    at = sample_of(series.shape[1] * series.shape[2], None if counts is None else counts.ravel())
+    return series.reshape(series.shape[0], -1)[:, at]
 
 
 def _from_dask(plan: Plan) -> tuple[Any, ChainSelection, int]:
@@ -207,8 +218,12 @@ def _from_dask(plan: Plan) -> tuple[Any, ChainSelection, int]:
     da, compute = _dask()
     arrays = [plan.run.loss(name) for name in plan.sequences.observables]
     data = [da.asarray(array.data).rechunk({3: -1}) for array in arrays]
+    masks = plan.sequences.masks
+    number = [None if m is None else np.maximum(m.sum(axis=1, keepdims=True), 1).astype(np.float32) for m in masks]
+    data = [d if mask is None else da.where(mask, d, np.float32(0)) for d, mask in zip(data, masks, strict=True)]
     if not plan.by_token:
         data = [d.map_blocks(_mean_tokens, chunks=(*d.chunks[:3], (1,)), dtype=np.float32) for d in data]
+        data = [d if n is None else d * (plan.sequences.num_tokens / n) for d, n in zip(data, number, strict=True)]
     checks = [da.isfinite(d).all(axis=(2, 3)) for d in data]
     finite = np.logical_and.reduce(compute(*checks))
     selection = select_chains(plan.run, finite, allow_partial=plan.allow_partial)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
@@ -12,10 +13,11 @@ import xarray as xr
 
 from devinterp.errors import SettingError
 from devinterp.slt.runs.chains import ChainSelection, known_states, select_chains
+from devinterp.slt.runs.counted import row_mask
 from devinterp.slt.runs.read_blocks import block_slices, read_blocks
 from devinterp.slt.runs.run import Samples
 
-__all__ = ["LossMatrix", "Sequences", "load_losses"]
+__all__ = ["LossMatrix", "Sequences", "counted", "load_losses"]
 
 Reduce = Literal["stack", "mean"]
 
@@ -32,17 +34,21 @@ class Sequences:
         Rows of each.
     num_tokens : int
         Predicted positions per sequence.
+    masks : tuple of (array of bool, shape (row, token), or None)
+        Which positions of each observable count; None where all do.
     """
 
     observables: tuple[str, ...]
     sizes: tuple[int, ...]
     num_tokens: int
+    masks: tuple[npt.NDArray[np.bool_] | None, ...]
 
     @classmethod
     def of(cls, run: Samples, observables: tuple[str, ...]) -> Sequences:
         """Read the sizes; those of chains, draws and tokens are the same in one dataset."""
         shapes = [run.loss(name).shape for name in observables]
-        return cls(observables, tuple(shape[2] for shape in shapes), shapes[0][3])
+        masks = tuple(row_mask(run, name) for name in observables)
+        return cls(observables, tuple(shape[2] for shape in shapes), shapes[0][3], masks)
 
     def __len__(self) -> int:
         return sum(self.sizes)
@@ -52,6 +58,14 @@ class Sequences:
         """Index of each observable's first row."""
         ends = np.cumsum([0, *self.sizes])
         return dict(zip(self.observables, ends.tolist(), strict=False))
+
+    @cached_property
+    def counts(self) -> npt.NDArray[np.bool_] | None:
+        """Which positions count, (sequence, token); None where all do."""
+        if all(mask is None for mask in self.masks):
+            return None
+        whole = (np.ones((size, self.num_tokens), dtype=bool) for size in self.sizes)
+        return np.concatenate([w if mask is None else mask for mask, w in zip(self.masks, whole, strict=True)])
 
     def indices(self, chosen: Any, argument: str) -> npt.NDArray[np.int64]:
         """Turn ``"all"``, an observable's id, or integers into indices of sequences.
@@ -96,7 +110,7 @@ class LossMatrix:
     Attributes
     ----------
     values : array of float32, shape (observation, sequence * width)
-        ``width`` is the number of tokens, or 1 where the losses are averaged over them.
+        ``width`` is the number of tokens, or 1 where the losses are averaged over them. 0 where nothing counts.
     sequences : array of int64
         Index of each sequence among the concatenated observables, ascending.
     width : int
@@ -146,7 +160,11 @@ def load_losses(
     for block in read_blocks(_requests(arrays, places, read)):
         rows, target = places[block.key]
         part = block.values if rows is None else block.values[:, :, rows]
-        part = part if by_token else part.mean(axis=-1, dtype=part.dtype)
+        mask = sequences.masks[sequences.observables.index(block.key)]
+        if mask is not None:
+            part = counted(part, mask if rows is None else mask[rows], by_token)
+        else:
+            part = part if by_token else part.mean(axis=-1, dtype=part.dtype)
         flat = part.reshape(*part.shape[:2], -1)
         values[block.chains, block.draws, target] = flat
         with np.errstate(invalid="ignore", over="ignore"):
@@ -166,6 +184,14 @@ def load_losses(
         )
     stacked = kept.reshape(kept.shape[0] * kept.shape[1], -1)
     return LossMatrix(stacked, wanted, width, kept.shape[0], selection)
+
+
+def counted(part: npt.NDArray[Any], mask: npt.NDArray[np.bool_], by_token: bool) -> npt.NDArray[Any]:
+    """Losses, (chain, draw, row, token), 0 where they do not count; or their mean over tokens, of those that do."""
+    if by_token:
+        return np.where(mask, part, part.dtype.type(0))
+    number = np.maximum(mask.sum(axis=-1), 1).astype(part.dtype)
+    return np.asarray(np.add.reduce(part, axis=-1, dtype=part.dtype, where=mask) / number)
 
 
 def _places(

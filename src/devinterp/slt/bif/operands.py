@@ -12,9 +12,12 @@ import numpy.typing as npt
 from devinterp.slt.bif.kernels import F32, average_product_se, matrix_product, product_se, standardize
 from devinterp.slt.bif.loss_matrix import LossMatrix
 from devinterp.slt.bif.request import Plan
-from devinterp.slt.uncertainty.batch_means import Batches, batch_groups, shares_minibatches
+from devinterp.slt.uncertainty.batch_means import Batches, batch_groups, sample_of, shares_minibatches
 
-__all__ = ["Operands", "Source", "average_tokens", "influence_tile"]
+__all__ = ["Counts", "Operands", "Source", "average_tokens", "influence_tile"]
+
+Counts = tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]] | None
+"""Which series of both operands count, (sequence, width); None where all do."""
 
 
 class Source(Protocol):
@@ -79,10 +82,13 @@ class Operands:
     @classmethod
     def of(cls, plan: Plan, losses: LossMatrix, *, batches: bool, device: Any) -> Operands:
         """Standardise the losses, in place; with ``batches`` cut the draws into batches for standard errors first."""
-        groups = None
+        groups, counts = None, plan.counts(losses.sequences)
         if batches:
-            groups = batch_groups(losses.values, losses.num_chains, shared=shares_minibatches(plan.run))
+            some = losses.values if counts is None else losses.values[:, sample_of(counts.size, counts.ravel())]
+            groups = batch_groups(some, losses.num_chains, shared=shares_minibatches(plan.run))
         constant = standardize(losses.values, covariance=plan.covariance)
+        if counts is not None:
+            constant &= counts.ravel()
         first = losses.columns(plan.first)
         second = first if np.array_equal(plan.first, plan.second) else losses.columns(plan.second)
         attrs = plan.attrs(losses.selection, int(constant.sum()))
@@ -96,7 +102,8 @@ class Operands:
     def identity(self) -> str:
         """Hash of everything that the numbers come from."""
         digest = hashlib.sha256()
-        for part in (self.plan.first, self.plan.second):
+        counts = self.plan.sequences.counts
+        for part in (self.plan.first, self.plan.second, *(() if counts is None else (counts,))):
             digest.update(part.tobytes())
         for matrix in (self.first,) if self.symmetric else (self.first, self.second):
             for row in matrix:
@@ -122,8 +129,15 @@ class Operands:
             average=self.plan.average,
             covariance=self.plan.covariance,
             groups=self.groups if se else None,
+            counts=self._counts(rows, columns),
             device=self.device,
         )
+
+    def _counts(self, rows: slice, columns: slice) -> Counts:
+        first, second = (
+            self.plan.counts(chosen[at]) for chosen, at in ((self.plan.first, rows), (self.plan.second, columns))
+        )
+        return None if first is None or second is None else (first, second)
 
 
 def influence_tile(
@@ -135,14 +149,17 @@ def influence_tile(
     average: bool,
     covariance: bool,
     groups: Batches | None = None,
+    counts: Counts = None,
     device: Any = None,
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32] | None]:
     """Influences between two sets of standardised series, and their standard errors.
 
     ``first`` and ``second`` are (observation, sequence * width); where they are one object, one half is computed and
     mirrored. ``covariance`` says that the columns were scaled for covariances; without ``groups``, batches of
-    observations, there are no standard errors (None). Returns both as (sequence of first, sequence of second, width,
-    width), a view of the product; without the last two dimensions where ``average`` is true or ``by_token`` false.
+    observations, there are no standard errors (None). ``counts`` are the series of both sides that count, (sequence,
+    width), where not all do: the others are 0 in every observation, and what is of them becomes NaN. Returns both as
+    (sequence of first, sequence of second, width, width), a view of the product; without the last two dimensions where
+    ``average`` is true or ``by_token`` false.
     """
     spread: npt.NDArray[np.float32] | None = None
     if average:
@@ -156,8 +173,30 @@ def influence_tile(
     if groups is not None:
         spread = product_se(first, second, product, groups, covariance=covariance)
     if by_token and not average:
-        return _fold(product, width), None if spread is None else _fold(spread, width)
+        product, spread = _fold(product, width), None if spread is None else _fold(spread, width)
+    if counts is not None:
+        product = _of_counted(product, *counts, average=average, bound=None if covariance else 1.0)
+        spread = None if spread is None else _of_counted(spread, *counts, average=average, bound=None)
     return product, spread
+
+
+def _of_counted(
+    tile: npt.NDArray[np.float32],
+    first: npt.NDArray[np.bool_],
+    second: npt.NDArray[np.bool_],
+    *,
+    average: bool,
+    bound: float | None,
+) -> npt.NDArray[np.float32]:
+    """NaN where a side does not count; an average over all pairs of tokens as that over the pairs that count."""
+    if not average:
+        if tile.ndim == 2:
+            return np.where(first & second.T, tile, np.float32(np.nan))
+        return np.where(first[:, None, :, None] & second[None, :, None, :], tile, np.float32(np.nan))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        more = tuple((side.shape[1] / side.sum(axis=1)) for side in (first, second))
+        found = (tile * (more[0][:, None] * more[1])).astype(np.float32)
+    return np.asarray(found if bound is None else np.clip(found, -bound, bound))
 
 
 def average_tokens(values: F32, width: int) -> F32:

@@ -123,6 +123,13 @@ class Plan:
         """Whether the losses are backed by dask."""
         return any(is_dask(self.run.loss(name)) for name in self.sequences.observables)
 
+    def counts(self, sequences: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_] | None:
+        """Which series of some sequences count, (sequence, width), a mean being of one; None where all do."""
+        found = self.sequences.counts
+        if found is None:
+            return None
+        return found[sequences] if self.by_token else np.asarray(found[sequences].any(axis=1, keepdims=True))
+
     @property
     def units(self) -> dict[str, str]:
         """Units that differ from the schema's."""
@@ -144,6 +151,12 @@ class Plan:
             )
         return np.concatenate([self.run.input_ids(name) for name in self.sequences.observables])
 
+    @property
+    def mask(self) -> npt.NDArray[np.int8] | None:
+        """Which positions of every sequence count, beside influences between tokens; None where all do."""
+        found = self.sequences.counts
+        return None if found is None or len(self.shape) < 4 else found.astype(np.int8)
+
     def load(self) -> LossMatrix:
         """Read the losses of both operands."""
         wanted = np.union1d(self.first, self.second)
@@ -162,6 +175,8 @@ class Plan:
         if len(self.shape) == 4:
             coords["target_position"] = coords["target_position_T"] = self.target_positions()
         variables = {name: (self.dims, values) for name, values in data.items()}
+        if self.mask is not None:
+            variables["mask"] = (("batch", "target_position"), self.mask)
         dataset = xr.Dataset({**variables, "input_ids": (("batch", "position"), self.input_ids())}, coords=coords)
         return label_result(dataset, "bif", attrs=attrs, units=self.units)
 

@@ -17,6 +17,7 @@ from devinterp.slt.bif.dask_tiles import LazyOperands
 from devinterp.slt.bif.kernels import product_se
 from devinterp.slt.bif.operands import Source
 from devinterp.slt.bif.partners import Strongest, as_matrix, leave_out
+from devinterp.slt.bif.request import Plan
 from devinterp.slt.bif.strongest_dask import gather_strongest
 from devinterp.slt.runs.results import label_result, schema_id
 
@@ -65,7 +66,7 @@ def topk_of_source(source: Source, k: int) -> xr.Dataset:
             remedy="Compute it of all positions and select in its result (along target_position), or leave out top_k.",
         )
     best = gather_strongest(source, k, ids) if isinstance(source, LazyOperands) else _strongest(source, k, ids)
-    return _result(source, k, ids, tokens, best, _effective_draws(source, tokens))
+    return _result(source, k, ids, tokens, best, _effective_draws(source))
 
 
 def _strongest(source: Source, k: int, ids: npt.NDArray[np.int64]) -> dict[int, Strongest]:
@@ -91,11 +92,22 @@ def _strongest(source: Source, k: int, ids: npt.NDArray[np.int64]) -> dict[int, 
     return best
 
 
-def _effective_draws(source: Source, tokens: int) -> float:
+def _series(plan: Plan, sequences: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Places of the series of some sequences that count."""
+    counts, width = plan.counts(sequences), plan.sequences.num_tokens if plan.by_token else 1
+    return np.arange(sequences.size * width) if counts is None else np.flatnonzero(counts)
+
+
+def _spread(series: npt.NDArray[np.int64], most: int) -> npt.NDArray[np.int64]:
+    """At most so many of them, evenly spaced."""
+    return np.unique(series[np.linspace(0, series.size - 1, most).round().astype(np.int64)])
+
+
+def _effective_draws(source: Source) -> float:
     """Draws that a correlation between unrelated losses is worth, by batch means over a sample of pairs."""
     plan = source.plan
-    at = [np.linspace(0, n.size * tokens - 1, NOISE_SERIES).round().astype(np.int64) for n in (plan.first, plan.second)]
-    first, second = source.series(np.unique(at[0]), np.unique(at[1]))
+    at = [_spread(_series(plan, n), NOISE_SERIES) for n in (plan.first, plan.second)]
+    first, second = source.series(*at)
     product = first.T @ second
     assert source.groups is not None  # the noise floor is asked of sources that were made with batches
     spread = product_se(first, second, product, source.groups, covariance=False)
@@ -105,17 +117,14 @@ def _effective_draws(source: Source, tokens: int) -> float:
     return min(count, 1 + 1 / float((null.astype(np.float64) ** 2).mean())) if null.size else count
 
 
-def _null_strongest(source: Source, tokens: int, corpus: int) -> float:
+def _null_strongest(source: Source, corpus: int) -> float:
     """What the strongest of ``corpus`` unrelated partners stays below for 95 % of queries, by losses out of step.
 
     Draws of one chain beside other draws of another have nothing to do with each other, but they have all of the
     losses' skewness, from which strong correlations come by chance, and of their autocorrelation.
     """
     plan = source.plan
-    at = [
-        np.unique(np.linspace(0, n.size * tokens - 1, most).round().astype(np.int64))
-        for n, most in ((plan.first, NOISE_SERIES), (plan.second, NULL_PARTNERS))
-    ]
+    at = [_spread(_series(plan, n), most) for n, most in ((plan.first, NOISE_SERIES), (plan.second, NULL_PARTNERS))]
     first, second = source.series(*at)
     assert source.groups is not None
     chains = source.groups.num_chains
@@ -167,14 +176,14 @@ def _result(
         data["partner_token"] = (dims, np.where(found, ids[np.maximum(sequence, 0), labels[position]], -1))
         coords["target_position"] = labels
     data["input_ids"] = (("batch", "position"), ids)
-    corpus = plan.second.size * tokens
+    corpus = _series(plan, plan.second).size
     attrs = {
         **source.attrs,
         "devinterp_schema": schema_id("bif_topk"),
         "top_k": k,
         "effective_draws": round(effective, 3),
         "noise_floor": round(_floor(effective, 1), 6),
-        "noise_floor_strongest": round(max(_floor(effective, corpus), _null_strongest(source, tokens, corpus)), 6),
+        "noise_floor_strongest": round(max(_floor(effective, corpus), _null_strongest(source, corpus)), 6),
     }
     for setting in ("average_tokenwise_bif", "compute_covariance"):
         attrs.pop(setting)

@@ -85,6 +85,7 @@ def _layouts(plan: Plan, schema: Schema, se: bool) -> dict[str, ArrayLayout]:
     sizes |= dict(zip(("batch", "position"), plan.input_ids().shape, strict=True))
     node = schema.node("/")
     names = ["influences", *(["influences_se"] if se else []), "input_ids", *plan.dims]
+    names += ["mask"] if plan.mask is not None else []
     out = {}
     for name in names:
         spec = node.variables[name]
@@ -125,8 +126,10 @@ def _compare(location: Location, attributes: dict[str, Any], layouts: GroupLayou
 
 
 def _write_small(location: Location, plan: Plan, layouts: GroupLayout, schema: Schema) -> None:
-    values = {"input_ids": plan.input_ids(), "batch_1": plan.first, "batch_2": plan.second}
+    values: dict[str, npt.NDArray[Any]] = {"input_ids": plan.input_ids(), "batch_1": plan.first, "batch_2": plan.second}
     values |= {name: plan.target_positions() for name in ("target_position", "target_position_T")}
+    if plan.mask is not None:
+        values["mask"] = plan.mask
     for name, layout in layouts.arrays.items():
         if name in values:
             open_array(location, f"/{name}", layout, schema.storage)[...] = values[name]
@@ -168,7 +171,7 @@ def _write_tiles(location: Location, source: Source, layouts: GroupLayout, schem
     with ThreadPoolExecutor(WRITERS, thread_name_prefix="devinterp-write") as pool:
         for rows, columns in _pending(location, layouts, source.symmetric):
             for name, values in zip(arrays, source.tile(rows, columns, se=se), strict=False):
-                if values is None or not np.isfinite(values).all():
+                if values is None or not _finite(source.plan, values, rows, columns):
                     raise DataError(f"A tile of {name} is not finite.", found=f"sequences {rows} and {columns}")
                 waiting.append(pool.submit(_write, arrays[name], (rows, columns), values))
                 if source.symmetric and rows != columns:
@@ -178,6 +181,17 @@ def _write_tiles(location: Location, source: Source, layouts: GroupLayout, schem
                 waiting.popleft().result()
         while waiting:
             waiting.popleft().result()
+
+
+def _finite(plan: Plan, values: npt.NDArray[np.float32], rows: slice, columns: slice) -> bool:
+    """Whether all that counts is finite."""
+    first, second = plan.counts(plan.first[rows]), plan.counts(plan.second[columns])
+    if first is None or second is None:
+        return bool(np.isfinite(values).all())
+    if values.ndim == 2:
+        first, second = (np.asarray(side.any(axis=1))[:, None] for side in (first, second))
+        values = values[:, :, None, None]
+    return bool(np.isfinite(values[first[:, None, :, None] & second[None, :, None, :]]).all())
 
 
 def _write(array: Any, where: tuple[slice, slice], values: npt.NDArray[np.float32]) -> None:

@@ -25,6 +25,7 @@ import xarray as xr
 from devinterp.errors import DataError, MissingVariableError, ProvenanceError, SettingError
 from devinterp.slt.runs.chains import warn_excluded
 from devinterp.slt.runs.comparable import check_curve, check_same_origin, own_settings
+from devinterp.slt.runs.counted import Start, row_mask, start_rows
 from devinterp.slt.runs.results import label_result
 from devinterp.slt.runs.run import Samples, Tree, series_members, study_members
 from devinterp.slt.runs.side_by_side import along_checkpoints
@@ -212,6 +213,7 @@ def compute_susceptibilities(
     check_same_origin({"full": full, **runs}, observables=(task, *probes))
     tokens = _tokens(runs, probes)
     targets, positions = _positions(runs)
+    masks = _masks(runs, (task, *probes))
 
     groups = GROUPS_PER_CHAIN if se else 1
     reference = gather_moments(
@@ -228,7 +230,8 @@ def compute_susceptibilities(
         )
         warn_excluded(runs[name], moments.selection)
         used[name] = moments.selection.attrs
-        for variable, values in _column(moments, reference, probes, init, terms=terms, init_noise=init_noise).items():
+        column = _column(moments, reference, probes, masks, init, terms=terms, init_noise=init_noise)
+        for variable, values in column.items():
             columns.setdefault(variable, []).append(values)
     attrs: dict[str, Any] = {
         "sampling_task": task,
@@ -248,6 +251,7 @@ def compute_susceptibilities(
         batches=[np.arange(ids.shape[0]) for ids in tokens.values()],
         targets=[targets for _ in tokens],
         positions=[positions for _ in tokens],
+        counts=[masks[name] for name in tokens],
     )
 
 
@@ -309,18 +313,33 @@ def _positions(runs: Mapping[str, Samples]) -> tuple[npt.NDArray[np.int64], npt.
     return targets, positions
 
 
+def _masks(runs: Mapping[str, Samples], names: tuple[str, ...]) -> dict[str, npt.NDArray[np.bool_] | None]:
+    """Which positions of each observable count, in all runs alike; None where all do."""
+    reference = {name: row_mask(runs["full"], name) for name in names}
+    for label, run in runs.items():
+        for name, mask in reference.items():
+            own = row_mask(run, name)
+            if own is not mask and (own is None or mask is None or not np.array_equal(own, mask)):
+                raise ProvenanceError(
+                    f"The positions of {name!r} that count in the run {label!r} are not those of 'full'.",
+                    expected="the same mask in every run",
+                    found=f"mask_{name} differs",
+                    remedy="Sample all restrictions with the same observables and masks.",
+                )
+    return reference
+
+
 def _loss_at_start(full: Samples, task: str, baseline: Baseline, reference: Moments) -> float:
     if baseline == "init":
-        array = full.variable("init_loss", ("chain", "token_pos")).isel(chain=list(reference.selection.used))
+        value = Start.of(full, reference.selection.used).mean
     elif f"init_loss_{task}" in full.dataset:
-        array = full.variable(f"init_loss_{task}", (f"batch_{task}", "token_pos"))
+        value = start_rows(full, task).mean
     else:
         raise MissingVariableError(
             f"The loss of the rows of {task!r} at the start was not kept.",
             expected=f"the variable init_loss_{task} in the run 'full'",
             remedy="Use baseline='init'; stores of devinterp 2.0 do not have it.",
         )
-    value = float(np.asarray(array.values, dtype=np.float64).mean())
     if not np.isfinite(value):
         raise DataError(
             "The loss at the start of the run 'full' is not finite.",
@@ -343,12 +362,13 @@ def _column(
     moments: Moments,
     reference: Moments,
     probes: tuple[str, ...],
+    masks: Mapping[str, npt.NDArray[np.bool_] | None],
     init: float,
     *,
     terms: bool,
     init_noise: tuple[float, float] | None,
 ) -> dict[str, npt.NDArray[np.float64]]:
-    """One restriction's values, flattened over (observable, batch, target_position)."""
+    """One restriction's values, flattened over (observable, batch, target_position); of what counts alone."""
     trace = moments.trace
     mean_task, mean_task_full = float(trace.mean()), float(reference.trace.mean())
     phi = mean_task - init
@@ -379,4 +399,5 @@ def _column(
             )
             out.setdefault("sus_se", []).append(np.sqrt(total))
             out.setdefault("dof", []).append(dof)
-    return {name: np.concatenate([part.ravel() for part in parts]) for name, parts in out.items()}
+    at: list[Any] = [slice(None) if masks[obs_id] is None else masks[obs_id].ravel() for obs_id in probes]  # type: ignore[union-attr]
+    return {n: np.concatenate([p.ravel()[kept] for p, kept in zip(parts, at, strict=True)]) for n, parts in out.items()}

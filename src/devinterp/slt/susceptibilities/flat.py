@@ -25,6 +25,7 @@ def flat_tree(
     batches: Positions,
     targets: Positions,
     positions: Positions,
+    counts: Sequence[npt.NDArray[np.bool_] | None] | None = None,
     checkpoints: npt.NDArray[np.int64] | None = None,
 ) -> xr.DataTree:
     """Put flattened values and tokens into the tree of the schema.
@@ -41,6 +42,8 @@ def flat_tree(
         Further attributes of ``/susceptibilities``.
     batches, targets, positions : sequence of arrays
         Per observable its rows, the positions predicted (from 1), and those of all tokens (from 0).
+    counts : sequence of (array of bool, shape (batch, target_position), or None), optional
+        Per observable which of its losses the values are of, where it is not all of them.
     checkpoints : array of int64, optional
         Training steps, where the values lead with them.
 
@@ -51,9 +54,11 @@ def flat_tree(
     """
     kind = "susceptibilities"
     names = {"dataset_id_to_name": list(tokens)}
+    masked = [name for name, mask in zip(tokens, counts or (), strict=False) if mask is not None]
+    attrs = {**attrs, **({"masked": masked} if masked else {})}
     dims = ("sus_flat", "wr") if checkpoints is None else ("checkpoint", "sus_flat", "wr")
     sus = xr.Dataset({variable: (dims, values) for variable, values in data.items()})
-    sus = sus.assign_coords(_flat("sus_flat", "target_position", batches, targets))
+    sus = sus.assign_coords(_flat("sus_flat", "target_position", batches, targets, counts))
     sus = sus.assign_coords(wr=("wr", string_index(restrictions)))
     if checkpoints is not None:
         sus = sus.assign_coords(checkpoint=("checkpoint", checkpoints))
@@ -69,7 +74,13 @@ def flat_tree(
     return tree
 
 
-def _flat(dim: str, position: str, batches: Positions, places: Positions) -> xr.Coordinates:
+def _flat(
+    dim: str,
+    position: str,
+    batches: Positions,
+    places: Positions,
+    counts: Sequence[npt.NDArray[np.bool_] | None] | None = None,
+) -> xr.Coordinates:
     """Coordinates dataset_id, batch and position of the flattened rows of several observables."""
     sizes = [(rows.size, at.size) for rows, at in zip(batches, places, strict=True)]
     flat = {
@@ -77,5 +88,8 @@ def _flat(dim: str, position: str, batches: Positions, places: Positions) -> xr.
         "batch": [np.repeat(rows, m) for rows, (_, m) in zip(batches, sizes, strict=True)],
         position: [np.tile(at, n) for at, (n, _) in zip(places, sizes, strict=True)],
     }
+    if counts is not None:
+        kept = [slice(None) if mask is None else mask.ravel() for mask in counts]
+        flat = {name: [part[at] for part, at in zip(parts, kept, strict=True)] for name, parts in flat.items()}
     joined = {name: (dim, np.concatenate(parts).astype(np.int64)) for name, parts in flat.items()}
     return xr.Coordinates(joined, indexes={})

@@ -17,6 +17,7 @@ import numpy.typing as npt
 import xarray as xr
 
 from devinterp.slt.runs.chains import ChainSelection, known_states, select_chains
+from devinterp.slt.runs.counted import row_mask
 from devinterp.slt.runs.optional import optional
 from devinterp.slt.runs.read_blocks import block_slices, in_memory, is_dask, read_blocks
 from devinterp.slt.runs.run import Samples
@@ -47,7 +48,7 @@ class Moments:
     groups : tuple of (int, slice)
         The groups of consecutive draws that are summed apart: (chain among those used, draws).
     sums : mapping of str to array, shape (group, batch, token)
-        Per observable the sum of the losses over each group.
+        Per observable the sum of the losses over each group; 0 where a position does not count.
     products : mapping of str to array, shape (group, batch, token)
         The sum of (trace - centre) times the losses; empty where it was not asked for.
     centre : float
@@ -135,7 +136,7 @@ def gather_moments(
     names = [task, *(name for name in observables if name != task)]
     arrays = {name: run.loss(name) for name in names}
     num_draws = arrays[task].shape[1]  # as of all of them, in one dataset
-    length = _common_prefix(run, arrays[task]) if allow_partial else num_draws
+    length = _common_prefix(run, task, arrays[task]) if allow_partial else num_draws
     gather = gather_dask if any(is_dask(a) for a in arrays.values()) else gather_blocks
     while True:
         bounds = np.linspace(0, length, min(groups_per_chain, length) + 1).round().astype(int)
@@ -143,6 +144,7 @@ def gather_moments(
             run=run,
             task=task,
             arrays=arrays,
+            masks={name: row_mask(run, name) for name in names},
             wanted=frozenset(observables),
             cuts=tuple(slice(int(a), int(b)) for a, b in pairwise(bounds)),
             length=length,
@@ -169,9 +171,11 @@ def gather_moments(
     )
 
 
-def _common_prefix(run: Samples, array: xr.DataArray) -> int:
+def _common_prefix(run: Samples, task: str, array: xr.DataArray) -> int:
     """How many draws all chains (that have any) have."""
-    finite = np.isfinite(np.asarray(array.mean(array.dims[2:], dtype=np.float64, skipna=False).values))
+    mask = row_mask(run, task)
+    kept = array if mask is None else array.where(xr.DataArray(mask, dims=array.dims[2:]), 0.0)
+    finite = np.isfinite(np.asarray(kept.mean(array.dims[2:], dtype=np.float64, skipna=False).values))
     return select_chains(run, finite, allow_partial=True).length
 
 
@@ -182,6 +186,7 @@ class Job:
     run: Samples
     task: str
     arrays: dict[str, xr.DataArray]
+    masks: dict[str, npt.NDArray[np.bool_] | None]
     wanted: frozenset[str]
     cuts: tuple[slice, ...]
     length: int
@@ -197,8 +202,8 @@ class Job:
 
     def picks(self, name: str) -> npt.NDArray[np.int64]:
         """Positions of the tokens of an observable whose losses are kept at every draw."""
-        shape = self.arrays[name].shape
-        return sample_of(shape[2] * shape[3])
+        shape, mask = self.arrays[name].shape, self.masks[name]
+        return sample_of(shape[2] * shape[3], None if mask is None else mask.ravel())
 
 
 @dataclass(frozen=True)
@@ -240,9 +245,12 @@ def gather_blocks(job: Job) -> Gathered:
             for c, block in zip(range(chains.start, chains.stop), values, strict=True):
                 if c not in read:  # beside others in a block
                     continue
-                flat = block.reshape(block.shape[0], -1)
+                mask = job.masks[key]
+                kept = block if mask is None else np.where(mask, block, block.dtype.type(0))
+                flat = kept.reshape(block.shape[0], -1)
                 if key == job.task:
-                    trace[c, draws] = flat.mean(axis=1, dtype=np.float64)
+                    mean = flat.mean(axis=1, dtype=np.float64)
+                    trace[c, draws] = mean if mask is None else mean * (mask.size / mask.sum())
                     finite[c, draws] &= np.isfinite(trace[c, draws])
                     if centre is None and np.isfinite(trace[c, draws.start]):
                         centre = float(trace[c, draws.start])
@@ -319,6 +327,8 @@ def gather_dask(job: Job) -> Gathered:
     dask = optional("dask", extra="dask", purpose="An analysis of dask arrays")
     da = optional("dask.array", extra="dask", purpose="An analysis of dask arrays")
     data = {name: da.asarray(a.data)[:, : job.length] for name, a in job.arrays.items()}
+    for name, mask in job.masks.items():
+        data[name] = data[name] if mask is None else da.where(mask, data[name], np.float32(0))
     whole = {name: da.isfinite(values).all(axis=(2, 3)) for name, values in data.items()}
     picked = [
         data[name].reshape(*data[name].shape[:2], -1)[:, :, job.picks(name)]
@@ -326,6 +336,8 @@ def gather_dask(job: Job) -> Gathered:
         if job.sampled and name in job.wanted
     ]
     trace, checks, sample = dask.compute(data[job.task].mean(axis=(2, 3), dtype=np.float64), whole, picked)
+    counts = job.masks[job.task]
+    trace = trace if counts is None else trace * (counts.size / counts.sum())
     finite = np.logical_and.reduce(list(checks.values()))
     used = job.select(finite).used
     centre = float(trace[used[0], 0])

@@ -21,7 +21,7 @@ from devinterp.slt.runs.run import Tree, metadata_of, series_members, study_memb
 from devinterp.slt.runs.side_by_side import along_checkpoints
 from devinterp.slt.susceptibilities.flat import flat_tree
 
-__all__ = ["flatten", "matrix", "pca", "split_half", "unflatten"]
+__all__ = ["flatten", "masked", "matrix", "pca", "split_half", "unflatten"]
 
 VALUES = ("sus", "sus_cov", "sus_shift", "sus_se")
 
@@ -39,7 +39,8 @@ def unflatten(result: xr.DataTree) -> xr.DataTree:
     -------
     xarray.DataTree
         One child per observable: ``sus`` (batch, target_position, wr), and what else there is of it, with ``input_ids``
-        (batch, position) beside it; a leading ``checkpoint`` stays in front. `flatten` goes back.
+        (batch, position) beside it; a leading ``checkpoint`` stays in front. NaN where a position does not count.
+        `flatten` goes back.
 
     Raises
     ------
@@ -55,12 +56,10 @@ def unflatten(result: xr.DataTree) -> xr.DataTree:
         inside, tokens = sus["dataset_id"].values == k, context["dataset_id"].values == k
         if not inside.any():
             continue
-        rows, position = _grid(sus, inside, "target_position")
-        ids_rows, ids_position = _grid(context, tokens, "position")
-        part = sus.isel(sus_flat=inside)
-        data: dict[str, Any] = {
-            variable: _folded(part[variable], rows.size, position.size) for variable in VALUES if variable in part
-        }
+        ids_rows, ids_position, _ = _grid(context, tokens, "position")
+        rows, position, at = _grid(sus, inside, "target_position", among=ids_position if name in masked(sus) else None)
+        part, shape = sus.isel(sus_flat=inside), (rows.size, position.size)
+        data: dict[str, Any] = {variable: _folded(part[variable], shape, at) for variable in VALUES if variable in part}
         ids = context["input_ids"].values[tokens].reshape(ids_rows.size, ids_position.size)
         order = np.argsort(ids_rows)
         data["input_ids"] = (("batch", "position"), ids[order[np.searchsorted(ids_rows, rows, sorter=order)]])
@@ -104,13 +103,16 @@ def flatten(tree: xr.DataTree) -> xr.DataTree:
             found=list(tree.children),
         )
     present = [variable for variable in VALUES if all(variable in child for child in children)]
+    holes = masked(tree)
+    counts = [_numbers(child) if name in holes else None for name, child in zip(names, children, strict=True)]
     order = ("batch", "target_position", "wr")
     flat = {}
     for variable in present:
         parts = [child[variable].transpose(..., *order).values for child in children]
         folded = [part.reshape(*part.shape[:-3], -1, part.shape[-1]) for part in parts]
-        flat[variable] = np.concatenate(folded, axis=-2)
-    attrs = {str(key): value for key, value in tree.attrs.items() if key != "dataset_id_to_name"}
+        kept = [p if at is None else p[..., at.ravel(), :] for p, at in zip(folded, counts, strict=True)]
+        flat[variable] = np.concatenate(kept, axis=-2)
+    attrs = {str(key): value for key, value in tree.attrs.items() if key not in ("dataset_id_to_name", "masked")}
     ids = {
         n: child["input_ids"].transpose("batch", "position").values for n, child in zip(names, children, strict=True)
     }
@@ -122,6 +124,7 @@ def flatten(tree: xr.DataTree) -> xr.DataTree:
         batches=[child["batch"].values for child in children],
         targets=[child["target_position"].values for child in children],
         positions=[child["position"].values for child in children],
+        counts=counts,
         checkpoints=children[0]["checkpoint"].values if "checkpoint" in children[0].coords else None,
     )
 
@@ -313,12 +316,33 @@ def _correlation(a: npt.NDArray[np.float64], b: npt.NDArray[np.float64]) -> floa
     return float((a * b).sum()) / scale if scale > 0 else 0.0
 
 
-def _folded(values: xr.DataArray, rows: int, positions: int) -> tuple[tuple[str, ...], npt.NDArray[np.float32]]:
-    """Fold ``sus_flat`` into (batch, target_position), behind a leading ``checkpoint`` where there is one."""
+def _folded(
+    values: xr.DataArray, shape: tuple[int, int], at: npt.NDArray[np.int64] | None
+) -> tuple[tuple[str, ...], npt.NDArray[np.float32]]:
+    """Fold ``sus_flat`` into (batch, target_position), behind a leading ``checkpoint`` where there is one.
+
+    ``at`` are the places of the values in the folded dimension, where it has others, which become NaN.
+    """
     leading = [str(dim) for dim in values.dims if dim not in ("sus_flat", "wr")]
-    ordered = values.transpose(*leading, "sus_flat", "wr")
-    shape = (*ordered.shape[:-2], rows, positions, ordered.shape[-1])
-    return (*leading, "batch", "target_position", "wr"), ordered.values.reshape(shape)
+    ordered = values.transpose(*leading, "sus_flat", "wr").values
+    if at is not None:
+        given = ordered
+        ordered = np.full((*given.shape[:-2], shape[0] * shape[1], given.shape[-1]), np.nan, dtype=given.dtype)
+        ordered[..., at, :] = given
+    folded = ordered.reshape(*ordered.shape[:-2], *shape, ordered.shape[-1])
+    return (*leading, "batch", "target_position", "wr"), folded
+
+
+def masked(obj: Tree) -> list[str]:
+    """Return the observables of a result of which not all positions count, so that their rows have gaps."""
+    found = obj.attrs.get("masked", [])
+    return [found] if isinstance(found, str) else [str(name) for name in found]  # netCDF makes a text of a list of one
+
+
+def _numbers(child: xr.Dataset) -> npt.NDArray[np.bool_]:
+    """Where an array of (batch, target_position) has values."""
+    values = child["sus"].notnull()
+    return np.asarray(values.any([d for d in values.dims if d not in ("batch", "target_position")]).values)
 
 
 def _group(result: xr.DataTree, name: str) -> xr.Dataset:
@@ -332,11 +356,19 @@ def _group(result: xr.DataTree, name: str) -> xr.Dataset:
 
 
 def _grid(
-    dataset: xr.Dataset, inside: npt.NDArray[np.bool_], position: str
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Rows and positions of one observable, in the order that they have; every row must have the same ones."""
+    dataset: xr.Dataset, inside: npt.NDArray[np.bool_], position: str, among: npt.NDArray[np.int64] | None = None
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64] | None]:
+    """Rows and positions of one observable, in the order that they have; every row must have the same ones.
+
+    Unless it is known ``among`` which positions, in which order, they are: then rows may have gaps, and the places of
+    the values are returned, too.
+    """
     batch, at = dataset["batch"].values[inside], dataset[position].values[inside]
     rows, positions = (values[np.sort(np.unique(values, return_index=True)[1])] for values in (batch, at))
+    if among is not None:
+        positions = among[np.isin(among, at)]
+        row, column = ((values[:, None] == known).argmax(axis=1) for values, known in ((batch, rows), (at, positions)))
+        return rows, positions, row * positions.size + column
     complete = batch.size == rows.size * positions.size
     if not complete or (batch != np.repeat(rows, positions.size)).any() or (at != np.tile(positions, rows.size)).any():
         raise SettingError(
@@ -344,4 +376,4 @@ def _grid(
             expected=f"every {position} of every row that is there, in the same order",
             remedy="Select by batch or observable, or select after unflatten().",
         )
-    return rows, positions
+    return rows, positions, None

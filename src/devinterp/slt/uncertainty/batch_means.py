@@ -137,8 +137,11 @@ def batches_of(num_draws: int, length: int) -> list[slice]:
     return [slice(int(a), int(b)) for a, b in pairwise(bounds)]
 
 
-def sample_of(width: int) -> npt.NDArray[np.int64]:
-    """Evenly spaced positions among ``width`` series, from which the autocorrelation of all is judged."""
+def sample_of(width: int, counts: npt.NDArray[np.bool_] | None = None) -> npt.NDArray[np.int64]:
+    """Evenly spaced positions among ``width`` series (that count), from which the autocorrelation of all is judged."""
+    if counts is not None:
+        places = np.flatnonzero(counts)
+        return places[sample_of(places.size)]
     return np.unique(np.linspace(0, width - 1, min(width, SERIES_SAMPLED)).round().astype(np.int64))
 
 

@@ -280,6 +280,21 @@ def _bif_indices(draft: Draft, group: GroupDraft, arguments: Arguments) -> None:
         group.set(name, draft.rng.permutation(group.sizes["batch"])[: group.sizes[name]])
 
 
+@rule_maker("masked_pairs")
+def _masked_pairs(draft: Draft, group: GroupDraft, arguments: Arguments) -> None:
+    """Draw a mask with a position that counts in every sequence, and make what is of others NaN."""
+    if "mask" not in group.names:
+        return
+    counts = draft.rng.integers(0, 2, group.values["mask"].shape)
+    np.put_along_axis(counts, draft.rng.integers(0, counts.shape[1], (counts.shape[0], 1)), 1, axis=1)
+    group.set("mask", counts)
+    first, second = (counts[group.values[name]] == 1 for name in ("batch_1", "batch_2"))
+    for name in group.names & {arguments["variable"], f"{arguments['variable']}_se"}:
+        if "target_position" in group.dims(name):
+            both = first[:, None, :, None] & second[None, :, None, :]
+            group.set(name, np.where(both, group.values[name], np.nan))
+
+
 @rule_maker("bif_correlation")
 def _bif(draft: Draft, group: GroupDraft, arguments: Arguments) -> None:
     """Correlate series: a matrix that was drawn entry by entry would not be a correlation matrix."""
