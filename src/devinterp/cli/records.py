@@ -120,7 +120,8 @@ def pair_records(result: xr.Dataset) -> tuple[list[str], Iterator[Sequence[Any]]
         errors = [result[n].values for n in extra]
         values = array.values
         for place in np.ndindex(*values.shape):
-            yield [*(labels[k][i] for k, i in enumerate(place)), values[place], *(e[place] for e in errors)]
+            if not np.isnan(values[place]):  # of a token that does not count
+                yield [*(labels[k][i] for k, i in enumerate(place)), values[place], *(e[place] for e in errors)]
 
     return [*dims, name.removesuffix("s"), *(["se"] if extra else [])], rows()
 

@@ -84,14 +84,20 @@ class Traces:
         array = self._array(run, source) if draws > known.size else None
         if array is not None:
             new = np.asarray(array[chain, known.size : draws], dtype=np.float64)
-            known = np.concatenate([known, new.reshape(len(new), -1).mean(axis=1)])
+            flat = new.reshape(len(new), -1)
+            counts = ~np.isnan(flat)  # what is written is NaN where it does not count
+            total, number = np.where(counts, flat, 0.0).sum(axis=1), counts.sum(axis=1)
+            means = np.divide(total, number, out=np.full(len(flat), np.nan), where=number > 0)
+            known = np.concatenate([known, means])
             self._known[run.group, chain] = known
         return known[np.isfinite(known)]
 
     def _loss_at_start(self, run: RunStatus, source: str) -> float | None:
         if self._start.get(run.group) is None:
             name = f"init_{source}" if source != "sampling_loss" else "init_loss"
-            array = self._array(run, name)
+            # Where minibatches have masks, both means would be of other positions.
+            masked = source == "sampling_loss" and self._array(run, "mask_sampling") is not None
+            array = None if masked else self._array(run, name)
             values = np.asarray(array[...], dtype=np.float64) if array is not None else np.empty(0)
             finite = values[np.isfinite(values)]
             self._start[run.group] = float(finite.mean()) if finite.size else None

@@ -10,7 +10,7 @@ import xarray as xr
 
 from devinterp.errors import MissingVariableError, SettingError
 from devinterp.plot.drawing.labels import label_tokens
-from devinterp.plot.drawing.style import DIVERGING, add_colorbar, new_axes, symmetric_limit, thin_labels
+from devinterp.plot.drawing.style import DIVERGING, NEUTRAL, add_colorbar, new_axes, symmetric_limit, thin_labels
 from devinterp.plot.inputs import as_bif
 from devinterp.plot.tokens.decode import drawable, token_strings
 from devinterp.slt.runs.run import Tree
@@ -122,6 +122,7 @@ def token_influence(
     side = float(np.clip(0.115 * max(values.shape), 3.4, 12.0))
     ax = new_axes(ax, (side + 1.6, side + 0.9))
     image = ax.imshow(values, cmap=DIVERGING, vmin=-limit, vmax=limit, aspect="auto", interpolation="nearest")
+    ax.set_facecolor(NEUTRAL)  # seen where a token does not count
     label_tokens(ax.yaxis, rows, side, turned=False)
     label_tokens(ax.xaxis, columns, side, turned=True)
     ax.spines[["left", "bottom"]].set_visible(False)

@@ -19,6 +19,7 @@ from devinterp.report.style import SHEET
 from devinterp.report.subject import Subject, open_subject
 from devinterp.report.sweep import settings_swept
 from devinterp.slt.estimands import ESTIMANDS, resolve
+from devinterp.slt.runs.counted import row_mask
 from devinterp.slt.runs.read_blocks import remembered_means
 from devinterp.store.location import StoreLike
 
@@ -163,7 +164,9 @@ def _sampled(subject: Subject) -> Markup:
     pairs += [("sampling task", task)] if task is not None else []
     for name in run.observables:
         losses = run.loss(name)
-        pairs.append((f"observable {name}", f"{losses.shape[2]} rows of {losses.shape[3]} predicted tokens"))
+        counts = row_mask(run, name)
+        some = "" if counts is None else f", of which {100 * counts.mean():.0f} % count"
+        pairs.append((f"observable {name}", f"{losses.shape[2]} rows of {losses.shape[3]} predicted tokens{some}"))
     if status.completed is False:
         done = sum(r.done for r in status.runs) / len(status.runs)
         pairs.append(("done", f"{100 * done:.1f} %"))

@@ -23,7 +23,7 @@ from devinterp.names import sanitize_observable_name
 from devinterp.plain_json import dig
 from devinterp.slt.diagnostics.step_bias import step_bias
 from devinterp.slt.runs.chains import ChainSelection, select_chains, warn_excluded
-from devinterp.slt.runs.counted import Rows, Start, minibatch_rows, observed_rows, start_rows, step_rows
+from devinterp.slt.runs.counted import Rows, Start, averaged_steps, minibatch_rows, observed_rows, start_rows, step_rows
 from devinterp.slt.runs.results import label_result, lay_out, shared_attrs, string_index
 from devinterp.slt.runs.run import Samples, Tree, series_members, study_members
 from devinterp.slt.runs.side_by_side import over_runs
@@ -284,7 +284,13 @@ def llc_of_run(
     selection = select_chains(run, rows.finite, allow_partial=allow_partial, axis=axis)
     if warn:
         warn_excluded(run, selection)
-    init_rows = _init_rows(run, task, selection)
+    if task is not None:
+        init_rows = _init_rows(run, task)
+    elif over == "steps" and "sampling_loss_micro" in run.dataset:
+        init_rows = Start.of(run, selection.used, "sampling_loss_micro", averaged_steps(run, burnin)).per_chain
+    else:
+        init_rows = Start.of(run, selection.used, part=slice(selection.length if axis == "draw" else None)).per_chain
+    _check_finite(run, init_rows)
     init = float(init_rows.mean())
     kept = rows.of(selection.used, selection.length)
     trace = np.full(rows.means.shape[:2], np.nan)[:, : selection.length]
@@ -348,21 +354,9 @@ def _step_rows(run: Samples, burnin: bool) -> Rows:
             found=sorted(map(str, run.dataset.data_vars)),
             remedy="Use over='draws', or sample again with save_step_losses=True.",
         )
-    skipped, size = 0, run.dataset.sizes.get("step", 1)
-    if not burnin:
-        layout = run.step_layout
-        if layout is None or size != layout.num_steps:
-            raise SettingError(
-                "It is not known which of these steps are burn-in.",
-                expected="every step of the run, and num_burnin_steps, num_draws and num_steps_bw_draws in "
-                "metadata.config.sampler",
-                found=f"{size} steps, where the settings tell of {layout and layout.num_steps}",
-                remedy="Pass burnin=True to use all the steps that are there.",
-            )
-        skipped = layout.burnin
     if "sampling_loss_micro" in run.dataset:
-        return minibatch_rows(run, "sampling_loss_micro", steps=slice(skipped, None))
-    return step_rows(run, steps=slice(skipped, None))
+        return minibatch_rows(run, "sampling_loss_micro", steps=averaged_steps(run, burnin))
+    return step_rows(run, steps=averaged_steps(run, burnin))
 
 
 def task_of(run: Samples, observable: str | None) -> str:
@@ -378,20 +372,20 @@ def task_of(run: Samples, observable: str | None) -> str:
     return task
 
 
-def _init_rows(run: Samples, task: str | None, selection: ChainSelection) -> npt.NDArray[np.float64]:
-    """Return the loss at the start: per chain used, or per fixed row of the observable, averaged over tokens."""
-    if task is None:
-        rows = Start.of(run, selection.used).per_chain
-    else:
-        name = f"init_loss_{task}"
-        if name not in run.dataset:
-            raise MissingVariableError(
-                f"The loss of the rows of {task!r} at the start was not kept.",
-                expected=f"the variable {name}",
-                found=sorted(map(str, run.dataset.data_vars)),
-                remedy="Use over='draws'; stores of devinterp 2.0 do not have it.",
-            )
-        rows = start_rows(run, task).plain[0, 0]
+def _init_rows(run: Samples, task: str) -> npt.NDArray[np.float64]:
+    """Return the loss at the start per fixed row of the observable, averaged over tokens."""
+    name = f"init_loss_{task}"
+    if name not in run.dataset:
+        raise MissingVariableError(
+            f"The loss of the rows of {task!r} at the start was not kept.",
+            expected=f"the variable {name}",
+            found=sorted(map(str, run.dataset.data_vars)),
+            remedy="Use over='draws'; stores of devinterp 2.0 do not have it.",
+        )
+    return start_rows(run, task).plain[0, 0]
+
+
+def _check_finite(run: Samples, rows: npt.NDArray[np.float64]) -> None:
     if not np.isfinite(rows).all():
         raise DataError(
             f"The loss at the start{f' of the run {run.label!r}' if run.label else ''} is not finite.",
@@ -399,7 +393,6 @@ def _init_rows(run: Samples, task: str | None, selection: ChainSelection) -> npt
             found=f"{int((~np.isfinite(rows)).sum())} of {rows.size} rows are not",
             remedy="Check the store with devinterp.validate: a missing chunk reads as NaN.",
         )
-    return rows
 
 
 def best_average(obj: Tree | Mapping[str, Tree]) -> Over:

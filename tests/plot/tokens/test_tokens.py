@@ -8,11 +8,13 @@ import pytest
 import xarray as xr
 from hypothesis import given
 from hypothesis import strategies as st
+from masked import masked_run, masked_study
 from rich.console import Console
 
 from devinterp._html import Markup, join, tag
 from devinterp.errors import SettingError
 from devinterp.plot.tokens import tokens
+from devinterp.plot.tokens.coloured import TokenText
 from devinterp.plot.tokens.decode import token_kind, token_strings, visible
 from devinterp.slt.bif import compute_bif
 from devinterp.slt.susceptibilities import compute_susceptibilities
@@ -155,3 +157,27 @@ def test_visible_and_kinds():
     cases = {" the": "word start", "ing": "word part", "Ġof": "word start", " 12": "number", "::": "punctuation"}
     cases |= {"\n": "whitespace", "<|end|>": "other", "▁a": "word start"}
     assert {text: token_kind(text) for text in cases} == cases
+
+
+def test_what_does_not_count_is_greyed() -> None:
+    tree, study = masked_run(0), masked_study(0)
+    influences = compute_bif(tree, loss_keys=["math"])
+    susceptibilities = compute_susceptibilities(study, "code", baseline="observable")
+    query = (2, int(np.argmax(tree["mask_math"].values[2])) + 1)
+    for obj, mask, options in (
+        (tree, tree["mask_math"], {"observable": "math"}),
+        (tree, tree["mask_math"], {"observable": "math", "by": "change"}),
+        (influences, tree["mask_math"], {"query": query, "rows": [0, 1, 2]}),
+        (susceptibilities, study["full/mask_math"], {"observable": "math"}),
+    ):
+        found = tokens(obj, **options)
+        for row in found.rows:
+            counts = mask.values[int(row.name.split()[-1])] == 1
+            np.testing.assert_array_equal(row.counts[1:], counts)
+            np.testing.assert_array_equal(np.isfinite(row.values[1:]), counts)
+            element = str(TokenText((row,), "", "", 1.0, diverging=True).row_html(0))
+            assert element.count("does not count") == element.count("opacity:.4;") + element.count('opacity:.4"')
+            assert element.count("does not count") == (~counts).sum()
+        out = io.StringIO()
+        Console(file=out, force_terminal=True).print(found)
+        assert "\x1b[2" in out.getvalue()

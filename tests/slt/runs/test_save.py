@@ -11,6 +11,7 @@ import xarray as xr
 import zarr
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from masked import masked_run, masked_study
 
 import devinterp
 from devinterp.errors import DataError, StoreConflictError, StoreExistsError, ValidationError
@@ -237,3 +238,21 @@ def test_a_chain_that_stopped_stays_valid_whichever_draws_are_left(tmp_path):
     for draws in ([0, 1, 2], [5, 1, 7], [7]):
         assert saved(tree.isel(draw=draws), tmp_path).sizes["draw"] == len(draws)
         assert tree.isel(draw=draws).devinterp.report().ok
+
+
+def test_masks_are_saved_with_what_is_left_of_their_rows(tmp_path):
+    tree = masked_run(1, failed={1: 4})
+    part = tree.to_dataset().assign_coords(token_pos=range(5), token=range(6))
+    part = xr.DataTree(part.isel(token_pos=[3, 1, 4], batch_math=[4, 0], draw=slice(2, 9)))
+    again = saved(part, tmp_path)
+    assert again["mask_math"].dtype == np.int8
+    np.testing.assert_array_equal(again["mask_math"], part["mask_math"])
+    counted = compute_bif(part, loss_keys=["math"], allow_partial=True)
+    xr.testing.assert_identical(compute_bif(again, loss_keys=["math"], allow_partial=True), counted)
+    chosen = {"target_position": [4, 2, 5], "target_position_T": [4, 2, 5], "batch_1": [4, 0], "batch_2": [4, 0]}
+    whole = compute_bif(tree.isel(draw=slice(2, 9)), loss_keys=["math"], allow_partial=True).sel(chosen)
+    np.testing.assert_allclose(counted["influences"], whole["influences"], atol=1e-5)
+    study = masked_study(1)
+    result = saved(compute_susceptibilities(study, "code"), tmp_path)
+    assert result["susceptibilities"].attrs["masked"] == ["math"]
+    assert saved(study, tmp_path).devinterp.report().ok

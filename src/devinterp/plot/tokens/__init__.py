@@ -13,10 +13,11 @@ from devinterp.plot.drawing.style import symmetric_limit
 from devinterp.plot.inputs import as_bif, as_susceptibilities, context_of, observable_names, one_run
 from devinterp.plot.tokens.coloured import TextRow, TokenText
 from devinterp.plot.tokens.decode import token_strings
+from devinterp.slt.runs.counted import row_mask
 from devinterp.slt.runs.kind import kind_of
 from devinterp.slt.runs.read_blocks import block_slices, read_blocks
 from devinterp.slt.runs.run import Tree, study_members
-from devinterp.slt.susceptibilities.views import matrix
+from devinterp.slt.susceptibilities.views import masked, matrix
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -153,9 +154,17 @@ def _loss_rows(
     coloured = np.full((len(picked), places.size), np.nan)
     coloured[:, columns[known]] = values[:, known]
     reading = np.argsort(places)
+    counts, mask = np.ones(coloured.shape, dtype=bool), row_mask(run, name)
+    if mask is not None:
+        counts[:, columns[known]] = mask[picked][:, known]
     return [
-        TextRow(f"{name}, row {row}", tuple(token_strings(ids[row][reading], tokenizer)), line[reading])
-        for row, line in zip(picked, coloured, strict=True)
+        TextRow(
+            f"{name}, row {row}",
+            tuple(token_strings(ids[row][reading], tokenizer)),
+            line[reading],
+            counts=None if mask is None else own[reading],
+        )
+        for row, line, own in zip(picked, coloured, counts, strict=True)
     ]
 
 
@@ -200,7 +209,8 @@ def _susceptibility_rows(
         values = np.full(positions.size, np.nan)
         values[np.searchsorted(positions, sus["target_position"].values[line])] = column[line]
         texts = token_strings(context["input_ids"].values[text][order], tokenizer)
-        found.append(TextRow(f"{observable}, row {row}", tuple(texts), values))
+        counts = np.isfinite(values) if observable in masked(sus) else None
+        found.append(TextRow(f"{observable}, row {row}", tuple(texts), values, counts=counts))
     return wr, found
 
 
@@ -241,7 +251,8 @@ def _influence_rows(
         allowed = [k for k in allowed if (int(labels["batch_2"][k]) if observable is None else found[k][1]) in rows]
     else:
         strength = {
-            k: np.abs(np.delete(values[k], _own(labels, k, sequence, position))).max(initial=0) for k in allowed
+            k: np.nan_to_num(np.abs(np.delete(values[k], _own(labels, k, sequence, position)))).max(initial=0)
+            for k in allowed
         }
         allowed = sorted(allowed, key=lambda k: -strength[k])[:most]
     if not allowed:
@@ -252,9 +263,14 @@ def _influence_rows(
         index = int(labels["batch_2"][k])
         text = token_strings(ids[index], tokenizer)
         numbers = np.full(len(text), np.nan)
-        numbers[labels["target_position_T"].astype(int)] = values[k]
-        own = index == sequence
-        out.append(TextRow(f"{found[k][0]}, row {found[k][1]}", tuple(text), numbers, position if own else None))
+        at = labels["target_position_T"].astype(int)
+        numbers[at] = values[k]
+        counts = None
+        if "mask" in result:
+            counts = np.ones(len(text), dtype=bool)
+            counts[at] = result["mask"].transpose("batch", ...).values[index] == 1
+        own = position if index == sequence else None
+        out.append(TextRow(f"{found[k][0]}, row {found[k][1]}", tuple(text), numbers, own, counts))
     covariance = bool(result.attrs.get("compute_covariance", 0))
     return out, "covariance, nat²" if covariance else "correlation"
 

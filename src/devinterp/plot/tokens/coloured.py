@@ -34,12 +34,19 @@ class TextRow:
         A number for each, NaN where there is none (the first token is never predicted).
     marked : int or None
         A token to frame: the query of an influence.
+    counts : array of bool, shape (token,), or None
+        Which tokens are predicted and count, where not all do; the others are greyed, but for the first.
     """
 
     name: str
     texts: tuple[str, ...]
     values: npt.NDArray[np.float64]
     marked: int | None = None
+    counts: npt.NDArray[np.bool_] | None = None
+
+    def is_grey(self, place: int) -> bool:
+        """Whether the token does not count."""
+        return self.counts is not None and place > 0 and not self.counts[place]
 
 
 @dataclass(frozen=True)
@@ -89,13 +96,15 @@ class TokenText:
         spans = []
         for place, (text, value) in enumerate(zip(row.texts, row.values, strict=True)):
             number = f"{value:.4g} {self.unit}".strip() if np.isfinite(value) else "no value"
+            if row.is_grey(place):
+                number = "does not count"
             frame = ";outline:1.5px solid currentColor" if place == row.marked else ""
             shown = visible(text)
             span = tag(
                 "span",
                 shown,
                 title=f"position {place}, {text!r}: {number}",
-                style=f"{self._css(value)}{frame}",
+                style=f"{self._css(value)}{frame}{';opacity:.4' if row.is_grey(place) else ''}",
             )
             # A token ends a line where it says so; elsewhere lines may break between any two tokens.
             gap = tag("br") if "\n" in text else tag("wbr") if joined else " "
@@ -130,7 +139,8 @@ class TokenText:
             yield Text(row.name, style="dim")
             line = Text(overflow="fold")
             for place, (text, value) in enumerate(zip(row.texts, row.values, strict=True)):
-                line.append(visible(text), style=self._terminal_style(value, place == row.marked))
+                grey = "dim " if row.is_grey(place) else ""
+                line.append(visible(text), style=grey + self._terminal_style(value, place == row.marked))
                 if "\n" in text:
                     line.append("\n")
             yield line

@@ -12,11 +12,21 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from devinterp.errors import DataError
+from devinterp.errors import DataError, SettingError
 from devinterp.slt.runs.read_blocks import block_slices, counted_means, read_blocks, row_means
 from devinterp.slt.runs.run import Samples
 
-__all__ = ["Rows", "Start", "mean_of_rows", "minibatch_rows", "observed_rows", "row_mask", "start_rows", "step_rows"]
+__all__ = [
+    "Rows",
+    "Start",
+    "averaged_steps",
+    "mean_of_rows",
+    "minibatch_rows",
+    "observed_rows",
+    "row_mask",
+    "start_rows",
+    "step_rows",
+]
 
 F64 = npt.NDArray[np.float64]
 
@@ -164,6 +174,22 @@ def step_rows(run: Samples, *, steps: slice = slice(None)) -> Rows:
     return Rows(loss, np.where(number > 0, number, 1.0))  # of a step that was not written the loss is NaN
 
 
+def averaged_steps(run: Samples, burnin: bool) -> slice:
+    """The steps that are averaged: all, or those behind the burn-in; raise `SettingError` where these are not known."""
+    if burnin:
+        return slice(None)
+    layout, size = run.step_layout, run.dataset.sizes.get("step", 1)
+    if layout is None or size != layout.num_steps:
+        raise SettingError(
+            "It is not known which of these steps are burn-in.",
+            expected="every step of the run, and num_burnin_steps, num_draws and num_steps_bw_draws in "
+            "metadata.config.sampler",
+            found=f"{size} steps, where the settings tell of {layout and layout.num_steps}",
+            remedy="Pass burnin=True to use all the steps that are there.",
+        )
+    return slice(layout.burnin, None)
+
+
 @dataclass(frozen=True)
 class Start:
     """The loss at the start of the sampling dataset, to be compared with minibatches.
@@ -201,16 +227,23 @@ class Start:
         return cls.of(run, np.flatnonzero(np.isfinite(init).any(axis=-1)).tolist()).mean
 
     @classmethod
-    def of(cls, run: Samples, chains: tuple[int, ...] | list[int]) -> Start:
-        """Average ``init_loss`` of some chains; NaN where it is not known."""
+    def of(
+        cls, run: Samples, chains: tuple[int, ...] | list[int], of: str = "sampling_loss", part: slice = slice(None)
+    ) -> Start:
+        """Average ``init_loss`` of some chains; NaN where it is not known.
+
+        Positions weigh as often as they count in these draws, or steps, of the losses that it is to be compared with.
+        """
         init = np.asarray(run.variable("init_loss", ("chain", "token_pos")).values, dtype=np.float64)[list(chains)]
         known = cls.known_positions(run)
         if known is None:
             return cls(init.mean(axis=1))
-        mask = run.variable("mask_sampling", ("chain", "draw", "batch", "token_pos"))
-        blocks = read_blocks(
-            ("", mask, c, d) for c, d in block_slices(mask) if set(range(c.start, c.stop)) & set(chains)
-        )
-        counts = known * sum((block.values == 1).sum(axis=(0, 1, 2)) for block in blocks)
+        name, dims = _MINIBATCHES[of]
+        mask = run.variable(name, dims)[:, part]
+        counts = np.zeros(known.size, dtype=np.int64)
+        for block in read_blocks(("", mask, c, d) for c, d in block_slices(mask)):
+            inside = [c - block.chains.start for c in chains if block.chains.start <= c < block.chains.stop]
+            counts += (block.values[inside] == 1).sum(axis=(0, 1, 2))
+        counts *= known
         at = counts > 0
         return cls((init[:, at] * counts[at]).sum(axis=1) / counts.sum() if at.any() else np.full(len(chains), np.nan))
