@@ -382,7 +382,7 @@ def _init_rows(run: Samples, task: str) -> npt.NDArray[np.float64]:
             found=sorted(map(str, run.dataset.data_vars)),
             remedy="Use over='draws'; stores of devinterp 2.0 do not have it.",
         )
-    return start_rows(run, task).plain[0, 0]
+    return np.asarray(start_rows(run, task).plain[0, 0])
 
 
 def _check_finite(run: Samples, rows: npt.NDArray[np.float64]) -> None:
