@@ -23,6 +23,7 @@ SETTINGS: dict[str, Any] = {
     "lr": 1e-3, "n_beta": 30.0, "num_chains": 2, "num_draws": 4, "batch_size": 4, "num_init_loss_batches": 2,
     "localization": 10.0, "save_metrics": True,
 }  # fmt: skip
+ROWS = TokenRows(build_tokens("train"), "The sampling dataset")
 OBSERVABLES = {"train": (build_tokens("train"), 2), "code": (build_tokens("code"), 1)}
 
 
@@ -30,8 +31,12 @@ def settings(**changes: Any) -> SamplerSettings:
     return SamplerSettings.build(**{**SETTINGS, **changes})
 
 
+def like(rows: Any = None) -> TokenRows:
+    return ROWS if rows is None else TokenRows(rows, "The sampling dataset")
+
+
 def sampling_data(chosen: SamplerSettings, rows: Any = None) -> SamplingData:
-    return SamplingData(TokenRows(build_tokens("train") if rows is None else rows, "The sampling dataset"), [chosen])
+    return SamplingData(like(rows), [chosen])
 
 
 def run(
@@ -48,7 +53,7 @@ def run(
 ) -> tuple[ChainResult, MemorySink]:
     """Sample one chain into memory."""
     data = sampling_data(chosen, rows)
-    observed = build_observables(OBSERVABLES if observables is None else observables, chosen, positions=data.positions)
+    observed = build_observables(OBSERVABLES if observables is None else observables, chosen, like=like(rows))
     sink = sink or MemorySink()
     result = run_chain(
         model, PerTokenLoss(loss_fn), chosen, data.feed(chain), observed, check_masks(model, masks), sink,

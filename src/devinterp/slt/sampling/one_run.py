@@ -56,6 +56,7 @@ def sample(
     save_metrics: bool = False,
     output_path: StoreLike | None = None,
     loss_fn: LossFn | None = None,
+    loss_mask: Any = None,
     row_labels: Mapping[str, Sequence[Any]] | None = None,
     loss_unit: str = "nat",
     save_step_losses: bool = False,
@@ -81,9 +82,15 @@ def sample(
     model : torch.nn.Module
         Returns logits, or an object with ``.logits``; any module will do with `loss_fn`.
     dataset : datasets.Dataset, indexable of ``{"input_ids": ...}``, or 2-D integer array or tensor
-        Sequences of one length, at least 2, that chains sample on. With `loss_fn` also any map-style dataset whose
+        Sequences of at least 2 tokens that chains sample on. With `loss_fn` also any map-style dataset whose
         rows are no tokens (pairs of image and class, a ``TensorDataset``, a dict of tensors or arrays, a float table):
         they are read once and collated as ``torch.utils.data.default_collate`` does.
+
+        Rows of tokens may carry ``attention_mask``, ``labels`` with -100 (unshifted: that of the token at p masks the
+        loss that predicts it) or ``loss_mask`` of 0 and 1. What is masked counts for nothing: losses are NaN there, and
+        a step's gradient is that of the sum of what counts over the whole step, divided by its count. A list, or a
+        HuggingFace dataset, of rows of unequal lengths is padded on the right. The model is given the attention mask,
+        and position ids where tokens are missing on the left, as far as its forward names them.
     observables : mapping of str to dataset or (dataset, batches_per_draw)
         Rows are fixed by `obs_seed`, ``batch_size * batches_per_draw`` of each.
     lr : float
@@ -146,7 +153,12 @@ def sample(
         Where the store goes. None makes a temporary directory.
     loss_fn : callable, optional
         ``(model, input_ids) -> (batch, token - 1)``, replaces the cross-entropy of the next token. Of rows that are no
-        tokens, ``(model, batch) -> (batch,)``, or ``(batch, token_pos)`` where each row has several losses.
+        tokens, ``(model, batch) -> (batch,)``, or ``(batch, token_pos)`` where each row has several losses. Where
+        tokens are missing, it gets a dict of ``input_ids``, ``attention_mask`` and, if need be, ``position_ids``.
+    loss_mask : array of 0 and 1, or mapping of str to array, optional
+        Which losses count, beside what the datasets themselves say: (token,), of the predicted tokens as ``labels``
+        are, or (token_pos,), for every row of every dataset; or by dataset, where ``"sampling"`` is the sampling
+        dataset and any other name an observable, also with a row each, (rows, token) or (rows, token_pos).
     row_labels : mapping of str to sequence of str, optional
         What the rows of an observable's dataset are called (class, file name), one for each, by the observable's name.
     loss_unit : str

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from engine import CPU, OBSERVABLES, assert_same_snapshot, sampling_data, settings, snapshot
+from engine import CPU, OBSERVABLES, assert_same_snapshot, like, sampling_data, settings, snapshot
 from tiny_lm import build_model, build_tokens
 from torch import nn
 
@@ -22,7 +22,7 @@ from devinterp.slt.sampling.inputs.observables import build_observables
 def probe(model, loss_fn=None, rows=None, observables=OBSERVABLES, masks=None, **changes):
     chosen = settings(**changes)
     data = sampling_data(chosen, rows)
-    built = build_observables(observables, chosen, positions=data.positions)
+    built = build_observables(observables, chosen, like=like(rows))
     return probe_model(model, PerTokenLoss(loss_fn), chosen, data, built, check_masks(model, masks), CPU)
 
 

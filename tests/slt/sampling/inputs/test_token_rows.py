@@ -74,8 +74,6 @@ BAD = {
     "one dimension": (np.zeros(5, dtype=np.int64), "not a table"),
     "three dimensions": (np.zeros((5, 4, 2), dtype=np.int64), "not a table"),
     "nested rows": ([{"input_ids": [[1, 2], [3, 4]]}] * 3, "not a sequence"),
-    "ragged list": ([{"input_ids": [1, 2, 3]}] * 3 + [{"input_ids": [1, 2]}], "unequal"),
-    "ragged datasets": (datasets.Dataset.from_dict({"input_ids": [[1, 2, 3]] * 3 + [[1, 2]]}), "unequal"),
     "no input_ids": ([{"tokens": [1, 2]}] * 3, "no 'input_ids'"),
     "no column": (datasets.Dataset.from_dict({"tokens": [[1, 2]]}), "no column 'input_ids'"),
     "text": ("some text", "cannot be read by row"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -16,7 +17,7 @@ from torch import nn
 from devinterp.slt.sampling.engine.allocator import give_back_freed_memory, keep_freed_memory
 from devinterp.slt.sampling.engine.frozen_prefix import FrozenPrefix
 from devinterp.slt.sampling.engine.init_loss import losses_or_nan
-from devinterp.slt.sampling.engine.losses import NonFiniteError, PerTokenLoss, all_finite
+from devinterp.slt.sampling.engine.losses import NonFiniteError, PerTokenLoss, StepMean, all_finite
 from devinterp.slt.sampling.engine.metrics import pool_metrics
 from devinterp.slt.sampling.engine.parameters import SampledParameter
 from devinterp.slt.sampling.engine.prefix_plan import Reuse
@@ -181,44 +182,45 @@ class _Chain:
         """Do one step; return its loss (batch, token_pos), diagnostics, and micro-batches where they are kept."""
         settings = self.settings
         parts = settings.gradient_accumulation_steps
-        losses, ids, seen = [], [], []
-        named = partial(feed.not_finite, self.step * parts)
-        total: torch.Tensor | None = None
-        for part in range(parts):
+        first = self.step * parts
+        losses, ids, masks, seen = [], [], [], []
+        named = partial(feed.not_finite, first)
+        step = StepMean(parts, [feed.counted(first + part) for part in range(parts)])
+        for number in range(first, first + parts):
             torch.clear_autocast_cache()  # it keeps weights as they were cast, whatever becomes of them
-            number = self.step * parts + part
             batch = feed.batch(number)
             key, here = feed.batch_key(number) if self.minibatches else None, batch.to(self.device)
             try:
                 per_token = self.evaluator(self.evaluate, here, key)
             except NonFiniteError:  # of the logits, on the CPU
                 with torch.no_grad():
-                    seen.append(losses_or_nan(self.model, self.loss, here))
+                    seen.append(here.where_counted(losses_or_nan(self.model, self.loss, here), 0.0))
                 raise NonFiniteError(_said(("the logits", named, torch.cat(seen)))) from None
-            detached = per_token.detach()
             if settings.save_step_losses:
-                losses.append(detached.to(torch.float32, copy=True))
+                copied = per_token.detach().to(torch.float32, copy=True)
+                losses.append(here.where_counted(copied, math.nan))
                 ids += [batch.ids] if batch.tokens else []
-            per_token = per_token.float()
-            mean = per_token.mean()
-            (mean if parts == 1 else mean / parts).backward()  # type: ignore[no-untyped-call]
-            share = detached.float() if parts == 1 else detached.float() / parts
+                masks += [] if batch.counts is None else [batch.counts.to(torch.int8)]
+            part, share = step.add(per_token, here)
+            part.backward()  # type: ignore[no-untyped-call]
             seen.append(share)
-            total = share + 0.0 if total is None else total + share  # + 0.0: the sum has no negative zero
-        assert total is not None
         each = seen[0] if parts == 1 else torch.cat(seen)
         self.health.expect(self.loss.finite(), ("the logits", named, each))
-        mean = total.mean()  # not finite where any loss is not, nor where finite ones are too large to be added
+        mean = step.mean()  # not finite where any loss is not, nor where finite ones are too large to be added
         self.health.expect_finite(mean, ("the loss", named, each))
         self.rule.step()
         self.health.expect(self.rule.finite(), "the weights are not finite")
-        record = {"loss": total, "step_loss": mean}
+        record = {"loss": step.losses(), "step_loss": mean}
+        if step.count is not None:
+            record |= {"mask": step.mask(), "step_count": torch.tensor(step.count)}
         if self.rule.sums is not None:
             record["sums"] = self.rule.sums.clone()
         if settings.save_step_losses:
             record["sampling_loss_micro"] = torch.cat(losses).cpu()
         if ids:
             record["sampling_input_ids_micro"] = torch.cat(ids)
+        if masks:
+            record["mask_sampling_micro"] = torch.cat(masks)
         return record
 
     def evaluate(self, batch: Batch) -> torch.Tensor:
@@ -240,12 +242,15 @@ class _Chain:
                     per_token = self.evaluator(self.evaluate, some, observable.batch_key(start))
                 except NonFiniteError:  # on the CPU, at the first such batch
                     parts.append(losses_or_nan(self.model, self.loss, some))
-                    raise NonFiniteError(_said(("the logits", observable.not_finite, torch.cat(parts)))) from None
+                    out = torch.cat(parts)
+                    counted = rows.some(slice(len(out))).where_counted(out, 0.0)
+                    raise NonFiniteError(_said(("the logits", observable.not_finite, counted))) from None
                 parts.append(per_token.to(torch.float32, copy=True))
             out = torch.cat(parts)
-            self.health.expect(self.loss.finite(), ("the logits", observable.not_finite, out))
-            self.health.expect_finite(out, ("the loss", observable.not_finite, out))
-            losses[f"loss_{observable.obs_id}"] = out
+            counted = rows.where_counted(out, 0.0)
+            self.health.expect(self.loss.finite(), ("the logits", observable.not_finite, counted))
+            self.health.expect_finite(counted, ("the loss", observable.not_finite, counted))
+            losses[f"loss_{observable.obs_id}"] = rows.where_counted(out, math.nan)
         return losses
 
     def state(self) -> bytes:
@@ -376,7 +381,7 @@ def run_chain(
         try:
             while state.step < settings.num_steps:
                 record = state.advance(feed)
-                total = record.pop("loss")
+                total, mask = record.pop("loss"), record.pop("mask", None)
                 draw = settings.steps.draw_at(state.step)
                 arrays = {} if draw is None else state.observe(observables, rows)
                 state.health.settle()
@@ -385,6 +390,7 @@ def run_chain(
                 on_step(state.step)
                 if draw is not None:
                     arrays["sampling_loss"] = total
+                    arrays |= {} if mask is None else {"mask_sampling": mask}
                     sink.draw(draw, {name: values.cpu().numpy() for name, values in arrays.items()})
                     draws = draw + 1
                 end = state.step == settings.num_steps

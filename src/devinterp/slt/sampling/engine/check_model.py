@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from devinterp.errors import DataError, ModelError, SettingError
-from devinterp.slt.sampling.engine.losses import NonFiniteError, PerTokenLoss, forward_logits
+from devinterp.slt.sampling.engine.losses import NonFiniteError, PerTokenLoss, forward_logits, takes_attention_mask
 from devinterp.slt.sampling.engine.restore import Generators, restoring, same_values, seed_generators
 from devinterp.slt.sampling.inputs.batches import SamplingData
 from devinterp.slt.sampling.inputs.held import HeldTokens, IdArray
@@ -155,10 +155,10 @@ def probe_model(
                     per_token = loss.of_logits(logits, batch)
         except NonFiniteError as error:
             raise _not_finite(str(error)) from None
-        _check_loss(per_token, loss.finite())
+        _check_loss(per_token, batch, loss.finite())
         if loss.loss_fn:
             _check_gradient(per_token)
-        losses = per_token.detach().to("cpu", torch.float32, copy=True).numpy()
+        losses = batch.where_counted(per_token.detach(), 0.0).to("cpu", torch.float32, copy=True).numpy()
         idle = _idle_of_few(model, loss, batch, masks) if loss.loss_fn is None else _idle(model, per_token, masks)
         random = before != Generators(device)
         changed = any(not same_values(buffer, contents.get(name, buffer)) for name, buffer in model.named_buffers())
@@ -176,6 +176,9 @@ def _check_tokens(
 ) -> int | None:
     """Check ids and length before the model is called; return the size of its vocabulary, where that is known."""
     _check_positions(model, batch.ids.shape[1])
+    held = (data.held, *(observable.held for observable in observables))
+    if loss.loss_fn is None and any(h.has_gaps for h in held if isinstance(h, HeldTokens)):
+        _check_mask_is_taken(model)
     vocabulary = _declared_vocabulary(model)
     if loss.loss_fn is None and vocabulary is None and device.type != "cpu":
         # An id outside the vocabulary is a device-side assertion on CUDA, which no process survives.
@@ -257,6 +260,17 @@ def _check_positions(model: nn.Module, length: int) -> None:
         )
 
 
+def _check_mask_is_taken(model: nn.Module) -> None:
+    """Raise `ModelError` where a model would take what a row is padded with on the left for tokens."""
+    if not takes_attention_mask(model):
+        raise ModelError(
+            f"{type(model).__name__} takes no attention mask, and rows lack tokens before others: it would read what "
+            "they are padded with.",
+            expected="an argument attention_mask of its forward",
+            remedy="Pad on the right, or pass loss_fn=, which gets a dict with 'input_ids' and 'attention_mask'.",
+        )
+
+
 def _check_width(width: int, data: SamplingData, observables: tuple[Observable, ...]) -> None:
     """Raise `ModelError` where the model's output is too narrow to be the logits of these tokens."""
     largest = max(int(ids.max()) for _, ids in _held_ids(data, observables))
@@ -288,7 +302,7 @@ def _logits(model: nn.Module, batch: Batch) -> torch.Tensor:
             remedy="Pass loss_fn=, which is called as loss_fn(model, input_ids) and gives each side its ids.",
         )
     input_ids = batch.ids
-    logits = forward_logits(model, input_ids)
+    logits = forward_logits(model, input_ids, batch.beside)
     expected = f"(batch, token, vocabulary), here ({input_ids.shape[0]}, {input_ids.shape[1]}, ...)"
     if not isinstance(logits, torch.Tensor):
         raise ModelError(
@@ -302,10 +316,10 @@ def _logits(model: nn.Module, batch: Batch) -> torch.Tensor:
     return logits
 
 
-def _check_loss(per_token: torch.Tensor, fine: torch.Tensor | None) -> None:
+def _check_loss(per_token: torch.Tensor, batch: Batch, fine: torch.Tensor | None) -> None:
     if not per_token.is_floating_point():
         raise ModelError("The loss is not a floating-point tensor.", expected="float32", found=per_token.dtype)
-    if not bool(torch.isfinite(per_token).all()) or (fine is not None and not bool(fine)):
+    if not bool(torch.isfinite(batch.where_counted(per_token, 0.0)).all()) or (fine is not None and not bool(fine)):
         raise _not_finite("the loss is not finite")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -10,7 +11,7 @@ import torch
 from torch import nn
 
 from devinterp.slt.sampling.engine.frozen_prefix import Evaluator
-from devinterp.slt.sampling.engine.losses import NonFiniteError, PerTokenLoss
+from devinterp.slt.sampling.engine.losses import NonFiniteError, PerTokenLoss, StepMean
 from devinterp.slt.sampling.engine.restore import Generators, restoring, seed_generators
 from devinterp.slt.sampling.inputs.batches import SamplingData
 from devinterp.slt.sampling.inputs.nested import Batch
@@ -66,7 +67,7 @@ def _initial_loss(
 ) -> tuple[npt.NDArray[np.float32], bool]:
     """One chain's initial loss, and whether the model drew from a global generator on the way."""
     feed = data.feed(chain)
-    total: torch.Tensor | None = None
+    total = StepMean(settings.num_init_batches, [feed.counted(n) for n in range(settings.num_init_batches)])
     with restoring(model, device, mode=settings.mode):
         seed_generators(settings.init_seed + chain, device)
         if settings.init_noise:
@@ -74,15 +75,11 @@ def _initial_loss(
                 parameter.data = parameter.data + torch.randn_like(parameter.data) * settings.init_noise
         before = Generators(device)
         for number in range(settings.num_init_batches):
-            if first is not None and number == 0:
-                per_token = torch.from_numpy(first).to(device)
-            else:
-                per_token = loss(model, feed.batch(number).to(device))
-            share = per_token.float() / settings.num_init_batches
-            total = share + 0.0 if total is None else total + share  # + 0.0: the sum has no negative zero
-        assert total is not None
+            batch = feed.batch(number).to(device)
+            given = first if number == 0 else None
+            total.add(loss(model, batch) if given is None else torch.from_numpy(given).to(device), batch)
         touched = before != Generators(device)
-    row: npt.NDArray[np.float32] = total.mean(dim=0).cpu().numpy()
+    row: npt.NDArray[np.float32] = total.per_position().cpu().numpy()
     return row, touched
 
 
@@ -136,5 +133,5 @@ def observable_initial_losses(
                 except NonFiniteError:  # of the logits: row by row, to name the one
                     per_token = losses_or_nan(model, loss, rows)
                 parts.append(per_token.to(torch.float32, copy=True))
-            losses[observable.obs_id] = torch.cat(parts).cpu().numpy()
+            losses[observable.obs_id] = fixed.where_counted(torch.cat(parts), math.nan).cpu().numpy()
     return losses

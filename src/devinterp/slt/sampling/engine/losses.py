@@ -6,7 +6,7 @@ import functools
 import inspect
 import math
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -21,10 +21,12 @@ __all__ = [
     "LossFn",
     "NonFiniteError",
     "PerTokenLoss",
+    "StepMean",
     "all_finite",
     "forward_logits",
     "is_transformer_lens",
     "next_token_loss",
+    "takes_attention_mask",
 ]
 
 _PIECE = 2**18
@@ -44,18 +46,34 @@ def is_transformer_lens(model: nn.Module) -> bool:
     return hasattr(getattr(model, "cfg", None), "n_heads")
 
 
-def forward_logits(model: nn.Module, input_ids: torch.Tensor) -> torch.Tensor:
+def forward_logits(
+    model: nn.Module, input_ids: torch.Tensor, beside: Mapping[str, torch.Tensor] | None = None
+) -> torch.Tensor:
     """Return the logits of a language model, (batch, token, vocabulary).
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+    input_ids : (batch, token) int64
+    beside : mapping, optional
+        ``attention_mask`` and ``position_ids``, of which the model is given what its forward names.
 
     HuggingFace models are called without a cache, and their ``.logits`` taken: the first of their outputs may be
     another loss. Any other model may return the logits or an object with ``.logits``.
     """
+    named = _keywords(type(unwrapped(model)).forward)[0] if beside else frozenset()
+    given = {name: tensor for name, tensor in (beside or {}).items() if name in named}
     if is_transformer_lens(model):
-        output = model(input_ids, return_type="logits")
+        output = model(input_ids, return_type="logits", **given)
     else:
         with _outputs_by_name(model):
-            output = model(input_ids, **_options(model))
+            output = model(input_ids, **_options(model), **given)
     return getattr(output, "logits", output)  # type: ignore[no-any-return]
+
+
+def takes_attention_mask(model: nn.Module) -> bool:
+    """Whether the model's forward names an attention mask."""
+    return "attention_mask" in _keywords(type(unwrapped(model)).forward)[0]
 
 
 def _options(model: nn.Module) -> dict[str, bool]:
@@ -148,7 +166,7 @@ class PerTokenLoss:
         """
         if self.loss_fn is not None:
             return self._shaped(self.loss_fn(model, batch.rows), batch)
-        return self.of_logits(forward_logits(model, batch.ids), batch)
+        return self.of_logits(forward_logits(model, batch.ids, batch.beside), batch)
 
     def _shaped(self, loss: Any, batch: Batch) -> torch.Tensor:
         """Return the caller's loss as (batch, token_pos), or say what is wrong with it."""
@@ -158,6 +176,13 @@ class PerTokenLoss:
         if not isinstance(loss, torch.Tensor):
             raise ModelError("loss_fn returns no tensor.", expected=f"shape {expected}", found=type(loss).__name__)
         shaped = loss[:, None] if loss.ndim == 1 and not batch.tokens else loss
+        counts = batch.counts
+        if counts is not None and shaped.ndim == 2 and counts.shape != shaped.shape and not batch.tokens:
+            raise ModelError(
+                "loss_mask has another number of positions than the loss.",
+                expected=f"{shaped.shape[1]} flags per row, one for each loss",
+                found=f"{counts.shape[1]}",
+            )
         good = shaped.ndim == 2 and len(shaped) == rows and shaped.shape[1] > 0
         if not good or (known is not None and shaped.shape[1] != known):
             if good and not batch.tokens:
@@ -173,6 +198,8 @@ class PerTokenLoss:
     def of_logits(self, logits: torch.Tensor, batch: Batch) -> torch.Tensor:
         """Return the default loss of logits, (batch, token - 1), with the same check."""
         input_ids = batch.ids
+        if batch.counts is not None:
+            return self._checked(logits, input_ids, batch.counts)
         if logits.device.type == "cpu" and not logits.requires_grad and logits.dtype == torch.float32:
             # Piece by piece, so that what the check has read is still in the cache, and no second array of the
             # vocabulary's size is written to memory. Rows do not depend on each other: the bits are the same.
@@ -181,8 +208,12 @@ class PerTokenLoss:
             return torch.cat([self._checked(*piece) for piece in pieces])
         return self._checked(logits, input_ids)
 
-    def _checked(self, logits: torch.Tensor, input_ids: torch.Tensor) -> torch.Tensor:
+    def _checked(
+        self, logits: torch.Tensor, input_ids: torch.Tensor, counts: torch.Tensor | None = None
+    ) -> torch.Tensor:
         detached = logits.detach()
+        if counts is not None:  # what stands where nothing counts is nobody's business
+            detached = torch.where(counts[..., None], detached[:, :-1], detached.new_zeros(()))
         if logits.device.type != "cpu":
             self._flags.append(torch.isfinite(detached).all())
         elif not all_finite(detached):
@@ -206,3 +237,69 @@ def all_finite(values: torch.Tensor) -> bool:
         total = values.sum(dtype=torch.float32) if values.dtype in (torch.float16, torch.bfloat16) else values.sum()
     # A number of Python's: torch.isfinite is four operations, which between two passes of a model run cold.
     return math.isfinite(total.item()) or bool(torch.isfinite(values).all())
+
+
+class StepMean:
+    """The mean loss of a step, of all its micro-batches together, and of each position over the micro-batches.
+
+    The mean is the sum over the positions that count divided by how many they are in the whole step, so that a row
+    has the weight of its positions in whichever micro-batch it comes.
+
+    Parameters
+    ----------
+    parts : int
+        Micro-batches.
+    counted : sequence of int or None
+        How many positions of each count; None where all do.
+
+    Attributes
+    ----------
+    count : int or None
+        How many count in the step; None where all do.
+    """
+
+    def __init__(self, parts: int, counted: Sequence[int | None]) -> None:
+        known = [n for n in counted if n is not None]
+        self.parts, self.count = parts, sum(known) if known else None
+        self._total: torch.Tensor | None = None
+        self._times: torch.Tensor | None = None
+
+    def add(self, per_token: torch.Tensor, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        """Take the losses (batch, token_pos) of a micro-batch in.
+
+        Returns
+        -------
+        part, share : 0-d and (batch, token_pos) tensors
+            Its part of the step's mean, with gradient; and of each position's, 0 where that does not count.
+        """
+        detached, per_token = per_token.detach(), per_token.float()
+        if batch.counts is None:
+            mean = per_token.mean()
+            share = detached.float() if self.parts == 1 else detached.float() / self.parts
+            self._total = share + 0.0 if self._total is None else self._total + share  # + 0.0: no negative zero
+            return (mean if self.parts == 1 else mean / self.parts), share
+        assert self.count is not None
+        kept, times = batch.where_counted(detached.float(), 0.0), batch.counts.to(torch.int64)
+        self._total = kept if self._total is None else self._total + kept
+        self._times = times if self._times is None else self._times + times
+        return batch.where_counted(per_token, 0.0).sum() / self.count, kept
+
+    def mean(self) -> torch.Tensor:
+        """Return the step's mean loss."""
+        assert self._total is not None
+        return self._total.mean() if self.count is None else self._total.sum() / self.count
+
+    def losses(self) -> torch.Tensor:
+        """Return the mean of each position over the micro-batches in which it counts; NaN where it counts in none."""
+        assert self._total is not None
+        return self._total if self._times is None else self._total / self._times
+
+    def per_position(self) -> torch.Tensor:
+        """Return the mean of each position over the rows in which it counts, (token_pos,); NaN where there are none."""
+        assert self._total is not None
+        return self._total.mean(dim=0) if self._times is None else self._total.sum(dim=0) / self._times.sum(dim=0)
+
+    def mask(self) -> torch.Tensor:
+        """Return 1 where a position counts in any micro-batch, int8."""
+        assert self._times is not None
+        return (self._times > 0).to(torch.int8)

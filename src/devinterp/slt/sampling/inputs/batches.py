@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 
 from devinterp.errors import DataError
-from devinterp.slt.sampling.inputs.held import HeldRows
+from devinterp.slt.sampling.inputs.held import HeldRows, hash_marks
 from devinterp.slt.sampling.inputs.nested import Batch
 from devinterp.slt.sampling.inputs.rows import Rows, fingerprint
 from devinterp.slt.sampling.settings import SamplerSettings
@@ -78,6 +78,13 @@ class Feed:
         """Return micro-batch `number` of the chain, on the CPU."""
         start = (number % self.per_pass) * self.batch_size
         return self.held.batch(self.positions[start : start + self.batch_size])
+
+    def counted(self, number: int) -> int | None:
+        """Return how many positions of micro-batch `number` count; None where all of every batch do."""
+        if self.held.counts is None:
+            return None
+        start = (number % self.per_pass) * self.batch_size
+        return int(self.held.counts[self.positions[start : start + self.batch_size]].sum())
 
     def batch_key(self, number: int) -> bytes:
         """Return what is equal for batches of the same rows, in all chains of the same `SamplingData`."""
@@ -164,4 +171,4 @@ class SamplingData:
         held = self._held(settings)
         chains = self._orders[: 1 if self.shared else settings.num_chains]
         positions = np.concatenate([order[:held] for order in chains])
-        return {"rows": self.held.hash(positions), "count": len(positions)}
+        return {"rows": self.held.hash(positions), "count": len(positions), **hash_marks(self.held, positions)}

@@ -53,6 +53,15 @@ class Batch(NamedTuple):
         ids: torch.Tensor = self.rows["input_ids"] if isinstance(self.rows, dict) else self.rows
         return ids
 
+    @property
+    def beside(self) -> Mapping[str, torch.Tensor] | None:
+        """What a language model is given beside the ids, where a token is missing."""
+        return {n: t for n, t in self.rows.items() if n != "input_ids"} if isinstance(self.rows, dict) else None
+
+    def where_counted(self, values: torch.Tensor, other: float) -> torch.Tensor:
+        """Return values (batch, token_pos), with another number where the position does not count."""
+        return values if self.counts is None else torch.where(self.counts, values, other)
+
     def to(self, device: torch.device) -> Batch:
         """Return the batch on a device."""
         moved: Batch = each_tensor(self, lambda tensor: tensor.to(device))
@@ -116,7 +125,8 @@ def first_tokens(batch: Batch, rows: int, tokens: int) -> Batch | None:
     """Return the beginnings of the first rows, for a look at a model; None where the batch is hardly longer."""
     if not batch.tokens or batch.ids.shape[1] <= 2 * tokens:
         return None
-    return Batch(batch.ids[:rows, :tokens].clone(), tokens=True)
+    counts = None if batch.counts is None else batch.counts[:rows, : tokens - 1].clone()
+    return Batch(each_tensor(batch.rows, lambda each: each[:rows, :tokens].clone()), counts, tokens=True)
 
 
 def join(parts: list[Any]) -> Any:

@@ -15,9 +15,9 @@ import numpy.typing as npt
 from devinterp.errors import DataError
 from devinterp.names import check_observable_names
 from devinterp.slt.sampling.inputs.batches import name_rows
-from devinterp.slt.sampling.inputs.held import HeldRows
+from devinterp.slt.sampling.inputs.held import HeldRows, hash_marks
 from devinterp.slt.sampling.inputs.nested import Batch
-from devinterp.slt.sampling.inputs.rows import RowOptions, fingerprint, open_rows
+from devinterp.slt.sampling.inputs.rows import RowOptions, Rows, fingerprint, open_rows, pad_alike
 from devinterp.slt.sampling.settings import SamplerSettings
 
 __all__ = ["Observable", "build_observables"]
@@ -67,14 +67,14 @@ class Observable:
     def provenance(self) -> dict[str, Any]:
         """Return the identity of the dataset, and the sha256 of the fixed rows and of their labels."""
         named = {} if self.labels is None else {"labels": sha256(json.dumps(self.labels).encode()).hexdigest()}
-        return {**self.identity, "visited": self.held.hash(), **named}
+        return {**self.identity, "visited": self.held.hash(), **hash_marks(self.held), **named}
 
 
 def build_observables(
     observables: Mapping[str, Any],
     settings: SamplerSettings,
     *,
-    positions: int | None,
+    like: Rows,
     own_loss: bool = False,
     options: RowOptions | None = None,
 ) -> tuple[Observable, ...]:
@@ -84,8 +84,9 @@ def build_observables(
     ----------
     observables : mapping of str to a dataset or a (dataset, batches_per_draw) tuple
     settings : SamplerSettings
-    positions : int or None
-        Losses per row of the sampling dataset, which the observables share; None where the loss alone knows.
+    like : Rows
+        The sampling dataset, whose losses per row the observables share. Where a dataset has rows of unequal lengths,
+        all are padded to the longest of them.
     own_loss : bool
         Whether the caller has a loss of his own, without which rows must be of token ids.
     options : RowOptions, optional
@@ -105,12 +106,12 @@ def build_observables(
         )
     options = options or RowOptions()
     options.check(observables)
-    built = []
+    opened = []
     for (name, spec), obs_id in zip(observables.items(), check_observable_names(observables), strict=True):
         data, batches = spec if _is_pair(spec) else (spec, settings.batches_per_draw)
         label = f"The observable {name!r}"
         batches = settings.override(batches_per_draw=batches).batches_per_draw
-        rows = open_rows(data, label, own_loss=own_loss)
+        rows = open_rows(data, label, own_loss=own_loss, loss_mask=options.mask_of(name))
         size = settings.batch_size * batches
         if len(rows) < size:
             raise DataError(
@@ -119,11 +120,15 @@ def build_observables(
                 found=f"{len(rows)} rows",
                 remedy="Pass (dataset, batches_per_draw) with fewer batches, or more rows.",
             )
-        if rows.positions != positions:
-            both_of_tokens = None not in (positions, rows.positions)
+        opened.append((name, obs_id, batches, size, rows))
+    pad_alike([like, *(rows for *_, rows in opened)])
+    built = []
+    for name, obs_id, batches, size, rows in opened:
+        if rows.positions != like.positions:
+            both_of_tokens = None not in (like.positions, rows.positions)
             other = "sequences of another length" if both_of_tokens else "rows of another kind"
-            kinds = [f"{n + 1} tokens" if n else "rows that are no tokens" for n in (positions, rows.positions)]
-            raise DataError(f"{label} has {other} than the sampling dataset.", expected=kinds[0], found=kinds[1])
+            kinds = [f"{n + 1} tokens" if n else "rows that are no tokens" for n in (like.positions, rows.positions)]
+            raise DataError(f"{rows.name} has {other} than the sampling dataset.", expected=kinds[0], found=kinds[1])
         indices = np.asarray(random.Random(settings.obs_seed).sample(range(len(rows)), size), dtype=np.int64)
         named = options.labels(name, len(rows))
         labels = None if named is None else tuple(named[index] for index in indices)

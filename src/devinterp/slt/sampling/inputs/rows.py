@@ -17,7 +17,10 @@ from devinterp.slt.sampling.inputs.held import HeldRows
 from devinterp.slt.sampling.inputs.token_rows import TokenRows, table_of
 from devinterp.slt.sampling.inputs.value_rows import ValueRows
 
-__all__ = ["RowOptions", "Rows", "fingerprint", "open_rows"]
+__all__ = ["SAMPLING", "RowOptions", "Rows", "fingerprint", "open_rows", "pad_alike"]
+
+SAMPLING = "sampling"
+"""Names the sampling dataset among those of a run; no observable may be called so."""
 
 _FINGERPRINT_ROWS = 64
 
@@ -29,6 +32,7 @@ class RowOptions:
     Its fields are arguments of `devinterp.slt.sampling.sample`, and what each means is said there.
     """
 
+    loss_mask: Any = None
     row_labels: Mapping[str, Sequence[Any]] | None = None
     loss_unit: str = "nat"
 
@@ -36,6 +40,19 @@ class RowOptions:
         """Raise `SettingError` where an option has a value that it cannot have."""
         if not isinstance(self.loss_unit, str) or not self.loss_unit.strip():
             raise SettingError("loss_unit is not a unit.", expected="text such as 'nat'", found=repr(self.loss_unit))
+        if isinstance(self.loss_mask, Mapping) and not set(self.loss_mask) <= {SAMPLING, *observables}:
+            raise SettingError(
+                "loss_mask is given for what is no dataset of this run.",
+                expected=f"keys among {', '.join(map(repr, (SAMPLING, *observables)))}",
+                found=", ".join(map(repr, self.loss_mask)),
+            )
+        if self.loss_mask is not None and not isinstance(self.loss_mask, Mapping) and np.ndim(self.loss_mask) != 1:
+            raise SettingError(
+                "loss_mask does not say of which dataset it is.",
+                expected="one row of flags for all rows of all datasets, or a dict of them, or of tables, by dataset",
+                found=f"shape {np.shape(self.loss_mask)}",
+                remedy=f"Name it: loss_mask={{{SAMPLING!r}: mask}}, and each observable by its name.",
+            )
         if self.row_labels is None:
             return
         if not isinstance(self.row_labels, Mapping) or not set(self.row_labels) <= set(observables):
@@ -44,6 +61,10 @@ class RowOptions:
                 expected=f"a dict whose keys are among {', '.join(map(repr, observables))}",
                 found=repr(list(self.row_labels) if isinstance(self.row_labels, Mapping) else self.row_labels),
             )
+
+    def mask_of(self, dataset: str) -> Any:
+        """Return the loss mask of a dataset by its name, or None."""
+        return self.loss_mask.get(dataset) if isinstance(self.loss_mask, Mapping) else self.loss_mask
 
     def labels(self, observable: str, num_rows: int) -> list[str] | None:
         """Return what the rows of an observable's dataset are called, None where nobody says.
@@ -91,7 +112,7 @@ class Rows(Protocol):
         """Return the sha256 of rows."""
 
 
-def open_rows(data: Any, name: str, *, own_loss: bool) -> Rows:
+def open_rows(data: Any, name: str, *, own_loss: bool, loss_mask: Any = None) -> Rows:
     """Take a dataset of any kind.
 
     Parameters
@@ -101,6 +122,8 @@ def open_rows(data: Any, name: str, *, own_loss: bool) -> Rows:
         What messages call it.
     own_loss : bool
         Whether the caller has a loss of his own, without which rows must be of token ids.
+    loss_mask : optional
+        What the caller says beside the dataset of which positions count.
 
     Raises
     ------
@@ -109,9 +132,10 @@ def open_rows(data: Any, name: str, *, own_loss: bool) -> Rows:
     """
     tokens = _holds_tokens(data, name)
     if own_loss and not tokens:
-        return ValueRows(data if isinstance(data, torch.utils.data.TensorDataset) else table_of(data, name), name)
+        columns = isinstance(data, torch.utils.data.TensorDataset)
+        return ValueRows(data if columns else table_of(data, name), name, loss_mask)
     try:
-        return TokenRows(data, name)
+        return TokenRows(data, name, loss_mask)
     except (DataError, TypeError, ValueError) as error:
         if tokens or getattr(error, "remedy", None) is not None:
             raise
@@ -124,6 +148,15 @@ def open_rows(data: Any, name: str, *, own_loss: bool) -> Rows:
             found=type(data).__name__ if told is None else told.found,
             remedy="Rows that are no tokens need a loss: pass loss_fn=, called as loss_fn(model, batch).",
         ) from error
+
+
+def pad_alike(datasets: Sequence[Rows]) -> None:
+    """Have rows of tokens padded to the longest of all datasets, where those of one are of unequal lengths."""
+    tokens = [rows for rows in datasets if isinstance(rows, TokenRows)]
+    if any(rows.unequal for rows in tokens):
+        longest = max(rows.length for rows in tokens)
+        for rows in tokens:
+            rows.unequal, rows.length = True, longest
 
 
 def fingerprint(rows: Rows) -> dict[str, Any]:

@@ -12,6 +12,15 @@ import torch
 
 from devinterp.errors import DataError
 from devinterp.schema.rules.row_hash import hash_rows
+from devinterp.slt.sampling.inputs.counted import (
+    MARKS,
+    Flags,
+    all_flags,
+    check_rows_count,
+    of_token_rows,
+    pad,
+    select_mask,
+)
 from devinterp.slt.sampling.inputs.held import HeldTokens, IdArray
 
 __all__ = ["TokenRows", "check_vocabulary", "table_of"]
@@ -30,20 +39,33 @@ class TokenRows:
     name : str
         What messages call it.
 
+    loss_mask : optional
+        What the caller says beside the dataset of which positions count; see `counted.select_mask`.
+
+    Attributes
+    ----------
+    length : int
+        Tokens per row, the most that a row has where they are of unequal lengths.
+    unequal : bool
+        Whether they are, so that `hold` pads them on the right.
+
     Raises
     ------
     DataError
-        It is empty, its ids are not integers, or its rows are not 1-D sequences of one length, at least 2.
+        It is empty, its ids are not integers, or its rows are not 1-D sequences of at least 2.
     """
 
-    def __init__(self, data: Any, name: str) -> None:
+    def __init__(self, data: Any, name: str, loss_mask: Any = None) -> None:
         self.name = name
+        self._beside = _beside(data)
         self._data = data = table_of(data, name)
         self._kind = _kind_of(data, name)
+        self.unequal = False
         if self._kind == "huggingface":
             # A transform of the caller's (tokenising on the fly, say) stays; a mere output format is dropped.
             if data.format["type"] != "custom":
-                self._data = data.with_format("numpy", columns=["input_ids"])
+                columns = ["input_ids", *(mark for mark in MARKS if mark in data.column_names)]
+                self._data = data.with_format("numpy", columns=columns)
         elif self._kind == "array":
             self._data = data.detach().cpu().numpy() if isinstance(data, torch.Tensor) else np.asarray(data)
             if self._data.ndim != 2:
@@ -54,8 +76,10 @@ class TokenRows:
                 )
         if len(self) == 0:
             raise DataError(f"{name} is empty.", expected="at least one row", found="0 rows")
-        self._check_lengths()
-        self.length = int(self.take(np.zeros(1, dtype=np.int64)).shape[1])
+        lengths = self._lengths()
+        self.unequal = len(lengths) > 1
+        self.length = max(lengths) if self.unequal else int(self.take(np.zeros(1, dtype=np.int64)).shape[1])
+        self._loss_mask = None if loss_mask is None else select_mask(loss_mask, len(self), name)
         if self.length < 2:
             raise DataError(
                 f"The sequences of {_inside(name)} are too short: a loss needs a next token.",
@@ -66,8 +90,8 @@ class TokenRows:
     def __len__(self) -> int:
         return len(self._data)
 
-    def _check_lengths(self) -> None:
-        """Compare the lengths of all rows, also of those that the run does not visit, where that reads no ids."""
+    def _lengths(self) -> set[int]:
+        """Return the lengths of all rows, also of those that the run does not visit, where that reads no ids."""
         lengths: set[int] = set()
         if self._kind == "huggingface" and self._data.format["type"] != "custom":
             column = self._data.with_format("arrow", columns=["input_ids"])
@@ -80,15 +104,15 @@ class TokenRows:
             lengths.update(
                 len(row) for row in (_row_of(row, self.name) for row in self._data) if hasattr(row, "__len__")
             )
-        if len(lengths) > 1:
-            raise self._unequal(lengths)
+        return lengths
 
     def _unequal(self, lengths: set[int]) -> DataError:
         return DataError(
             f"The sequences of {_inside(self.name)} have unequal lengths.",
             expected="one length for all rows",
             found=", ".join(map(str, sorted(lengths)[:6])),
-            remedy="Pack or cut them to one length, as devinterp.utils.tokenize_and_concatenate does.",
+            remedy="Pass them as a list, list(dataset), to have them padded; or pack or cut them to one length, as "
+            "devinterp.utils.tokenize_and_concatenate does.",
         )
 
     def take(self, indices: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
@@ -105,22 +129,45 @@ class TokenRows:
         Raises
         ------
         DataError
-            The rows differ in length, or are not integers.
+            The rows differ in length where that could not be known before, or are not integers.
         """
+        return self._read(indices)[0]
+
+    def _read(
+        self, indices: npt.NDArray[np.int64]
+    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], dict[str, Any]]:
+        """Return ids, the length of each row, and what else the dataset says of these rows."""
+        marks: dict[str, Any] = {name: [column[int(i)] for i in indices] for name, column in self._beside.items()}
         if self._kind == "array":
             block = self._data[indices]
         elif self._kind == "huggingface":
-            block = self._data[indices.tolist()]["input_ids"]
+            columns = self._data[indices.tolist()]
+            block = columns["input_ids"]
+            marks |= {name: columns[name] for name in MARKS if name in columns}
         else:
-            block = [_row_of(self._data[int(i)], self.name) for i in indices]
-        return self._as_ids(block, indices)
+            rows = [self._data[int(i)] for i in indices]
+            block = [_row_of(row, self.name) for row in rows]
+            if all(isinstance(row, Mapping) for row in rows):
+                marks |= {name: [row[name] for row in rows] for name in MARKS if all(name in row for row in rows)}
+        ids, lengths = self._as_ids(block, indices)
+        return ids, lengths, marks
 
     def hold(self, indices: npt.NDArray[np.int64]) -> HeldTokens:
         """Read rows block by block into the smallest dtype that takes them; negative ids are refused."""
         blocks: list[IdArray] = []
+        attended: list[Flags | None] = []
+        counts: list[Flags | None] = []
         largest = 0
         for start in range(0, len(indices), _BLOCK_ROWS):
-            block = self.take(indices[start : start + _BLOCK_ROWS])
+            some = indices[start : start + _BLOCK_ROWS]
+            block, lengths, marks = self._read(some)
+            given = self._loss_mask
+            if given is not None:
+                given = given[some] if given.ndim == 2 else np.broadcast_to(given, (len(some), len(given)))
+            there, counted = of_token_rows(block, marks, lengths, given, self.name)
+            check_rows_count(counted, some, self.name)
+            attended.append(there)
+            counts.append(counted)
             low, high = int(block.min()), int(block.max())
             if low < 0:
                 row = int(indices[start + int(np.argmin(block.min(axis=1)))])
@@ -130,7 +177,9 @@ class TokenRows:
             largest = max(largest, high)
             blocks.append(block.astype(_smallest(high)))
         dtype = _smallest(largest)
-        return HeldTokens(np.concatenate([block.astype(dtype, copy=False) for block in blocks]))
+        ids = np.concatenate([block.astype(dtype, copy=False) for block in blocks])
+        sizes = [len(block) for block in blocks]
+        return HeldTokens(ids, all_flags(attended, sizes, self.length), all_flags(counts, sizes, self.positions))
 
     def hash(self, indices: npt.NDArray[np.int64]) -> str:
         """Return the sha256 of rows."""
@@ -153,7 +202,11 @@ class TokenRows:
                     remedy="Drop the row.",
                 )
 
-    def _as_ids(self, block: Any, indices: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    def _as_ids(
+        self, block: Any, indices: npt.NDArray[np.int64]
+    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """Return ids, and the length that each row has without what it is padded with."""
+        lengths: npt.NDArray[np.int64] | None = None
         if isinstance(block, torch.Tensor):
             block = block.detach().cpu().numpy()
         if not (isinstance(block, np.ndarray) and block.dtype != object):
@@ -166,10 +219,13 @@ class TokenRows:
                     expected="one dimension",
                     found=f"shape {flat[0].shape}",
                 )
-            lengths = {len(row) for row in rows}
-            if len(lengths) > 1:
-                raise self._unequal(lengths)
-            block = np.stack(rows)
+            if self.unequal:
+                lengths = np.array([len(row) for row in rows], dtype=np.int64)
+                block = pad(rows, max(self.length, int(lengths.max())), 0)
+            else:
+                if len({len(row) for row in rows}) > 1:
+                    raise self._unequal({len(row) for row in rows})
+                block = np.stack(rows)
         if block.dtype.kind == "f" and np.isnan(block).any():  # how a table of numbers holds what is missing
             self._refuse_nulls([[None if np.isnan(t) else t for t in row] for row in block], indices)
         if block.dtype.kind not in "iu":
@@ -184,15 +240,31 @@ class TokenRows:
                 expected="one dimension per row",
                 found=f"rows of shape {block.shape[1:]}",
             )
-        length = getattr(self, "length", block.shape[1])
-        if block.shape[1] != length:
-            raise self._unequal({length, block.shape[1]})
-        ids: npt.NDArray[np.int64] = block.astype(np.int64, copy=False)
-        return ids
+        width = getattr(self, "length", block.shape[1])
+        if lengths is None:
+            lengths = np.full(len(block), block.shape[1], dtype=np.int64)
+            if self.unequal and block.shape[1] < width:  # of one length by chance, or the shorter of two datasets
+                block = pad(list(block), width, 0)
+        if block.shape[1] != width:
+            raise self._unequal({width, block.shape[1]})
+        return block.astype(np.int64, copy=False), lengths
 
 
 def _missing(row: Sequence[Any]) -> Iterator[int]:
     return (position for position, token in enumerate(row) if token is None)
+
+
+def _beside(data: Any) -> dict[str, Any]:
+    """Return the columns of a table of another library that stand beside its token ids, each read by row."""
+    names = data.keys() if isinstance(data, Mapping) else getattr(data, "columns", getattr(data, "column_names", ()))
+    if not isinstance(data, Mapping) and not hasattr(data, "iloc") and not hasattr(data, "to_pylist"):
+        return {}
+    found = [mark for mark in MARKS if "input_ids" in names and mark in names]
+    return {m: data[m].to_pylist() if hasattr(data[m], "to_pylist") else _by_place(data[m]) for m in found}
+
+
+def _by_place(column: Any) -> Any:
+    return list(column) if hasattr(column, "iloc") else column
 
 
 def table_of(data: Any, name: str) -> Any:

@@ -11,6 +11,7 @@ import torch
 from torch.utils.data import TensorDataset, default_collate
 
 from devinterp.errors import DataError
+from devinterp.slt.sampling.inputs.counted import check_rows_count, select_mask
 from devinterp.slt.sampling.inputs.held import HeldValues
 from devinterp.slt.sampling.inputs.nested import each_tensor, hash_nested, join, tensors_within
 
@@ -28,6 +29,8 @@ class ValueRows:
         The rows of a mapping are dicts. It is read by index only and never changed.
     name : str
         What messages call it.
+    loss_mask : optional
+        What the caller says beside the dataset of which positions count; see `counted.select_mask`.
 
     Attributes
     ----------
@@ -43,7 +46,7 @@ class ValueRows:
 
     positions: int | None = None
 
-    def __init__(self, data: Any, name: str) -> None:
+    def __init__(self, data: Any, name: str, loss_mask: Any = None) -> None:
         self.name = name
         self._data = data
         self._columns = self._as_columns(data)
@@ -53,6 +56,7 @@ class ValueRows:
         first = self.take(ends)
         if next(tensors_within(first), None) is None:
             raise self._refused("no tensor is in them", type(first).__name__)
+        self._loss_mask = None if loss_mask is None else select_mask(loss_mask, len(self), name)
         if hash_nested(first) != hash_nested(self.take(ends)):
             raise DataError(
                 f"The rows of {name[:1].lower() + name[1:]} change from one reading to the next.",
@@ -126,7 +130,14 @@ class ValueRows:
 
     def hold(self, indices: npt.NDArray[np.int64]) -> HeldValues:
         """Read rows to be kept."""
-        return HeldValues(self.take(indices))
+        values = self.take(indices)
+        mask: Any = self._loss_mask
+        if mask is None and isinstance(values, dict) and "loss_mask" in values:
+            mask = select_mask(values["loss_mask"], len(indices), self.name)
+        elif mask is not None:
+            mask = mask[indices] if mask.ndim == 2 else np.broadcast_to(mask, (len(indices), len(mask)))
+        check_rows_count(mask, indices, self.name)
+        return HeldValues(values, None if mask is None or mask.all() else mask)
 
     def hash(self, indices: npt.NDArray[np.int64]) -> str:
         """Return the sha256 of rows."""

@@ -204,6 +204,7 @@ class _Coordinator:
                 values[f"input_ids_{observable.obs_id}"] = batch.ids.numpy()
             values[f"row_{observable.obs_id}"] = observable.rows
             values[f"label_{observable.obs_id}"] = observable.labels
+            values[f"mask_{observable.obs_id}"] = observable.held.counts
         device = torch.device(plan.device)
         if "init_loss" in wanted:
             most = max(settings, key=lambda each: each.num_chains)
@@ -215,7 +216,7 @@ class _Coordinator:
             losses = observable_initial_losses(plan.model, plan.loss, settings[0], plan.observables, device, before)
             values |= {f"init_loss_{obs_id}": loss for obs_id, loss in losses.items()}
         for name, array in values.items():
-            if name.startswith("init_loss") and not np.isfinite(array).all():
+            if name.startswith("init_loss") and not np.isfinite(array[self._counted(name, array)]).all():
                 raise SamplingError(
                     f"The initial loss is not finite ({self._where(name, array)}); nothing can be measured against it.",
                     remedy="Look at the model's losses on these rows.",
@@ -241,11 +242,20 @@ class _Coordinator:
         depths = {group: self.plan.depth(group) for group in self.plan.variants}
         return sorted(self.run.remaining(), key=lambda each: depths[each[0]])
 
+    def _counted(self, name: str, losses: npt.NDArray[np.float32]) -> npt.NDArray[np.bool_]:
+        """Say where an initial loss must be a number: of the minibatches, where any of their rows counts."""
+        for observable in self.plan.observables:
+            if name == f"init_loss_{observable.obs_id}" and observable.held.counts is not None:
+                return observable.held.counts
+        if name == "init_loss" and self.plan.data.held.counts is not None:
+            return ~np.isnan(losses) if np.isfinite(losses).any(axis=1).all() else np.ones(losses.shape, dtype=bool)
+        return np.ones(losses.shape, dtype=bool)
+
     def _where(self, name: str, losses: npt.NDArray[np.float32]) -> str:
         """Say which rows of an initial loss are not finite."""
         for observable in self.plan.observables:
             if name == f"init_loss_{observable.obs_id}":
-                return f"{name}: {observable.not_finite(losses)}"
+                return f"{name}: {observable.not_finite(np.where(self._counted(name, losses), losses, 0))}"
         chain, position = (int(index[0]) for index in np.nonzero(~np.isfinite(losses)))
         return f"{name}: the first batches of chain {chain}, at token position {position}"
 

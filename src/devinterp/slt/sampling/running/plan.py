@@ -22,6 +22,7 @@ from devinterp.slt.sampling.engine.losses import LossFn, PerTokenLoss
 from devinterp.slt.sampling.engine.restore import LENDING, parameter_hooks
 from devinterp.slt.sampling.inputs.batches import SamplingData
 from devinterp.slt.sampling.inputs.callables import describe_callable
+from devinterp.slt.sampling.inputs.held import lacks_tokens, with_attention
 from devinterp.slt.sampling.inputs.masks import Masks, check_masks, hash_masks, sampled_size, scaled_weights
 from devinterp.slt.sampling.inputs.observables import Observable, build_observables
 from devinterp.slt.sampling.inputs.provenance import (
@@ -31,7 +32,7 @@ from devinterp.slt.sampling.inputs.provenance import (
     hash_weights,
     unwrapped,
 )
-from devinterp.slt.sampling.inputs.rows import RowOptions, open_rows
+from devinterp.slt.sampling.inputs.rows import SAMPLING, RowOptions, open_rows
 from devinterp.slt.sampling.running.same_request import describe_computation, reconcile
 from devinterp.slt.sampling.settings import SamplerSettings
 from devinterp.slt.thinning import thinning_of
@@ -156,13 +157,18 @@ def make_plan(
         for group, (settings, masks) in variants.items()
     }
     settings = [variant.settings for variant in checked.values()]
-    own_loss = loss_fn is not None
-    data = SamplingData(open_rows(dataset, "The sampling dataset", own_loss=own_loss), settings)
-    built = build_observables(observables, settings[0], positions=data.positions, own_loss=own_loss, options=options)
+    options, own_loss = options or RowOptions(), loss_fn is not None
+    name = "The sampling dataset"
+    rows = open_rows(dataset, name, own_loss=own_loss, loss_mask=options.mask_of(SAMPLING))
+    built = build_observables(observables, settings[0], like=rows, own_loss=own_loss, options=options)
+    data = SamplingData(rows, settings)
+    if own_loss and any(lacks_tokens(held) for held in (data.held, *(each.held for each in built))):
+        # One loss is called alike with rows of all datasets: with a dict where a token is missing in any.
+        data.held = with_attention(data.held)
+        built = tuple(replace(each, held=with_attention(each.held)) for each in built)
     loss = PerTokenLoss(loss_fn)
     prefix = FrozenPrefix(minibatches=_come_again(settings, data), any_length=not own_loss)
-    unit = (options or RowOptions()).loss_unit
-    return Plan(model, loss, data, built, checked, str(chosen), unit, prefix)
+    return Plan(model, loss, data, built, checked, str(chosen), options.loss_unit, prefix)
 
 
 def _come_again(settings: Sequence[SamplerSettings], data: SamplingData) -> bool:
@@ -308,6 +314,10 @@ def _requests(plan: Plan, tokenizer: Any, probe: Probe) -> dict[str, SamplesRequ
     config: dict[str, Any] = {} if plan.data.positions is not None else {"rows_are_tokens": False}
     if plan.loss_unit != "nat":  # what goes without saying is not written
         config["loss_unit"] = plan.loss_unit
+    optional = {f"label_{o.obs_id}" for o in plan.observables if o.labels is not None}
+    optional |= {f"mask_{o.obs_id}" for o in plan.observables if o.held.counts is not None}
+    if plan.data.held.counts is not None:
+        optional |= {"mask_sampling", "mask_sampling_micro", "step_count"}
     requests = {}
     for group, variant in plan.variants.items():
         requests[group] = SamplesRequest(
@@ -315,7 +325,7 @@ def _requests(plan: Plan, tokenizer: Any, probe: Probe) -> dict[str, SamplesRequ
             observables=[dict(each) for each in listed],
             sizes={"token_pos": probe.losses.shape[1]},
             config=config,
-            optional=frozenset(f"label_{o.obs_id}" for o in plan.observables if o.labels is not None),
+            optional=frozenset(optional),
             provenance={
                 **common,
                 "visited": plan.data.visited(variant.settings),
