@@ -29,6 +29,7 @@ from page import write_page
 from devinterp import sample, sample_restrictions, sweep, validate
 from devinterp.demo.circuit import head_names, prefix_matching_score
 from devinterp.report import build_report
+from devinterp.slt.sampling.engine.losses import next_token_loss
 from devinterp.slt.weight_restrictions import create_param_masks
 
 HERE = Path(__file__).parent
@@ -46,8 +47,9 @@ class Real:
     """What the stages share: the folder, the model, its texts."""
 
     def __init__(self, out: Path, peer: Path, quick: bool) -> None:
-        self.out, self.peer, self.quick = out, peer, quick
+        self.out, self.peer, self.quick = out / "quick" if quick else out, peer, quick
         self.folder = out / "model"
+        (self.out / "results").mkdir(parents=True, exist_ok=True)
         if not (self.folder / "model.safetensors").exists():
             convert(self.folder)
         from transformers import AutoTokenizer
@@ -114,7 +116,7 @@ def study(real: Real) -> dict[str, Any]:
         {"full": None} | {name: name for name in (*strong, *others, *parts)}, sampling_task="train",
         num_chains=2, num_draws=3 if real.quick else 10, num_burnin_steps=3,
         overrides={"full": {"num_draws": 2, "num_burnin_steps": 0, "num_chains": 1, "lr": 1e-5}},
-        output_path=real.out / ("head.zarr" if real.quick else "study.zarr"), tokenizer=real.tokenizer,
+        output_path=real.out / "study.zarr", tokenizer=real.tokenizer,
         **{**COMMON, **STUDY},
     )  # fmt: skip
     place = tree["full"]["row_train"].values
@@ -128,6 +130,7 @@ def study(real: Real) -> dict[str, Any]:
             row[kind] = result["llc_mean"].item() / STUDY["n_beta"]
             row[f"{kind} 90 %"] = [float(v) / STUDY["n_beta"] for v in result["llc_ci"].values]
         row["difference"] = row["copied"] - row["other text"]
+        row["removed"] = removal(real, name, rows[place], kinds) if name in (*strong, *others) else np.nan
         row["verdict"] = str(tree[name].devinterp.diagnose().verdict.title)
         table.append(row)
     said = [f"Settings: {', '.join(f'{k} = {v:g}' for k, v in STUDY.items())}."]
@@ -137,21 +140,38 @@ def study(real: Real) -> dict[str, Any]:
     return {"sentences": said, "tables": [records("Rise of the loss (nat) while one part moves", table)], "rows": table}
 
 
+def removal(real: Real, head: str, rows: np.ndarray, kinds: dict[str, Any]) -> float:
+    """Cut a head out, which uses nothing of sampling: rise on copied tokens beyond that on other text (nat)."""
+    layer, number = map(int, head[1:].split("h"))
+    weight = real.model.model.layers[layer].self_attn.o_proj.weight
+    size, ids = real.model.config.head_dim, torch.from_numpy(rows)
+    columns = slice(size * number, size * (number + 1))
+    with torch.no_grad():
+        before = next_token_loss(real.model(ids).logits, ids).numpy()
+        kept = weight[:, columns].clone()
+        weight[:, columns] = 0
+        rise = next_token_loss(real.model(ids).logits, ids).numpy() - before
+        weight[:, columns] = kept
+    copied, other = (rise[which][:, positions].mean() for which, positions in kinds.values())
+    return float(copied - other)
+
+
 def agreement(heads: list[dict[str, Any]], strong: list[str]) -> list[str]:
-    """Whether attention and sampling put heads in the same order, against all orders that chance could give."""
-    attention = np.array([row["attention"] for row in heads])
-    effect = np.array([row["difference"] for row in heads])
-    rank = lambda values: np.argsort(np.argsort(values))  # noqa: E731
-    found = np.corrcoef(rank(attention), rank(effect))[0, 1]
-    rng = np.random.default_rng(0)
-    null = [np.corrcoef(rank(attention), rng.permutation(len(heads)))[0, 1] for _ in range(10_000)]
-    p = (1 + sum(n >= found for n in null)) / (1 + len(null))
+    """Whether attention, sampling and removal put heads in the same order, against all orders that chance could give."""
     inside = np.array([row["restriction"] in strong for row in heads])
-    return [
-        f"Rank correlation of attention with the rise on copied tokens beyond that on other text: {found:.2f} "
-        f"(p = {p:.3f} against random orders, {len(heads)} heads).",
-        f"That difference is {effect[inside].mean():.4f} nat for induction heads, {effect[~inside].mean():.4f} for others.",
+    effect = np.array([row["difference"] for row in heads])
+    said = [
+        f"Rise on copied tokens beyond that on other text: {effect[inside].mean():.4f} nat for induction heads, "
+        f"{effect[~inside].mean():.4f} for others."
     ]
+    for one, other in (("attention", "difference"), ("attention", "removed"), ("removed", "difference")):
+        a, b = (np.argsort(np.argsort([row[name] for row in heads])) for name in (one, other))
+        found = np.corrcoef(a, b)[0, 1]
+        rng = np.random.default_rng(0)
+        null = [np.corrcoef(a, rng.permutation(b))[0, 1] for _ in range(10_000)]
+        p = (1 + sum(n >= found for n in null)) / (1 + len(null))
+        said.append(f"Rank correlation of {one} and {other}: {found:.2f} (p = {p:.3f} against random orders).")
+    return said
 
 
 def influence(real: Real) -> dict[str, Any]:
@@ -163,7 +183,7 @@ def influence(real: Real) -> dict[str, Any]:
     masks = create_param_masks(real.model, [f"l{last - 1}", f"l{last}"])
     rows = np.concatenate([real.texts.rows("code", 16, seed=14), real.texts.rows("prose", 16, seed=15)])
     tree = sample(
-        real.model, rows, {"corpus": (corpus, len(corpus) // BATCH)}, param_masks=masks, num_chains=2, num_draws=50,
+        real.model, rows, {"corpus": (corpus, len(corpus) // BATCH)}, param_masks=masks, num_chains=2, num_draws=80,
         num_burnin_steps=10, output_path=real.out / "influence.zarr", tokenizer=real.tokenizer,
         **{**COMMON, "lr": 3e-4, "localization": 1000.0},
     )  # fmt: skip
@@ -222,7 +242,7 @@ def parity(real: Real) -> dict[str, Any]:
                 "lr": 1e-5, **START, "num_chains": 1, "num_draws": draws, "batch_size": BATCH,
                 "num_init_loss_batches": 1, "batches_per_draw": batches, "peer": who == "peer",
             }  # fmt: skip
-            store = real.out / "parity" / f"{name}{' quick' * real.quick} {who}.zarr"
+            store = real.out / "parity" / f"{name} {who}.zarr"
             cost = side(real, store, data, masks, settings)
             row |= {f"{who} s": cost["seconds"], f"{who} CPU s": cost["cpu_seconds"], f"{who} MiB": cost["above_mib"]}
             with xr.open_datatree(store, engine="zarr", consolidated=False) as tree:
@@ -300,12 +320,17 @@ def robustness(real: Real) -> dict[str, Any]:
     if not killed.with_suffix(".json").exists():
         command = prepare(killed, data, masks, settings, real)
         child = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-        while child.poll() is None and len(list(killed.glob(".devinterp*/**/*"))) < 4:
-            time.sleep(0.05)
-        time.sleep(1)
+        while child.poll() is None and not any(killed.glob("sampling_loss/c/1/**/*")):
+            time.sleep(0.02)  # until the second chain has a draw
+        if child.poll() is not None:
+            raise SystemExit("the run to be killed was over before it could be")
         child.send_signal(signal.SIGKILL)
         child.wait()
-        said.append(f"Killed with {len(list(killed.rglob('c/*')))} chunk folders written (exit {child.returncode}).")
+        with xr.open_datatree(killed, engine="zarr", consolidated=False) as tree:
+            drawn = np.isfinite(tree["sampling_loss"].values).all((2, 3)).sum(1).tolist()
+        said.append(
+            f"SIGKILL when the chains had {' and '.join(map(str, drawn))} draws of 8 (exit {child.returncode})."
+        )
     side(real, killed, data, masks, settings)
     resumed = chunks(folder / "whole.zarr") == chunks(killed)
     said.append(f"Resumed after SIGKILL: {len(chunks(killed))} chunk files, {'equal' if resumed else 'NOT equal'}.")
@@ -362,11 +387,9 @@ def main() -> int:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    out = args.out.absolute()
-    (out / "results").mkdir(parents=True, exist_ok=True)
-    real = Real(out, args.peer_python.absolute(), args.quick)
+    real = Real(args.out.absolute(), args.peer_python.absolute(), args.quick)
     for name in args.only or (QUICK if args.quick else STAGES):
-        file = out / "results" / f"{name}{'-quick' if args.quick else ''}.json"
+        file = real.out / "results" / f"{name}.json"
         if not file.exists():
             began = time.perf_counter(), time.process_time()
             result = STAGES[name](real)
@@ -376,9 +399,9 @@ def main() -> int:
             }  # fmt: skip
             file.write_text(json.dumps(result, indent=1))
         print(f"== {name}", *json.loads(file.read_text())["sentences"], sep="\n")
-    page = write_page(out)
+    page = write_page(real.out)
     print(f"written: {page}")
-    return int(not all(json.loads(f.read_text()).get("ok", True) for f in (out / "results").glob("*.json")))
+    return int(not all(json.loads(f.read_text()).get("ok", True) for f in (real.out / "results").glob("*.json")))
 
 
 if __name__ == "__main__":

@@ -115,3 +115,11 @@ def test_spikes_are_found():
     assert next(c for c in found.criteria if c.name == "no spikes").met is False
     assert not found.good
     assert np.isfinite(found.llc)
+
+
+def test_no_share_is_told_in_powers_of_ten(summary):
+    uncertain = summary.copy()
+    uncertain["share_se"] = summary["share_se"] * 0 + 6.1
+    uncertain["share_of_control"] = summary["share_of_control"] * 0 - 0.32
+    told = {c.name: c.evidence for c in recommend(uncertain).criteria}["the loss shows against the control"]
+    assert told.split("±")[1].startswith(" 610 %")

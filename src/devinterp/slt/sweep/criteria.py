@@ -214,8 +214,13 @@ def _loss_shows(cell: Cell) -> Criterion:
         return Criterion(name, None, "no control to compare with")
     effect, spread = 1 - share, CONTROL_ERRORS * error
     met = True if effect > spread else False if effect + spread < LEAST_EFFECT else None
-    evidence = f"it takes away {100 * effect:.2g} ± {100 * error:.1g} % of the rise that localization alone allows"
+    evidence = f"it takes away {_percent(effect)} ± {_percent(error)} % of the rise that localization alone allows"
     return Criterion(name, met, evidence)
+
+
+def _percent(share: float) -> str:
+    """A share in per cent, with as many digits as anyone reads."""
+    return f"{100 * share:.0f}" if abs(share) >= 0.1 else f"{100 * share:.1g}"
 
 
 def _step(cell: Cell) -> Criterion:

@@ -428,7 +428,8 @@ class _Coordinator:
         name = self.run.location.name
         how = f"call again with output_path={name!r}" if self.run.temporary else "call again with the same arguments"
         remaining = len(self.run.whole.remaining())
-        print(f"Sampling stopped with {remaining} chains to go; to resume, {how}.", file=sys.stderr)
+        chains = f"{remaining} chain{'s' * (remaining != 1)}"
+        print(f"Sampling stopped with {chains} to go; to resume, {how}.", file=sys.stderr)
         if self.stop.signal == signal.SIGTERM:
             raise SystemExit(128 + signal.SIGTERM)
         raise KeyboardInterrupt
