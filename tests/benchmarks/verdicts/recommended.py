@@ -89,7 +89,7 @@ def sampled(model: Any, axes: tuple[list[float], ...], seed: int) -> Iterator[xr
     for run in range(RUNS):
         yield sweep(
             module, module.ids, {"train": (module.ids, max(1, len(module.ids) // module.batch))},
-            grid=grid, loss_fn=rows_loss, batch_size=module.batch, num_burnin_steps=100, num_steps_bw_draws=2,
+            grid=grid, loss_fn=rows_loss, batch_size=module.batch, num_burnin_steps=200, num_steps_bw_draws=4,
             init_seed=seed + 10 * run, progress=False, device="cpu",
         )  # fmt: skip
 
