@@ -179,6 +179,25 @@ class DevinterpAccessor:
 
         return compute_sweep(self._obj, over=over, observable=observable, ci=ci, allow_partial=allow_partial)
 
+    def temperature(
+        self,
+        *,
+        largest: int = 3,
+        over: Literal["draws", "observable"] | None = None,
+        observable: str | None = None,
+        ci: float = 0.9,
+        allow_partial: bool = False,
+    ) -> xr.Dataset:
+        """Fit what a sweep's LLC tends to as n_beta grows; see `devinterp.slt.sweep.temperature.compute_temperature`.
+
+        ``LLC(n_beta) = lambda - (m - 1) / (ln n_beta + c)``, for every multiplicity m up to `largest`.
+        """
+        from devinterp.slt.sweep.temperature import compute_temperature
+
+        return compute_temperature(
+            self._obj, largest=largest, over=over, observable=observable, ci=ci, allow_partial=allow_partial
+        )
+
     def recommend(self, **options: Any) -> Recommendation:
         """Recommend a setting, from a sweep or the summary of one; see `devinterp.slt.sweep.recommend.recommend`."""
         from devinterp.slt.sweep.recommend import recommend

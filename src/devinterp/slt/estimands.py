@@ -174,6 +174,14 @@ ESTIMANDS: dict[str, Estimand] = {
             examples=("run.zarr", "run.zarr --num-samples 5000", "series.zarr --per sequence -o waic.csv"),
         ),
         Estimand(
+            kind="temperature",
+            title="limit of the local learning coefficient",
+            variable="limit",
+            compute="devinterp.slt.sweep.temperature:compute_temperature",
+            takes=("sweep",),
+            examples=("trials.zarr", "trials.zarr --largest 2 -o limits.csv"),
+        ),
+        Estimand(
             kind="susceptibilities",
             title="susceptibilities",
             variable="sus",
