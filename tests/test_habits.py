@@ -86,6 +86,7 @@ ACROSS = {
     "store/test_writer_stateful.py",
     "store/writing/test_resume_rewritten.py",
     "testing/test_breaks.py",
+    "testing/test_hooks.py",
     "testing/test_random_mutations.py",
     "testing/test_survivors.py",
 }

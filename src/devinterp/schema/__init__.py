@@ -27,12 +27,14 @@ from devinterp.schema.model.spec import (
     VariableSpec,
 )
 from devinterp.schema.reading.limits import Limits
+from devinterp.schema.rules.context import Context
 from devinterp.schema.rules.registry import Problem, predicate
 from devinterp.schema.validation import validate
 
 __all__ = [
     "ArrayLayout",
     "Check",
+    "Context",
     "DimensionSpec",
     "FamilySpec",
     "Finding",

@@ -21,8 +21,14 @@ if TYPE_CHECKING:
     from devinterp.testing.strategies import restriction_names as restriction_names
     from devinterp.testing.strategies import sample_settings as sample_settings
     from devinterp.testing.strategies import trees as trees
+    from devinterp.testing.valid.draft import Draft as Draft
+    from devinterp.testing.valid.draft import GroupDraft as GroupDraft
+    from devinterp.testing.valid.draft import rule_maker as rule_maker
+    from devinterp.testing.valid.values import value_maker as value_maker
 
 _PUBLIC = {
+    "Draft": "valid.draft",
+    "GroupDraft": "valid.draft",
     "MUTATIONS": "mutations",
     "Mutation": "mutations",
     "StoreRecipe": "factory",
@@ -32,12 +38,16 @@ _PUBLIC = {
     "observable_names": "strategies",
     "recipes": "strategies",
     "restriction_names": "strategies",
+    "rule_maker": "valid.draft",
     "sample_settings": "strategies",
     "trees": "strategies",
+    "value_maker": "valid.values",
 }
 
 __all__ = [
     "MUTATIONS",
+    "Draft",
+    "GroupDraft",
     "Mutation",
     "StoreRecipe",
     "make_store",
@@ -46,8 +56,10 @@ __all__ = [
     "observable_names",
     "recipes",
     "restriction_names",
+    "rule_maker",
     "sample_settings",
     "trees",
+    "value_maker",
 ]
 
 

@@ -11,10 +11,11 @@ import numpy as np
 import xarray as xr
 
 from devinterp.errors import SchemaError
-from devinterp.schema import load
+from devinterp.schema import load, validate
 from devinterp.schema.model.layout import array_attributes, bindings, chunk_shape, dimension_sizes
 from devinterp.schema.model.schema import Schema
 from devinterp.schema.model.spec import ArrayLayout, GroupLayout, NodeSpec, VariableSpec, match_pattern
+from devinterp.schema.rules.registry import find_predicate
 from devinterp.store.location import StoreLike, locate
 from devinterp.store.metadata import documents, open_array, write_consolidated_root
 from devinterp.testing.valid import rules as rules  # registers how our own rules are satisfied
@@ -47,9 +48,7 @@ def make_tree(recipe: StoreRecipe | str = "samples", **changes: Any) -> xr.DataT
     -------
     xarray.DataTree
     """
-    draft = build_draft(_recipe(recipe, changes))
-    nodes = {path: _dataset(group) for path, group in draft.groups.items()}
-    return xr.DataTree.from_dict(nodes)
+    return _tree(_obedient(build_draft(_recipe(recipe, changes))))
 
 
 def make_store(
@@ -78,7 +77,7 @@ def make_store(
         ``target``.
     """
     chosen = _recipe(recipe, changes)
-    draft = build_draft(chosen)
+    draft = _obedient(build_draft(chosen))
     location = locate(target, mode="w")
     layouts = {path: g.layout for path, g in draft.groups.items() if g.layout is not None and g.layout.arrays}
     attributes = {path: _stored_attributes(g) for path, g in draft.groups.items()}
@@ -94,6 +93,29 @@ def make_store(
     if consolidated:
         write_consolidated_root(location, attributes["/"], everything)
     return target
+
+
+def _tree(draft: Draft) -> xr.DataTree:
+    return xr.DataTree.from_dict({path: _dataset(group) for path, group in draft.groups.items()})
+
+
+def _obedient(draft: Draft) -> Draft:
+    """Refuse a draft that breaks a relation of an extension which nothing was registered for to make it hold."""
+    unmade = {
+        rule.code: rule.predicate
+        for _, rule in draft.rules()
+        if rule.predicate not in rule_makers
+        and not find_predicate(rule.predicate).function.__module__.startswith("devinterp.")
+    }
+    broken = [f for f in validate(_tree(draft), schema=draft.schema).errors if f.code in unmade] if unmade else []
+    if broken:
+        raise SchemaError(
+            f"Nothing says how a tree obeys the relation {unmade[broken[0].code]!r}: {broken[0].message}",
+            expected="a function registered for it with @devinterp.testing.rule_maker",
+            found=broken[0].found,
+            remedy="Register one where the relation is, or in conftest.py.",
+        )
+    return draft
 
 
 def _stored_attributes(group: GroupDraft) -> dict[str, Any]:

@@ -26,8 +26,15 @@ class Context:
     Attributes
     ----------
     bound : Bound
+        The group with the node of its schema: ``bound.schema``, ``bound.node``, ``bound.parameters`` (the settings that
+        the schema names, by name), ``bound.members`` (of every family, with its parameters), ``bound.variables`` (what
+        is declared, by concrete name), ``bound.path``.
     attrs : mapping
         Attributes of the group.
+    group : GroupNode
+        The group with what lies below it: ``group.arrays[name]`` has ``dims``, ``shape``, ``dtype`` and ``attrs``.
+    budget : int
+        Bytes that a relation may hold at once.
     """
 
     def __init__(self, bound: Bound, values: Values | None, tree: Mapping[str, Bound]) -> None:

@@ -89,8 +89,20 @@ rule_makers: dict[str, RuleMaker] = {}
 def rule_maker(predicate: str, *, stage: str = "fill") -> Callable[[Step], Step]:
     """Register how drawn trees are made to satisfy a cross-variable rule.
 
-    The decorated function gets the `Draft`, the group that the rule stands in and the rule's arguments. With
-    ``stage="plan"`` it runs before sizes are fixed, with ``stage="fill"`` after all values are drawn.
+    A schema with relations of its own needs one for each that drawn trees may break.
+
+    Parameters
+    ----------
+    predicate : str
+        The relation's name.
+    stage : {"fill", "plan"}
+        ``plan`` runs before sizes are fixed, ``fill`` after all values are drawn.
+
+    Returns
+    -------
+    callable
+        Decorates a function of the `Draft`, the `GroupDraft` that the rule stands in and the rule's arguments
+        (mapping), which changes them: ``group.set(name, values)``, ``group.attributes[...]``, ``group.sizes[...]``.
     """
     if stage not in ("plan", "fill"):
         raise ValueError(f"stage is 'plan' or 'fill', not {stage!r}")

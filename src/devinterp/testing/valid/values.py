@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from devinterp.errors import SchemaError
 from devinterp.plain_json import dig
 from devinterp.schema.model.spec import ArrayLayout
+from devinterp.schema.rules.registry import find_predicate, resolve_arguments
 
 __all__ = ["draw_values", "value_maker"]
 
@@ -24,9 +25,20 @@ _STEMS = ("l0h", "layer ", "Größe-", "注意力", "a.b ", "ünï_", "🙂", "l
 def value_maker(predicate: str) -> Callable[[Shaper], Shaper]:
     """Register how drawn values are made to satisfy a value check.
 
-    The decorated function gets the values as drawn so far, the array's layout, the check's arguments, the root
-    attributes and a generator, and returns values that satisfy the check. A schema with predicates of its own needs
-    one for each, or its strategy leaves them to chance.
+    A schema with predicates of its own needs one for each that drawn values may break.
+
+    Parameters
+    ----------
+    predicate : str
+        The predicate's name.
+
+    Returns
+    -------
+    callable
+        Decorates a function of the values as drawn so far (ndarray), the array's layout (`ArrayLayout`: ``name``,
+        ``dims``, ``shape``, ``dtype``), the check's arguments (mapping), the attributes of the tree's root (mapping)
+        and a generator (`numpy.random.Generator`), that returns values of the same shape which satisfy the check. It
+        is called in the order in which the document lists the checks.
     """
 
     def register(function: Shaper) -> Shaper:
@@ -44,6 +56,14 @@ def draw_values(layout: ArrayLayout, attributes: Mapping[str, Any], rng: np.rand
         shaper = _SHAPERS.get(check.predicate)
         if shaper is not None:
             values = shaper(values, layout, check.arguments, attributes, rng)
+    for check in (c for c in layout.spec.checks if c.predicate not in _SHAPERS):
+        arguments = resolve_arguments(check.predicate, check.arguments, attributes)
+        if arguments is not None and not find_predicate(check.predicate).holds(values, **arguments):
+            raise SchemaError(
+                f"Nothing says how values of {layout.name!r} obey the predicate {check.predicate!r}.",
+                expected="a function registered for it with @devinterp.testing.value_maker",
+                remedy="Register one where the predicate is, or in conftest.py.",
+            )
     return values if layout.dtype == "string" else values.astype(layout.dtype)
 
 
