@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import xarray as xr
 import zarr
-from zarr.storage import ObjectStore
+from zarr.storage import MemoryStore, ObjectStore, StorePath, WrapperStore
 
 import devinterp
+from devinterp.errors import StoreError
+from devinterp.store import write_variable
 from devinterp.testing import make_store
 from devinterp.testing.mutations.editor import StoreEditor
 
@@ -72,3 +76,72 @@ def test_what_is_wrong_in_an_object_store_is_found(folder) -> None:
     key = next(k for k in objects(folder) if "/c" in k and "zarr.json" not in k)
     StoreEditor(store).flip(key, 0)
     assert not devinterp.validate(store).ok
+
+
+def upath(folder: Path) -> Any:
+    return pytest.importorskip("upath", reason="upath is missing").UPath("memory://makes") / folder.parent.name
+
+
+def fsspec_map(folder: Path) -> Any:
+    return pytest.importorskip("fsspec", reason="fsspec is missing").get_mapper(f"memory://maps/{folder.parent.name}")
+
+
+def in_group(folder: Path) -> StorePath:
+    return StorePath(MemoryStore(), "runs/first")
+
+
+TARGETS = {
+    "obstore": lambda folder: ObjectStore(pytest.importorskip("obstore.store").MemoryStore()),
+    "obstore files": lambda folder: ObjectStore(pytest.importorskip("obstore.store").LocalStore(folder, mkdir=True)),
+    "StorePath": in_group,
+    "StorePath of obstore": lambda folder: StorePath(TARGETS["obstore"](folder), "runs/a"),
+    "mapping of fsspec": fsspec_map,
+    "UPath": upath,
+    "wrapped": lambda folder: WrapperStore(MemoryStore()),
+}
+
+
+@pytest.mark.needs("torch")
+@pytest.mark.parametrize("make", TARGETS)
+def test_a_run_is_sampled_into_a_store_of_another_make(make: str, tmp_path: Path) -> None:
+    target, ids = TARGETS[make](tmp_path / "t"), np.arange(96).reshape(16, 6) % 11
+    made, again = (run_tiny(target, ids, resume=True) for _ in range(2))
+    assert devinterp.validate(target).ok
+    xr.testing.assert_equal(made.load(), run_tiny(tmp_path / "folder.zarr", ids).load())
+    xr.testing.assert_identical(made, again.load())
+
+
+def bigram(vocabulary: int) -> Any:
+    import torch
+
+    torch.manual_seed(0)
+    return torch.nn.Sequential(torch.nn.Embedding(vocabulary, 4), torch.nn.Linear(4, vocabulary))
+
+
+def run_tiny(target: Any, ids: np.ndarray, **options: Any) -> xr.DataTree:
+    return devinterp.sample(
+        bigram(11), ids, {"code": ids[:4]}, lr=1e-4, n_beta=5.0, num_chains=2, num_draws=3, batch_size=2,
+        batches_per_draw=1, num_init_loss_batches=1, device="cpu", progress=False, output_path=target, **options,
+    )  # fmt: skip
+
+
+@pytest.mark.needs("torch", "icechunk")
+@pytest.mark.parametrize("sampler", ["sample", "sample_restrictions"])
+def test_a_session_that_takes_no_key_of_ours_is_refused_before_any_work(sampler: str, tmp_path: Path) -> None:
+    icechunk = pytest.importorskip("icechunk", reason="icechunk is missing")
+    store = icechunk.Repository.create(icechunk.in_memory_storage()).writable_session("main").store
+    ids, calls = np.arange(96).reshape(16, 6) % 11, []
+    model = bigram(11)
+    model.register_forward_hook(lambda *_: calls.append(1))
+    more: dict[str, Any] = {"lr": 1e-4, "n_beta": 5.0}
+    if sampler == "sample_restrictions":
+        more |= {"weight_restrictions": {"full": None}, "sampling_task": "code"}
+    with pytest.raises(StoreError, match=r"takes no key.*devinterp\.save\(store\)"):
+        getattr(devinterp, sampler)(model, ids, {"code": ids[:4]}, output_path=store, device="cpu", **more)
+    assert not calls
+    # What the message says leads to a valid store.
+    run_tiny(tmp_path / "run.zarr", ids)
+    devinterp.open_store(tmp_path / "run.zarr").devinterp.save(store)
+    assert devinterp.validate(store).ok
+    write_variable(store, "chain", np.arange(2))
+    assert list(devinterp.open_store(store).coords["chain"].values) == [0, 1]

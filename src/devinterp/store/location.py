@@ -6,7 +6,7 @@ import asyncio
 import json
 import os
 import uuid
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,11 +18,11 @@ from zarr.core.sync import sync
 from zarr.storage import FsspecStore, LocalStore, MemoryStore, StorePath, WrapperStore, ZipStore
 
 from devinterp.errors import StoreError, StoreGoneError
-from devinterp.schema.reading.keys import DOCUMENT, documented_node, join_key
+from devinterp.schema.reading.keys import DOCUMENT, STATE_FOLDER, documented_node, join_key
 from devinterp.schema.reading.target import check_archive, open_url, protocols, resolve_target
 from devinterp.store.filesystem import sync_files
 
-__all__ = ["Location", "OpenedFolder", "StoreLike", "locate", "refuse_gone"]
+__all__ = ["Location", "OpenedFolder", "StoreLike", "locate", "refuse_gone", "require_any_key"]
 
 StoreLike = str | os.PathLike[str] | Store | StorePath | zarr.Group
 
@@ -110,15 +110,23 @@ class Location:
 
     def list_keys(self, prefix: str = "") -> Iterator[str]:
         """Yield every key below ``prefix``."""
-        yield from sync(_collect(self.store.list_prefix(prefix)))
+        yield from sync(_collect(lambda: self.store.list_prefix(prefix)))
 
     def list_dir(self, prefix: str = "") -> list[str]:
         """Names directly below ``prefix``."""
-        return sync(_collect(self.store.list_dir(prefix)))
+        return sync(_collect(lambda: self.store.list_dir(prefix)))
 
     def delete_below(self, prefix: str) -> None:
         """Remove everything below ``prefix``."""
         sync(self.store.delete_dir(prefix))
+
+    def takes_any_key(self) -> bool:
+        """Whether objects may lie here that are not Zarr's own, such as locks: icechunk takes none."""
+        try:
+            self.exists(join_key(STATE_FOLDER, "lock"))
+        except Exception:  # a store may raise whatever its transport raises
+            return False
+        return True
 
     @property
     def in_memory(self) -> bool:
@@ -147,8 +155,27 @@ async def _set_all(store: Store, items: Mapping[str, bytes]) -> None:
     await asyncio.gather(*(store.set(key, make(value)) for key, value in items.items()))
 
 
-async def _collect(items: AsyncIterator[str]) -> list[str]:
-    return [item async for item in items]
+async def _collect(listed: Callable[[], AsyncIterator[str]]) -> list[str]:
+    return [item async for item in listed()]  # obstore's listings begin inside an event loop alone
+
+
+def require_any_key(target: StoreLike) -> None:
+    """Refuse a place where a run cannot lie, since nothing can be written there but what Zarr itself writes.
+
+    Raises
+    ------
+    StoreError
+        The locks and checkpoints of a run cannot be kept there, or nothing can be written there.
+    """
+    location = locate(target, mode="w")
+    if not location.takes_any_key():
+        raise StoreError(
+            f"No run can be sampled into {location.name}: it takes no key beside those of Zarr's own objects, and so "
+            "neither locks nor checkpoints.",
+            expected="a folder, a URL, or a store of any keys (zarr's, fsspec's, obstore's)",
+            remedy="Sample into a folder, then write it there: devinterp.open_store(path).devinterp.save(store); of an "
+            "icechunk session, commit it then.",
+        )
 
 
 def locate(target: StoreLike, *, mode: str = "r", storage_options: dict[str, Any] | None = None) -> Location:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator, Mapping
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any, cast
 
@@ -90,8 +91,9 @@ def write_variable(
     location = locate(target, mode="w")
     root_document(location)
     path = "/" + group.strip("/")
-    lock = WriterLock(location, LOCK_KEY)
-    try:
+    # A session of icechunk is its own transaction, and takes no lock of ours.
+    lock = WriterLock(location, LOCK_KEY) if location.takes_any_key() else nullcontext()
+    with lock:
         extension = None if schema is None else schema if isinstance(schema, Schema) else load(schema)
         new = dict(attributes or {}) | ({} if extension is None else {"devinterp_schema": extension.id})
         asked = extension if path == "/" else None
@@ -110,13 +112,11 @@ def write_variable(
             beside = str(bound.group.attrs.get("coordinates", "")).split()
             new["coordinates"] = " ".join(sorted({*beside, name}))
         items = _objects(location, bound, layout, block, new)
-        after = Overlay(location.store, items)
+        after = Overlay(location.store, items, join_key(path, name))
         validate(after, schema=asked, profile=profile, level=level).raise_for_errors()
         _write(location, join_key(path, name), items)
-    finally:
-        lock.release()
-        if location.folder is not None:
-            remove_empty(location.folder / STATE_FOLDER)
+    if location.folder is not None:
+        remove_empty(location.folder / STATE_FOLDER)
 
 
 def _bind(location: Location, path: str, asked: Schema | None, profile: str, new: Mapping[str, Any]) -> Bound:
@@ -227,27 +227,34 @@ def _write(location: Location, array: str, items: Mapping[str, bytes]) -> None:
     """Write objects in order; where one cannot be written, everything is as it was."""
     documents = [key for key in items if key.endswith(DOCUMENT)]
     before = {key: location.get(key) for key in documents}
-    location.delete_below(array)
+    _clear(location, array)
     try:
-        for key, value in items.items():
+        # A session of icechunk, nothing of which is seen before its commit, wants an array before its chunks.
+        for key in items if location.takes_any_key() else sorted(items, key=lambda key: not key.endswith(DOCUMENT)):
             if key == document_key(array):
                 location.fsync(k for k in items if not k.endswith(DOCUMENT))
-            location.set(key, value)
+            location.set(key, items[key])
         location.fsync(documents)
     except BaseException:
         for key, old in before.items():
             if old is not None and location.get(key) != old:
                 location.set(key, old)
-        location.delete_below(array)
+        _clear(location, array)
         raise
+
+
+def _clear(location: Location, array: str) -> None:
+    """Remove what a call that failed or was killed has left of an array."""
+    with suppress(Exception):  # icechunk is asked for nothing below what is not there; who cannot remove cannot write
+        location.delete_below(array)
 
 
 class Overlay(WrapperStore[Store]):
     """A store with some objects as they would be."""
 
-    def __init__(self, store: Store, items: Mapping[str, bytes] | None = None) -> None:
+    def __init__(self, store: Store, items: Mapping[str, bytes] | None = None, array: str = "") -> None:
         super().__init__(store)
-        self._items = dict(items or {})
+        self._items, self._array = dict(items or {}), array
 
     def __str__(self) -> str:
         return str(self._store)
@@ -269,9 +276,10 @@ class Overlay(WrapperStore[Store]):
 
     async def list_prefix(self, prefix: str) -> AsyncIterator[str]:
         """Yield every key below ``prefix``."""
-        async for key in self._store.list_prefix(prefix):
-            if key not in self._items:
-                yield key
+        if prefix.strip("/") != self._array:  # of which nothing is there yet
+            async for key in self._store.list_prefix(prefix):
+                if key not in self._items:
+                    yield key
         for key in self._items:
             if key.startswith(prefix):
                 yield key

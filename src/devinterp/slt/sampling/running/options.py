@@ -17,6 +17,7 @@ from devinterp.slt.sampling.running.pool import start_server, worker_pool
 from devinterp.slt.sampling.running.progress import ProgressEvent, check_progress
 from devinterp.slt.sampling.running.torch_settings import check_settings_travel
 from devinterp.store import StoreLike, locate
+from devinterp.store.location import require_any_key
 
 __all__ = ["CHAIN_METHODS", "NO_GUARD", "Execution", "shared_workers"]
 
@@ -98,11 +99,13 @@ class Execution:
 
 
 def _check_path(target: StoreLike | None) -> None:
-    """Raise `SettingError` or `StoreError` for a local path that no folder can have."""
+    """Raise `SettingError` or `StoreError` for a place where no run can lie."""
+    if target is None:
+        return
     path = resolve_target(target).path if isinstance(target, str | os.PathLike) else None
     if path is None:
-        return
-    if str(path).endswith((".zip", ".ozx")):
+        require_any_key(target)
+    elif str(path).endswith((".zip", ".ozx")):
         raise SettingError(
             "A run is written into a folder, chain by chain, which a ZIP archive does not allow.",
             expected="a path such as 'run.zarr'",
