@@ -37,6 +37,7 @@ LAB: dict[str, Any] = {
 
 @pytest.fixture(autouse=True)
 def _registered(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    registry.find_predicate("finite")  # ours are there before the registry is set aside
     for module, name in ((registry, "_REGISTRY"), (drafts, "rule_makers"), (shapers, "_SHAPERS")):
         kept = dict(getattr(module, name))
         monkeypatch.setattr(module, name, kept)
