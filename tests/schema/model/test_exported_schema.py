@@ -90,6 +90,11 @@ RESPELLINGS = {
     "no transformers": lambda d, n: d.update(storage_transformers=[None, []][n % 2]),
     "what need not be understood": lambda d, n: d.update({f"x{n}": {"name": "of a writer", "must_understand": False}}),
     "no unit": lambda d, n: d.get("attributes", {}).pop("units", None),
+    "a marker of NaN": lambda d, n: (
+        d["attributes"].update(_FillValue=["AAAAAAAA+H8=", "AAAAAAAA+P8=", "AQAAAAAA8H8=", "//////////8="][n % 4])
+        if str(d["data_type"]).startswith("float")
+        else None
+    ),
     "another attribute": lambda d, n: d.setdefault("attributes", {}).update({"note": [n, "x", None][n % 3]}),
 }
 JUNK = [None, 3, "x", [], {}, [1], {"name": "x"}, True, -1, [None]]
@@ -130,7 +135,9 @@ BREAKAGES = {
     "decoding": lambda d, n: d["attributes"].update(
         {["scale_factor", "add_offset", "missing_value", "_Unsigned"][n % 4]: 2}
     ),
-    "_FillValue": lambda d, n: d["attributes"].update(_FillValue=[0, -1, 7][n % 3]),
+    "_FillValue": lambda d, n: d["attributes"].update(
+        _FillValue=[0, -1, 7, None, "NaN", "AAAAAAAA8H8=", "AADAfw==", "AAAAAAAA+H9=", "AAAAAAAAAAA=", [1]][n % 10]
+    ),
 }
 
 

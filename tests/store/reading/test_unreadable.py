@@ -16,11 +16,18 @@ from devinterp.testing import make_store
 
 @pytest.mark.parametrize(
     ("kind", "marker"),
-    [("samples", "NaN"), ("samples", "AADAfw=="), ("samples", 0.0), ("samples", None), ("study", [1])],
+    [
+        ("samples", "NaN"),
+        ("samples", "AADAfw=="),
+        ("samples", 0.0),
+        ("samples", None),
+        ("study", [1]),
+        ("susceptibilities", ""),
+    ],
 )
 def test_a_marker_of_missing_numbers_that_xarray_does_not_decode(tmp_path: Path, kind: str, marker: Any) -> None:
     store = Path(make_store(tmp_path / "s.zarr", kind, consolidated=False))
-    array = {"samples": "sampling_loss", "study": "full/sampling_loss"}[kind]
+    array = {"samples": "sampling_loss", "study": "full/sampling_loss", "susceptibilities": "susceptibilities/wr"}[kind]
     edit_attributes(store, lambda a: a.update(_FillValue=marker), array)
     with pytest.raises(ValidationError, match="DI201"):
         open_store(store)

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 from devinterp.schema.findings.codes import RuleCode
 from devinterp.schema.findings.report import Collector
 from devinterp.schema.model.layout import chunk_shape
-from devinterp.schema.reading.array_metadata import fill_attribute, fill_number, inner_codecs
+from devinterp.schema.model.spec import DECODED
+from devinterp.schema.reading.array_metadata import TEXT, fill_attribute, fill_number, inner_codecs
 from devinterp.schema.reading.keys import ChunkKeys
 
 if TYPE_CHECKING:
@@ -18,9 +19,6 @@ if TYPE_CHECKING:
     from devinterp.schema.rules.bound import Bound
 
 __all__ = ["check_storage"]
-
-# xarray changes values on reading where it meets one of these.
-_DECODED = ("scale_factor", "add_offset", "missing_value", "_Unsigned", "dtype")
 
 
 def check_storage(bound: Bound, name: str, array: ArrayNode, spec: VariableSpec, findings: Collector) -> None:
@@ -60,7 +58,7 @@ def _check_fill(
 def _check_decoding(array: ArrayNode, findings: Collector) -> None:
     if "_FillValue" in array.attrs:
         _check_marker(array, array.attrs["_FillValue"], findings)
-    for name in _DECODED:
+    for name in DECODED:
         if name in array.attrs:
             findings.add(
                 RuleCode.ATTRIBUTE,
@@ -87,6 +85,14 @@ def _check_marker(array: ArrayNode, marker: Any, findings: Collector) -> None:
                 expected="none, or NaN as xarray writes it: 'AAAAAAAA+H8='",
                 found=repr(marker),
             )
+    elif array.dtype in TEXT:
+        findings.add(
+            RuleCode.FILL_VALUE,
+            array.path,
+            "xarray does not read the attribute _FillValue of text.",
+            expected="none",
+            found=repr(marker),
+        )
 
 
 def _check_grid(

@@ -16,6 +16,7 @@ from devinterp.schema.model.frozen import FrozenMapping
 from devinterp.schema.model.size_expression import Expression
 
 __all__ = [
+    "DECODED",
     "ArrayLayout",
     "Check",
     "DimensionSpec",
@@ -33,6 +34,9 @@ __all__ = [
 
 NAT = "nat"
 """The unit of a loss that is minus a natural logarithm of a probability."""
+
+DECODED = ("scale_factor", "add_offset", "missing_value", "_Unsigned", "dtype")
+"""Attributes of arrays at which xarray changes values on reading."""
 
 Level = Literal["structure", "completeness", "values"]
 Severity = Literal["error", "warning", "note"]

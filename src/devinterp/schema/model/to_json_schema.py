@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from devinterp.plain_json import plain_json
-from devinterp.schema.model.spec import NodeSpec, SchemaSpec, StorageSpec, VariableSpec
+from devinterp.schema.model.spec import DECODED, NodeSpec, SchemaSpec, StorageSpec, VariableSpec
 
 __all__ = ["json_document", "json_schema"]
 
@@ -25,6 +25,8 @@ _NAN = (
     "^(?:NaN|0x[7fF](?:[cC](?!00$)|[d-fD-F])[0-9a-fA-F]{2}|0x[7fF][fF](?:8(?!0{5}$)|[9a-fA-F])[0-9a-fA-F]{5}"
     "|0x[7fF][fF]{2}(?!0{13}$)[0-9a-fA-F]{13})$"
 )
+# The same of a double in base64, the least byte first, which is how xarray spells its marker of missing numbers.
+_NAN_MARKER = "^(?!A{8}8[HP]8=$)[A-Za-z0-9+/]{8}[89+/][HXn3Pfv/]8=$"
 _REQUIRED = ("shape", "data_type", "chunk_grid", "chunk_key_encoding", "fill_value", "codecs")
 _DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
@@ -199,15 +201,17 @@ def _array(variable: VariableSpec, storage: StorageSpec) -> dict[str, Any]:
             "type": "object",
             "properties": {
                 "units": {"enum": [None, variable.unit, *variable.alternative_units]},
-                **dict.fromkeys(("scale_factor", "add_offset", "missing_value", "_Unsigned"), False),
+                **dict.fromkeys(DECODED, False),
             },
         },
         "codecs": {"anyOf": [_codec_list(names) for names in _codecs(dtype, storage)]},
     }
     if variable.dtype.startswith(("int", "uint")):
-        properties["attributes"]["properties"]["_FillValue"] = {"const": None}
+        properties["attributes"]["properties"]["_FillValue"] = False
     elif variable.dtype.startswith("float"):
-        properties["attributes"]["properties"]["_FillValue"] = {"type": ["string", "null"]}
+        properties["attributes"]["properties"]["_FillValue"] = {"type": "string", "pattern": _NAN_MARKER}
+    else:
+        properties["attributes"]["properties"]["_FillValue"] = False
     named = ["dimension_names"]
     if () in legal:  # Zarr leaves the names out where there are none
         properties["dimension_names"] = {"enum": [None, *map(list, legal)]}

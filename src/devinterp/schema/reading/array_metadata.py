@@ -19,6 +19,7 @@ from devinterp.schema.reading.nodes import ArrayNode, CodecNode, StorageNode
 __all__ = [
     "NUMERIC",
     "SAFE_CODECS",
+    "TEXT",
     "ArrayDocuments",
     "fill_attribute",
     "fill_number",
@@ -247,7 +248,8 @@ def fill_attribute(marker: Any) -> float | None:
         raw = base64.b64decode(marker, validate=True) if isinstance(marker, str) else b""
     except (binascii.Error, ValueError):
         return None
-    return float(struct.unpack("<d", raw)[0]) if len(raw) == 8 else None
+    plain = len(raw) == 8 and base64.b64encode(raw).decode() == marker
+    return float(struct.unpack("<d", raw)[0]) if plain else None
 
 
 def fill_number(value: Any) -> float | int | None:

@@ -10,7 +10,7 @@ import zarr
 from zarr.core.metadata.v3 import ArrayV3Metadata
 
 from devinterp.errors import StoreError
-from devinterp.schema.reading.array_metadata import fill_attribute
+from devinterp.schema.reading.array_metadata import TEXT, fill_attribute
 from devinterp.schema.reading.keys import documented_node
 from devinterp.schema.reading.store_tree import gathered_documents
 from devinterp.store.location import Location
@@ -28,9 +28,10 @@ def why_unreadable(document: Mapping[str, Any]) -> str | None:
     except Exception as error:  # whatever zarr raises at a document that it does not understand
         return next(_short_forms(document), f"its metadata ({type(error).__name__}: {error})")
     attributes, dtype = document.get("attributes"), document.get("data_type")
-    if isinstance(attributes, Mapping) and "_FillValue" in attributes and str(dtype).startswith("float"):
-        marker = attributes["_FillValue"]
-        if fill_attribute(marker) is None:
+    if isinstance(attributes, Mapping) and "_FillValue" in attributes:
+        marker, name = attributes["_FillValue"], dtype.get("name") if isinstance(dtype, Mapping) else str(dtype)
+        number = isinstance(marker, int | float)
+        if name in TEXT or (fill_attribute(marker) is None if str(name).startswith("float") else not number):
             return f"its attribute _FillValue, {json.dumps(marker)}, which xarray does not decode and is to be removed"
     return None
 
