@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import xarray as xr
+from edits import edit_attributes
 from pandera.errors import SchemaError, SchemaErrorReason
 
 from devinterp.schema import load, validate
 from devinterp.schema.checks import names_and_types
 from devinterp.schema.checks.names_and_types import _MAX_SUGGESTIONS
+from devinterp.testing import make_store
 
 VARIABLE = {"dims": [], "dtype": "float64", "unit": "1", "doc": "x"}
 
@@ -99,3 +102,11 @@ def test_no_wording_of_pandera_decides_anything(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(SchemaError, "__init__", reworded)
     monkeypatch.setattr(names_and_types, "_VERDICTS", {})
     assert validate(wrong, schema=schema).findings == said
+
+
+def test_an_optional_coordinate_that_is_none_is_of_another_role(tmp_path: Path) -> None:
+    store = Path(make_store(tmp_path / "b.zarr", "bif", optional=frozenset({"row_number"}), consolidated=False))
+    assert validate(store).ok
+    edit_attributes(store, lambda a: a.pop("coordinates"), "input_ids")
+    (finding,) = validate(store, level="structure").findings
+    assert (finding.code, finding.path, finding.expected) == ("DI105", "/row_number", "a coordinate")

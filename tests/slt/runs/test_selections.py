@@ -296,3 +296,55 @@ def test_positions_that_were_left_out_before_loading_are_missed(tmp_path: Path) 
     made = to_store(make_run(), tmp_path / "ours.zarr").load()
     with pytest.raises(DataError, match="not known which positions"):
         compute_bif(made.isel(token_pos=slice(2, None), token=slice(2, None)))
+
+
+def labelled(dataset: xr.Dataset) -> xr.Dataset:
+    rows = dataset.sizes["batch_code"]
+    coords = {"batch_code": 10 + np.arange(rows), "document": ("batch_code", [f"d{i}" for i in range(rows)])}
+    return dataset.assign_coords({**coords, "weight": ("batch_code", np.linspace(0, 1, rows))})
+
+
+@settings(max_examples=10, deadline=None)
+@given(selections(size=RUN.sizes["batch_code"]))
+def test_coordinates_of_rows_reach_influences_and_stay_with_their_rows(chosen: Any) -> None:
+    run = labelled(make_run().to_dataset())
+    ours = compute_bif(run.isel(batch_code=chosen), correlation_method="sequence", loss_keys=["code"])
+    theirs = compute_bif(run, correlation_method="sequence", loss_keys=["code"]).isel(
+        batch_1=chosen, batch_2=chosen, batch=chosen
+    )
+    names = {"row_number", "document", "weight"}
+    assert {str(n) for n in ours.coords} >= {f"{n}{end}" for n in names for end in ("", "_1", "_2")}
+    for name in (n for n in ours.coords if n not in ("batch_1", "batch_2")):
+        np.testing.assert_array_equal(ours[name], theirs[name])
+    np.testing.assert_allclose(ours["influences"], theirs["influences"], atol=1e-6)
+
+
+def test_numbered_rows_are_declared_in_every_result(tmp_path: Path) -> None:
+    run, study = (t.map_over_datasets(numbered_rows) for t in (make_run(), make_study()))
+    sus = compute_susceptibilities(study, baseline="init")
+    streamed = compute_bif(run, correlation_method="sequence", output_path=tmp_path / "b.zarr")
+    for result in (compute_bif(run), compute_bif(run, top_k=2), streamed, sus):
+        report = devinterp.validate(result)
+        assert report.ok, str(report)
+    rows = run.to_dataset().coords
+    both = np.concatenate([rows[name] for name in sorted(rows) if str(name).startswith("batch_")])
+    for result in (compute_bif(run), streamed):
+        np.testing.assert_array_equal(result["row_number"], both)
+        np.testing.assert_array_equal(result["row_number_2"], both)
+    flat = sus["susceptibilities"]
+    np.testing.assert_array_equal(flat["row_number"], 100 + flat["batch"])
+    assert flatten(unflatten(sus)).identical(sus)
+
+
+def numbered_rows(dataset: xr.Dataset) -> xr.Dataset:
+    dims = [d for d in dataset.dims if str(d).startswith("batch_") and d != "batch_sampling"]
+    return dataset.assign_coords({d: 100 + np.arange(dataset.sizes[d]) for d in dims})
+
+
+def test_rows_without_a_coordinate_say_nothing() -> None:
+    run = labelled(make_run().to_dataset())
+    made, code = compute_bif(run, correlation_method="sequence"), run.sizes["batch_code"]
+    assert made["document"].values.tolist() == [f"d{i}" for i in range(code)] + [""] * (made.sizes["batch"] - code)
+    assert np.isnan(made["weight"].values[code:]).all()
+    assert made["row_number"].values.tolist()[:code] == list(range(10, 10 + code))
+    assert (made["row_number"].values[code:] < 10).all()

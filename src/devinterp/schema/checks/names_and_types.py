@@ -78,7 +78,8 @@ class Conformance:
 
         compiled = self.compiled(bound)
         missing, extra = self._names(bound, compiled)
-        both = missing & extra
+        # What may be left out is missed by nobody, and yet not what is there under its name.
+        both = {n for n in extra if n in missing or (n in bound.variables and _may_be_there(bound, n))}
         for name in sorted(both):
             wanted = "a coordinate" if bound.variables[name][0].role == "coordinate" else "a data variable"
             found = "a data variable" if wanted == "a coordinate" else "a coordinate"
@@ -228,6 +229,10 @@ def _hollow(dtype: str) -> np.dtype[Any]:
 
 def _tuple(dims: tuple[str, ...]) -> str:
     return f"({', '.join(dims)})"
+
+
+def _may_be_there(bound: Bound, name: str) -> bool:
+    return bound.presence(bound.variables[name][0]) != "forbidden"
 
 
 def _why(bound: Bound, spec: Any) -> str:

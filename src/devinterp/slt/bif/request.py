@@ -15,7 +15,7 @@ from devinterp.errors import DataError, SettingError
 from devinterp.slt.bif.loss_matrix import LossMatrix, Reduce, Sequences, load_losses
 from devinterp.slt.runs.chains import ChainSelection
 from devinterp.slt.runs.read_blocks import is_dask
-from devinterp.slt.runs.results import label_result, schema_id
+from devinterp.slt.runs.results import label_result, row_labels, schema_id
 from devinterp.slt.runs.run import Samples, Tree
 
 __all__ = ["Plan", "check_memory"]
@@ -169,9 +169,19 @@ class Plan:
             allow_partial=self.allow_partial,
         )
 
+    def row_labels(self, **dims: Any) -> dict[str, Any]:
+        """Coordinates that a user put on the rows, along ``batch`` and, numbered, along what is chosen of it."""
+        out: dict[str, Any] = {}
+        for name, parts in row_labels(self.run.dataset, self.sequences.observables).items():
+            values = np.concatenate(parts)
+            out[name] = ("batch", values)
+            out |= {f"{name}_{dim.rpartition('_')[2]}": (dim, values[chosen]) for dim, chosen in dims.items()}
+        return {name: label for name, label in out.items() if name not in ("batch", "position", *dims)}
+
     def result(self, data: Mapping[str, Any], attrs: Mapping[str, Any]) -> xr.Dataset:
         """Label the influences and put tokens and attributes beside them."""
         coords: dict[str, Any] = {"batch_1": self.first, "batch_2": self.second}
+        coords |= self.row_labels(batch_1=self.first, batch_2=self.second)
         if len(self.shape) == 4:
             coords["target_position"] = coords["target_position_T"] = self.target_positions()
         variables = {name: (self.dims, values) for name, values in data.items()}

@@ -169,6 +169,7 @@ def _result(
     dims = ("batch_1", "target_position", "sign", "rank") if plan.by_token else ("batch_1", "sign", "rank")
     data: dict[str, Any] = {"influences": (dims, values), "partner_batch": (dims, sequence)}
     coords: dict[str, Any] = {"batch_1": plan.first, "sign": np.array(list(best), dtype=np.int64)}
+    coords |= plan.row_labels(batch_1=plan.first)
     if plan.by_token:
         position = np.maximum(partners, 0) % tokens
         labels = plan.target_positions()

@@ -84,8 +84,10 @@ def _layouts(plan: Plan, schema: Schema, se: bool) -> dict[str, ArrayLayout]:
     sizes = dict(zip(plan.dims, plan.shape, strict=True))
     sizes |= dict(zip(("batch", "position"), plan.input_ids().shape, strict=True))
     node = schema.node("/")
+    labels = [name for name in plan.row_labels(batch_1=plan.first, batch_2=plan.second) if name in node.variables]
     names = ["influences", *(["influences_se"] if se else []), "input_ids", *plan.dims]
     names += ["mask"] if plan.mask is not None else []
+    names += labels
     out = {}
     for name in names:
         spec = node.variables[name]
@@ -93,6 +95,9 @@ def _layouts(plan: Plan, schema: Schema, se: bool) -> dict[str, ArrayLayout]:
         shape = tuple(sizes[d] for d in dims)
         chunks = (*_tile_shape(plan), *shape[2:]) if name.startswith("influences") else shape
         attrs = {**array_attributes(spec, {}), **({"units": plan.units[name]} if name in plan.units else {})}
+        beside = sorted(n for n in labels if spec.role == "data" and set(node.variables[n].dims) <= set(dims))
+        if beside:
+            attrs["coordinates"] = " ".join(beside)  # how xarray knows them again
         out[name] = ArrayLayout(name, dims, shape, spec.dtype, spec.fill, chunks, attrs, spec)
     return out
 
@@ -127,6 +132,7 @@ def _compare(location: Location, attributes: dict[str, Any], layouts: GroupLayou
 
 def _write_small(location: Location, plan: Plan, layouts: GroupLayout, schema: Schema) -> None:
     values: dict[str, npt.NDArray[Any]] = {"input_ids": plan.input_ids(), "batch_1": plan.first, "batch_2": plan.second}
+    values |= {name: label for name, (_, label) in plan.row_labels(batch_1=plan.first, batch_2=plan.second).items()}
     values |= {name: plan.target_positions() for name in ("target_position", "target_position_T")}
     if plan.mask is not None:
         values["mask"] = plan.mask

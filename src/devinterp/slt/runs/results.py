@@ -7,7 +7,7 @@ whatever the caller says.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Hashable, Mapping
+from collections.abc import Collection, Hashable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ import xarray as xr
 
 from devinterp.errors import ProvenanceError
 
-__all__ = ["label_result", "lay_out", "schema_id", "shared_attrs", "string_index", "told"]
+__all__ = ["label_result", "lay_out", "row_labels", "schema_id", "shared_attrs", "string_index", "told"]
 
 RAGGED = ("chain", "draw", "step")
 """Dimensions along which runs may have other sizes: NaN fills up."""
@@ -27,6 +27,26 @@ def schema_id(kind: str) -> str:
     from devinterp.schema import load
 
     return str(load(kind).id)
+
+
+def row_labels(dataset: xr.Dataset, observables: Sequence[str]) -> dict[str, list[npt.NDArray[Any]]]:
+    """Return the coordinates that a user put on the rows of observables, by name, for each observable in order.
+
+    Their numbers (``batch_{obs}``) are called ``row_number``, and count where an observable has none. Of another
+    coordinate, rows of an observable that does not have it say nothing: NaN, NaT, or an empty text.
+    """
+    own = {obs: {str(n): c for n, c in dataset.coords.items() if c.dims == (f"batch_{obs}",)} for obs in observables}
+    sizes = {obs: int(dataset.sizes[f"batch_{obs}"]) for obs in observables}
+    out: dict[str, list[npt.NDArray[Any]]] = {}
+    if any(f"batch_{obs}" in found for obs, found in own.items()):
+        numbers = {obs: found.get(f"batch_{obs}") for obs, found in own.items()}
+        out["row_number"] = [np.arange(sizes[o]) if c is None else np.asarray(c.values) for o, c in numbers.items()]
+    for name in dict.fromkeys(n for obs, found in own.items() for n in found if n != f"batch_{obs}"):
+        known = {obs: np.asarray(found[name].values) for obs, found in own.items() if name in found}
+        kind = next(iter(known.values())).dtype
+        nothing: Any = "" if kind.kind in "UTO" else np.array("NaT", kind) if kind.kind in "mM" else np.nan
+        out[name] = [known[o] if o in known else np.full(sizes[o], nothing) for o in observables]
+    return out
 
 
 def label_result(

@@ -26,7 +26,7 @@ from devinterp.errors import DataError, MissingVariableError, ProvenanceError, S
 from devinterp.slt.runs.chains import warn_excluded
 from devinterp.slt.runs.comparable import check_curve, check_same_origin, own_settings
 from devinterp.slt.runs.counted import Start, row_mask, start_rows
-from devinterp.slt.runs.results import label_result
+from devinterp.slt.runs.results import label_result, row_labels
 from devinterp.slt.runs.run import Samples, Tree, series_members, study_members
 from devinterp.slt.runs.side_by_side import along_checkpoints
 from devinterp.slt.susceptibilities.flat import flat_tree
@@ -252,6 +252,7 @@ def compute_susceptibilities(
         targets=[targets for _ in tokens],
         positions=[positions for _ in tokens],
         counts=[masks[name] for name in tokens],
+        labels=row_labels(full.dataset, tuple(tokens)),
     )
 
 

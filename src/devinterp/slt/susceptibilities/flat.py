@@ -26,6 +26,7 @@ def flat_tree(
     targets: Positions,
     positions: Positions,
     counts: Sequence[npt.NDArray[np.bool_] | None] | None = None,
+    labels: Mapping[str, Sequence[npt.NDArray[Any]]] | None = None,
     checkpoints: npt.NDArray[np.int64] | None = None,
 ) -> xr.DataTree:
     """Put flattened values and tokens into the tree of the schema.
@@ -44,6 +45,8 @@ def flat_tree(
         Per observable its rows, the positions predicted (from 1), and those of all tokens (from 0).
     counts : sequence of (array of bool, shape (batch, target_position), or None), optional
         Per observable which of its losses the values are of, where it is not all of them.
+    labels : mapping of str to sequence of arrays, optional
+        Further coordinates of the rows of each observable.
     checkpoints : array of int64, optional
         Training steps, where the values lead with them.
 
@@ -58,12 +61,12 @@ def flat_tree(
     attrs = {**attrs, **({"masked": masked} if masked else {})}
     dims = ("sus_flat", "wr") if checkpoints is None else ("checkpoint", "sus_flat", "wr")
     sus = xr.Dataset({variable: (dims, values) for variable, values in data.items()})
-    sus = sus.assign_coords(_flat("sus_flat", "target_position", batches, targets, counts))
+    sus = sus.assign_coords(_flat("sus_flat", "target_position", batches, targets, labels or {}, counts))
     sus = sus.assign_coords(wr=("wr", string_index(restrictions)))
     if checkpoints is not None:
         sus = sus.assign_coords(checkpoint=("checkpoint", checkpoints))
     context = xr.Dataset({"input_ids": ("ctx_flat", np.concatenate([ids.ravel() for ids in tokens.values()]))})
-    context = context.assign_coords(_flat("ctx_flat", "position", batches, positions))
+    context = context.assign_coords(_flat("ctx_flat", "position", batches, positions, labels or {}))
     tree = xr.DataTree.from_dict(
         {
             "/susceptibilities": label_result(sus, kind, node="/susceptibilities", attrs={**names, **attrs}),
@@ -79,17 +82,23 @@ def _flat(
     position: str,
     batches: Positions,
     places: Positions,
+    labels: Mapping[str, Sequence[npt.NDArray[Any]]],
     counts: Sequence[npt.NDArray[np.bool_] | None] | None = None,
 ) -> xr.Coordinates:
-    """Coordinates dataset_id, batch and position of the flattened rows of several observables."""
+    """Coordinates dataset_id, batch and position of the flattened rows of several observables, and their labels."""
     sizes = [(rows.size, at.size) for rows, at in zip(batches, places, strict=True)]
-    flat = {
+    flat: dict[str, list[Any]] = {
         "dataset_id": [np.full(n * m, k, dtype=np.int64) for k, (n, m) in enumerate(sizes)],
         "batch": [np.repeat(rows, m) for rows, (_, m) in zip(batches, sizes, strict=True)],
         position: [np.tile(at, n) for at, (n, _) in zip(places, sizes, strict=True)],
     }
+    for name, given in labels.items():
+        if name not in flat:
+            flat[name] = [np.repeat(rows, m) for rows, (_, m) in zip(given, sizes, strict=True)]
     if counts is not None:
         kept = [slice(None) if mask is None else mask.ravel() for mask in counts]
         flat = {name: [part[at] for part, at in zip(parts, kept, strict=True)] for name, parts in flat.items()}
-    joined = {name: (dim, np.concatenate(parts).astype(np.int64)) for name, parts in flat.items()}
+    joined: dict[str, Any] = {name: (dim, np.concatenate(parts)) for name, parts in flat.items()}
+    for name in ("dataset_id", "batch", position):
+        joined[name] = (dim, joined[name][1].astype(np.int64))
     return xr.Coordinates(joined, indexes={})

@@ -65,6 +65,13 @@ def unflatten(result: xr.DataTree) -> xr.DataTree:
         data["input_ids"] = (("batch", "position"), ids[order[np.searchsorted(ids_rows, rows, sorter=order)]])
         coords: dict[str, Any] = {"batch": rows, "target_position": position, "position": ids_position}
         coords |= {name: sus[name].variable for name in ("wr", "checkpoint") if name in sus.coords}
+        by_row = np.argsort(part["batch"].values, kind="stable")
+        first = by_row[np.searchsorted(part["batch"].values, rows, sorter=by_row)]
+        coords |= {
+            str(name): ("batch", c.values[first])
+            for name, c in part.coords.items()
+            if c.dims == ("sus_flat",) and name not in ("dataset_id", "batch", "target_position")
+        }
         dataset = xr.Dataset(data, coords=coords)
         for variable in data:
             source = context if variable == "input_ids" else sus
@@ -125,6 +132,11 @@ def flatten(tree: xr.DataTree) -> xr.DataTree:
         targets=[child["target_position"].values for child in children],
         positions=[child["position"].values for child in children],
         counts=counts,
+        labels={
+            str(name): [child[name].values for child in children]
+            for name, c in children[0].coords.items()
+            if c.dims == ("batch",) and name != "batch" and all(name in child.coords for child in children)
+        },
         checkpoints=children[0]["checkpoint"].values if "checkpoint" in children[0].coords else None,
     )
 
