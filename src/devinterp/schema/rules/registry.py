@@ -273,6 +273,12 @@ def within_vocabulary(values: NDArray[Any], *, limit: float) -> NDArray[np.bool_
     return values >= limit
 
 
+@predicate("other_than", expected="another name than {name!r}")
+def other_than(values: NDArray[Any], *, name: str) -> NDArray[np.bool_]:
+    """No value that is ``name``."""
+    return np.asarray(values == name, dtype=bool)
+
+
 @predicate("distinct", kind="whole", expected="values that differ from each other")
 def distinct(values: NDArray[Any]) -> NDArray[np.bool_]:
     """No value twice; every occurrence but the first is marked."""

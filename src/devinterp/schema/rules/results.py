@@ -141,6 +141,41 @@ def masked_pairs(context: Context, *, variable: str) -> Iterator[Problem]:
         )
 
 
+@predicate("topk_partners", kind="relation")
+def topk_partners(context: Context) -> Iterator[Problem]:
+    """Partners are other sequences that are there, the strongest first, of their sign, and with their token."""
+    if not context.has("influences", "partner_batch", "batch_1", "sign"):
+        return
+    names = ("influences", "partner_batch", "batch_1", "sign")
+    influences, partner, own, sign = (context.read(n) for n in names)
+    if influences.shape != partner.shape or influences.shape[-2:-1] != sign.shape or influences.shape[:1] != own.shape:
+        return  # the sizes have their own finding
+    there, rows = partner >= 0, context.size("batch")
+    if not np.array_equal(there, np.isfinite(influences)):
+        yield Problem("There is a partner without an influence, or the other way round.", name="influences")
+    if rows is not None and (partner >= rows).any():
+        yield Problem(
+            "A partner is a sequence that is not there.", f"below {rows}", int(partner.max()), "partner_batch"
+        )
+    if (there & (partner == own.reshape(-1, *[1] * (partner.ndim - 1)))).any():
+        yield Problem("A partner lies in the query's own sequence.", name="partner_batch")
+    signed = np.where(there, influences * sign[:, None], 0)
+    if (signed < 0).any():
+        yield Problem("An influence has not the sign that it is listed under.", name="influences")
+    if (np.abs(np.where(there, influences, 0)) > 1 + _CORRELATION).any():
+        yield Problem("A correlation is beyond 1.", "from -1 to 1", float(np.nanmax(np.abs(influences))), "influences")
+    if (np.diff(np.where(there, np.abs(influences), -1), axis=-1) > 0).any():
+        yield Problem("The strongest partner does not come first.", name="influences")
+    if not context.has("partner_position", "partner_token", "input_ids"):
+        return
+    position, token, ids = (context.read(n) for n in ("partner_position", "partner_token", "input_ids"))
+    inside = there & (partner < len(ids)) & (position >= 1) & (position < ids.shape[-1])
+    if position.shape != partner.shape or not np.array_equal(inside, there):
+        yield Problem("A partner's position is not there.", f"from 1 to {ids.shape[-1] - 1}", name="partner_position")
+    elif not np.array_equal(token[there], ids[partner[there], position[there]]):
+        yield Problem("A partner's token is not the one at its position.", name="partner_token")
+
+
 @predicate("bif_correlation", kind="relation")
 def bif_correlation(context: Context) -> Iterator[Problem]:
     """Symmetric; a correlation lies in [-1, 1] and is 1 with itself, 0 where a loss is constant."""

@@ -276,7 +276,7 @@ def _bif_sizes(draft: Draft, group: GroupDraft, arguments: Arguments) -> None:
 
 @rule_maker("bif_indices")
 def _bif_indices(draft: Draft, group: GroupDraft, arguments: Arguments) -> None:
-    for name in ("batch_1", "batch_2"):
+    for name in (n for n in ("batch_1", "batch_2") if n in group.names):
         group.set(name, draft.rng.permutation(group.sizes["batch"])[: group.sizes[name]])
 
 
@@ -308,6 +308,26 @@ def _bif(draft: Draft, group: GroupDraft, arguments: Arguments) -> None:
         average_tokenwise_bif=0,
         n_constant_losses=made[0][1],
     )
+
+
+@rule_maker("topk_partners", stage="plan")
+def _more_than_one_sequence(draft: Draft, group: GroupDraft, arguments: Arguments) -> None:
+    group.sizes["batch"] = max(2, group.sizes.get("batch", 3), group.sizes.get("batch_1", 1))
+
+
+@rule_maker("topk_partners")
+def _partners(draft: Draft, group: GroupDraft, arguments: Arguments) -> None:
+    """Other sequences, weaker and weaker, with the token at a position of theirs."""
+    rng, shape = draft.rng, group.values["influences"].shape
+    group.set("sign", [1, -1])
+    own = group.values["batch_1"].reshape(-1, *[1] * (len(shape) - 1))
+    partner = (own + rng.integers(1, group.sizes["batch"], shape)) % group.sizes["batch"]
+    group.set("partner_batch", partner)
+    group.set("influences", -np.sort(-rng.random(shape), axis=-1) * np.array([1, -1])[:, None])
+    if "partner_position" in group.names:
+        position = rng.integers(1, group.sizes["position"], shape)
+        group.set("partner_position", position)
+        group.set("partner_token", group.values["input_ids"][partner, position])
 
 
 def _correlated(draft: Draft, group: GroupDraft, token: bool) -> tuple[Any, int]:

@@ -88,6 +88,13 @@ def _finite(values: NDArray[Any], layout: Any, arguments: Any, attributes: Any, 
     return values
 
 
+@value_maker("other_than")
+def _other_than(
+    values: NDArray[Any], layout: Any, arguments: Mapping[str, Any], attributes: Any, rng: Any
+) -> NDArray[Any]:
+    return np.where(values == arguments["name"], f"{arguments['name']}'", values)
+
+
 @value_maker("at_least")
 def _at_least(
     values: NDArray[Any], layout: Any, arguments: Mapping[str, Any], attributes: Any, rng: Any
