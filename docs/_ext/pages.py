@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import rooms
+import yaml
 from tables import cell, code, table
 
 import devinterp
@@ -408,6 +409,27 @@ def _size(parameters: float) -> str:
     return f"{parameters / 1e9:g} G" if parameters >= 1e9 else f"{parameters / 1e6:g} M"
 
 
+def rules_page() -> str:
+    """What the formats say, sentence by sentence, with the rules that check it."""
+    parts = [
+        "# Which rule checks what",
+        "What these pages say, sentence by sentence, and the [findings](../codes/index.md) that a store has which breaks it. "
+        "Every code of a finding stands here; {py:data}`devinterp.testing.MUTATIONS` has stores that break each of them.",
+    ]
+    text = (schemas_folder() / "findings" / "sentences.yaml").read_text(encoding="utf-8")
+    for section, sentences in yaml.safe_load(text).items():
+        rows = [
+            (
+                s["says"],
+                ", ".join(_code_link(c) for c in s["codes"]) if "codes" in s else "no store can show it",
+                ", ".join(dict.fromkeys(str(RuleCode(c).level) for c in s["codes"])) if "codes" in s else s["tested"],
+            )
+            for s in sentences
+        ]
+        parts += [f"## {section}", table(("what is said", "findings", "level, or where it is tested"), rows)]
+    return "\n\n".join(parts) + "\n"
+
+
 # All of them
 
 
@@ -421,6 +443,7 @@ def write_all(docs: Path) -> list[Path]:
     }
     pages[docs / "api" / "cli.md"] = cli_page()
     pages[docs / "api" / "estimands.md"] = estimands_page()
+    pages[docs / "formats" / "rules.md"] = rules_page()
     pages[docs / "codes" / "index.md"] = code_index()
     pages[docs / "old-names.md"] = old_names()
     pages[docs / "starting-points.md"] = starting_points_table()

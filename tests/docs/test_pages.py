@@ -13,9 +13,11 @@ from urllib.parse import unquote, urlsplit
 import links
 import pages as generated
 import pytest
+import yaml
 from docs_pages import DOCS, ROOT, blocks_of, pages
 
 from devinterp.schema import RuleCode, load
+from devinterp.schema.model.load import schemas_folder
 from devinterp.slt.estimands import ESTIMANDS, parameter_docs
 
 PUBLIC = {
@@ -116,7 +118,11 @@ def test_names_of_ours_in_the_pages_exist() -> None:
             try:
                 resolve(dotted)
             except LookupError:
-                if dotted not in {"devinterp.optim", "devinterp.schemas", "devinterp.predicates"}:  # devinterp 2; entry points
+                if dotted not in {
+                    "devinterp.optim",
+                    "devinterp.schemas",
+                    "devinterp.predicates",
+                }:  # devinterp 2; entry points
                     wrong.append(f"{page.relative_to(ROOT)}: {dotted}")
     assert wrong == []
 
@@ -125,7 +131,7 @@ def test_links_between_sources_lead_somewhere(tmp_path: Path) -> None:
     written = (
         {p.name for p in (DOCS / "formats").glob("*.md")}
         | {f"{c.value}.md" for c in RuleCode}
-        | {"cli.md", "estimands.md"}
+        | {"cli.md", "estimands.md", "rules.md"}
     )
     written |= {f"{kind}.md" for kind in generated.our_schemas()}
     wrong = []
@@ -214,3 +220,13 @@ def test_python_blocks_of_pages_are_run_or_shown_elsewhere() -> None:
             assert plain == [], relative
     front, readme = (blocks_of(path)[0].body for path in (DOCS / "index.md", ROOT / "README.md"))
     assert ast.dump(ast.parse(front)) == ast.dump(ast.parse(readme))
+
+
+def test_every_sentence_of_the_formats_has_a_rule_and_every_rule_a_sentence() -> None:
+    document = yaml.safe_load((schemas_folder() / "findings" / "sentences.yaml").read_text(encoding="utf-8"))
+    sentences = [s for section in document.values() for s in section]
+    assert len({s["says"] for s in sentences}) == len(sentences)
+    assert {c for s in sentences for c in s.get("codes", [])} == {c.value for c in RuleCode}
+    for sentence in sentences:
+        assert ("codes" in sentence) is not ("tested" in sentence), sentence
+        assert (ROOT / sentence.get("tested", ".")).exists(), sentence
