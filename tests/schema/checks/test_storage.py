@@ -118,7 +118,7 @@ def test_xarrays_marker_of_missing_numbers_is_nan_or_absent(store_of: StoreOf, m
     assert "DI207" in codes(store)
 
 
-@pytest.mark.parametrize("name", ["scale_factor", "add_offset", "missing_value", "_Unsigned", "dtype"])
+@pytest.mark.parametrize("name", ["scale_factor", "add_offset", "missing_value", "_Unsigned", "dtype", "_Encoding"])
 def test_attributes_that_change_values_on_reading_are_named(store_of: StoreOf, name: str) -> None:
     store = store_of("samples")
     edit_attributes(store, lambda a: a.update({name: "true"}), "init_loss")
@@ -215,3 +215,11 @@ def test_keys_of_chunks_are_the_default_ones(store_of: StoreOf, encoding: str) -
         edit_array(store, "init_loss", chunk_key_encoding={"name": encoding, "configuration": {"separator": separator}})
         right = (encoding, separator) == ("default", "/")
         assert codes(store) == (set() if right else {"DI203"})
+
+
+@pytest.mark.parametrize("value", [5, None, ["n_beta"], {"a": 1}])
+def test_names_of_coordinates_are_text(store_of: StoreOf, value: Any) -> None:
+    store = store_of("samples")
+    edit_attributes(store, lambda a: a.update(coordinates=value), "init_loss")
+    (finding,) = validate(store, level="structure").findings
+    assert (finding.code, finding.path, finding.found) == ("DI110", "/init_loss", repr(value))

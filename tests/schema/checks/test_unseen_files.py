@@ -19,7 +19,8 @@ SMALL = {"chains": 2, "draws": 3, "rows": 2, "observables": ("code",), "save_met
 NAMES = [
     ".DS_Store", "._0", "._zarr.json", "Thumbs.db", "desktop.ini", ".nfs000000000001", ".zarr.json.Xy12Za",
     "zarr.json~", ".0.swp", "#0#", ".zarr.json.swp", "0.bak", "zarr.json.orig",
-    ".fuse_hidden0001", ".gitkeep", ".0.icloud",
+    ".fuse_hidden0001", ".gitkeep", ".0.icloud", "0_$folder$", "zarr.sync-conflict-20240101-101010-ABC.json",
+    "zarr (conflicted copy 2024-01-01).json", "0.dvc", "zarr.json.rej",
 ]  # fmt: skip
 
 

@@ -58,6 +58,15 @@ def _check_fill(
 def _check_decoding(array: ArrayNode, findings: Collector) -> None:
     if "_FillValue" in array.attrs:
         _check_marker(array, array.attrs["_FillValue"], findings)
+    beside = array.attrs.get("coordinates", "")
+    if not isinstance(beside, str):
+        findings.add(
+            RuleCode.ATTRIBUTE,
+            array.path,
+            "The attribute coordinates, which xarray reads names from, is no text.",
+            expected="names separated by blanks, or no such attribute",
+            found=repr(beside),
+        )
     for name in DECODED:
         if name in array.attrs:
             findings.add(

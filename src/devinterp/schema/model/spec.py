@@ -35,8 +35,8 @@ __all__ = [
 NAT = "nat"
 """The unit of a loss that is minus a natural logarithm of a probability."""
 
-DECODED = ("scale_factor", "add_offset", "missing_value", "_Unsigned", "dtype")
-"""Attributes of arrays at which xarray changes values on reading."""
+DECODED = ("scale_factor", "add_offset", "missing_value", "_Unsigned", "dtype", "_Encoding")
+"""Attributes of arrays at which xarray changes values on reading, or fails to read them."""
 
 Level = Literal["structure", "completeness", "values"]
 Severity = Literal["error", "warning", "note"]

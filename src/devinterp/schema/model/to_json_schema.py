@@ -201,6 +201,7 @@ def _array(variable: VariableSpec, storage: StorageSpec) -> dict[str, Any]:
             "type": "object",
             "properties": {
                 "units": {"enum": [None, variable.unit, *variable.alternative_units]},
+                "coordinates": {"type": "string"},
                 **dict.fromkeys(DECODED, False),
             },
         },

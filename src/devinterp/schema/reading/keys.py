@@ -59,7 +59,9 @@ def is_leftover(key: str) -> bool:
 # .nfs0001, .name.Xy12Za of rsync, .name.swp), folders that keep thumbnails, and backups.
 _UNSEEN = re.compile(
     r"\..+|thumbs\.db|ehthumbs\.db|desktop\.ini|icon\r|__macosx|lost\+found|@eadir|.+~|#.+#"
-    r"|.+\.(bak|orig|old|swp|tmp|temp|part|crdownload)",
+    r"|.+\.(bak|orig|old|rej|swp|tmp|temp|part|crdownload|dvc|md5)"
+    # What Hadoop puts for a folder into an object store, and what programs that synchronise put for a conflict.
+    r"|.+_\$folder\$|.+\.sync-conflict-.+|.+ \(.*conflicted copy.*\).*",
     re.IGNORECASE,
 )
 
