@@ -9,11 +9,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import lifelike
 import pytest
 import xarray as xr
 import zarr
 
-from devinterp.schema import RuleCode, validate
+from devinterp.cli import main
+from devinterp.schema import Finding, RuleCode, validate
 from devinterp.testing import MUTATIONS, Mutation, make_store
 from devinterp.testing.mutations.editor import StoreEditor
 
@@ -104,3 +106,81 @@ def test_an_archive_with_an_outer_folder_is_packed_again(tmp_path: Path) -> None
         "zip -r0 ../store.zip .", shell=True, check=True, cwd=tmp_path / "out" / "a.zarr", capture_output=True
     )
     assert validate(tmp_path / "out" / "store.zip").ok
+
+
+def at(path: Path, where: str) -> tuple[zarr.Group, str]:
+    parent, _, name = where.rpartition("/")
+    return zarr.open_group(path, mode="r+", path=parent.strip("/"), use_consolidated=False), name
+
+
+def delete(path: Path, finding: Finding) -> None:
+    for where in finding.paths:
+        group, name = at(path, where)
+        del group[name]
+    zarr.consolidate_metadata(path)
+
+
+def set_unit(path: Path, finding: Finding) -> None:
+    for where in finding.paths:
+        group, name = at(path, where)
+        group[name].attrs["units"] = finding.expected.strip("'").partition("' or")[0]
+    zarr.consolidate_metadata(path)
+
+
+def remove(path: Path, finding: Finding) -> None:
+    for where in finding.paths:
+        (path / where.strip("/")).unlink()
+
+
+def repair(path: Path, finding: Finding) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["repair", str(path), "--yes"])
+    assert not ended.value.code
+
+
+def copy_again(path: Path, finding: Finding) -> None:
+    shutil.copytree(path.with_name("whole.zarr"), path, dirs_exist_ok=True)
+
+
+STEPS = {
+    ("DI102", "or remove it: del group[name], then consolidate again"): delete,
+    ("DI107", "or remove it: del group[name], then consolidate again"): delete,
+    ("DI111", "group[name].attrs['units'] = expected, then consolidate again"): set_unit,
+    ("DI501", "Copy the store again from where it is whole"): copy_again,
+    ("DI506", "Copy the store again from where it is whole"): copy_again,
+    ("DI502", "Otherwise remove the object"): remove,
+}
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize(("code", "words"), STEPS)
+def test_what_a_remedy_says_to_do_leads_to_a_valid_store(code: str, words: str, tmp_path: Path) -> None:
+    tried = 0
+    for number, mutation in enumerate(m for m in MUTATIONS if m.code == code and not m.also):
+        if tried == 2:
+            break
+        (folder := tmp_path / str(number)).mkdir()
+        path = Path(make_store(folder / "store.zarr", mutation.base, consolidated=mutation.consolidated))
+        shutil.copytree(path, folder / "whole.zarr")
+        mutation.apply(StoreEditor(path))
+        found = [f for f in validate(path, **mutation.options).findings if f.code == code and words in (f.remedy or "")]
+        for finding in found:
+            STEPS[code, words](path, finding)
+            tried += 1
+        if found:
+            report = validate(path, **{k: v for k, v in mutation.options.items() if k != "level"})
+            assert report.ok, f"{mutation.name}: {report}"
+    assert tried
+
+
+@pytest.mark.parametrize("how", ["missing", "damaged"])
+def test_a_run_that_lost_a_chunk_is_repaired_by_the_line_of_its_finding(how: str, tmp_path: Path) -> None:
+    path = lifelike.make_study(tmp_path / "s.zarr", ["full"], chains=2, draws=3, rows=2, observables=("code",))
+    chunk = path / "full/loss_code/c/1/0/0/0"
+    chunk.unlink() if how == "missing" else chunk.write_bytes(b"x" + chunk.read_bytes()[1:])
+    (finding,) = validate(path).errors
+    assert "devinterp repair STORE --yes" in finding.remedy
+    repair(path, finding)
+    report = validate(path)
+    assert report.ok, str(report)
+    assert report.codes <= {"DI007", "DI504"}  # what the repair kept, to be taken back
