@@ -18,6 +18,9 @@ sys.path.insert(0, str(Path(__file__).parent / "helpers"))
 # How the caller likes progress, colours, widths and plots says nothing of ours; a test that is about it sets it.
 for name in ("TQDM_DISABLE", "NO_COLOR", "FORCE_COLOR", "CLICOLOR", "COLUMNS", "LINES", "MPLBACKEND", "PYTHONWARNINGS"):
     os.environ.pop(name, None)
+# Workers of pytest share the cores, and torch's threads would hold one while they wait for each other: nine times as
+# long on a busy machine. It must be there before torch is; not a bit depends on it.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 HERE = Path(__file__).parent
 EXTRAS = ("torch", "tqdm", "cloudpickle", "matplotlib", "dask", "fsspec", "transformers", "datasets")
