@@ -19,6 +19,8 @@ from devinterp.plot import (
     influence_matrix,
     llc_estimates,
     loss_traces,
+    ranked_influences,
+    running_means,
     sgld_metrics,
     susceptibility_classes,
     susceptibility_pca,
@@ -457,3 +459,38 @@ def test_without_matplotlib_the_extra_is_named(run, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(MissingDependencyError, match=r"devinterp\[plot\]"):
         loss_traces(run)
+
+
+def test_running_means_end_at_the_llc_of_each_chain(run, ax):
+    lines = running_means(run, observable="code", ax=ax)
+    found = compute_llc(run, over="observable", observable="code")
+    np.testing.assert_allclose([line.get_ydata()[-1] for line in lines[:-1]], found["llc_per_chain"], rtol=1e-5)
+    assert lines[-1].get_label() == "all"
+    np.testing.assert_allclose(lines[-1].get_ydata()[-1], found["llc_mean"], rtol=1e-5)
+    part = compute_llc(run.isel(draw=slice(10, 20)), over="observable", observable="code")
+    lines = running_means(run, observable="code", burnin=10, ax=ax)
+    assert lines[-1].get_xdata()[9] == 20
+    np.testing.assert_allclose(lines[-1].get_ydata()[9], part["llc_mean"], rtol=1e-5)
+    with pytest.raises(SettingError, match="no mean to draw"):
+        running_means(run, burnin=40)
+    drawn(ax)
+
+
+def test_ranked_influences_are_those_of_the_matrix_and_of_the_strongest(run):
+    whole = compute_bif(run)
+    query = whole["influences"].sel(batch_1=2, target_position=5)
+    outside = query.where(query["batch_2"] != 2).values.ravel()
+    outside = np.sort(outside[np.isfinite(outside)])
+    facets = ranked_influences(whole, 2, 5, top=4, tokenizer="bytes")
+    bars = [bar.get_width() for bar in facets.artists[0]]
+    np.testing.assert_allclose(bars, [*outside[::-1][:4], *outside[:4][::-1]], rtol=1e-6)
+    facets.fig.savefig("/dev/null", format="png")
+    for source in (compute_bif(run, top_k=6), run):
+        strongest = [bar.get_width() for bar in ranked_influences(source, 2, 5, top=4, tokenizer="bytes").artists[0]]
+        np.testing.assert_allclose(strongest, bars, rtol=1e-5)
+    with pytest.raises(SettingError, match="no such token"):
+        ranked_influences(whole, 2, 99)
+    with pytest.raises(SettingError, match="no sequence 77"):
+        ranked_influences(whole, 77, 5)
+    with pytest.raises(MissingVariableError, match="between tokens"):
+        ranked_influences(compute_bif(run, correlation_method="sequence"), 2, 5)

@@ -7,12 +7,15 @@ from typing import Any
 import xarray as xr
 
 from devinterp.errors import SettingError
-from devinterp.plot.influence import influence_matrix, token_influence
+from devinterp.plot.influence import influence_matrix, ranked_influences, token_influence
 from devinterp.plot.llc import llc_estimates
 from devinterp.plot.metrics import sgld_metrics
-from devinterp.plot.susceptibility import susceptibility_classes, susceptibility_pca, susceptibility_text
+from devinterp.plot.susceptibility import susceptibility_classes, susceptibility_text
+from devinterp.plot.susceptibility.components import component_tokens, components_over_checkpoints, susceptibility_pca
+from devinterp.plot.susceptibility.patterns import susceptibility_patterns
+from devinterp.plot.susceptibility.token_map import susceptibility_map
 from devinterp.plot.sweep import sweep_map
-from devinterp.plot.traces import loss_traces
+from devinterp.plot.traces import loss_traces, running_means
 from devinterp.plot.verdict import verdict_table
 from devinterp.slt.estimands import ESTIMANDS
 from devinterp.slt.runs.kind import kind_of
@@ -48,6 +51,10 @@ class PlotAccessor:
         """Draw loss traces; see `devinterp.plot.traces.loss_traces`."""
         return loss_traces(self._obj, **options)
 
+    def running_means(self, **options: Any) -> Any:
+        """Draw the LLC of the draws so far; see `devinterp.plot.traces.running_means`."""
+        return running_means(self._obj, **options)
+
     def llc(self, **options: Any) -> Any:
         """Draw the LLC per chain, over restrictions or over checkpoints; see `devinterp.plot.llc.llc_estimates`."""
         return llc_estimates(self._obj, **options)
@@ -60,6 +67,10 @@ class PlotAccessor:
         """Draw the influence between the tokens of a pair; see `devinterp.plot.influence.token_influence`."""
         return token_influence(self._obj, batch_1, batch_2, **options)
 
+    def ranked_influences(self, batch_1: int, target_position: int, **options: Any) -> Any:
+        """Draw the strongest partners of one token; see `devinterp.plot.influence.ranked_influences`."""
+        return ranked_influences(self._obj, batch_1, target_position, **options)
+
     def susceptibilities(self, classes: Any = None, **options: Any) -> Any:
         """Draw restrictions by token classes; see `devinterp.plot.susceptibility.susceptibility_classes`."""
         return susceptibility_classes(self._obj, classes, **options)
@@ -69,8 +80,24 @@ class PlotAccessor:
         return susceptibility_text(self._obj, observable, batch, **options)
 
     def pca(self, show: Any = "restrictions", **options: Any) -> Any:
-        """Draw principal components; see `devinterp.plot.susceptibility.susceptibility_pca`."""
+        """Draw principal components; see `devinterp.plot.susceptibility.components.susceptibility_pca`."""
         return susceptibility_pca(self._obj, show, **options)
+
+    def component(self, component: int = 1, **options: Any) -> Any:
+        """Draw loadings and top tokens; see `devinterp.plot.susceptibility.components.component_tokens`."""
+        return component_tokens(self._obj, component, **options)
+
+    def component_over_checkpoints(self, component: int = 1, **options: Any) -> Any:
+        """Draw classes over training; see `devinterp.plot.susceptibility.components.components_over_checkpoints`."""
+        return components_over_checkpoints(self._obj, component, **options)
+
+    def token_map(self, method: Any = None, **options: Any) -> Any:
+        """Draw tokens in two dimensions; see `devinterp.plot.susceptibility.token_map.susceptibility_map`."""
+        return susceptibility_map(self._obj, method, **options)
+
+    def patterns(self, wr: Any = None, **options: Any) -> Any:
+        """Draw boxes by pattern; see `devinterp.plot.susceptibility.patterns.susceptibility_patterns`."""
+        return susceptibility_patterns(self._obj, wr, **options)
 
     def metrics(self, quantity: Any = None, **options: Any) -> Any:
         """Draw the SGLD diagnostics; see `devinterp.plot.metrics.sgld_metrics`."""

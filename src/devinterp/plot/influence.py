@@ -9,8 +9,19 @@ import numpy.typing as npt
 import xarray as xr
 
 from devinterp.errors import MissingVariableError, SettingError
+from devinterp.plot.drawing.contexts import ContextLine, write_contexts
+from devinterp.plot.drawing.facets import Facets, make_facets
 from devinterp.plot.drawing.labels import label_tokens
-from devinterp.plot.drawing.style import DIVERGING, NEUTRAL, add_colorbar, new_axes, symmetric_limit, thin_labels
+from devinterp.plot.drawing.style import (
+    DIVERGING,
+    NEUTRAL,
+    PALETTE,
+    add_colorbar,
+    new_axes,
+    symmetric_limit,
+    thin_labels,
+    title,
+)
 from devinterp.plot.inputs import as_bif
 from devinterp.plot.tokens.decode import drawable, token_strings
 from devinterp.slt.runs.run import Tree
@@ -19,7 +30,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.image import AxesImage
 
-__all__ = ["influence_matrix", "token_influence"]
+__all__ = ["influence_matrix", "ranked_influences", "token_influence"]
 
 
 def influence_matrix(
@@ -131,6 +142,117 @@ def token_influence(
     if colorbar:
         add_colorbar(ax, image, _scale_label(result), beyond=beyond)
     return image
+
+
+def ranked_influences(
+    obj: Tree,
+    batch_1: int,
+    target_position: int,
+    *,
+    top: int = 10,
+    tokenizer: Any = None,
+    window: int = 8,
+    **options: Any,
+) -> Facets:
+    """Draw the strongest partners of one token by rank, each with what stands before it.
+
+    Parameters
+    ----------
+    obj : DataTree or Dataset
+        A result of ``compute_bif`` between tokens, with ``top_k`` or whole, or a run, of which then only the partners
+        of this sequence are looked for.
+    batch_1, target_position : int
+        The query: its sequence, as an index into the concatenated observables, and the position of its token, from 1.
+    top : int
+        Partners of either sign.
+    tokenizer : optional
+        See `devinterp.plot.tokens.decode.token_strings`.
+    window : int
+        Tokens of context before each.
+    **options
+        Passed to ``compute_bif``.
+
+    Returns
+    -------
+    Facets
+        Two panels: a bar for each partner, and beside it its token in context. A result with ``top_k`` leaves out the
+        query's own sequence and beginnings that others share with it; of a whole result the query's own sequence is
+        left out here. Its ``noise_floor_strongest``, where it is known, is shaded.
+    """
+    if "influences" not in obj.data_vars:
+        options = {"batch_index_range_1": [batch_1], "top_k": top, **options}
+    result = as_bif(obj, **options)
+    if "target_position" not in result["influences"].dims or "input_ids" not in result:
+        raise MissingVariableError(
+            "There are no partners of a token to rank.",
+            expected="influences between tokens, and input_ids",
+            found=tuple(map(str, result["influences"].dims)),
+            remedy='Compute them between tokens: correlation_method="token", average_tokenwise_bif=False.',
+        )
+    positions = _labels(result, "target_position", result.sizes["target_position"])
+    if "target_position" not in result.coords:
+        positions = positions + 1
+    if target_position not in positions:
+        raise SettingError("There is no such token.", expected=f"one of {positions[:20]}", found=target_position)
+    query = result.isel(batch_1=_position(result, "batch_1", batch_1))
+    query = query.isel(target_position=int(np.flatnonzero(positions == target_position)[0]))
+    ranked = [each for each in _ranked(query, batch_1, top) if np.isfinite(each[0])]
+    ids = np.asarray(result["input_ids"].transpose("batch", "position").values)
+
+    def words(sequence: int, position: int) -> list[str]:
+        return token_strings(ids[sequence, max(0, position - window) : position + 1], tokenizer)
+
+    lines = []
+    for value, sequence, position in ranked:
+        text = words(sequence, position)
+        lines.append(ContextLine(f"{value:+.2f}", text[:-1], text[-1]))
+    height = 0.9 + 0.165 * max(len(lines), 8)
+    facets = make_facets(["influence", "partners"], size=(4.4, height), col_wrap=2, sharex=False, sharey=False)
+    bars, texts = facets
+    values = [value for value, _, _ in ranked]
+    ends = [PALETTE[1] if value > 0 else PALETTE[0] for value in values]
+    facets.artists.append(bars.barh(range(len(values)), values, color=ends, height=0.75))
+    bars.axvline(0, color=NEUTRAL, linewidth=0.6)
+    floor = result.attrs.get("noise_floor_strongest")
+    if floor is not None:
+        bars.axvspan(-float(floor), float(floor), color=NEUTRAL, alpha=0.2, linewidth=0, zorder=0)
+    bars.set_yticks(range(len(values)), [_describe(result, sequence) for _, sequence, _ in ranked], fontsize=7.5)
+    bars.set_ylim(max(len(values), 8) - 0.5, -0.5)
+    bars.tick_params(axis="y", length=0)
+    bars.set_xlabel(_scale_label(result))
+    asked = words(batch_1, target_position)
+    whole = "".join(drawable(asked, longest=200))
+    title(bars, f"{_describe(result, batch_1)}, token {target_position}")
+    facets.artists.append(write_contexts(texts, lines))
+    title(texts, f"partners of …{whole[-32:]}")
+    return facets
+
+
+def _ranked(query: xr.Dataset, batch_1: int, top: int) -> list[tuple[float, int, int]]:
+    """Value, sequence and position of the partners of one token: the positive ones falling, then the negative ones."""
+    values = np.asarray(query["influences"].values, dtype=float)
+    if "rank" in query["influences"].dims:
+        order = ("sign", "rank")
+        values = query["influences"].transpose(*order).values[:, :top].astype(float)
+        sequences = query["partner_batch"].transpose(*order).values[:, :top]
+        positions = query["partner_position"].transpose(*order).values[:, :top]
+    else:
+        matrix = query["influences"].transpose("batch_2", "target_position_T")
+        labels = _labels(query, "batch_2", matrix.shape[0])
+        at = _labels(query, "target_position_T", matrix.shape[1]) + ("target_position_T" not in query.coords)
+        flat = np.where(labels[:, None] == batch_1, np.nan, np.asarray(matrix.values, dtype=float)).ravel()
+        order_ = np.argsort(-np.nan_to_num(flat, nan=-np.inf), kind="stable")[: int(np.isfinite(flat).sum())]
+        picked = [order_[flat[order_] > 0][:top], order_[::-1][flat[order_[::-1]] < 0][:top]]
+        size = max((len(each) for each in picked), default=0)
+        values = np.full((2, size), np.nan)
+        sequences, positions = np.zeros((2, size), dtype=int), np.zeros((2, size), dtype=int)
+        for sign, places in enumerate(picked):
+            values[sign, : len(places)] = flat[places]
+            sequences[sign, : len(places)] = labels[places // matrix.shape[1]]
+            positions[sign, : len(places)] = at[places % matrix.shape[1]]
+    first = [(float(v), int(s), int(p)) for v, s, p in zip(values[0], sequences[0], positions[0], strict=True)]
+    second = [(float(v), int(s), int(p)) for v, s, p in zip(values[1], sequences[1], positions[1], strict=True)]
+    return [*first, *second[::-1]]
 
 
 def _labels(result: xr.Dataset, dim: str, size: int) -> npt.NDArray[np.int64]:

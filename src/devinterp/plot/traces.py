@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.lines import Line2D
 
-__all__ = ["loss_traces"]
+__all__ = ["loss_traces", "running_means"]
 
 MOST_LEGEND_ENTRIES = 8
 
@@ -95,6 +95,57 @@ def loss_traces(
     title(ax, label)
     ax.margins(x=0.01)
     _legend(ax, len(lines))
+    return lines
+
+
+def running_means(
+    samples: Tree, *, observable: str | None = None, burnin: int = 0, ax: Axes | None = None
+) -> list[Line2D]:
+    """Draw what each chain's LLC would be if it had ended at each draw, and that of all of them.
+
+    Parameters
+    ----------
+    samples : DataTree or Dataset
+        What ``sample()`` returned; of a study, ``full``.
+    observable : str, optional
+        Fixed rows; by default the sampling task's where the store tells it, else the minibatches of the draws.
+    burnin : int
+        Draws to leave out at the start.
+    ax : matplotlib.axes.Axes, optional
+        Where to draw; a new figure by default.
+
+    Returns
+    -------
+    list of Line2D
+        One line for each chain, and one for the mean of those that completed: n_beta times the mean loss of the draws
+        so far above the loss at the start. A mean that still climbs at the end has not settled.
+    """
+    run = one_run(samples)
+    task = observable if observable is not None else run.sampling_task(None)
+    _, losses, start, label = _read(run, task, "draws")
+    if start is None or not 0 <= burnin < losses.shape[1]:
+        raise SettingError(
+            "There is no mean to draw.",
+            expected=f"a loss at the start, and burnin below {losses.shape[1]}",
+            found="no init_loss" if start is None else burnin,
+        )
+    count = np.arange(1, losses.shape[1] - burnin + 1)
+    so_far = run.n_beta * (np.cumsum(losses[:, burnin:], axis=1) / count - start)
+    ax = new_axes(ax, (5.6, 3.0))
+    failures = chain_failures(run)
+    lines: list[Line2D] = []
+    for chain, colour in enumerate(colours(len(so_far))):
+        dashes = (0, (2, 1.2)) if chain in failures else "solid"
+        lines += ax.plot(burnin + count, so_far[chain], color=colour, linewidth=0.9, alpha=0.7, linestyle=dashes,
+                         label=f"chain {chain}" + (" (stopped)" if chain in failures else ""))  # fmt: skip
+    used = [chain for chain in range(len(so_far)) if chain not in failures]
+    if len(used) > 1:
+        lines += ax.plot(burnin + count, so_far[used].mean(axis=0), color="black", linewidth=1.8, label="all")
+    ax.set_xlabel("draws so far")
+    ax.set_ylabel("LLC (dimensionless)")
+    title(ax, f"running mean, {label}")
+    ax.margins(x=0.01)
+    _legend(ax, len(used))
     return lines
 
 

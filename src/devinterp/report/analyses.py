@@ -15,7 +15,9 @@ from devinterp.plot.drawing.style import legend, title
 from devinterp.plot.influence import influence_matrix
 from devinterp.plot.llc import llc_over_checkpoints, llc_per_chain
 from devinterp.plot.metrics import QUANTITIES, TITLES, sgld_metrics
-from devinterp.plot.susceptibility import susceptibility_classes, susceptibility_pca, token_classes
+from devinterp.plot.susceptibility import susceptibility_classes
+from devinterp.plot.susceptibility.classes import token_classes
+from devinterp.plot.susceptibility.components import susceptibility_pca
 from devinterp.plot.tokens import tokens
 from devinterp.plot.tokens.coloured import TextRow, TokenText
 from devinterp.plot.tokens.decode import token_strings
