@@ -18,6 +18,7 @@ from devinterp.plot.drawing.style import (
     PALETTE,
     add_colorbar,
     new_axes,
+    note,
     symmetric_limit,
     thin_labels,
     title,
@@ -216,6 +217,7 @@ def ranked_influences(
     floor = result.attrs.get("noise_floor_strongest")
     if floor is not None:
         bars.axvspan(-float(floor), float(floor), color=NEUTRAL, alpha=0.2, linewidth=0, zorder=0)
+        note(bars, "shaded: noise")
     bars.set_yticks(range(len(values)), [_describe(result, sequence) for _, sequence, _ in ranked], fontsize=7.5)
     bars.set_ylim(max(len(values), 8) - 0.5, -0.5)
     bars.tick_params(axis="y", length=0)
