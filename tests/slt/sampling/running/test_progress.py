@@ -93,6 +93,20 @@ def test_in_a_log_there_is_a_line_now_and_then_without_control_characters(monkey
     ]
 
 
+def test_what_comes_before_the_first_step_is_no_part_of_the_time_that_is_left(monkeypatch, capsys):
+    clock = [0.0]
+    monkeypatch.setattr("time.monotonic", lambda: clock[0])
+    with make_progress(True, events(1), CPU) as progress:
+        for step, seconds in ((1, 600.0), (2, 30.0), (3, 30.0)):  # ten minutes of passes that are made once
+            clock[0] += seconds
+            progress.show(ProgressEvent(None, 0, step, 10))
+    assert capsys.readouterr().err.splitlines() == [
+        "sampling: 1 of 10 steps (10 %)",
+        "sampling: 2 of 10 steps (20 %), 4 min left",
+        "sampling: 3 of 10 steps (30 %), 4 min left",
+    ]
+
+
 def test_in_a_log_tqdm_disable_silences_it(monkeypatch, capsys):
     monkeypatch.setenv("TQDM_DISABLE", "1")
     with make_progress(True, events(1), CPU) as progress:

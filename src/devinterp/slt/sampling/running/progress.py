@@ -130,8 +130,9 @@ class _Lines(Progress):
     def __init__(self, chains: Sequence[ProgressEvent]) -> None:
         self._steps = {(event.restriction, event.chain): event.step for event in chains}
         self._total = sum(event.num_steps for event in chains)
-        self._done = self._first = sum(self._steps.values())
-        self._began = self._last = time.monotonic()
+        self._done = sum(self._steps.values())
+        self._last = time.monotonic()
+        self._since: tuple[float, int] | None = None  # the first step: what came before it does not come again
         self._loss: float | None = None
 
     def show(self, event: ProgressEvent) -> None:
@@ -140,6 +141,8 @@ class _Lines(Progress):
         gained, self._steps[key] = event.step > self._steps[key], event.step
         self._loss = event.loss if event.loss is not None else self._loss
         now = time.monotonic()
+        if self._since is None and gained:
+            self._since = now, self._done
         ended = gained and self._done == self._total
         if not ended and now - self._last < _LINE_SECONDS:
             return
@@ -147,8 +150,9 @@ class _Lines(Progress):
         told = f"sampling: {self._done} of {self._total} steps ({100 * self._done / self._total:.0f} %)"
         if self._loss is not None:
             told += f", loss {self._loss:.4g} nat"
-        if not ended and self._done > self._first:
-            left = (now - self._began) / (self._done - self._first) * (self._total - self._done)
+        if not ended and self._since is not None and self._done > self._since[1]:
+            began, first = self._since
+            left = (now - began) / (self._done - first) * (self._total - self._done)
             told += f", {left / 60:.0f} min left" if left >= 90 else f", {left:.0f} s left"
         print(told, file=sys.stderr, flush=True)
 
