@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -275,6 +276,8 @@ def side(
     """Sample in another process, once; return its seconds and peak memory."""
     known = store.with_suffix(".json")
     if not known.exists():
+        if settings.get("peer"):
+            shutil.rmtree(store, ignore_errors=True)  # devinterp 2.0.1 does not go on with what was stopped
         command = prepare(store, data, masks, settings, real)
         done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment(settings))
         known.write_text(done.stdout.splitlines()[-1])
