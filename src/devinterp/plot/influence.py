@@ -9,13 +9,12 @@ import numpy.typing as npt
 import xarray as xr
 
 from devinterp.errors import MissingVariableError, SettingError
-from devinterp.plot.drawing.contexts import ContextLine, write_contexts
-from devinterp.plot.drawing.facets import Facets, make_facets
+from devinterp.plot.drawing.contexts import ContextLine, bars_with_contexts
+from devinterp.plot.drawing.facets import Facets
 from devinterp.plot.drawing.labels import label_tokens
 from devinterp.plot.drawing.style import (
     DIVERGING,
     NEUTRAL,
-    PALETTE,
     add_colorbar,
     new_axes,
     note,
@@ -207,25 +206,17 @@ def ranked_influences(
     for value, sequence, position in ranked:
         text = words(sequence, position)
         lines.append(ContextLine(f"{value:+.2f}", text[:-1], text[-1]))
-    height = 0.9 + 0.165 * max(len(lines), 8)
-    facets = make_facets(["influence", "partners"], size=(4.4, height), col_wrap=2, sharex=False, sharey=False)
+    names = [_describe(result, sequence) for _, sequence, _ in ranked]
+    facets = bars_with_contexts(names, [value for value, _, _ in ranked], lines)
     bars, texts = facets
-    values = [value for value, _, _ in ranked]
-    ends = [PALETTE[1] if value > 0 else PALETTE[0] for value in values]
-    facets.artists.append(bars.barh(range(len(values)), values, color=ends, height=0.75))
-    bars.axvline(0, color=NEUTRAL, linewidth=0.6)
     floor = result.attrs.get("noise_floor_strongest")
     if floor is not None:
         bars.axvspan(-float(floor), float(floor), color=NEUTRAL, alpha=0.2, linewidth=0, zorder=0)
         note(bars, "shaded: noise")
-    bars.set_yticks(range(len(values)), [_describe(result, sequence) for _, sequence, _ in ranked], fontsize=7.5)
-    bars.set_ylim(max(len(values), 8) - 0.5, -0.5)
-    bars.tick_params(axis="y", length=0)
     bars.set_xlabel(_scale_label(result))
     asked = words(batch_1, target_position)
     whole = "".join(drawable(asked, longest=200))
     title(bars, f"{_describe(result, batch_1)}, token {target_position}")
-    facets.artists.append(write_contexts(texts, lines))
     title(texts, f"partners of …{whole[-32:]}")
     return facets
 

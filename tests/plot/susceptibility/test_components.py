@@ -24,7 +24,7 @@ def test_bars_are_the_largest_loadings_and_lines_the_tokens_at_both_ends(count):
     found = pca(tree, standardize=True if count > 3 else "columns").isel(component=0)
     loadings = found["loadings"].values
     drawn = [bar.get_width() for bar in facets.artists[0]]
-    np.testing.assert_allclose(drawn, np.sort(loadings[np.argsort(-np.abs(loadings), kind="stable")[:24]]))
+    np.testing.assert_allclose(drawn, np.sort(loadings[np.argsort(-np.abs(loadings), kind="stable")[:24]])[::-1])
     numbers = [float(text.get_text()) for text in facets.axs.ravel()[1].texts[::3]]
     scores = found["scores"].values
     assert len(numbers) == 10

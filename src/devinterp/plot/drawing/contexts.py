@@ -1,11 +1,14 @@
-"""Tokens in their context, as lines of text beside a picture."""
+"""Signed bars, and beside them tokens in their context as lines of text."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from devinterp.plot.drawing.facets import Facets, make_facets
 from devinterp.plot.drawing.style import NEUTRAL, PALETTE
 from devinterp.plot.tokens.decode import drawable
 
@@ -13,7 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.text import Text
 
-__all__ = ["ContextLine", "write_contexts"]
+__all__ = ["ContextLine", "bars_with_contexts"]
 
 ROOM_BEFORE, ROOM_OF_TOKEN = 32, 14  # characters
 
@@ -27,7 +30,22 @@ class ContextLine:
     token: str
 
 
-def write_contexts(ax: Axes, lines: Sequence[ContextLine]) -> list[Text]:
+def bars_with_contexts(names: Sequence[str], values: Any, lines: Sequence[ContextLine]) -> Facets:
+    """Draw a bar for each of ``values`` from the top, and ``lines`` beside them; returns two panels, still untitled."""
+    height = 0.9 + 0.165 * max(len(names), len(lines), 8)
+    facets = make_facets(["", ""], size=(4.4, height), col_wrap=2, sharex=False, sharey=False)
+    bars, texts = facets
+    signs = [PALETTE[1] if value > 0 else PALETTE[0] for value in values]
+    facets.artists.append(bars.barh(range(len(names)), np.asarray(values), color=signs, height=0.75))
+    bars.axvline(0, color=NEUTRAL, linewidth=0.6)
+    bars.set_yticks(range(len(names)), drawable(names, longest=24, names=True), fontsize=7.5, parse_math=False)
+    bars.set_ylim(max(len(names), 1) - 0.5, -0.5)
+    bars.tick_params(axis="y", length=0)
+    facets.artists.append(_write_contexts(texts, lines))
+    return facets
+
+
+def _write_contexts(ax: Axes, lines: Sequence[ContextLine]) -> list[Text]:
     """Write lines from the top of empty axes; the token stands out, and begins at one place in all of them."""
     ax.set_axis_off()
     ax.set_xlim(0, 1)

@@ -8,8 +8,8 @@ import numpy as np
 import xarray as xr
 
 from devinterp.errors import SettingError
-from devinterp.plot.drawing.contexts import ContextLine, write_contexts
-from devinterp.plot.drawing.facets import Facets, make_facets
+from devinterp.plot.drawing.contexts import ContextLine, bars_with_contexts
+from devinterp.plot.drawing.facets import Facets
 from devinterp.plot.drawing.labels import place_labels
 from devinterp.plot.drawing.style import NEUTRAL, PALETTE, colours, legend, new_axes, note, title
 from devinterp.plot.inputs import as_susceptibilities, context_of
@@ -154,24 +154,15 @@ def component_tokens(
     loadings = found["loadings"].values[component - 1]
     scores = found["scores"].values[:, component - 1]
     shown = np.argsort(-np.abs(loadings), kind="stable")[:most_bars]
-    shown = shown[np.argsort(loadings[shown], kind="stable")]
+    shown = shown[np.argsort(-loadings[shown], kind="stable")]
     lines = _lines(tree, tokenizer, scores, top, window)
-    height = 0.9 + 0.165 * max(len(shown), len(lines), 8)
-    facets = make_facets(["loadings", "tokens"], size=(4.4, height), col_wrap=2, sharex=False, sharey=False)
+    facets = bars_with_contexts([str(sus["wr"].values[i]) for i in shown], loadings[shown], lines)
     bars, texts = facets
-    names = [str(sus["wr"].values[i]) for i in shown]
-    ends = [PALETTE[1] if value > 0 else PALETTE[0] for value in loadings[shown]]
-    facets.artists.append(bars.barh(range(len(shown)), loadings[shown], color=ends, height=0.75))
-    bars.axvline(0, color=NEUTRAL, linewidth=0.6)
-    bars.set_yticks(range(len(shown)), drawable(names, longest=24, names=True), fontsize=7.5, parse_math=False)
-    bars.set_ylim(-0.7, len(shown) - 0.3)
-    bars.tick_params(axis="y", length=0)
     share = 100 * float(found["explained_variance_ratio"].values[component - 1])
     bars.set_xlabel("loading")
     title(bars, f"component {component}: {share:.0f} % of the variance")
     if len(shown) < len(loadings):
         note(bars, f"{len(shown)} of {len(loadings)}")
-    facets.artists.append(write_contexts(texts, lines))
     title(texts, "tokens with the largest scores, and what stands before")
     return facets
 
