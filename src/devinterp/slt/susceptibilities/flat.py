@@ -10,8 +10,9 @@ import numpy.typing as npt
 import xarray as xr
 
 from devinterp.slt.runs.results import label_result, schema_id, string_index
+from devinterp.slt.runs.run import Tree
 
-__all__ = ["flat_tree"]
+__all__ = ["flat_tree", "masked_observables"]
 
 Positions = Sequence[npt.NDArray[np.int64]]
 
@@ -102,3 +103,9 @@ def _flat(
     for name in ("dataset_id", "batch", position):
         joined[name] = (dim, joined[name][1].astype(np.int64))
     return xr.Coordinates(joined, indexes={})
+
+
+def masked_observables(obj: Tree) -> list[str]:
+    """Return the observables of a result of which not all positions count, so that their rows have gaps."""
+    found = obj.attrs.get("masked", [])
+    return [found] if isinstance(found, str) else [str(name) for name in found]  # netCDF makes a text of a list of one

@@ -19,9 +19,9 @@ from devinterp.plain_json import dig
 from devinterp.slt.runs.comparable import check_curve
 from devinterp.slt.runs.run import Tree, metadata_of, series_members, study_members
 from devinterp.slt.runs.side_by_side import along_checkpoints
-from devinterp.slt.susceptibilities.flat import flat_tree
+from devinterp.slt.susceptibilities.flat import flat_tree, masked_observables
 
-__all__ = ["flatten", "masked", "matrix", "pca", "split_half", "unflatten"]
+__all__ = ["flatten", "matrix", "pca", "split_half", "unflatten"]
 
 VALUES = ("sus", "sus_cov", "sus_shift", "sus_se")
 
@@ -57,7 +57,9 @@ def unflatten(result: xr.DataTree) -> xr.DataTree:
         if not inside.any():
             continue
         ids_rows, ids_position, _ = _grid(context, tokens, "position")
-        rows, position, at = _grid(sus, inside, "target_position", among=ids_position if name in masked(sus) else None)
+        rows, position, at = _grid(
+            sus, inside, "target_position", among=ids_position if name in masked_observables(sus) else None
+        )
         part, shape = sus.isel(sus_flat=inside), (rows.size, position.size)
         data: dict[str, Any] = {variable: _folded(part[variable], shape, at) for variable in VALUES if variable in part}
         ids = context["input_ids"].values[tokens].reshape(ids_rows.size, ids_position.size)
@@ -110,7 +112,7 @@ def flatten(tree: xr.DataTree) -> xr.DataTree:
             found=list(tree.children),
         )
     present = [variable for variable in VALUES if all(variable in child for child in children)]
-    holes = masked(tree)
+    holes = masked_observables(tree)
     counts = [_numbers(child) if name in holes else None for name, child in zip(names, children, strict=True)]
     order = ("batch", "target_position", "wr")
     flat = {}
@@ -343,12 +345,6 @@ def _folded(
         ordered[..., at, :] = given
     folded = ordered.reshape(*ordered.shape[:-2], *shape, ordered.shape[-1])
     return (*leading, "batch", "target_position", "wr"), folded
-
-
-def masked(obj: Tree) -> list[str]:
-    """Return the observables of a result of which not all positions count, so that their rows have gaps."""
-    found = obj.attrs.get("masked", [])
-    return [found] if isinstance(found, str) else [str(name) for name in found]  # netCDF makes a text of a list of one
 
 
 def _numbers(child: xr.Dataset) -> npt.NDArray[np.bool_]:
