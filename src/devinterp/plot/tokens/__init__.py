@@ -17,7 +17,7 @@ from devinterp.slt.runs.counted import row_mask
 from devinterp.slt.runs.kind import kind_of
 from devinterp.slt.runs.read_blocks import block_slices, read_blocks
 from devinterp.slt.runs.run import Tree, study_members
-from devinterp.slt.susceptibilities.flat import masked_observables
+from devinterp.slt.susceptibilities.flat import names_in
 from devinterp.slt.susceptibilities.views import matrix
 
 if TYPE_CHECKING:
@@ -210,7 +210,7 @@ def _susceptibility_rows(
         values = np.full(positions.size, np.nan)
         values[np.searchsorted(positions, sus["target_position"].values[line])] = column[line]
         texts = token_strings(context["input_ids"].values[text][order], tokenizer)
-        counts = np.isfinite(values) if observable in masked_observables(sus) else None
+        counts = np.isfinite(values) if observable in names_in(sus, "masked") else None
         found.append(TextRow(f"{observable}, row {row}", tuple(texts), values, counts=counts))
     return wr, found
 

@@ -12,7 +12,7 @@ import xarray as xr
 from devinterp.slt.runs.results import label_result, schema_id, string_index
 from devinterp.slt.runs.run import Tree
 
-__all__ = ["flat_tree", "masked_observables"]
+__all__ = ["flat_tree", "names_in"]
 
 Positions = Sequence[npt.NDArray[np.int64]]
 
@@ -105,7 +105,10 @@ def _flat(
     return xr.Coordinates(joined, indexes={})
 
 
-def masked_observables(obj: Tree) -> list[str]:
-    """Return the observables of a result of which not all positions count, so that their rows have gaps."""
-    found = obj.attrs.get("masked", [])
+def names_in(obj: Tree, attribute: str) -> list[str]:
+    """Return the observables that an attribute of a result lists.
+
+    ``masked`` are those of which not all positions count, so that their rows have gaps.
+    """
+    found = obj.attrs.get(attribute, [])
     return [found] if isinstance(found, str) else [str(name) for name in found]  # netCDF makes a text of a list of one

@@ -19,7 +19,7 @@ from devinterp.plain_json import dig
 from devinterp.slt.runs.comparable import check_curve
 from devinterp.slt.runs.run import Tree, metadata_of, series_members, study_members
 from devinterp.slt.runs.side_by_side import along_checkpoints
-from devinterp.slt.susceptibilities.flat import flat_tree, masked_observables
+from devinterp.slt.susceptibilities.flat import flat_tree, names_in
 
 __all__ = ["flatten", "matrix", "pca", "split_half", "unflatten"]
 
@@ -50,7 +50,7 @@ def unflatten(result: xr.DataTree) -> xr.DataTree:
         A selection left rows of unequal length.
     """
     sus, context = (_group(result, name) for name in ("susceptibilities", "context"))
-    names = list(sus.attrs["dataset_id_to_name"])
+    names = names_in(sus, "dataset_id_to_name")
     groups: dict[str, xr.Dataset] = {}
     for k, name in enumerate(names):
         inside, tokens = sus["dataset_id"].values == k, context["dataset_id"].values == k
@@ -58,7 +58,7 @@ def unflatten(result: xr.DataTree) -> xr.DataTree:
             continue
         ids_rows, ids_position, _ = _grid(context, tokens, "position")
         rows, position, at = _grid(
-            sus, inside, "target_position", among=ids_position if name in masked_observables(sus) else None
+            sus, inside, "target_position", among=ids_position if name in names_in(sus, "masked") else None
         )
         part, shape = sus.isel(sus_flat=inside), (rows.size, position.size)
         data: dict[str, Any] = {variable: _folded(part[variable], shape, at) for variable in VALUES if variable in part}
@@ -112,7 +112,7 @@ def flatten(tree: xr.DataTree) -> xr.DataTree:
             found=list(tree.children),
         )
     present = [variable for variable in VALUES if all(variable in child for child in children)]
-    holes = masked_observables(tree)
+    holes = names_in(tree, "masked")
     counts = [_numbers(child) if name in holes else None for name, child in zip(names, children, strict=True)]
     order = ("batch", "target_position", "wr")
     flat = {}
