@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import xarray as xr
 import zarr
+from masked import ALL, SIZES
 
 from devinterp.errors import StoreError, StoreLockedError
 from devinterp.schema.validation import validate
@@ -17,6 +18,7 @@ from devinterp.store.reading.status import ChainStatus, RunStatus
 from devinterp.store.repair.apply import _completed, apply_repair, undo_repair
 from devinterp.store.repair.plan import plan_repair
 from devinterp.store.run_state import LOCK_KEY
+from devinterp.testing import make_store
 
 SMALL = {"chains": 2, "draws": 60, "rows": 2, "observables": ("code",)}
 
@@ -249,3 +251,17 @@ def test_the_draw_before_which_a_chain_failed_counts(step, draws):
     metadata = {"config": {"sampler": sampler}, "run": {"chains": [{"status": "failed", "step": step}]}}
     (chain,) = _completed(RunStatus("/", metadata, (ChainStatus(0, 0, "failed"),))).chains
     assert (chain.status, chain.draws) == ("failed", draws)
+
+
+@pytest.mark.parametrize(
+    "lost", ["mask_sampling/c/1/0/0/0", "sampling_loss/c/1/0/0/0", "mask_sampling_micro/c/1/0/0/0"]
+)
+def test_what_is_lost_of_a_masked_run_ends_its_chain_and_what_stands_is_valid(lost, tmp_path):
+    store = tmp_path / "masked.zarr"
+    make_store(store, "samples", optional=ALL, seed=5, **SIZES)
+    (store / lost).unlink()
+    apply_repair(plan_repair(store))
+    assert {str(f.code) for f in validate(store).findings} <= {"DI007"}
+    repaired = xr.open_datatree(store, engine="zarr", consolidated=False)
+    assert repaired["draws_written"].values.tolist() == [12, 0]
+    assert (repaired["mask_sampling"].values[1] == -1).all()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -149,3 +150,27 @@ def test_a_chain_has_one_writer_whoever_coordinates(tmp_path):
         run.writer("/", 0)[0].abort()
         writer.abort()
         run.writer("/", 1)[0].abort()
+
+
+def test_a_loss_that_counts_is_finite_and_any_other_is_nan(tmp_path):
+    masked = replace(request(), optional=frozenset({"mask_sampling", "mask_code"}))
+    with open_run(tmp_path / "a.zarr", {"/": masked}) as run:
+        writer, _ = run.writer("/", 0)
+        layouts = run.layout("/").arrays
+        names = [n for n, a in layouts.items() if a.spec.prefix == "draw"]
+        rows = {n: np.ones(layouts[n].shape[2:], dtype=layouts[n].dtype) for n in names}
+        rows["mask_sampling"][0, 1:3] = 0
+        rows["sampling_loss"][0, 1:3] = np.nan
+        rows["loss_code"][1, 0] = np.nan  # its mask is of rows that are the same at every draw
+        writer.steps(0, {"step_loss": np.ones(4, dtype=np.float32)})
+        writer.draw(0, rows)
+        assert writer.progress.loss == 1.0
+        for name, place, value in [
+            ("sampling_loss", (1, 0), np.nan), ("sampling_loss", (0, 1), np.inf), ("loss_code", (0, 0), np.inf),
+            ("loss_math", (0, 0), np.nan),
+        ]:  # fmt: skip
+            spoilt = {n: v.copy() for n, v in rows.items()}
+            spoilt[name][place] = value
+            with pytest.raises(StoreError, match=f"{name}.* is not finite"):
+                writer.draw(1, spoilt)
+        writer.abort()
