@@ -264,4 +264,3 @@ def test_what_is_lost_of_a_masked_run_ends_its_chain_and_what_stands_is_valid(lo
     assert validate(store).ok, str(validate(store))
     repaired = xr.open_datatree(store, engine="zarr")
     assert repaired["draws_written"].values.tolist() == [12, 0]
-    assert (repaired["mask_sampling"].values[1] == -1).all()
