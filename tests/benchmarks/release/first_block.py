@@ -35,7 +35,7 @@ def main() -> None:
     assert block is not None, "the README has no Python block"
     assert "site-packages" in devinterp.__file__, f"this is not the installed package: {devinterp.__file__}"
     torch.manual_seed(0)
-    names = {"model": Bigram()} | {n: torch.randint(0, 64, (64, 17)) for n in ("dataset", "code", "prose")}
+    names = {"model": Bigram()} | {n: torch.randint(0, 64, (128, 17)) for n in ("dataset", "code", "prose")}
     os.chdir(tempfile.mkdtemp())
     exec(compile(block[1], "README.md", "exec"), names)
     found = names["tree"].devinterp.llc(over="observable", ci=0.9)
