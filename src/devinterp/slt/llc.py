@@ -308,7 +308,7 @@ def llc_of_run(
             "init_loss": np.float64(init),
         },
         coords=run.coords_along(chain=slice(None), **{axis: slice(None)}),
-        attrs={"over": over, "n_beta": n_beta, **selection.attrs},
+        attrs={"over": over, "n_beta": n_beta, **run.said_of_losses, **selection.attrs},
     )
     if task is not None:
         result.attrs["observable"] = task

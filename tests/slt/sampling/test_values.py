@@ -10,7 +10,8 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 import devinterp
-from devinterp.errors import DataError, ModelError, SettingError, StoreConflictError
+from devinterp.errors import DataError, MissingVariableError, ModelError, SettingError, StoreConflictError
+from devinterp.slt.bif import compute_bif
 from devinterp.slt.llc import compute_llc
 from devinterp.slt.sampling import sample, sample_restrictions
 
@@ -173,3 +174,49 @@ def test_what_cannot_be_is_one_clear_error(kind, tmp_path):
     changes, error, words = BAD[kind]
     with pytest.raises(error, match=words):
         run(**changes)
+
+
+@pytest.fixture(scope="module")
+def study():
+    other = TensorDataset(-X, Y)
+    return sample_restrictions(
+        build(), DATA, {"train": (DATA, 1), "other": (other, 1)}, {"full": None, "first": {"0.weight": None}},
+        sampling_task="train", loss_fn=cross_entropy, loss_unit="bit",
+        row_labels={"other": [f"row {i}" for i in range(24)]}, **{**OPTIONS, "num_draws": 12},
+    ).load()  # fmt: skip
+
+
+def test_what_is_estimated_has_no_tokens_either_and_keeps_labels_and_units(study, tmp_path):
+    full = study["full"].devinterp
+    kept = tmp_path / "influence.zarr"
+    results = {
+        "llc": study.devinterp.llc(),
+        "sequence": full.bif(method="sequence", compute_covariance=True),
+        "position": full.bif(compute_covariance=True),
+        "stored": compute_bif(study["full"], correlation_method="sequence", compute_covariance=True, output_path=kept),
+        "strongest": full.bif(method="sequence", top_k=2),
+        "reweighting": full.reweighting(method="sequence"),
+        "waic": full.waic(),
+        "wbic": full.wbic(),
+        "susceptibilities": study.devinterp.susceptibilities(),
+    }
+    for name, result in results.items():
+        assert devinterp.validate(result).ok, name
+        assert "input_ids" not in result, name
+    assert devinterp.validate(kept).ok
+    labels = study["full/label_other"].values.tolist() + [""] * 4
+    for name in ("sequence", "position", "stored", "reweighting"):
+        assert results[name]["label_2"].values.tolist() == labels, name
+    assert results["llc"]["loss_trace"].attrs["units"] == "bit"
+    assert results["sequence"]["influences"].attrs["units"] == results["stored"]["influences"].attrs["units"] == "bit^2"
+    sus = results["susceptibilities"]
+    assert sus["susceptibilities/label"].values.tolist() == labels[:4]
+    assert sus["susceptibilities/sus"].attrs["units"] == "bit^2"
+    by_row = sus.devinterp.unflatten()
+    assert by_row["other/label"].values.tolist() == labels[:4]
+    xr.testing.assert_identical(by_row.devinterp.flatten(), sus)
+
+
+def test_what_needs_text_says_that_there_is_none(study):
+    with pytest.raises(MissingVariableError, match="no tokens"):
+        study["full"].devinterp.tokens()

@@ -100,6 +100,8 @@ def parameters_of(schema: Schema, attrs: Mapping[str, Any]) -> dict[str, Any]:
         numeric = spec.type in ("integer", "number")
         if spec.type == "integer" and isinstance(value, float) and value.is_integer():
             value = int(value)  # JSON knows one sort of number: some writers say 2.0
+        if spec.type == "boolean" and value in (0, 1):
+            value = bool(value)  # netCDF knows no truth values, and results are saved with it
         if isinstance(value, types[spec.type]) and not (numeric and isinstance(value, bool)):
             out[name] = value
     return out

@@ -315,7 +315,7 @@ def flat_names_agree(context: Context) -> Iterator[Problem]:
 def flat_groups_agree(context: Context) -> Iterator[Problem]:
     """Both groups speak of the same observables and rows, and every predicted position has its token."""
     sus, tokens = context.child("susceptibilities"), context.child("context")
-    if sus is None or tokens is None:
+    if sus is None or tokens is None or context.attrs.get("rows_are_tokens") in (0, False):
         return
     if sus.attrs.get("dataset_id_to_name") != tokens.attrs.get("dataset_id_to_name"):
         return  # the lists have their own finding

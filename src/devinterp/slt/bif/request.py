@@ -133,14 +133,23 @@ class Plan:
     @property
     def units(self) -> dict[str, str]:
         """Units that differ from the schema's."""
-        return {"influences": "nat^2", "influences_se": "nat^2"} if self.covariance else {}
+        from devinterp.schema import load
+
+        node = load("bif").node("/").variables
+        names = ("influences", "influences_se") if self.covariance else ()
+        return {name: node[name].units(self.run.said_of_rows)[1] for name in names}
 
     def target_positions(self) -> npt.NDArray[np.int64]:
         """Label the losses by the positions of the tokens that they predict; see `Samples.target_positions`."""
         return self.run.target_positions()
 
-    def input_ids(self) -> npt.NDArray[np.int64]:
-        """Token ids of every sequence, (batch, position): whole rows, so that a position finds its token."""
+    def input_ids(self) -> npt.NDArray[np.int64] | None:
+        """Token ids of every sequence, (batch, position): whole rows, so that a position finds its token.
+
+        None where the rows are no tokens.
+        """
+        if not self.run.has_tokens:
+            return None
         places = self.run.token_positions(beside_losses=self.by_token)
         if not np.array_equal(places, np.arange(places.size)):
             raise DataError(
@@ -187,13 +196,17 @@ class Plan:
         variables = {name: (self.dims, values) for name, values in data.items()}
         if self.mask is not None:
             variables["mask"] = (("batch", "target_position"), self.mask)
-        dataset = xr.Dataset({**variables, "input_ids": (("batch", "position"), self.input_ids())}, coords=coords)
+        ids = self.input_ids()
+        if ids is not None:
+            variables["input_ids"] = (("batch", "position"), ids)
+        dataset = xr.Dataset(variables, coords=coords)
         return label_result(dataset, "bif", attrs=attrs, units=self.units)
 
     def attrs(self, selection: ChainSelection, num_constant: int) -> dict[str, Any]:
         """Attributes of the result."""
         return {
             "devinterp_schema": schema_id("bif"),
+            **self.run.said_of_rows,
             "correlation_method": "token" if self.by_token else "sequence",
             "reduce_chain_dimension_method": self.reduce,
             "average_tokenwise_bif": int(self.average),

@@ -55,7 +55,9 @@ def topk_of_source(source: Source, k: int) -> xr.Dataset:
     left out as wholes.
     """
     plan = source.plan
-    ids = plan.input_ids()
+    found = plan.input_ids()
+    # Of rows that are no tokens none begins like another, as far as anybody can tell.
+    ids = np.arange(len(plan.sequences))[:, None] if found is None else found
     tokens = plan.sequences.num_tokens if plan.by_token else 1
     if plan.by_token and not np.array_equal(plan.target_positions(), np.arange(1, tokens + 1)):
         raise DataError(
@@ -174,9 +176,11 @@ def _result(
         position = np.maximum(partners, 0) % tokens
         labels = plan.target_positions()
         data["partner_position"] = (dims, np.where(found, labels[position], -1))
-        data["partner_token"] = (dims, np.where(found, ids[np.maximum(sequence, 0), labels[position]], -1))
+        if plan.run.has_tokens:
+            data["partner_token"] = (dims, np.where(found, ids[np.maximum(sequence, 0), labels[position]], -1))
         coords["target_position"] = labels
-    data["input_ids"] = (("batch", "position"), ids)
+    if plan.run.has_tokens:
+        data["input_ids"] = (("batch", "position"), ids)
     corpus = _series(plan, plan.second).size
     attrs = {
         **source.attrs,

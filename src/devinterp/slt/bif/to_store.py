@@ -82,10 +82,12 @@ def _layouts(plan: Plan, schema: Schema, se: bool) -> dict[str, ArrayLayout]:
     from devinterp.schema.model.layout import array_attributes
 
     sizes = dict(zip(plan.dims, plan.shape, strict=True))
-    sizes |= dict(zip(("batch", "position"), plan.input_ids().shape, strict=True))
+    ids = plan.input_ids()
+    sizes |= {"batch": len(plan.sequences), **({} if ids is None else {"position": ids.shape[1]})}
     node = schema.node("/")
     labels = [name for name in plan.row_labels(batch_1=plan.first, batch_2=plan.second) if name in node.variables]
-    names = ["influences", *(["influences_se"] if se else []), "input_ids", *plan.dims]
+    names = ["influences", *(["influences_se"] if se else []), *plan.dims]
+    names += ["input_ids"] if ids is not None else []
     names += ["mask"] if plan.mask is not None else []
     names += labels
     out = {}
@@ -131,7 +133,7 @@ def _compare(location: Location, attributes: dict[str, Any], layouts: GroupLayou
 
 
 def _write_small(location: Location, plan: Plan, layouts: GroupLayout, schema: Schema) -> None:
-    values: dict[str, npt.NDArray[Any]] = {"input_ids": plan.input_ids(), "batch_1": plan.first, "batch_2": plan.second}
+    values: dict[str, Any] = {"input_ids": plan.input_ids(), "batch_1": plan.first, "batch_2": plan.second}
     values |= {name: label for name, (_, label) in plan.row_labels(batch_1=plan.first, batch_2=plan.second).items()}
     values |= {name: plan.target_positions() for name in ("target_position", "target_position_T")}
     if plan.mask is not None:

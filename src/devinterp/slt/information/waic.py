@@ -111,7 +111,7 @@ def compute_waic(
             moments = Moments.of_store(run.loss(task), selection, counts)
         beta = 1.0 if num_samples is None else run.n_beta / num_samples
         result = _criterion(moments, run.n_beta, beta, selection, rows.means.shape[0], counts)
-        result.attrs = {"per": per, "observable": task, "n_beta": run.n_beta, **selection.attrs}
+        result.attrs = {"per": per, "observable": task, "n_beta": run.n_beta, **run.said_of_losses, **selection.attrs}
         return result, selection
 
     return over_runs(samples, "waic", one, allow_partial=allow_partial, allow_mixed=allow_mixed)

@@ -15,6 +15,7 @@ import numpy.typing as npt
 import xarray as xr
 
 from devinterp.errors import ProvenanceError
+from devinterp.schema.model.spec import NAT
 
 __all__ = ["label_result", "lay_out", "row_labels", "schema_id", "shared_attrs", "string_index", "told"]
 
@@ -33,9 +34,17 @@ def row_labels(dataset: xr.Dataset, observables: Sequence[str]) -> dict[str, lis
     """Return the coordinates that a user put on the rows of observables, by name, for each observable in order.
 
     Their numbers (``batch_{obs}``) are called ``row_number``, and count where an observable has none. Of another
-    coordinate, rows of an observable that does not have it say nothing: NaN, NaT, or an empty text.
+    coordinate, rows of an observable that does not have it say nothing: NaN, NaT, or an empty text. What the rows
+    were called when they were sampled, ``label_{obs}``, is called ``label``.
     """
-    own = {obs: {str(n): c for n, c in dataset.coords.items() if c.dims == (f"batch_{obs}",)} for obs in observables}
+    own = {
+        obs: {
+            "label" if n == f"label_{obs}" else str(n): c.astype(str) if c.dtype.kind == "T" else c
+            for n, c in dataset.coords.items()
+            if c.dims == (f"batch_{obs}",)
+        }
+        for obs in observables
+    }
     sizes = {obs: int(dataset.sizes[f"batch_{obs}"]) for obs in observables}
     out: dict[str, list[npt.NDArray[Any]]] = {}
     if any(f"batch_{obs}" in found for obs, found in own.items()):
@@ -50,7 +59,13 @@ def row_labels(dataset: xr.Dataset, observables: Sequence[str]) -> dict[str, lis
 
 
 def label_result(
-    dataset: xr.Dataset, kind: str, *, node: str = "/", attrs: Mapping[str, Any], units: Mapping[str, str] | None = None
+    dataset: xr.Dataset,
+    kind: str,
+    *,
+    node: str = "/",
+    attrs: Mapping[str, Any],
+    units: Mapping[str, str] | None = None,
+    loss_unit: str | None = None,
 ) -> xr.Dataset:
     """Return the dataset with its attributes, and with each variable's meaning and unit as the schema states them.
 
@@ -67,14 +82,17 @@ def label_result(
         attributes of that kind, and a result is to be saved by whatever xarray saves with.
     units : mapping of str to str, optional
         Units that differ from the schema's (``nat^2`` of a covariance).
+    loss_unit : str, optional
+        Unit of the losses, where neither it is nat nor the attributes tell it.
     """
     from devinterp.schema import load
 
+    given = {"loss_unit": loss_unit or attrs.get("loss_unit", NAT)}
     spec = load(kind).node(node)
     for name in dataset.variables:
         found = spec.find(str(name))
         if found is not None:
-            unit = (units or {}).get(str(name), found[0].unit)
+            unit = (units or {}).get(str(name), found[0].units(given)[0])
             dataset[name].attrs = {"long_name": found[0].doc, "units": unit}
             if found[0].dtype == "int64":  # xarray would write integers with the fill value 0, which is a token
                 dataset[name].encoding["fill_value"] = found[0].fill

@@ -13,6 +13,7 @@ import xarray as xr
 from devinterp.errors import DataError, IncompleteStoreError, MissingVariableError, ProvenanceError, SettingError
 from devinterp.names import sanitize_observable_name
 from devinterp.plain_json import dig
+from devinterp.schema.model.spec import NAT
 from devinterp.steps import StepLayout
 from devinterp.store.reading.fast_chunks import refuse_gone_tree, stored_size
 
@@ -181,6 +182,22 @@ class Samples:
     def setting(self, name: str) -> Any:
         """Return a sampler setting by its ``sample()`` argument name, or None where it is not recorded."""
         return dig(self.metadata, f"config.sampler.{name}")
+
+    @property
+    def has_tokens(self) -> bool:
+        """Whether the rows are of token ids."""
+        return dig(self.metadata, "config.rows_are_tokens") is not False
+
+    @property
+    def said_of_losses(self) -> dict[str, Any]:
+        """What the attributes of a result must say of the losses: their unit, where it is not nat."""
+        unit = dig(self.metadata, "config.loss_unit")
+        return {} if unit in (None, NAT) else {"loss_unit": unit}
+
+    @property
+    def said_of_rows(self) -> dict[str, Any]:
+        """The same, and that the rows are no tokens where they are not."""
+        return {**self.said_of_losses, **({} if self.has_tokens else {"rows_are_tokens": 0})}
 
     @property
     def step_layout(self) -> StepLayout | None:
@@ -363,7 +380,7 @@ class Samples:
         named = self._places("token_pos")
         if named is not None:
             return named + 1
-        tokens = self.dataset.sizes.get("token", size + 1)
+        tokens = self.dataset.sizes.get("token", size + 1) if self.has_tokens else size + 1
         if tokens != size + 1 or self._was_cut("token_pos"):
             raise _unknown_positions("losses", "token_pos", f"{size} losses beside {tokens} tokens")
         return np.arange(1, size + 1)
@@ -421,6 +438,13 @@ class Samples:
 
     def input_ids(self, obs_id: str) -> np.ndarray[Any, Any]:
         """Return the token ids of an observable, (batch, token) int64."""
+        if not self.has_tokens:
+            raise MissingVariableError(
+                f"The rows of {obs_id!r} are no tokens, so that there is no text to show.",
+                expected="a run on token ids",
+                found="metadata.config.rows_are_tokens = false",
+                remedy="Look at their losses: loss_{obs} and row_{obs}; labels come along if sample() got row_labels=.",
+            )
         name, array = f"input_ids_{obs_id}", self.dataset.get(f"input_ids_{obs_id}")
         if array is not None and array.ndim > 2:  # ids repeated per chain and draw
             array = self._without_copies(name, array, ("chain", "draw", "step"))

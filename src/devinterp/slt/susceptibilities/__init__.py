@@ -248,11 +248,13 @@ def compute_susceptibilities(
         tokens,
         names,
         attrs,
-        batches=[np.arange(ids.shape[0]) for ids in tokens.values()],
-        targets=[targets for _ in tokens],
-        positions=[positions for _ in tokens],
-        counts=[masks[name] for name in tokens],
-        labels=row_labels(full.dataset, tuple(tokens)),
+        probes=probes,
+        batches=[np.arange(full.loss(name).shape[2]) for name in probes],
+        targets=[targets for _ in probes],
+        positions=[positions for _ in probes],
+        counts=[masks[name] for name in probes],
+        labels=row_labels(full.dataset, probes),
+        root=full.said_of_rows,
     )
 
 
@@ -266,9 +268,11 @@ def _along_checkpoints(trees: Mapping[int, xr.DataTree], mixed: tuple[str, ...])
             remedy="Analyse the checkpoints one by one: tree['STEP'].",
         )
     stacked = along_checkpoints({s: t["susceptibilities"].to_dataset() for s, t in trees.items()}, mixed=mixed)
-    sus = label_result(stacked, "susceptibilities", node="/susceptibilities", attrs=stacked.attrs)
+    root = dict(next(iter(trees.values())).attrs)
+    unit = root.get("loss_unit")
+    sus = label_result(stacked, "susceptibilities", node="/susceptibilities", attrs=stacked.attrs, loss_unit=unit)
     tree = xr.DataTree.from_dict({"/susceptibilities": sus, "/context": first})
-    tree.attrs = dict(next(iter(trees.values())).attrs)
+    tree.attrs = root
     return tree
 
 
@@ -285,7 +289,9 @@ def _runs(wr_map: xr.DataTree | Mapping[str, Tree], allow_partial: bool) -> dict
 
 
 def _tokens(runs: Mapping[str, Samples], probes: tuple[str, ...]) -> dict[str, npt.NDArray[np.int64]]:
-    """Token ids of the probes, which all runs must share."""
+    """Token ids of the probes, which all runs must share; none where rows are no tokens."""
+    if not runs["full"].has_tokens:
+        return {}
     reference = {obs_id: runs["full"].input_ids(obs_id) for obs_id in probes}
     for name, run in runs.items():
         for obs_id, ids in reference.items():
@@ -301,10 +307,13 @@ def _tokens(runs: Mapping[str, Samples], probes: tuple[str, ...]) -> dict[str, n
 
 def _positions(runs: Mapping[str, Samples]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """Positions of the predicted tokens, and of all tokens, which all runs must share."""
-    targets, positions = runs["full"].target_positions(), runs["full"].token_positions()
+
+    def places(run: Samples) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        return run.target_positions(), run.token_positions() if run.has_tokens else np.arange(0)
+
+    targets, positions = places(runs["full"])
     for name, run in runs.items():
-        same = np.array_equal(run.target_positions(), targets) and np.array_equal(run.token_positions(), positions)
-        if not same:
+        if not all(np.array_equal(own, ours) for own, ours in zip(places(run), (targets, positions), strict=True)):
             raise ProvenanceError(
                 f"The positions of the run {name!r} are not those of 'full'.",
                 expected=f"the positions {targets.tolist()[:8]}",

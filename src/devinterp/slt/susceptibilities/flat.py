@@ -23,12 +23,14 @@ def flat_tree(
     restrictions: Sequence[str],
     attrs: Mapping[str, Any],
     *,
+    probes: Sequence[str] | None = None,
     batches: Positions,
     targets: Positions,
     positions: Positions,
     counts: Sequence[npt.NDArray[np.bool_] | None] | None = None,
     labels: Mapping[str, Sequence[npt.NDArray[Any]]] | None = None,
     checkpoints: npt.NDArray[np.int64] | None = None,
+    root: Mapping[str, Any] | None = None,
 ) -> xr.DataTree:
     """Put flattened values and tokens into the tree of the schema.
 
@@ -37,11 +39,13 @@ def flat_tree(
     data : mapping of str to array, shape (sus_flat, wr) or (checkpoint, sus_flat, wr)
         ``sus`` and what else there is, (observable, batch, target_position) flattened.
     tokens : mapping of str to array, shape (batch, position)
-        Token ids of each observable, in the order of ``sus_flat``.
+        Token ids of each observable, in the order of ``sus_flat``; empty where rows are no tokens.
     restrictions : sequence of str
         Names, in the order of ``wr``.
     attrs : mapping
         Further attributes of ``/susceptibilities``.
+    probes : sequence of str, optional
+        The observables; by default those of `tokens`.
     batches, targets, positions : sequence of arrays
         Per observable its rows, the positions predicted (from 1), and those of all tokens (from 0).
     counts : sequence of (array of bool, shape (batch, target_position), or None), optional
@@ -50,6 +54,8 @@ def flat_tree(
         Further coordinates of the rows of each observable.
     checkpoints : array of int64, optional
         Training steps, where the values lead with them.
+    root : mapping, optional
+        Attributes of the root.
 
     Returns
     -------
@@ -57,8 +63,9 @@ def flat_tree(
         Schema ``devinterp/susceptibilities@1``.
     """
     kind = "susceptibilities"
-    names = {"dataset_id_to_name": list(tokens)}
-    masked = [name for name, mask in zip(tokens, counts or (), strict=False) if mask is not None]
+    probes = list(tokens) if probes is None else probes
+    names = {"dataset_id_to_name": list(probes)}
+    masked = [name for name, mask in zip(probes, counts or (), strict=False) if mask is not None]
     attrs = {**attrs, **({"masked": masked} if masked else {})}
     dims = ("sus_flat", "wr") if checkpoints is None else ("checkpoint", "sus_flat", "wr")
     sus = xr.Dataset({variable: (dims, values) for variable, values in data.items()})
@@ -66,15 +73,20 @@ def flat_tree(
     sus = sus.assign_coords(wr=("wr", string_index(restrictions)))
     if checkpoints is not None:
         sus = sus.assign_coords(checkpoint=("checkpoint", checkpoints))
-    context = xr.Dataset({"input_ids": ("ctx_flat", np.concatenate([ids.ravel() for ids in tokens.values()]))})
-    context = context.assign_coords(_flat("ctx_flat", "position", batches, positions, labels or {}))
+    context = xr.Dataset()
+    if tokens:
+        context["input_ids"] = ("ctx_flat", np.concatenate([ids.ravel() for ids in tokens.values()]))
+        context = context.assign_coords(_flat("ctx_flat", "position", batches, positions, labels or {}))
+    told = root or {}
     tree = xr.DataTree.from_dict(
         {
-            "/susceptibilities": label_result(sus, kind, node="/susceptibilities", attrs={**names, **attrs}),
+            "/susceptibilities": label_result(
+                sus, kind, node="/susceptibilities", attrs={**names, **attrs}, loss_unit=told.get("loss_unit")
+            ),
             "/context": label_result(context, kind, node="/context", attrs=names),
         }
     )
-    tree.attrs = {"devinterp_schema": schema_id(kind)}
+    tree.attrs = {"devinterp_schema": schema_id(kind), **told}
     return tree
 
 

@@ -53,19 +53,22 @@ def unflatten(result: xr.DataTree) -> xr.DataTree:
     names = names_in(sus, "dataset_id_to_name")
     groups: dict[str, xr.Dataset] = {}
     for k, name in enumerate(names):
-        inside, tokens = sus["dataset_id"].values == k, context["dataset_id"].values == k
+        inside = sus["dataset_id"].values == k
         if not inside.any():
             continue
-        ids_rows, ids_position, _ = _grid(context, tokens, "position")
-        rows, position, at = _grid(
-            sus, inside, "target_position", among=ids_position if name in names_in(sus, "masked") else None
-        )
+        tokens = context["dataset_id"].values == k if "input_ids" in context else np.zeros(0, dtype=bool)
+        known = np.unique(sus["target_position"].values[inside])
+        ids_rows, ids_position = _grid(context, tokens, "position")[:2] if tokens.size else (known[:0], known)
+        holes = ids_position if name in names_in(sus, "masked") else None
+        rows, position, at = _grid(sus, inside, "target_position", among=holes)
         part, shape = sus.isel(sus_flat=inside), (rows.size, position.size)
         data: dict[str, Any] = {variable: _folded(part[variable], shape, at) for variable in VALUES if variable in part}
-        ids = context["input_ids"].values[tokens].reshape(ids_rows.size, ids_position.size)
-        order = np.argsort(ids_rows)
-        data["input_ids"] = (("batch", "position"), ids[order[np.searchsorted(ids_rows, rows, sorter=order)]])
-        coords: dict[str, Any] = {"batch": rows, "target_position": position, "position": ids_position}
+        coords: dict[str, Any] = {"batch": rows, "target_position": position}
+        if tokens.size:
+            ids = context["input_ids"].values[tokens].reshape(ids_rows.size, ids_position.size)
+            order = np.argsort(ids_rows)
+            data["input_ids"] = (("batch", "position"), ids[order[np.searchsorted(ids_rows, rows, sorter=order)]])
+            coords["position"] = ids_position
         coords |= {name: sus[name].variable for name in ("wr", "checkpoint") if name in sus.coords}
         by_row = np.argsort(part["batch"].values, kind="stable")
         first = by_row[np.searchsorted(part["batch"].values, rows, sorter=by_row)]
@@ -81,6 +84,7 @@ def unflatten(result: xr.DataTree) -> xr.DataTree:
         groups[f"/{name}"] = dataset
     tree = xr.DataTree.from_dict(groups)
     attrs = {key: value for key, value in sus.attrs.items() if key != "dataset_id_to_name"}
+    attrs |= {key: value for key, value in result.attrs.items() if key in ("rows_are_tokens", "loss_unit")}
     tree.attrs = {**attrs, "dataset_id_to_name": [name for name in names if f"/{name}" in groups]}
     return tree
 
@@ -122,8 +126,11 @@ def flatten(tree: xr.DataTree) -> xr.DataTree:
         kept = [p if at is None else p[..., at.ravel(), :] for p, at in zip(folded, counts, strict=True)]
         flat[variable] = np.concatenate(kept, axis=-2)
     attrs = {str(key): value for key, value in tree.attrs.items() if key not in ("dataset_id_to_name", "masked")}
+    root: dict[str, Any] = {key: attrs.pop(key) for key in ("rows_are_tokens", "loss_unit") if key in attrs}
     ids = {
-        n: child["input_ids"].transpose("batch", "position").values for n, child in zip(names, children, strict=True)
+        n: child["input_ids"].transpose("batch", "position").values
+        for n, child in zip(names, children, strict=True)
+        if "input_ids" in child
     }
     return flat_tree(
         flat,
@@ -132,7 +139,9 @@ def flatten(tree: xr.DataTree) -> xr.DataTree:
         attrs,
         batches=[child["batch"].values for child in children],
         targets=[child["target_position"].values for child in children],
-        positions=[child["position"].values for child in children],
+        probes=names,
+        positions=[child["position"].values for child in children if "position" in child.coords],
+        root=root,
         counts=counts,
         labels={
             str(name): [child[name].values for child in children]
