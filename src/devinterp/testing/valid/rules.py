@@ -364,6 +364,8 @@ def _flat_sizes(draft: Draft, group: GroupDraft, arguments: Arguments) -> None:
 
 @rule_maker("flat_bijection")
 def _flat_coordinates(draft: Draft, group: GroupDraft, arguments: Arguments) -> None:
+    if "dataset_id" not in group.values:  # of rows that are no tokens
+        return
     start = int(arguments["start"])
     parts = []
     for index, (rows, tokens) in enumerate(draft.shared["shape_of"].values()):
