@@ -39,7 +39,7 @@ def row_labels(dataset: xr.Dataset, observables: Sequence[str]) -> dict[str, lis
     """
     own = {
         obs: {
-            "label" if n == f"label_{obs}" else str(n): c.astype(str) if c.dtype.kind == "T" else c
+            "label" if n == f"label_{obs}" else str(n): c
             for n, c in dataset.coords.items()
             if c.dims == (f"batch_{obs}",)
         }
@@ -51,11 +51,17 @@ def row_labels(dataset: xr.Dataset, observables: Sequence[str]) -> dict[str, lis
         numbers = {obs: found.get(f"batch_{obs}") for obs, found in own.items()}
         out["row_number"] = [np.arange(sizes[o]) if c is None else np.asarray(c.values) for o, c in numbers.items()]
     for name in dict.fromkeys(n for obs, found in own.items() for n in found if n != f"batch_{obs}"):
-        known = {obs: np.asarray(found[name].values) for obs, found in own.items() if name in found}
+        known = {obs: _plain_text(found[name].values) for obs, found in own.items() if name in found}
         kind = next(iter(known.values())).dtype
         nothing: Any = "" if kind.kind in "UTO" else np.array("NaT", kind) if kind.kind in "mM" else np.nan
         out[name] = [known[o] if o in known else np.full(sizes[o], nothing) for o in observables]
     return out
+
+
+def _plain_text(values: Any) -> npt.NDArray[Any]:
+    """Return text of variable length, as a store has it, as text that can be put beside other."""
+    array = np.asarray(values)
+    return string_index(array.tolist()) if array.dtype.kind == "T" else array
 
 
 def label_result(
