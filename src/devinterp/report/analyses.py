@@ -216,8 +216,16 @@ def influence(subject: Subject, estimand: Estimand) -> Markup | None:
     if total <= MOST_SEQUENCES:
         matrix = compute_bif(source, correlation_method="sequence", allow_partial=subject.partial)
         parts.append(
-            picture("bif", "Influence between sequences", (5.4, 4.6), lambda ax: influence_matrix(matrix, ax=ax))
+            picture(
+                "bif",
+                f"Influence between {'sequences' if run.has_tokens else 'rows'}",
+                (5.4, 4.6),
+                lambda ax: influence_matrix(matrix, ax=ax),
+            )
         )
+    where = f" in the run {run.label}" if run.label else ""
+    if not run.has_tokens:
+        return section(estimand.kind, f"{_heading(estimand)}{where}", tag("div", parts[1:], class_="columns"), parts[0])
     observations = run.dataset.sizes["chain"] * run.dataset.sizes["draw"]
     queries = int(min(total, max(1, PRODUCTS / (observations * total * tokens_per_row**2))))
     strongest = compute_bif(
@@ -229,7 +237,6 @@ def influence(subject: Subject, estimand: Estimand) -> Markup | None:
     )
     among = f" Sought among all tokens, as partners of {queries} of the {total} sequences." if queries < total else ""
     parts.append(_strongest_pairs(subject, strongest, sizes, among))
-    where = f" in the run {run.label}" if run.label else ""
     return section(estimand.kind, f"{_heading(estimand)}{where}", tag("div", parts[1:], class_="columns"), parts[0])
 
 
@@ -292,6 +299,8 @@ def _excerpt(
 def texts(subject: Subject) -> Markup | None:
     """A few rows of every observable, coloured by how their loss changed."""
     run = subject.full
+    if not run.has_tokens:
+        return None
     shown = []
     for name in run.observables[:4]:
         by: Any = "change" if f"init_loss_{name}" in run.dataset else "loss"
@@ -325,10 +334,11 @@ def susceptibilities(subject: Subject, estimand: Estimand) -> Markup | None:
     left = result["susceptibilities"].sizes["wr"] - kept["susceptibilities"].sizes["wr"]
     count = kept["susceptibilities"].sizes["wr"]
     classes = 6 if subject.tokenizer is not None else max(2, len(run.observables))
+    by = "class of tokens" if run.has_tokens else "observable"
     drawn = [
         picture(
             "classes",
-            "Mean susceptibility of every restriction to every class of tokens",
+            f"Mean susceptibility of every restriction to every {by}",
             (2.4 + 0.62 * classes, 1.7 + 0.21 * max(count, 4)),
             lambda ax: susceptibility_classes(kept, tokenizer=subject.tokenizer, ax=ax),
         )
@@ -340,7 +350,7 @@ def susceptibilities(subject: Subject, estimand: Estimand) -> Markup | None:
             title(ax, "less the mean of all restrictions")
 
         size = (2.4 + 0.62 * classes, 1.9 + 0.21 * count)
-        drawn.append(picture("differences", "In what the restrictions differ, by class of tokens", size, differences))
+        drawn.append(picture("differences", f"In what the restrictions differ, by {by}", size, differences))
     if result["susceptibilities"].sizes["wr"] >= 3:
         drawn.append(
             picture("pca", "Loadings of the restrictions", (5, 4.2), lambda ax: susceptibility_pca(result, ax=ax))
@@ -348,7 +358,7 @@ def susceptibilities(subject: Subject, estimand: Estimand) -> Markup | None:
         drawn.append(
             picture(
                 "scores",
-                "Scores of the tokens",
+                f"Scores of the {'tokens' if run.has_tokens else 'rows'}",
                 (5.4, 4.2),
                 lambda ax: susceptibility_pca(result, "tokens", tokenizer=subject.tokenizer, ax=ax),
             )
@@ -356,10 +366,10 @@ def susceptibilities(subject: Subject, estimand: Estimand) -> Markup | None:
     first = str(kept["susceptibilities"].to_dataset()["wr"].values[0])
     told = (
         "Standardised: raw values of two restrictions are not comparable. "
-        "Single tokens are noisy; classes average them."
+        f"Single {'tokens are noisy; classes' if run.has_tokens else 'rows are noisy; observables'} average them."
     )
     more = f" The {count} restrictions whose classes differ most, of {count + left}." if left else ""
-    coloured = tokens(kept, subject.tokenizer, wr=first, most=2).to_html()
+    coloured = tokens(kept, subject.tokenizer, wr=first, most=2).to_html() if run.has_tokens else None
     table = class_table(result, subject.tokenizer) if left else None
     return section(
         estimand.kind, _heading(estimand), note(told + more), tag("div", drawn, class_="columns"), table, coloured
@@ -378,4 +388,5 @@ def _most_different(result: xr.DataTree, tokenizer: Any) -> xr.DataTree:
     means = np.stack([values[labels == name].mean(axis=0) for name in np.unique(labels)])
     kept = np.sort(np.argsort(-np.ptp(means, axis=0), kind="stable")[:MOST_RESTRICTIONS])
     chosen = result["susceptibilities"].to_dataset().isel(wr=kept)
-    return xr.DataTree.from_dict({"/susceptibilities": chosen, "/context": result["context"].to_dataset()})
+    groups = {"/susceptibilities": chosen, "/context": result["context"].to_dataset()}
+    return xr.DataTree.from_dict(groups)

@@ -166,7 +166,8 @@ def _sampled(subject: Subject) -> Markup:
         losses = run.loss(name)
         counts = row_mask(run, name)
         some = "" if counts is None else f", of which {100 * counts.mean():.0f} % count"
-        pairs.append((f"observable {name}", f"{losses.shape[2]} rows of {losses.shape[3]} predicted tokens{some}"))
+        what = "predicted tokens" if run.has_tokens else "losses each"
+        pairs.append((f"observable {name}", f"{losses.shape[2]} rows of {losses.shape[3]} {what}{some}"))
     if status.completed is False:
         done = sum(r.done for r in status.runs) / len(status.runs)
         pairs.append(("done", f"{100 * done:.1f} %"))

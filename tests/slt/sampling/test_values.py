@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -11,6 +13,7 @@ from torch.utils.data import TensorDataset
 
 import devinterp
 from devinterp.errors import DataError, MissingVariableError, ModelError, SettingError, StoreConflictError
+from devinterp.report import build_report
 from devinterp.slt.bif import compute_bif
 from devinterp.slt.llc import compute_llc
 from devinterp.slt.sampling import sample, sample_restrictions
@@ -220,3 +223,13 @@ def test_what_is_estimated_has_no_tokens_either_and_keeps_labels_and_units(study
 def test_what_needs_text_says_that_there_is_none(study):
     with pytest.raises(MissingVariableError, match="no tokens"):
         study["full"].devinterp.tokens()
+    with pytest.raises(MissingVariableError, match="no tokens"):
+        study.devinterp.susceptibilities().devinterp.tokens()
+
+
+def test_the_report_says_nothing_of_tokens(study, tmp_path):
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed")
+    study.devinterp.save(tmp_path / "study.zarr")
+    page = build_report(tmp_path / "study.zarr")
+    seen = re.sub(r"<[^>]+>", " ", re.sub(r"<(script|style|svg).*?</\1>", "", page, flags=re.DOTALL))
+    assert re.findall(r"[^.]*\btokens?\b[^.]*", seen) == []

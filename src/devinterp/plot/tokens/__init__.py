@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from devinterp.errors import SettingError
+from devinterp.errors import MissingVariableError, SettingError
 from devinterp.plot.drawing.style import symmetric_limit
 from devinterp.plot.inputs import as_bif, as_susceptibilities, context_of, observable_names, one_run
 from devinterp.plot.tokens.coloured import TextRow, TokenText
@@ -191,6 +191,12 @@ def _susceptibility_rows(
 ) -> tuple[str, list[TextRow]]:
     tree = as_susceptibilities(obj, **options)
     sus, context = tree["susceptibilities"].to_dataset(), context_of(tree)
+    if "input_ids" not in context:
+        raise MissingVariableError(
+            "These susceptibilities are of rows that are no tokens, so that there is no text to show.",
+            expected="tokens in the group /context",
+            remedy="unflatten() gives one array per observable, with the labels of its rows.",
+        )
     restrictions = [str(v) for v in sus["wr"].values]
     wr = restrictions[0] if wr is None else wr
     names = observable_names(sus)
