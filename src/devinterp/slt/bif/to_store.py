@@ -58,6 +58,10 @@ def stream_bif(source: Source, location: Location, *, se: bool = False) -> xr.Da
     attributes = {**source.attrs, "losses_sha256": source.identity()}
     if se and source.groups is not None:
         attributes["se_dof"] = len(source.groups) - 1
+    used = {dim for a in layouts.arrays.values() if a.spec.role == "data" for dim in a.dims}
+    alone = sorted(n for n, a in layouts.arrays.items() if a.dims != (n,) and not used.issuperset(a.dims))
+    if alone:  # how xarray knows coordinates again that stand beside no data
+        attributes["coordinates"] = " ".join(alone)
     _compare(location, attributes, layouts)
     if inspect_path(location) is not PathState.COMPLETE:
         lock = WriterLock(location, LOCK_KEY)
