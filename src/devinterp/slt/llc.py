@@ -24,7 +24,7 @@ from devinterp.plain_json import dig
 from devinterp.slt.diagnostics.step_bias import step_bias
 from devinterp.slt.runs.chains import ChainSelection, select_chains, warn_excluded
 from devinterp.slt.runs.counted import Rows, Start, averaged_steps, minibatch_rows, observed_rows, start_rows, step_rows
-from devinterp.slt.runs.results import label_result, lay_out, shared_attrs, string_index
+from devinterp.slt.runs.results import label_result, lay_out, said_of_losses, shared_attrs, string_index
 from devinterp.slt.runs.run import Samples, Tree, series_members, study_members
 from devinterp.slt.runs.side_by_side import over_runs
 from devinterp.slt.thinning import Thinning, thinning_of
@@ -308,7 +308,7 @@ def llc_of_run(
             "init_loss": np.float64(init),
         },
         coords=run.coords_along(chain=slice(None), **{axis: slice(None)}),
-        attrs={"over": over, "n_beta": n_beta, **run.said_of_losses, **selection.attrs},
+        attrs={"over": over, "n_beta": n_beta, **said_of_losses(run.metadata), **selection.attrs},
     )
     if task is not None:
         result.attrs["observable"] = task

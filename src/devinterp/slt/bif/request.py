@@ -15,7 +15,7 @@ from devinterp.errors import DataError, SettingError
 from devinterp.slt.bif.loss_matrix import LossMatrix, Reduce, Sequences, load_losses
 from devinterp.slt.runs.chains import ChainSelection
 from devinterp.slt.runs.read_blocks import is_dask
-from devinterp.slt.runs.results import label_result, row_labels, schema_id
+from devinterp.slt.runs.results import label_result, row_labels, said_of_rows, schema_id
 from devinterp.slt.runs.run import Samples, Tree
 
 __all__ = ["Plan", "check_memory"]
@@ -137,7 +137,7 @@ class Plan:
 
         node = load("bif").node("/").variables
         names = ("influences", "influences_se") if self.covariance else ()
-        return {name: node[name].units(self.run.said_of_rows)[1] for name in names}
+        return {name: node[name].units(said_of_rows(self.run.metadata))[1] for name in names}
 
     def target_positions(self) -> npt.NDArray[np.int64]:
         """Label the losses by the positions of the tokens that they predict; see `Samples.target_positions`."""
@@ -206,7 +206,7 @@ class Plan:
         """Attributes of the result."""
         return {
             "devinterp_schema": schema_id("bif"),
-            **self.run.said_of_rows,
+            **said_of_rows(self.run.metadata),
             "correlation_method": "token" if self.by_token else "sequence",
             "reduce_chain_dimension_method": self.reduce,
             "average_tokenwise_bif": int(self.average),

@@ -28,6 +28,7 @@ from devinterp.slt.llc import task_of
 from devinterp.slt.runs.chains import ChainSelection, select_chains, warn_excluded
 from devinterp.slt.runs.counted import mean_of_rows, observed_rows, row_mask
 from devinterp.slt.runs.read_blocks import block_slices, is_dask, read_blocks
+from devinterp.slt.runs.results import said_of_losses
 from devinterp.slt.runs.run import Samples, Tree
 from devinterp.slt.runs.side_by_side import over_runs
 
@@ -111,7 +112,8 @@ def compute_waic(
             moments = Moments.of_store(run.loss(task), selection, counts)
         beta = 1.0 if num_samples is None else run.n_beta / num_samples
         result = _criterion(moments, run.n_beta, beta, selection, rows.means.shape[0], counts)
-        result.attrs = {"per": per, "observable": task, "n_beta": run.n_beta, **run.said_of_losses, **selection.attrs}
+        told = {"per": per, "observable": task, "n_beta": run.n_beta}
+        result.attrs = {**told, **said_of_losses(run.metadata), **selection.attrs}
         return result, selection
 
     return over_runs(samples, "waic", one, allow_partial=allow_partial, allow_mixed=allow_mixed)

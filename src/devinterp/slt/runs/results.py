@@ -14,10 +14,23 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
-from devinterp.errors import ProvenanceError
+from devinterp.errors import DataError, MissingVariableError, ProvenanceError
+from devinterp.plain_json import dig
 from devinterp.schema.model.spec import NAT
 
-__all__ = ["label_result", "lay_out", "row_labels", "schema_id", "shared_attrs", "string_index", "told"]
+__all__ = [
+    "label_result",
+    "lay_out",
+    "no_text",
+    "row_labels",
+    "said_of_losses",
+    "said_of_rows",
+    "schema_id",
+    "shared_attrs",
+    "string_index",
+    "told",
+    "unknown_positions",
+]
 
 RAGGED = ("chain", "draw", "step")
 """Dimensions along which runs may have other sizes: NaN fills up."""
@@ -205,3 +218,36 @@ def shared_attrs(results: Mapping[Any, xr.Dataset], *, each: Collection[str] = (
         else {str(name): told(r.attrs, str(key)) for name, r in results.items()}
         for key, value in first.attrs.items()
     }
+
+
+def said_of_losses(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the attributes of a result must say of a run's losses: their unit, where it is not nat."""
+    unit = dig(metadata, "config.loss_unit")
+    return {} if unit in (None, NAT) else {"loss_unit": unit}
+
+
+def said_of_rows(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the same, and that the rows are no tokens where they are not."""
+    no_tokens = dig(metadata, "config.rows_are_tokens") is False
+    return {**said_of_losses(metadata), **({"rows_are_tokens": 0} if no_tokens else {})}
+
+
+def no_text(what: str) -> MissingVariableError:
+    """Return the error of whatever needs the text of rows that are no tokens."""
+    return MissingVariableError(
+        f"{what} are no tokens, so that there is no text to show.",
+        expected="a run on token ids",
+        found="metadata.config.rows_are_tokens = false",
+        remedy="Look at their losses, loss_{obs} and row_{obs}; labels come along if sample() got row_labels=.",
+    )
+
+
+def unknown_positions(what: str, dim: str, found: str) -> DataError:
+    """Return the error of a selection that does not tell which positions are left."""
+    return DataError(
+        f"It is not known which positions of the rows these {what} are of.",
+        expected=f"every position, or a coordinate {dim!r} that tells which are left",
+        found=found,
+        remedy="Select in the result instead, or number the positions before selecting: "
+        "tree.to_dataset().assign_coords(token_pos=range(tree.sizes['token_pos']), token=range(tree.sizes['token'])).",
+    )

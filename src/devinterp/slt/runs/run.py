@@ -13,7 +13,7 @@ import xarray as xr
 from devinterp.errors import DataError, IncompleteStoreError, MissingVariableError, ProvenanceError, SettingError
 from devinterp.names import sanitize_observable_name
 from devinterp.plain_json import dig
-from devinterp.schema.model.spec import NAT
+from devinterp.slt.runs.results import no_text, unknown_positions
 from devinterp.steps import StepLayout
 from devinterp.store.reading.fast_chunks import refuse_gone_tree, stored_size
 
@@ -187,17 +187,6 @@ class Samples:
     def has_tokens(self) -> bool:
         """Whether the rows are of token ids."""
         return dig(self.metadata, "config.rows_are_tokens") is not False
-
-    @property
-    def said_of_losses(self) -> dict[str, Any]:
-        """What the attributes of a result must say of the losses: their unit, where it is not nat."""
-        unit = dig(self.metadata, "config.loss_unit")
-        return {} if unit in (None, NAT) else {"loss_unit": unit}
-
-    @property
-    def said_of_rows(self) -> dict[str, Any]:
-        """The same, and that the rows are no tokens where they are not."""
-        return {**self.said_of_losses, **({} if self.has_tokens else {"rows_are_tokens": 0})}
 
     @property
     def step_layout(self) -> StepLayout | None:
@@ -382,7 +371,7 @@ class Samples:
             return named + 1
         tokens = self.dataset.sizes.get("token", size + 1) if self.has_tokens else size + 1
         if tokens != size + 1 or self._was_cut("token_pos"):
-            raise _unknown_positions("losses", "token_pos", f"{size} losses beside {tokens} tokens")
+            raise unknown_positions("losses", "token_pos", f"{size} losses beside {tokens} tokens")
         return np.arange(1, size + 1)
 
     def token_positions(self, *, beside_losses: bool = True) -> npt.NDArray[np.int64]:
@@ -400,7 +389,7 @@ class Samples:
         losses = self._places("token_pos")
         needed = int(self.dataset.sizes.get("token_pos", 0)) + 1 if losses is None else int(losses.max(initial=-1)) + 2
         if size < needed or (beside_losses and losses is None and size != needed) or self._was_cut("token"):
-            raise _unknown_positions("tokens", "token", f"{size} tokens for losses that reach position {needed - 1}")
+            raise unknown_positions("tokens", "token", f"{size} tokens for losses that reach position {needed - 1}")
         return np.arange(size)
 
     def _places(self, dim: str) -> npt.NDArray[np.int64] | None:
@@ -439,25 +428,10 @@ class Samples:
     def input_ids(self, obs_id: str) -> np.ndarray[Any, Any]:
         """Return the token ids of an observable, (batch, token) int64."""
         if not self.has_tokens:
-            raise MissingVariableError(
-                f"The rows of {obs_id!r} are no tokens, so that there is no text to show.",
-                expected="a run on token ids",
-                found="metadata.config.rows_are_tokens = false",
-                remedy="Look at their losses: loss_{obs} and row_{obs}; labels come along if sample() got row_labels=.",
-            )
+            raise no_text(f"The rows of {obs_id!r}")
         name, array = f"input_ids_{obs_id}", self.dataset.get(f"input_ids_{obs_id}")
         if array is not None and array.ndim > 2:  # ids repeated per chain and draw
             array = self._without_copies(name, array, ("chain", "draw", "step"))
         if array is not None and array.ndim == 2:
             return np.asarray(array.transpose(f"batch_{obs_id}", ...).values, dtype=np.int64)
         return np.asarray(self.variable(name, (f"batch_{obs_id}", "token")).values, dtype=np.int64)
-
-
-def _unknown_positions(what: str, dim: str, found: str) -> DataError:
-    return DataError(
-        f"It is not known which positions of the rows these {what} are of.",
-        expected=f"every position, or a coordinate {dim!r} that tells which are left",
-        found=found,
-        remedy="Select in the result instead, or number the positions before selecting: "
-        "tree.to_dataset().assign_coords(token_pos=range(tree.sizes['token_pos']), token=range(tree.sizes['token'])).",
-    )

@@ -26,7 +26,7 @@ from devinterp.errors import DataError, MissingVariableError, ProvenanceError, S
 from devinterp.slt.runs.chains import warn_excluded
 from devinterp.slt.runs.comparable import check_curve, check_same_origin, own_settings
 from devinterp.slt.runs.counted import Start, row_mask, start_rows
-from devinterp.slt.runs.results import label_result, row_labels
+from devinterp.slt.runs.results import label_result, row_labels, said_of_rows
 from devinterp.slt.runs.run import Samples, Tree, series_members, study_members
 from devinterp.slt.runs.side_by_side import along_checkpoints
 from devinterp.slt.susceptibilities.flat import flat_tree
@@ -254,7 +254,7 @@ def compute_susceptibilities(
         positions=[positions for _ in probes],
         counts=[masks[name] for name in probes],
         labels=row_labels(full.dataset, probes),
-        root=full.said_of_rows,
+        root=said_of_rows(full.metadata),
     )
 
 
