@@ -433,6 +433,18 @@ def rules_page() -> str:
 # All of them
 
 
+SINGLE = {
+    "api/cli.md": cli_page,
+    "api/estimands.md": estimands_page,
+    "formats/rules.md": rules_page,
+    "old-names.md": old_names,
+    "starting-points.md": starting_points_table,
+    "rooms.svg": rooms.picture,
+    "rooms.md": lambda: rooms.room_table() + "\n",
+}
+"""Generated pages that stand among those that people write, and what writes them."""
+
+
 def write_all(docs: Path) -> list[Path]:
     """Write every generated page below ``docs``, and remove those of schemas and codes that are gone."""
     schemas = our_schemas()
@@ -441,13 +453,8 @@ def write_all(docs: Path) -> list[Path]:
     pages |= {
         docs / "codes" / f"{c.value}.md": code_page(c, uses.get(c.value, []), shown.get(c.value, "")) for c in RuleCode
     }
-    pages[docs / "api" / "cli.md"] = cli_page()
-    pages[docs / "api" / "estimands.md"] = estimands_page()
-    pages[docs / "formats" / "rules.md"] = rules_page()
     pages[docs / "codes" / "index.md"] = code_index()
-    pages[docs / "old-names.md"] = old_names()
-    pages[docs / "starting-points.md"] = starting_points_table()
-    pages[docs / "rooms.svg"], pages[docs / "rooms.md"] = rooms.picture(), rooms.room_table() + "\n"
+    pages |= {docs / name: written() for name, written in SINGLE.items()}
     for folder, keep in ((docs / "formats", "index.md"), (docs / "codes", "")):
         folder.mkdir(exist_ok=True)
         for old in folder.glob("*.md"):

@@ -38,7 +38,9 @@ def blocks_of(path: Path) -> list[Block]:
 
 def pages() -> list[Path]:
     """Every Markdown page that people write, not what a build generates."""
-    generated = {DOCS / "codes", DOCS / "_build"}
-    own = [p for p in DOCS.rglob("*.md") if not generated & set(p.parents)]
+    import pages as generators
+
+    generated = {DOCS / "codes", DOCS / "_build", *(DOCS / name for name in generators.SINGLE)}
+    own = [p for p in DOCS.rglob("*.md") if not generated & {p, *p.parents}]
     own = [p for p in own if p.parent != DOCS / "formats" or p.name == "index.md"]
     return sorted([*own, *ROOT.glob("*.md")])
