@@ -38,7 +38,7 @@ def json_schema(schema: SchemaSpec) -> dict[str, Any]:
     patterns: dict[str, Any] = {}
     required: list[str] = []
     root: Any = {"type": "object"}
-    for path, node, owner, storage in _nodes(schema):
+    for path, node, owner in _nodes(schema):
         prefix = path.strip("/")
         if node.attributes and not prefix:
             root = _with_names(plain_json(node.attributes, nonfinite="text"))
@@ -55,8 +55,8 @@ def json_schema(schema: SchemaSpec) -> dict[str, Any]:
         for variable in node.variables.values():
             if variable.presence.kind == "forbidden":
                 continue
-            key = f"{owner} {node.path} {variable.name}"
-            definitions[key] = _array(variable, storage)
+            key = f"{owner.id} {node.path} {variable.name}"
+            definitions[key] = _array(variable, owner)
             name = f"{prefix}/{variable.name}".lstrip("/")
             _put(name, {"$ref": f"#/$defs/{_pointer(key)}"}, exact, patterns)
             if variable.presence.kind == "required" and "{" not in name:
@@ -93,13 +93,13 @@ def json_document(schema: SchemaSpec) -> dict[str, Any]:
     return plain
 
 
-def _nodes(schema: SchemaSpec, mount: str = "") -> list[tuple[str, NodeSpec, str, StorageSpec]]:
-    """Every node with its path pattern, those of included schemas below where they are mounted."""
-    out: list[tuple[str, NodeSpec, str, StorageSpec]] = []
+def _nodes(schema: SchemaSpec, mount: str = "") -> list[tuple[str, NodeSpec, SchemaSpec]]:
+    """Every node with its path pattern and its schema, those of included schemas below where they are mounted."""
+    out: list[tuple[str, NodeSpec, SchemaSpec]] = []
     for node in schema.nodes:
         path = f"{mount}{node.path}".rstrip("/") or "/"
         if node.include is None:
-            out.append((path, node, schema.id, schema.storage))
+            out.append((path, node, schema))
             continue
         out += _nodes(schema.included(node.include), path)
     return out
@@ -141,8 +141,12 @@ def _except(pattern: str, names: Iterable[str]) -> str:
     return f"^(?!(?:{own})$){pattern[1:]}" if own else pattern
 
 
-def _array(variable: VariableSpec, storage: StorageSpec) -> dict[str, Any]:
-    legal = variable.legal_dims()
+def _array(variable: VariableSpec, owner: SchemaSpec) -> dict[str, Any]:
+    storage, legal = owner.storage, variable.legal_dims()
+    units: dict[str, Any] = {"enum": [None, *variable.units({})]}
+    if "loss_unit" in owner.parameters and variable.units({}) != variable.units({"loss_unit": "of the caller"}):
+        units = {"type": ["string", "null"]}  # a setting says which
+
     dtype = "text" if variable.dtype == "string" and storage.empty_chunks == "omitted" else variable.dtype
     types = _TEXT.get(dtype, [dtype])
     dims: dict[str, Any]
@@ -200,7 +204,7 @@ def _array(variable: VariableSpec, storage: StorageSpec) -> dict[str, Any]:
         "attributes": {
             "type": "object",
             "properties": {
-                "units": {"enum": [None, variable.unit, *variable.alternative_units]},
+                "units": units,
                 "coordinates": {"type": "string"},
                 **dict.fromkeys(DECODED, False),
             },

@@ -325,9 +325,12 @@ def _partners(draft: Draft, group: GroupDraft, arguments: Arguments) -> None:
     group.set("partner_batch", partner)
     group.set("influences", -np.sort(-rng.random(shape), axis=-1) * np.array([1, -1])[:, None])
     if "partner_position" in group.names:
-        position = rng.integers(1, group.sizes["position"], shape)
+        ids = group.values.get("input_ids")  # rows that are no tokens have none
+        last = group.sizes["target_position"] if ids is None else ids.shape[-1] - 1
+        position = rng.integers(1, last + 1, shape)
         group.set("partner_position", position)
-        group.set("partner_token", group.values["input_ids"][partner, position])
+        if ids is not None and "partner_token" in group.names:
+            group.set("partner_token", ids[partner, position])
 
 
 def _correlated(draft: Draft, group: GroupDraft, token: bool) -> tuple[Any, int]:
