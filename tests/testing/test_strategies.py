@@ -35,7 +35,7 @@ def complaints(report: Report, recipe: StoreRecipe) -> list[str]:
 def test_a_valid_store_gives_no_finding_at_any_level(kind: str, profile: str) -> None:
     @settings(max_examples=5)
     @given(
-        recipes(kind, profile=profile, masks=True),
+        recipes(kind, profile=profile, masks=True, values=True),
         st.sampled_from(["structure", "completeness", "values"]),
         st.booleans(),
     )
@@ -50,7 +50,7 @@ def test_a_valid_store_gives_no_finding_at_any_level(kind: str, profile: str) ->
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_valid_tree_in_memory_gives_no_finding(kind: str) -> None:
     @settings(max_examples=6)
-    @given(recipes(kind, masks=True))
+    @given(recipes(kind, masks=True, values=True))
     def check(recipe: StoreRecipe) -> None:
         assert complaints(validate(make_tree(recipe)), recipe) == []
 
@@ -72,7 +72,7 @@ def test_an_extended_schema_gets_strategies_for_free(recipe: StoreRecipe) -> Non
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_store_and_the_tree_of_a_recipe_are_identical(kind: str) -> None:
     @settings(max_examples=3)
-    @given(recipes(kind, masks=True))
+    @given(recipes(kind, masks=True, values=True))
     def check(recipe: StoreRecipe) -> None:
         store = zarr.storage.MemoryStore()
         make_store(store, recipe, consolidated=False)
@@ -83,7 +83,7 @@ def test_the_store_and_the_tree_of_a_recipe_are_identical(kind: str) -> None:
 
 
 @settings(max_examples=10)
-@given(recipes("samples", masks=True))
+@given(recipes("samples", masks=True, values=True))
 def test_arrays_are_those_that_the_schema_resolves(recipe: StoreRecipe) -> None:
     schema = load("samples")
     layout = schema.resolve(recipe.parameters, members=recipe.members, sizes=recipe.sizes, optional=recipe.optional)

@@ -112,6 +112,7 @@ def recipes(
     long: bool = True,
     min_members: int = 1,
     masks: bool = False,
+    values: bool = False,
 ) -> st.SearchStrategy[StoreRecipe]:
     """Recipes of valid trees of a schema.
 
@@ -130,9 +131,11 @@ def recipes(
         Smallest number of members of every family (observables, restrictions).
     masks : bool
         Whether positions may be masked.
+    values : bool
+        Whether rows may be other things than sequences of tokens.
     """
     loaded: Schema = schema if isinstance(schema, Schema) else load(schema, profile=profile)
-    return _recipes(loaded, schema, profile, failures, long, min_members, masks)
+    return _recipes(loaded, schema, profile, failures, long, min_members, masks, values)
 
 
 @st.composite
@@ -145,12 +148,15 @@ def _recipes(
     long: bool,
     min_members: int,
     masks: bool,
+    values: bool,
 ) -> StoreRecipe:
     included = included_schemas(loaded, profile)
     schemas = [loaded, *included]
     parameters: dict[str, Any] = {}
     for one in schemas:
         parameters.update(_draw_parameters(draw, one, long))
+    if not values:
+        parameters.pop("rows_are_tokens", None)  # by default they are
     members: dict[str, dict[str, dict[str, Any]]] = {}
     for one in schemas:
         for family, spec in one.families.items():

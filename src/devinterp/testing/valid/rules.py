@@ -378,6 +378,9 @@ def _flat_coordinates(draft: Draft, group: GroupDraft, arguments: Arguments) -> 
     group.set("dataset_id", dataset_id)
     group.set("batch", batch)
     group.set(arguments["position"], position)
+    _, first, row = np.unique(np.stack([dataset_id, batch]), axis=1, return_index=True, return_inverse=True)
+    for name in group.names & {"label", "row_number"}:  # of the row, at whichever position, in both groups
+        group.set(name, draft.shared.setdefault(f"{name} of rows", group.values[name][first])[row.ravel()])
 
 
 def _flat_dimension(group: GroupDraft) -> str:
