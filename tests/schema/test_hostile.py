@@ -93,7 +93,7 @@ def test_a_list_of_many_objects_that_must_differ_takes_no_square(store_of: Store
 def test_an_archive_with_a_list_too_long_for_memory_is_not_opened(tmp_path: Path) -> None:
     import struct
 
-    from devinterp.schema.reading.access import zip_entries
+    from devinterp.schema.reading.target import zip_entries
 
     path = tmp_path / "many.zip"
     entry = b"PK\1\2" + struct.pack("<HHHHHHIIIHHHHHII", 20, 20, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0) + b"a"

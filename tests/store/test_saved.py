@@ -25,6 +25,7 @@ from devinterp.slt.llc import compute_llc
 from devinterp.slt.runs.results import told
 from devinterp.slt.susceptibilities import compute_susceptibilities
 from devinterp.slt.sweep import compute_sweep
+from devinterp.slt.sweep.temperature import compute_temperature
 from devinterp.testing import make_tree
 
 pytestmark = pytest.mark.filterwarnings(
@@ -62,6 +63,9 @@ def computed():
         "susceptibilities": lambda: compute_susceptibilities(study, se=True),
         "susceptibilities of a series": lambda: compute_susceptibilities(series),
         "sweep_summary": lambda: compute_sweep(sweep),
+        "temperature": lambda: compute_temperature(
+            made_sweeps.make_sweep((1e-3,), (0.0, 10.0, 30.0, 90.0), (10.0,), draws=60)
+        ),
         "waic": lambda: compute_waic(run),
         "wbic": lambda: compute_wbic(at_temperature),
         "reweighting": lambda: compute_reweighting(run, num_samples=100),

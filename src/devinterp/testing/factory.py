@@ -226,7 +226,9 @@ def _root_attributes(draft: Draft) -> dict[str, Any]:
         known.setdefault("completed", 1)
     for name, spec in draft.schema.parameters.items():
         if name in draft.parameters:
-            put(known, spec.path, draft.parameters[name])
+            value = draft.parameters[name]
+            # A result can be saved as netCDF, which holds no booleans.
+            put(known, spec.path, int(value) if isinstance(value, bool) and "." not in spec.path else value)
     for family, kin in draft.schema.families.items():
         if kin.path is not None:
             entries = draft.members[family]

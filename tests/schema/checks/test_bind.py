@@ -107,7 +107,8 @@ def test_groups_and_arrays_in_each_others_places_are_named() -> None:
         ({}, {"flag": False, "word": "w"}),
         ({"s": {"n": 3, "r": 2, "flag": True, "word": "v"}}, {"n": 3, "r": 2, "flag": True, "word": "v"}),
         ({"s": {"n": 3.0, "r": 2.5}}, {"n": 3, "r": 2.5, "flag": False, "word": "w"}),
-        ({"s": {"n": 3.5, "r": "2", "flag": 1, "word": 7}}, {}),
+        ({"s": {"n": 3.5, "r": "2", "flag": 2, "word": 7}}, {}),
+        ({"s": {"flag": 1}}, {"flag": True, "word": "w"}),  # netCDF holds no booleans
         ({"s": {"n": True, "r": False, "flag": "true"}}, {"word": "w"}),
         ({"s": "text"}, {"flag": False, "word": "w"}),
     ],

@@ -318,14 +318,8 @@ def test_a_step_far_too_large_fails_and_raises():
 # Bad input: one clear error, before any sampling, and no store left behind
 
 
-def ragged():
-    return [{"input_ids": row.tolist()} for row in TRAIN] + [{"input_ids": [1, 2, 3]}]
-
-
 BAD_INPUT = {
     "sequences of one token": (DataError, {"dataset": TRAIN[:, :1]}),
-    "sequences of unequal length": (DataError, {"dataset": ragged()}),
-    "an unequal row in datasets": (DataError, {"dataset": datasets.Dataset.from_list(ragged())}),
     "an empty dataset": (DataError, {"dataset": TRAIN[:0]}),
     "too small a dataset": (DataError, {"dataset": TRAIN[:3]}),
     "float ids": (DataError, {"dataset": TRAIN.astype(float)}),

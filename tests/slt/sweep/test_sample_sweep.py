@@ -98,7 +98,9 @@ def test_losses_that_are_finite_but_too_large_to_be_averaged_end_a_chain():
         **run_arguments(model, ["loss"]), grid=grid, control=False, num_draws=100, pilot_draws=100, progress=False
     )
     lost = tree["lr=1,n_beta=1,localization=0"]
-    assert {c["reason"] for c in lost.attrs["metadata"]["run"]["chains"]} == {"the loss is not finite"}
+    assert {c["reason"] for c in lost.attrs["metadata"]["run"]["chains"]} == {
+        "the loss on the sampling dataset is not finite"
+    }
     assert np.isfinite(lost["step_loss"].values[0, : int(lost["draws_written"][0])]).all()
 
 

@@ -247,8 +247,11 @@ def test_a_head_has_its_slices_of_low_rank_adapters():
     for name in ("q_proj", "k_proj", "v_proj", "o_proj"):
         setattr(attention, name, Adapted(getattr(attention, name)))
     check_lora(create_param_masks(model, "l0h1"), "model.layers.0.self_attn.")
-    with pytest.raises(RestrictionError, match=r"Did you mean .*q_proj\.lora_A\.default\.weight"):
+    with pytest.raises(RestrictionError, match=r"Did you mean 'module:model\.layers\.0\.self_attn\.q_proj\.lora_A'"):
         create_param_masks(model, "lora")
+    assert list(create_param_masks(model, "module:model.layers.0.self_attn.q_proj.lora_A")) == [
+        "model.layers.0.self_attn.q_proj.lora_A.default.weight"
+    ]
 
 
 @pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")

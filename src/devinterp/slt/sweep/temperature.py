@@ -90,7 +90,7 @@ def compute_temperature(
     used = known & (gravity < USABLE) & (summary["n_beta"].values[:, None] > 0)
     shape = (summary.sizes["lr"], summary.sizes["localization"], largest)
     limit, misfit = np.full(shape, np.nan), np.full(shape, np.nan)
-    ends = np.full((*shape, 2), np.nan)
+    ends = np.stack([limit, limit], axis=-1)
     for i, j in np.ndindex(shape[:2]):
         take = used[i, :, j]
         cell = summary.isel(lr=i, localization=j, n_beta=np.flatnonzero(take))

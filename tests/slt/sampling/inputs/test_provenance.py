@@ -99,12 +99,12 @@ def test_versions_name_what_the_numbers_pass_through():
     assert {"python", "devinterp", "torch", "numpy", "xarray", "zarr"} <= describe_versions().keys()
 
 
-def test_a_finished_store_is_returned_for_one_forward_pass(tmp_path):
-    """What the pass computes is compared with what the store was sampled from."""
+def test_a_finished_store_is_returned_for_one_forward_pass_and_a_few_tokens(tmp_path):
+    """What the pass computes is compared with what the store was sampled from; the tokens tell what has gradients."""
     calls, rows = [], build_tokens("train")
-    settings = {"lr": 1e-3, "n_beta": 30.0, "localization": 10.0, "num_chains": 1, "num_draws": 2, "batch_size": 4}
+    settings = {"lr": 1e-3, "n_beta": 30.0, "localization": 10.0, "num_chains": 1, "num_draws": 2, "batch_size": 16}
     model = build_model()
-    model.register_forward_hook(lambda *args: calls.append(1))
+    model.register_forward_hook(lambda module, args, output: calls.append(args[0].shape[0]))
 
     def go(path, model=model, **changes):
         calls.clear()
@@ -114,7 +114,7 @@ def test_a_finished_store_is_returned_for_one_forward_pass(tmp_path):
     first = go(tmp_path / "a.zarr")
     assert calls
     second = go(tmp_path / "a.zarr")
-    assert len(calls) == 1
+    assert calls == [16, 2]  # rows
     assert second.identical(first)
     with pytest.raises(StoreConflictError, match="weights"):
         go(tmp_path / "a.zarr", build_model(seed=1))

@@ -123,7 +123,7 @@ def take_rows(value: Any, where: Where) -> Any:
 
 def first_tokens(batch: Batch, rows: int, tokens: int) -> Batch | None:
     """Return the beginnings of the first rows, for a look at a model; None where the batch is hardly longer."""
-    if not batch.tokens or batch.ids.shape[1] <= 2 * tokens:
+    if not batch.tokens or batch.ids.numel() <= 2 * rows * tokens:
         return None
     counts = None if batch.counts is None else batch.counts[:rows, : tokens - 1].clone()
     return Batch(each_tensor(batch.rows, lambda each: each[:rows, :tokens].clone()), counts, tokens=True)
