@@ -11,7 +11,7 @@ from tiny_lm import build_tokens
 
 from devinterp.errors import DataError
 from devinterp.slt.sampling.inputs.batches import SamplingData
-from devinterp.slt.sampling.inputs.rows import fingerprint
+from devinterp.slt.sampling.inputs.rows import fingerprint, open_rows
 from devinterp.slt.sampling.inputs.token_rows import TokenRows, check_vocabulary
 
 TOKENS = build_tokens("code", 12)
@@ -183,3 +183,16 @@ def without(row, token=None):
 def test_what_is_missing_is_named_by_row_and_position(convert, token, words):
     with pytest.raises(DataError, match=words):
         TokenRows(convert(without(3, token)), "The sampling dataset").take(np.arange(len(TOKENS)))
+
+
+def test_a_table_of_another_library_is_read_once_however_it_is_looked_at():
+    class Table:
+        shape, dtype, reads = (8, 5), np.dtype(np.int64), 0
+
+        def __getitem__(self, key):
+            type(self).reads += 1
+            return np.arange(40).reshape(8, 5)[key]
+
+    rows = open_rows(Table(), "The sampling dataset", own_loss=False)
+    assert rows.hold(np.arange(8)).ids.shape == (8, 5)
+    assert Table.reads == 1

@@ -11,7 +11,17 @@ import torch
 
 from devinterp.errors import DataError
 
-__all__ = ["MARKS", "Flags", "all_flags", "check_rows_count", "of_token_rows", "pad", "select_mask"]
+__all__ = [
+    "MARKS",
+    "Flags",
+    "all_flags",
+    "check_rows_count",
+    "mask_of_rows",
+    "of_token_rows",
+    "pad",
+    "select_mask",
+    "within_sentence",
+]
 
 MARKS = ("attention_mask", "labels", "loss_mask")
 """Columns beside ``input_ids`` that say which positions are there, and which count."""
@@ -20,6 +30,11 @@ IGNORED = -100
 """The label of a token whose prediction does not count, of HuggingFace and torch."""
 
 Flags = npt.NDArray[np.bool_]
+
+
+def within_sentence(name: str) -> str:
+    """Return what a dataset is called, as it stands within a sentence."""
+    return name[:1].lower() + name[1:]
 
 
 def all_flags(parts: Sequence[Flags | None], sizes: Sequence[int], width: int) -> Flags | None:
@@ -87,7 +102,7 @@ def of_token_rows(
         if len(other):
             row, position = other[0]
             raise DataError(
-                f"The labels of {_inside(name)} are other tokens than its input_ids.",
+                f"The labels of {within_sentence(name)} are other tokens than its input_ids.",
                 expected=f"the token at the same position, or {IGNORED}",
                 found=f"{labels[row, position]} for the token {ids[row, position]} at position {position}",
                 remedy="Labels are not shifted here; leave the column out if they are another target.",
@@ -111,11 +126,16 @@ def select_mask(mask: Any, num_rows: int, name: str) -> Any:
     table = mask.detach().cpu().numpy() if isinstance(mask, torch.Tensor) else np.asarray(mask)
     if table.ndim not in (1, 2) or (table.ndim == 2 and len(table) != num_rows):
         raise DataError(
-            f"loss_mask does not fit {_inside(name)}.",
+            f"loss_mask does not fit {within_sentence(name)}.",
             expected=f"one row of flags for all rows, or one for each of {num_rows} rows",
             found=f"shape {table.shape}",
         )
     return _checked(table, "loss_mask", name)
+
+
+def mask_of_rows(mask: Any, indices: npt.NDArray[np.int64]) -> Any:
+    """Return what a mask that `select_mask` returned says of some rows, (n, position)."""
+    return mask[indices] if mask.ndim == 2 else np.broadcast_to(mask, (len(indices), len(mask)))
 
 
 def check_rows_count(counts: Flags | None, indices: npt.NDArray[np.int64], name: str) -> None:
@@ -123,7 +143,7 @@ def check_rows_count(counts: Flags | None, indices: npt.NDArray[np.int64], name:
     if counts is not None and not counts.any(axis=1).all():
         row = int(indices[np.flatnonzero(~counts.any(axis=1))[0]])
         raise DataError(
-            f"A row of {_inside(name)} has no position that counts.",
+            f"A row of {within_sentence(name)} has no position that counts.",
             expected="at least one per row",
             found=f"none in row {row}",
             remedy="Leave such rows out: dataset.filter(...), or dataset.select(...).",
@@ -138,7 +158,7 @@ def _checked(table: npt.NDArray[Any], what: str, name: str) -> Flags:
     if table.dtype.kind not in "biuf" or not np.isin(table, (0, 1)).all():
         strange = table[~np.isin(table, (0, 1))].ravel()[:1].tolist() if table.dtype.kind in "biuf" else [table.dtype]
         raise DataError(
-            f"The {what} of {_inside(name)} is not made of 0 and 1.",
+            f"The {what} of {within_sentence(name)} is not made of 0 and 1.",
             expected="0 or 1 (or False and True) at every position",
             found=strange[0],
             remedy="A position counts or does not; for weights of losses, pass loss_fn=.",
@@ -156,13 +176,8 @@ def _table(
     if not fits and not (also >= 0 and all(a.ndim == 1 and len(a) in (n - 1, also) for a, n in each)):
         shapes = dict.fromkeys(str(a.shape) for a in arrays)
         raise DataError(
-            f"The {what} of {_inside(name)} does not fit its tokens.",
+            f"The {what} of {within_sentence(name)} does not fit its tokens.",
             expected=f"one entry per token{' or per predicted token' if also >= 0 else ''}: {int(lengths.max())}",
             found=", ".join(list(shapes)[:4]),
         )
     return pad(arrays, width if fits else also, fill)
-
-
-def _inside(name: str) -> str:
-    """The name within a sentence."""
-    return name[:1].lower() + name[1:]

@@ -13,6 +13,8 @@ import numpy.typing as npt
 import torch
 
 from devinterp.errors import DataError, SettingError
+from devinterp.schema.model.spec import NAT
+from devinterp.slt.sampling.inputs.counted import within_sentence
 from devinterp.slt.sampling.inputs.held import HeldRows
 from devinterp.slt.sampling.inputs.token_rows import TokenRows, table_of
 from devinterp.slt.sampling.inputs.value_rows import ValueRows
@@ -34,7 +36,7 @@ class RowOptions:
 
     loss_mask: Any = None
     row_labels: Mapping[str, Sequence[Any]] | None = None
-    loss_unit: str = "nat"
+    loss_unit: str = NAT
 
     def check(self, observables: Mapping[str, Any]) -> None:
         """Raise `SettingError` where an option has a value that it cannot have."""
@@ -130,20 +132,20 @@ def open_rows(data: Any, name: str, *, own_loss: bool, loss_mask: Any = None) ->
     DataError
         It is no dataset, or its rows are not of tokens and there is no loss for them.
     """
-    tokens = _holds_tokens(data, name)
+    columns = isinstance(data, torch.utils.data.TensorDataset)
+    several = columns and len(data.tensors) > 1
+    table = data if several else table_of(data, name)  # once: it may read all of a table of another library
+    tokens = not several and _holds_tokens(table)
     if own_loss and not tokens:
-        columns = isinstance(data, torch.utils.data.TensorDataset)
-        return ValueRows(data if columns else table_of(data, name), name, loss_mask)
+        return ValueRows(data if columns else table, name, loss_mask)
     try:
-        return TokenRows(data, name, loss_mask)
+        return TokenRows(data, name, loss_mask, table)
     except (DataError, TypeError, ValueError) as error:
         if tokens or getattr(error, "remedy", None) is not None:
             raise
         told = error if isinstance(error, DataError) else None
         raise DataError(
-            f"The rows of {name[:1].lower() + name[1:]} are no sequences of token ids."
-            if told is None
-            else told.problem,
+            f"The rows of {within_sentence(name)} are no sequences of token ids." if told is None else told.problem,
             expected="token ids" if told is None else told.expected,
             found=type(data).__name__ if told is None else told.found,
             remedy="Rows that are no tokens need a loss: pass loss_fn=, called as loss_fn(model, batch).",
@@ -169,11 +171,8 @@ def fingerprint(rows: Rows) -> dict[str, Any]:
     return {"rows": rows.hash(spread), "length": len(rows)}
 
 
-def _holds_tokens(data: Any, name: str) -> bool:
+def _holds_tokens(table: Any) -> bool:
     """Whether rows are of token ids, as far as the first of them tells; True for what is no dataset at all."""
-    if isinstance(data, torch.utils.data.TensorDataset) and len(data.tensors) > 1:
-        return False
-    table = table_of(data, name)
     if isinstance(table, Mapping):
         return not table or not all(isinstance(each, np.ndarray | torch.Tensor | list) for each in table.values())
     if isinstance(table, torch.Tensor | np.ndarray):

@@ -17,9 +17,11 @@ from devinterp.slt.sampling.inputs.counted import (
     Flags,
     all_flags,
     check_rows_count,
+    mask_of_rows,
     of_token_rows,
     pad,
     select_mask,
+    within_sentence,
 )
 from devinterp.slt.sampling.inputs.held import HeldTokens, IdArray
 
@@ -38,9 +40,10 @@ class TokenRows:
         The caller's dataset. It is read by index only and never changed.
     name : str
         What messages call it.
-
     loss_mask : optional
         What the caller says beside the dataset of which positions count; see `counted.select_mask`.
+    table : optional
+        What `table_of` returned of it, where that is known.
 
     Attributes
     ----------
@@ -55,10 +58,10 @@ class TokenRows:
         It is empty, its ids are not integers, or its rows are not 1-D sequences of at least 2.
     """
 
-    def __init__(self, data: Any, name: str, loss_mask: Any = None) -> None:
+    def __init__(self, data: Any, name: str, loss_mask: Any = None, table: Any = None) -> None:
         self.name = name
         self._beside = _beside(data)
-        self._data = data = table_of(data, name)
+        self._data = data = table_of(data, name) if table is None else table
         self._kind = _kind_of(data, name)
         self.unequal = False
         if self._kind == "huggingface":
@@ -82,7 +85,7 @@ class TokenRows:
         self._loss_mask = None if loss_mask is None else select_mask(loss_mask, len(self), name)
         if self.length < 2:
             raise DataError(
-                f"The sequences of {_inside(name)} are too short: a loss needs a next token.",
+                f"The sequences of {within_sentence(name)} are too short: a loss needs a next token.",
                 expected="at least 2 tokens",
                 found=f"{self.length}",
             )
@@ -108,7 +111,7 @@ class TokenRows:
 
     def _unequal(self, lengths: set[int]) -> DataError:
         return DataError(
-            f"The sequences of {_inside(self.name)} have unequal lengths.",
+            f"The sequences of {within_sentence(self.name)} have unequal lengths.",
             expected="one length for all rows",
             found=", ".join(map(str, sorted(lengths)[:6])),
             remedy="Pass them as a list, list(dataset), to have them padded; or pack or cut them to one length, as "
@@ -161,9 +164,7 @@ class TokenRows:
         for start in range(0, len(indices), _BLOCK_ROWS):
             some = indices[start : start + _BLOCK_ROWS]
             block, lengths, marks = self._read(some)
-            given = self._loss_mask
-            if given is not None:
-                given = given[some] if given.ndim == 2 else np.broadcast_to(given, (len(some), len(given)))
+            given = None if self._loss_mask is None else mask_of_rows(self._loss_mask, some)
             there, counted = of_token_rows(block, marks, lengths, given, self.name)
             check_rows_count(counted, some, self.name)
             attended.append(there)
@@ -215,7 +216,7 @@ class TokenRows:
             flat = [row for row in rows if row.ndim != 1]
             if flat:
                 raise DataError(
-                    f"A row of {_inside(self.name)} is not a sequence of token ids.",
+                    f"A row of {within_sentence(self.name)} is not a sequence of token ids.",
                     expected="one dimension",
                     found=f"shape {flat[0].shape}",
                 )
@@ -230,13 +231,13 @@ class TokenRows:
             self._refuse_nulls([[None if np.isnan(t) else t for t in row] for row in block], indices)
         if block.dtype.kind not in "iu":
             raise DataError(
-                f"The token ids of {_inside(self.name)} are not integers.",
+                f"The token ids of {within_sentence(self.name)} are not integers.",
                 expected="an integer dtype",
                 found=block.dtype,
             )
         if block.ndim != 2:
             raise DataError(
-                f"The rows of {_inside(self.name)} are not sequences of token ids.",
+                f"The rows of {within_sentence(self.name)} are not sequences of token ids.",
                 expected="one dimension per row",
                 found=f"rows of shape {block.shape[1:]}",
             )
@@ -321,15 +322,10 @@ def _kind_of(data: Any, name: str) -> str:
     return "indexable"
 
 
-def _inside(name: str) -> str:
-    """The name within a sentence."""
-    return name[:1].lower() + name[1:]
-
-
 def _row_of(row: Any, name: str) -> Any:
     if isinstance(row, str | bytes):
         raise DataError(
-            f"The rows of {_inside(name)} are texts.",
+            f"The rows of {within_sentence(name)} are texts.",
             expected="token ids",
             found=repr(row[:40]),
             remedy="Tokenize them first, for instance with devinterp.utils.tokenize_and_concatenate.",
@@ -337,7 +333,9 @@ def _row_of(row: Any, name: str) -> Any:
     if isinstance(row, Mapping):
         if "input_ids" not in row:
             raise DataError(
-                f"A row of {_inside(name)} has no 'input_ids'.", expected="'input_ids'", found=", ".join(map(str, row))
+                f"A row of {within_sentence(name)} has no 'input_ids'.",
+                expected="'input_ids'",
+                found=", ".join(map(str, row)),
             )
         return row["input_ids"]
     return row

@@ -11,7 +11,7 @@ import torch
 from torch.utils.data import TensorDataset, default_collate
 
 from devinterp.errors import DataError
-from devinterp.slt.sampling.inputs.counted import check_rows_count, select_mask
+from devinterp.slt.sampling.inputs.counted import check_rows_count, mask_of_rows, select_mask, within_sentence
 from devinterp.slt.sampling.inputs.held import HeldValues
 from devinterp.slt.sampling.inputs.nested import each_tensor, hash_nested, join, tensors_within
 
@@ -59,7 +59,7 @@ class ValueRows:
         self._loss_mask = None if loss_mask is None else select_mask(loss_mask, len(self), name)
         if hash_nested(first) != hash_nested(self.take(ends)):
             raise DataError(
-                f"The rows of {name[:1].lower() + name[1:]} change from one reading to the next.",
+                f"The rows of {within_sentence(name)} change from one reading to the next.",
                 expected="the same row each time",
                 remedy="Leave random transforms out, or read the rows once: list(dataset).",
             )
@@ -77,7 +77,7 @@ class ValueRows:
         lengths = {path.lstrip("."): len(column) if column.ndim else 0 for path, column in _leaves(columns)}
         if len(set(lengths.values())) > 1:
             raise DataError(
-                f"The columns of {self.name[:1].lower() + self.name[1:]} have unequal lengths.",
+                f"The columns of {within_sentence(self.name)} have unequal lengths.",
                 expected="as many entries as rows in each",
                 found=", ".join(f"{length} in {path!r}" for path, length in lengths.items()),
             )
@@ -119,9 +119,7 @@ class ValueRows:
 
     def _refused(self, why: str, found: str) -> DataError:
         return DataError(
-            f"The rows of {self.name[:1].lower() + self.name[1:]} cannot be put into a batch: {why}.".replace(
-                "..", "."
-            ),
+            f"The rows of {within_sentence(self.name)} cannot be put into a batch: {why}.".replace("..", "."),
             expected="numbers, arrays or tensors of one shape in every row, or tuples or dicts of them, as "
             "torch.utils.data.default_collate takes them",
             found=found,
@@ -135,7 +133,7 @@ class ValueRows:
         if mask is None and isinstance(values, dict) and "loss_mask" in values:
             mask = select_mask(values["loss_mask"], len(indices), self.name)
         elif mask is not None:
-            mask = mask[indices] if mask.ndim == 2 else np.broadcast_to(mask, (len(indices), len(mask)))
+            mask = mask_of_rows(mask, indices)
         check_rows_count(mask, indices, self.name)
         return HeldValues(values, None if mask is None or mask.all() else mask)
 

@@ -15,6 +15,7 @@ from torch import nn
 from devinterp.errors import DevinterpWarning, StoreConflictError
 from devinterp.plain_json import dig
 from devinterp.schema.model.may_differ import settings_that
+from devinterp.schema.model.spec import NAT
 from devinterp.slt.sampling.engine.chain import ChainResult, ChainSink, moving, run_chain
 from devinterp.slt.sampling.engine.check_model import Probe, check_parameters, choose_device, probe_model
 from devinterp.slt.sampling.engine.frozen_prefix import FrozenPrefix
@@ -76,7 +77,7 @@ class Plan:
     observables: tuple[Observable, ...]
     variants: Mapping[str, Variant]
     device: str
-    loss_unit: str = "nat"
+    loss_unit: str = NAT
     prefix: FrozenPrefix = field(default_factory=FrozenPrefix)
     probed: list[Probe] = field(default_factory=list)
 
@@ -312,7 +313,7 @@ def _requests(plan: Plan, tokenizer: Any, probe: Probe) -> dict[str, SamplesRequ
         common["vocabulary_size"] = probe.vocabulary
     listed = [{"obs_id": o.obs_id, "name": o.name, "batches_per_draw": o.batches_per_draw} for o in plan.observables]
     config: dict[str, Any] = {} if plan.data.positions is not None else {"rows_are_tokens": False}
-    if plan.loss_unit != "nat":  # what goes without saying is not written
+    if plan.loss_unit != NAT:  # what goes without saying is not written
         config["loss_unit"] = plan.loss_unit
     optional = {f"label_{o.obs_id}" for o in plan.observables if o.labels is not None}
     optional |= {f"mask_{o.obs_id}" for o in plan.observables if o.held.counts is not None}
