@@ -74,8 +74,9 @@ def token_classes(tree: xr.DataTree, classes: Classes | None, tokenizer: Any) ->
             )
         classes = token_kind
     if callable(classes):
-        of = {token: str(classes(token)) for token in set(predicted_tokens(tree, tokenizer))}
-        return np.asarray([of[token] for token in predicted_tokens(tree, tokenizer)])
+        tokens = predicted_tokens(tree, tokenizer)
+        of = {token: str(classes(token)) for token in set(tokens)}
+        return np.asarray([of[token] for token in tokens])
     labels = np.asarray([str(c) for c in classes])
     if labels.shape != (size,):
         raise SettingError("There must be one class for each token.", expected=f"{size} labels", found=labels.shape)

@@ -206,17 +206,14 @@ def _array(variable: VariableSpec, owner: SchemaSpec) -> dict[str, Any]:
             "properties": {
                 "units": units,
                 "coordinates": {"type": "string"},
+                "_FillValue": {"type": "string", "pattern": _NAN_MARKER}
+                if variable.dtype.startswith("float")
+                else False,
                 **dict.fromkeys(DECODED, False),
             },
         },
         "codecs": {"anyOf": [_codec_list(names) for names in _codecs(dtype, storage)]},
     }
-    if variable.dtype.startswith(("int", "uint")):
-        properties["attributes"]["properties"]["_FillValue"] = False
-    elif variable.dtype.startswith("float"):
-        properties["attributes"]["properties"]["_FillValue"] = {"type": "string", "pattern": _NAN_MARKER}
-    else:
-        properties["attributes"]["properties"]["_FillValue"] = False
     named = ["dimension_names"]
     if () in legal:  # Zarr leaves the names out where there are none
         properties["dimension_names"] = {"enum": [None, *map(list, legal)]}

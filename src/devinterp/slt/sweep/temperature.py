@@ -29,10 +29,9 @@ __all__ = ["compute_temperature"]
 
 F64 = npt.NDArray[np.float64]
 
-LEAST_LOG, MOST_LOG = (
-    0.5,
-    100.0,
-)  # of ln t + c at the smallest n_beta: a logarithm that grows, and one that stands still
+LEAST_LOG, MOST_LOG = 0.5, 100.0
+"""ln t + c at the smallest n_beta, for a logarithm that grows and for one that stands still."""
+
 USABLE = 3  # gravity of a verdict from which on an LLC is not what it is said to be
 
 
