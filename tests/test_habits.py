@@ -74,7 +74,6 @@ ACROSS = {
     "slt/sampling/running/test_callers.py",
     "slt/sampling/running/test_start_server.py",
     "slt/sampling/test_arguments.py",
-    "slt/sampling/test_data_refined.py",
     "slt/sampling/test_masked.py",
     "slt/sampling/test_values.py",
     "slt/test_cluster.py",

@@ -38,7 +38,10 @@ _ACTIVATIONS = "Use torch's forward hooks, or TransformerLens: activations are n
 _BATCHES = "devinterp.slt.uncertainty.batch_means"
 _BATCH_NAMES = ("Batches", "autocorrelation_time", "batch_groups", "batch_length", "share_seen")
 _INTERVALS = "devinterp.slt.uncertainty.intervals"
-_INTERVAL_NAMES = ("init_loss_variance", "llc_interval", "susceptibility_variance", "t_interval")
+_SUSCEPTIBILITY_VARIANCES = {
+    "init_loss_variance": ">devinterp.slt.susceptibilities.baseline:init_loss_variance",
+    "susceptibility_variance": ">devinterp.slt.susceptibilities.estimator:susceptibility_variance",
+}
 
 # What begins with ">" is a successor of the same meaning; everything else is what to do. Of a name that is in both
 # releases the later one counts.
@@ -161,9 +164,11 @@ OLD_NAMES: Mapping[str, Mapping[str, str]] = {
     "devinterp.slt.trace": {"OnlineTraceStatistics": _ONLINE},
     "devinterp.slt.uncertainty": {
         **{name: f">{_BATCHES}:{name}" for name in ("autocorrelation_time", "batch_groups", "batch_length")},
-        **{name: f">{_INTERVALS}:{name}" for name in _INTERVAL_NAMES},
+        **{name: f">{_INTERVALS}:{name}" for name in ("llc_interval", "t_interval")},
+        **_SUSCEPTIBILITY_VARIANCES,
         "average_product_se": ">devinterp.slt.bif.kernels:average_product_se",
     },
+    "devinterp.slt.uncertainty.intervals": _SUSCEPTIBILITY_VARIANCES,
     "devinterp.slt.wbic": {"OnlineWBICEstimator": f"{_SAMPLE} at n_beta = n / ln n, then tree.devinterp.wbic()"},
     "devinterp.slt.weight_restrictions": {
         "HEAD_STRUCTURES": "Heads are read from the model: preview_restriction(model, 'l0h1') shows what is found",

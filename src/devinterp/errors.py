@@ -1,4 +1,4 @@
-"""Every exception and warning that devinterp raises on purpose.
+"""Every exception and warning that devinterp raises on purpose, and the import that raises one of them.
 
 One tree, rooted in `DevinterpError`. Classes also derive from the builtin that a caller would reach for
 (``except KeyError`` on a missing variable, ``except FileNotFoundError`` on a missing store).
@@ -6,6 +6,7 @@ One tree, rooted in `DevinterpError`. Classes also derive from the builtin that 
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import Any
 
 __all__ = [
@@ -32,6 +33,7 @@ __all__ = [
     "StoreLockedError",
     "StoreNotFoundError",
     "ValidationError",
+    "imported",
 ]
 
 
@@ -172,3 +174,29 @@ class ChainFailedWarning(DevinterpWarning):
 
 class StepBiasWarning(DevinterpWarning):
     """The step size inflates what is sampled by more than a tenth, which is known before sampling."""
+
+
+def imported(module: str, *, extra: str, purpose: str) -> Any:
+    """Import a module that not every installation has.
+
+    Parameters
+    ----------
+    module : str
+        Its dotted name.
+    extra : str
+        The extra of ours that brings it.
+    purpose : str
+        What needs it, as the beginning of the message.
+
+    Raises
+    ------
+    MissingDependencyError
+        It is not installed.
+    """
+    try:
+        return import_module(module)
+    except ImportError as error:
+        raise MissingDependencyError(
+            f"{purpose} needs {module.split('.')[0]}, which is not installed.",
+            remedy=f"Install it with the extra that brings it: pip install 'devinterp[{extra}]'.",
+        ) from error

@@ -60,7 +60,8 @@ def run(every, **changes):
 
 
 def test_a_run_that_sees_few_batches_is_told_so_and_so_is_its_llc():
-    from devinterp.slt.llc import best_average, compute_llc
+    from devinterp.slt.llc import compute_llc
+    from devinterp.slt.llc.of_run import best_average
 
     with pytest.warns(DevinterpWarning, match="see 1 of the 4 batches"):
         tree = run(4)

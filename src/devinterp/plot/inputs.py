@@ -71,7 +71,8 @@ def as_llc(obj: Tree, **options: Any) -> xr.Dataset:
         return obj.to_dataset() if isinstance(obj, xr.DataTree) else obj
     if kind not in ("samples", "study", "series"):
         raise _refuse(obj, "an LLC")
-    from devinterp.slt.llc import best_average, compute_llc
+    from devinterp.slt.llc import compute_llc
+    from devinterp.slt.llc.of_run import best_average
 
     options.setdefault("ci", 0.9)
     if "over" not in options:

@@ -28,7 +28,8 @@ from devinterp.report.subject import Subject
 from devinterp.report.svg import picture
 from devinterp.slt.diagnostics import Diagnosis, SeriesDiagnosis, StudyDiagnosis, diagnose
 from devinterp.slt.estimands import Estimand, resolve
-from devinterp.slt.llc import best_average, compute_llc
+from devinterp.slt.llc import compute_llc
+from devinterp.slt.llc.of_run import best_average
 from devinterp.slt.runs.kind import kind_of
 
 __all__ = [

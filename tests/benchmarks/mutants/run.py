@@ -63,9 +63,9 @@ GROUPS: dict[str, tuple[list[str], list[str]]] = {
         ],
     ),
     "llc": (
-        ["slt/llc.py", "slt/runs/chains.py"],
+        ["slt/llc/compute.py", "slt/llc/of_run.py", "slt/runs/chains.py"],
         [
-            "tests/slt/test_llc.py",
+            "tests/slt/llc/test_llc.py",
             "tests/slt/runs/test_chains.py",
             "tests/slt/runs/test_side_by_side.py",
             "tests/slt/runs/test_grid.py",
@@ -73,7 +73,7 @@ GROUPS: dict[str, tuple[list[str], list[str]]] = {
         ],
     ),
     "susceptibilities": (
-        ["slt/susceptibilities/moments.py", "slt/susceptibilities/__init__.py", "slt/susceptibilities/flat.py"],
+        [f"slt/susceptibilities/{name}.py" for name in ("moments", "estimator", "baseline", "__init__", "flat")],
         [
             "tests/slt/susceptibilities/test_susceptibilities.py",
             "tests/slt/susceptibilities/test_moments.py",

@@ -340,3 +340,14 @@ def test_single_observation_se_is_refused_by_name():
     with pytest.raises(MissingVariableError, match="num_init_loss_batches"):
         compute_susceptibilities(study, se=True)
     assert "sus_se" in compute_susceptibilities(study, se=True, baseline="observable")["susceptibilities"]
+
+
+def test_sus_se_counts_the_noise_of_the_loss_at_the_start():
+    """A baseline that is known less well widens the errors where probes move unlike under the two runs."""
+    study = make_study(("full", "a"))
+    errors = {}
+    for batches in (1, 8, 10**6):
+        for run in study.children.values():
+            run.attrs["metadata"]["config"]["sampler"]["num_init_loss_batches"] = batches
+        errors[batches] = compute_susceptibilities(study, se=True)["susceptibilities/sus_se"].values
+    assert errors[1].mean() > errors[8].mean() > errors[10**6].mean()

@@ -15,7 +15,6 @@ from devinterp.slt.uncertainty.batch_means import autocorrelation_time, mean_var
 from devinterp.slt.uncertainty.intervals import (
     _combined_dof,
     _row_noise,
-    init_loss_variance,
     llc_interval,
     minibatch_weight,
     t_interval,
@@ -54,18 +53,6 @@ def test_minibatch_weight_over_steps_and_accumulation():
     expected = 10 * (9 / 90 - 0) ** 2 - 2 * 0.1 * 16 / 16 + sum((n / 16) ** 2 for n in [2] * 6 + [1] * 4)
     found = minibatch_weight(of(gradient_accumulation_steps=2), 45, "steps")
     assert found == pytest.approx(expected)
-
-
-def test_init_loss_variance_is_that_of_its_rows():
-    tree = make_run()
-    run = Samples.of(tree)
-    rows = tree["init_loss_train"].values.astype(np.float64).mean(axis=1)
-    variance, dof = init_loss_variance(run, "train")
-    assert variance == pytest.approx(rows.var(ddof=1) / 32)
-    assert dof == 4
-    # Eight minibatches of four of a dataset of 40: four fifths of the rows were seen.
-    assert init_loss_variance(of(), "train")[0] == pytest.approx(rows.var(ddof=1) / 32 / 5)
-    assert init_loss_variance(of(num_init_loss_batches=12), "train")[0] == 0.0
 
 
 def test_the_interval_grows_with_the_noise_of_init_loss():
@@ -270,41 +257,6 @@ def test_what_moves_the_chains_adds_to_what_the_rows_do():
             dof = _combined_dof([moved, (batch, 120)])
             expected = 30 * np.sqrt(moved[0] + batch) * special.stdtrit(dof, 0.95)
             assert (high - low) / 2 == pytest.approx(expected)
-
-
-def test_without_the_rows_at_the_start_the_first_draw_tells_their_spread():
-    tree = make_run(gradient_accumulation_steps=2)
-    bare = tree.to_dataset().drop_vars("init_loss_train")
-    rows = tree["loss_train"].values[0, 0].astype(np.float64).mean(axis=1)
-    assert init_loss_variance(Samples.of(bare), "train") == (pytest.approx(rows.var(ddof=1) / 64), 4)
-    single = bare.isel(batch_train=[0])
-    assert init_loss_variance(Samples.of(single), "train") == (0.0, 1.0)
-    two = bare.isel(batch_train=[0, 1])
-    assert init_loss_variance(Samples.of(two), "train")[1] == 1
-
-
-def test_rows_that_no_full_minibatch_holds_are_not_seen():
-    """Of 43 rows in minibatches of four the loader drops three: ten minibatches are all there is."""
-    tree = make_run(batch=4, num_init_loss_batches=5)
-    tree.attrs["metadata"]["provenance"] = {"dataset": {"rows": "x", "length": 43}}
-    rows = tree["init_loss_train"].values.astype(np.float64).mean(axis=1)
-    assert init_loss_variance(Samples.of(tree), "train")[0] == pytest.approx(rows.var(ddof=1) / 20 / 2)
-    for name in ("num_init_loss_batches", "batch_size"):
-        lacking = make_run()
-        del lacking.attrs["metadata"]["config"]["sampler"][name]
-        with pytest.raises(MissingVariableError, match="baseline='observable'"):
-            init_loss_variance(Samples.of(lacking), "train")
-
-
-def test_sus_se_counts_the_noise_of_the_loss_at_the_start():
-    """A baseline that is known less well widens the errors where probes move unlike under the two runs."""
-    study = make_study(("full", "a"))
-    errors = {}
-    for batches in (1, 8, 10**6):
-        for run in study.children.values():
-            run.attrs["metadata"]["config"]["sampler"]["num_init_loss_batches"] = batches
-        errors[batches] = compute_susceptibilities(study, se=True)["susceptibilities/sus_se"].values
-    assert errors[1].mean() > errors[8].mean() > errors[10**6].mean()
 
 
 @pytest.mark.slow

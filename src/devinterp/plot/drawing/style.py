@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from devinterp.errors import MissingDependencyError, SettingError
+from devinterp.errors import SettingError, imported
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -64,14 +64,7 @@ _RC: dict[str, Any] = {
 
 
 def _matplotlib() -> Any:
-    try:
-        import matplotlib as mpl
-    except ImportError as error:
-        raise MissingDependencyError(
-            "Pictures need matplotlib, which is not installed.",
-            remedy="Install it with the extra that brings it: pip install 'devinterp[plot]'.",
-        ) from error
-    return mpl
+    return imported("matplotlib", extra="plot", purpose="A picture")
 
 
 @contextmanager

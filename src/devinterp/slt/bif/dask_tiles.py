@@ -16,12 +16,11 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
-from devinterp.errors import SettingError
+from devinterp.errors import SettingError, imported
 from devinterp.slt.bif.kernels import standardize
 from devinterp.slt.bif.operands import influence_tile
 from devinterp.slt.bif.request import Plan
 from devinterp.slt.runs.chains import ChainSelection, select_chains
-from devinterp.slt.runs.optional import optional
 from devinterp.slt.uncertainty.batch_means import Batches, batch_groups, sample_of, shares_minibatches
 
 __all__ = ["LazyOperands"]
@@ -92,7 +91,7 @@ class LazyOperands:
 
     def held(self) -> LazyOperands:
         """Have the standardised losses computed once and kept where they are: many tiles are made of each."""
-        persist = optional("dask", extra="dask", purpose="A lazy BIF").persist
+        persist = imported("dask", extra="dask", purpose="A lazy BIF").persist
         first, second = persist(self.first, self.second)
         return replace(self, first=first, second=first if self.symmetric else second)
 
@@ -170,7 +169,7 @@ class LazyOperands:
 def _mirrored(array: Any) -> Any:
     """Take the blocks below the diagonal from those above it: each pair of blocks is multiplied once."""
     da, _ = _dask()
-    graphs = optional("dask.highlevelgraph", extra="dask", purpose="A lazy BIF")
+    graphs = imported("dask.highlevelgraph", extra="dask", purpose="A lazy BIF")
     name, behind = f"mirrored-{array.name}", (0,) * (array.ndim - 2)
     layer = {
         (name, i, j, *behind): (array.name, i, j, *behind) if i <= j else (_swapped, (array.name, j, i, *behind))
@@ -188,8 +187,8 @@ def _swapped(tile: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
 
 def _dask() -> tuple[Any, Any]:
     """``dask.array`` and ``dask.compute``."""
-    da = optional("dask.array", extra="dask", purpose="A lazy BIF")
-    return da, optional("dask", extra="dask", purpose="A lazy BIF").compute
+    da = imported("dask.array", extra="dask", purpose="A lazy BIF")
+    return da, imported("dask", extra="dask", purpose="A lazy BIF").compute
 
 
 def _tile(

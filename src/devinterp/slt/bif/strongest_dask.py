@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from devinterp.errors import imported
 from devinterp.slt.bif.dask_tiles import LazyOperands
 from devinterp.slt.bif.kernels import F32
 from devinterp.slt.bif.operands import influence_tile
 from devinterp.slt.bif.partners import Strongest, as_matrix, leave_out
-from devinterp.slt.runs.optional import optional
 
 __all__ = ["gather_strongest"]
 
@@ -23,7 +23,7 @@ def gather_strongest(source: LazyOperands, k: int, ids: npt.NDArray[np.int64]) -
 
     ``ids`` is (sequence, position): token ids of all sequences. Returns what was found by sign, 1 and -1.
     """
-    dask = optional("dask", extra="dask", purpose="A lazy BIF")
+    dask = imported("dask", extra="dask", purpose="A lazy BIF")
     plan = source.plan
     tokens = plan.sequences.num_tokens if plan.by_token else 1
     first, second = (x.to_delayed().ravel() for x in (source.first, source.second))

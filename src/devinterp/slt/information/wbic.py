@@ -21,7 +21,7 @@ import numpy as np
 import xarray as xr
 
 from devinterp.errors import SettingError
-from devinterp.slt.llc import Over, check_over, llc_of_run
+from devinterp.slt.llc.of_run import Over, check_over, llc_of_run
 from devinterp.slt.runs.chains import ChainSelection
 from devinterp.slt.runs.run import Samples, Tree
 from devinterp.slt.runs.side_by_side import over_runs

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
-from devinterp.errors import DataError, MissingVariableError, ProvenanceError
+from devinterp.errors import MissingVariableError, ProvenanceError
 from devinterp.plain_json import dig
 from devinterp.schema.model.spec import NAT
 
@@ -29,7 +29,6 @@ __all__ = [
     "shared_attrs",
     "string_index",
     "told",
-    "unknown_positions",
 ]
 
 RAGGED = ("chain", "draw", "step")
@@ -239,15 +238,4 @@ def no_text(what: str) -> MissingVariableError:
         expected="a run on token ids",
         found="metadata.config.rows_are_tokens = false",
         remedy="Look at their losses, loss_{obs} and row_{obs}; labels come along if sample() got row_labels=.",
-    )
-
-
-def unknown_positions(what: str, dim: str, found: str) -> DataError:
-    """Return the error of a selection that does not tell which positions are left."""
-    return DataError(
-        f"It is not known which positions of the rows these {what} are of.",
-        expected=f"every position, or a coordinate {dim!r} that tells which are left",
-        found=found,
-        remedy="Select in the result instead, or number the positions before selecting: "
-        "tree.to_dataset().assign_coords(token_pos=range(tree.sizes['token_pos']), token=range(tree.sizes['token'])).",
     )

@@ -13,9 +13,10 @@ import xarray as xr
 from devinterp.errors import DataError, IncompleteStoreError, MissingVariableError, ProvenanceError, SettingError
 from devinterp.names import sanitize_observable_name
 from devinterp.plain_json import dig
-from devinterp.slt.runs.results import no_text, unknown_positions
+from devinterp.slt.runs.positions import target_positions, token_positions
+from devinterp.slt.runs.results import no_text
 from devinterp.steps import StepLayout
-from devinterp.store.reading.fast_chunks import refuse_gone_tree, stored_size
+from devinterp.store.reading.fast_chunks import refuse_gone_tree
 
 __all__ = ["Samples", "is_samples", "metadata_of", "series_members", "study_members"]
 
@@ -182,6 +183,17 @@ class Samples:
     def setting(self, name: str) -> Any:
         """Return a sampler setting by its ``sample()`` argument name, or None where it is not recorded."""
         return dig(self.metadata, f"config.sampler.{name}")
+
+    @property
+    def micro_batches_per_step(self) -> int:
+        """Minibatches whose gradients make one step; 1 where that is not recorded."""
+        return int(self.setting("gradient_accumulation_steps") or 1)
+
+    @property
+    def micro_batches_per_pass(self) -> int | None:
+        """Minibatches of one pass over the sampling dataset; None where their size or the dataset's is not recorded."""
+        length, size = dig(self.metadata, "provenance.dataset.length"), self.setting("batch_size")
+        return None if length is None or size is None else max(1, int(length) // int(size))
 
     @property
     def has_tokens(self) -> bool:
@@ -355,75 +367,12 @@ class Samples:
         return self.variable(f"loss_{obs_id}", ("chain", "draw", f"batch_{obs_id}", "token_pos"))
 
     def target_positions(self) -> npt.NDArray[np.int64]:
-        """Return the position of the token that each loss along ``token_pos`` predicts, 1-indexed in the sampled row.
-
-        A coordinate ``token_pos`` tells it, which selections keep. Without one nothing but the sizes shows whether
-        positions were left out.
-
-        Raises
-        ------
-        DataError
-            It is not known which positions are left.
-        """
-        size = int(self.dataset.sizes.get("token_pos", 0))
-        named = self._places("token_pos")
-        if named is not None:
-            return named + 1
-        tokens = self.dataset.sizes.get("token", size + 1) if self.has_tokens else size + 1
-        if tokens != size + 1 or self._was_cut("token_pos"):
-            raise unknown_positions("losses", "token_pos", f"{size} losses beside {tokens} tokens")
-        return np.arange(1, size + 1)
+        """Return the position of the token that each loss predicts; see `devinterp.slt.runs.positions`."""
+        return target_positions(self.dataset, has_tokens=self.has_tokens)
 
     def token_positions(self, *, beside_losses: bool = True) -> npt.NDArray[np.int64]:
-        """Return the position of each token along ``token``, 0-indexed in the sampled row; see `target_positions`.
-
-        Parameters
-        ----------
-        beside_losses : bool
-            Single losses are labelled too, so that it must be known which tokens they are of.
-        """
-        size = int(self.dataset.sizes.get("token", 0))
-        named = self._places("token")
-        if named is not None:
-            return named
-        losses = self._places("token_pos")
-        needed = int(self.dataset.sizes.get("token_pos", 0)) + 1 if losses is None else int(losses.max(initial=-1)) + 2
-        if size < needed or (beside_losses and losses is None and size != needed) or self._was_cut("token"):
-            raise unknown_positions("tokens", "token", f"{size} tokens for losses that reach position {needed - 1}")
-        return np.arange(size)
-
-    def _places(self, dim: str) -> npt.NDArray[np.int64] | None:
-        if dim not in self.dataset.coords or self.dataset[dim].dims != (dim,):
-            return None
-        values = np.asarray(self.dataset[dim].values)
-        whole = np.issubdtype(values.dtype, np.integer) and values.min(initial=0) >= 0
-        if not whole or np.unique(values).size < values.size:
-            raise DataError(
-                f"The coordinate {dim!r} does not say where the values belong.",
-                expected="distinct integers from 0, the positions in the sampled row",
-                found=values.tolist()[:8],
-                remedy=f"Drop it (tree.drop_vars({dim!r})), or assign the positions.",
-            )
-        return values.astype(np.int64)
-
-    def _was_cut(self, dim: str) -> bool:
-        """Whether a variable that was read from a store was longer along ``dim`` there.
-
-        As long as it is read lazily, its array says so. In memory only its chunks are known, whole ones in our stores;
-        in those of others they may be longer than the array, and tell where those of losses and tokens fit each other.
-        """
-        chunks: dict[str, set[int]] = {"token_pos": set(), "token": set()}
-        for name, array in self.dataset.data_vars.items():
-            own = [d for d in chunks if d in array.dims]
-            if not own or not str(name).startswith(("loss_", "input_ids_")):
-                continue
-            stored = stored_size(array.variable, dim) if own == [dim] else None
-            if stored is not None:
-                return stored > array.sizes[dim]
-            chunks[own[0]].add(int((array.encoding.get("preferred_chunks") or {}).get(own[0], 0)))
-        losses, tokens = chunks["token_pos"], chunks["token"]
-        longer = any(size > self.dataset.sizes[dim] for size in chunks[dim])
-        return longer and (not tokens or not losses or {size + 1 for size in losses} == tokens)
+        """Return the position of each token in the sampled row; see `devinterp.slt.runs.positions`."""
+        return token_positions(self.dataset, beside_losses=beside_losses)
 
     def input_ids(self, obs_id: str) -> np.ndarray[Any, Any]:
         """Return the token ids of an observable, (batch, token) int64."""

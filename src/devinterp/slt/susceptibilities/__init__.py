@@ -16,21 +16,23 @@ Baker, Wang, Hoogland & Murfet 2025, "Structural inference: interpreting small l
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
-from devinterp.errors import DataError, MissingVariableError, ProvenanceError, SettingError
+from devinterp.errors import MissingVariableError, ProvenanceError, SettingError
 from devinterp.slt.runs.chains import warn_excluded
 from devinterp.slt.runs.comparable import check_curve, check_same_origin, own_settings
-from devinterp.slt.runs.counted import Start, row_mask, start_rows
+from devinterp.slt.runs.counted import row_mask
 from devinterp.slt.runs.results import label_result, row_labels, said_of_rows
 from devinterp.slt.runs.run import Samples, Tree, series_members, study_members
 from devinterp.slt.runs.side_by_side import along_checkpoints
+from devinterp.slt.susceptibilities.baseline import Baseline, init_loss_variance, loss_at_start
+from devinterp.slt.susceptibilities.estimator import restriction_column
 from devinterp.slt.susceptibilities.flat import flat_tree
-from devinterp.slt.susceptibilities.moments import Moments, gather_moments
+from devinterp.slt.susceptibilities.moments import gather_moments
 
 if TYPE_CHECKING:
     import torch
@@ -39,7 +41,6 @@ if TYPE_CHECKING:
 
 __all__ = ["compute_susceptibilities", "sample_restrictions", "susceptibilities"]
 
-Baseline = Literal["init", "observable"]
 GROUPS_PER_CHAIN = 10
 
 
@@ -220,8 +221,10 @@ def compute_susceptibilities(
         full, task, probes, with_products=False, groups_per_chain=groups, allow_partial=allow_partial
     )
     warn_excluded(full, reference.selection)
-    init = _loss_at_start(full, task, baseline, reference)
-    init_noise = _init_noise(full, task, baseline) if se else None
+    init = loss_at_start(full, task, baseline, reference.selection.used)
+    # The fixed rows are the very ones that phi is computed on: nothing of their loss at the start is uncertain.
+    certain = (0.0, 1.0)
+    init_noise = (certain if baseline == "observable" else init_loss_variance(full, task)) if se else None
     columns: dict[str, list[npt.NDArray[np.float64]]] = {}
     used = {"full": reference.selection.attrs}
     for name in names:
@@ -230,7 +233,7 @@ def compute_susceptibilities(
         )
         warn_excluded(runs[name], moments.selection)
         used[name] = moments.selection.attrs
-        column = _column(moments, reference, probes, masks, init, terms=terms, init_noise=init_noise)
+        column = restriction_column(moments, reference, probes, masks, init, terms=terms, init_noise=init_noise)
         for variable, values in column.items():
             columns.setdefault(variable, []).append(values)
     attrs: dict[str, Any] = {
@@ -337,77 +340,3 @@ def _masks(runs: Mapping[str, Samples], names: tuple[str, ...]) -> dict[str, npt
                     remedy="Sample all restrictions with the same observables and masks.",
                 )
     return reference
-
-
-def _loss_at_start(full: Samples, task: str, baseline: Baseline, reference: Moments) -> float:
-    if baseline == "init":
-        value = Start.of(full, reference.selection.used).mean
-    elif f"init_loss_{task}" in full.dataset:
-        value = start_rows(full, task).mean
-    else:
-        raise MissingVariableError(
-            f"The loss of the rows of {task!r} at the start was not kept.",
-            expected=f"the variable init_loss_{task} in the run 'full'",
-            remedy="Use baseline='init'; stores of devinterp 2.0 do not have it.",
-        )
-    if not np.isfinite(value):
-        raise DataError(
-            "The loss at the start of the run 'full' is not finite.",
-            found=value,
-            remedy="Check the store with devinterp.validate: a missing chunk reads as NaN.",
-        )
-    return value
-
-
-def _init_noise(full: Samples, task: str, baseline: Baseline) -> tuple[float, float]:
-    """Variance and degrees of freedom of the loss at the start."""
-    if baseline == "observable":  # the very rows that phi is computed on
-        return 0.0, 1.0
-    from devinterp.slt.uncertainty.intervals import init_loss_variance
-
-    return init_loss_variance(full, task)
-
-
-def _column(
-    moments: Moments,
-    reference: Moments,
-    probes: tuple[str, ...],
-    masks: Mapping[str, npt.NDArray[np.bool_] | None],
-    init: float,
-    *,
-    terms: bool,
-    init_noise: tuple[float, float] | None,
-) -> dict[str, npt.NDArray[np.float64]]:
-    """One restriction's values, flattened over (observable, batch, target_position); of what counts alone."""
-    trace = moments.trace
-    mean_task, mean_task_full = float(trace.mean()), float(reference.trace.mean())
-    phi = mean_task - init
-    variance = float(((trace - moments.centre) ** 2).mean() - (trace - moments.centre).mean() ** 2)
-    out: dict[str, list[npt.NDArray[np.float64]]] = {}
-    for obs_id in probes:
-        cov = variance - moments.covariance(obs_id)
-        gap = mean_task - moments.mean(obs_id)
-        gap_full = mean_task_full - reference.mean(obs_id)
-        shift = phi * (gap - gap_full)
-        sus = cov + shift
-        out.setdefault("sus", []).append(sus)
-        if terms:
-            out.setdefault("sus_cov", []).append(cov)
-            out.setdefault("sus_shift", []).append(shift)
-        if init_noise is not None:
-            from devinterp.slt.uncertainty.intervals import susceptibility_variance
-
-            total, dof = susceptibility_variance(
-                moments,
-                reference,
-                obs_id,
-                init=init,
-                init_noise=init_noise,
-                sus=sus,
-                gap=gap,
-                gap_full=gap_full,
-            )
-            out.setdefault("sus_se", []).append(np.sqrt(total))
-            out.setdefault("dof", []).append(dof)
-    at: list[Any] = [slice(None) if masks[obs_id] is None else masks[obs_id].ravel() for obs_id in probes]  # type: ignore[union-attr]
-    return {n: np.concatenate([p.ravel()[kept] for p, kept in zip(parts, at, strict=True)]) for n, parts in out.items()}

@@ -16,9 +16,9 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
+from devinterp.errors import imported
 from devinterp.slt.runs.chains import ChainSelection, known_states, select_chains
 from devinterp.slt.runs.counted import row_mask
-from devinterp.slt.runs.optional import optional
 from devinterp.slt.runs.read_blocks import block_slices, in_memory, is_dask, read_blocks
 from devinterp.slt.runs.run import Samples
 from devinterp.slt.uncertainty.batch_means import (
@@ -324,8 +324,8 @@ def gather_dask(job: Job) -> Gathered:
     -------
     Gathered
     """
-    dask = optional("dask", extra="dask", purpose="An analysis of dask arrays")
-    da = optional("dask.array", extra="dask", purpose="An analysis of dask arrays")
+    dask = imported("dask", extra="dask", purpose="An analysis of dask arrays")
+    da = imported("dask.array", extra="dask", purpose="An analysis of dask arrays")
     data = {name: da.asarray(a.data)[:, : job.length] for name, a in job.arrays.items()}
     for name, mask in job.masks.items():
         data[name] = data[name] if mask is None else da.where(mask, data[name], np.float32(0))

@@ -10,7 +10,8 @@ import xarray as xr
 from devinterp.errors import AllChainsFailedError, MissingVariableError, SettingError
 from devinterp.plain_json import dig
 from devinterp.slt.diagnostics import Diagnosis, diagnose
-from devinterp.slt.llc import best_average, compute_llc
+from devinterp.slt.llc import compute_llc
+from devinterp.slt.llc.of_run import best_average
 from devinterp.slt.runs.grid import SETTINGS, Grid, grid_of
 from devinterp.slt.runs.results import label_result, schema_id
 from devinterp.slt.runs.run import Samples, Tree, metadata_of

@@ -175,12 +175,11 @@ class Passes:
     @classmethod
     def of(cls, run: Samples, num_draws: int) -> Passes:
         """Return that of a run with so many draws, as far as its settings tell."""
-        length, size = dig(run.metadata, "provenance.dataset.length"), run.setting("batch_size")
-        if length is None or size is None:
+        per_pass = run.micro_batches_per_pass
+        if per_pass is None:
             return cls()
         steps = StepLayout(0, int(run.setting("num_steps_bw_draws") or 1), num_draws).num_steps
-        micro = steps * int(run.setting("gradient_accumulation_steps") or 1)
-        count = max(1.0, micro / max(1, int(length) // int(size)))
+        count = max(1.0, steps * run.micro_batches_per_step / per_pass)
         return cls(count, num_draws / count)
 
 

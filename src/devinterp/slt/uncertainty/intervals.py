@@ -8,23 +8,18 @@ batches leaves.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
+from devinterp._renamed import successor
 from devinterp.errors import MissingVariableError
 from devinterp.plain_json import dig
-from devinterp.slt.runs.counted import mean_of_rows, row_mask, start_rows
 from devinterp.slt.runs.run import Samples
-from devinterp.slt.susceptibilities.moments import Moments
 from devinterp.slt.uncertainty.batch_means import Passes, mean_variance, shares_minibatches
 
-__all__ = [
-    "init_loss_variance",
-    "llc_interval",
-    "susceptibility_variance",
-    "t_interval",
-]
+__all__ = ["llc_interval", "t_interval"]
 
 F64 = npt.NDArray[np.float64]
 
@@ -109,7 +104,7 @@ def llc_interval(
     shared = num_chains == 1 or run.setting("match_sampling_input_ids_across_chains") is not False
     noise, noise_dof = _row_noise(run, rows)
     weight = minibatch_weight(run, num, over)
-    per_draw = noise / _accumulation(run)
+    per_draw = noise / run.micro_batches_per_step
     if num_chains > 1 and shared:
         # What the chains have in common beside the noise of the rows: the shared noise of their gradients.
         common, dof = mean_variance(trace.mean(axis=0)[None])
@@ -130,13 +125,9 @@ def _combined_dof(parts: Sequence[tuple[float, float]]) -> float:
     return total**2 / below if below > 0 else max(dof for _, dof in parts)
 
 
-def _accumulation(run: Samples) -> int:
-    return int(run.setting("gradient_accumulation_steps") or 1)
-
-
 def _row_noise(run: Samples, rows: F64) -> tuple[float, float]:
     """Variance of the mean loss of one micro-batch over the choice of its rows, and its degrees of freedom."""
-    num_rows, accumulation = rows.shape[2], _accumulation(run)
+    num_rows, accumulation = rows.shape[2], run.micro_batches_per_step
     if num_rows > 1:
         per_row = float(rows.var(axis=2, ddof=1).mean())
         # Rows of a draw are means over its step's micro-batches; rows of a step are those of all micro-batches.
@@ -156,12 +147,11 @@ def minibatch_weight(run: Samples, num: int, over: str) -> float:
     chain, over and over when they run out. Where it cannot be known which draws these are (a selection, no record of
     the dataset's length), all are taken as different.
     """
-    accumulation = _accumulation(run)
+    accumulation = run.micro_batches_per_step
     num_init = int(run.setting("num_init_loss_batches")) * accumulation
     apart = 1 / (num * accumulation) + 1 / num_init
-    layout, batch_size = run.step_layout, run.setting("batch_size")
-    length = dig(run.metadata, "provenance.dataset.length")
-    if layout is None or length is None or batch_size is None:
+    layout, per_pass = run.step_layout, run.micro_batches_per_pass
+    if layout is None or per_pass is None:
         return apart
     total = layout.num_steps
     if over == "draws" and num == layout.draws:
@@ -170,7 +160,6 @@ def minibatch_weight(run: Samples, num: int, over: str) -> float:
         steps = np.arange(total - num, total)
     else:
         return apart
-    per_pass = max(1, int(length) // int(batch_size))
     weights = np.zeros(per_pass)
     for k in range(accumulation):
         np.add.at(weights, (steps * accumulation + k) % per_pass, 1 / (num * accumulation))
@@ -178,103 +167,7 @@ def minibatch_weight(run: Samples, num: int, over: str) -> float:
     return float((weights**2).sum())
 
 
-def init_loss_variance(run: Samples, task: str) -> tuple[float, float]:
-    """Variance (nat^2) of the mean of ``init_loss`` over the choice of its rows, and its degrees of freedom.
+if not TYPE_CHECKING:  # a checker shall know the names that there are
 
-    From the spread of the sampling task's fixed rows (at the start where that was kept, else at the first draw), and
-    the number of rows that ``init_loss`` was averaged over; none where these are all rows of the dataset.
-
-    Parameters
-    ----------
-    run : Samples
-        The run whose ``init_loss`` it is.
-    task : str
-        Id of the sampling task.
-
-    Raises
-    ------
-    MissingVariableError
-        The number of rows is not recorded.
-    """
-    batches, batch_size = run.setting("num_init_loss_batches"), run.setting("batch_size")
-    if batches is None or batch_size is None:
-        raise MissingVariableError(
-            "The noise of init_loss cannot be known.",
-            expected="metadata.config.sampler.num_init_loss_batches and .batch_size",
-            remedy="Use baseline='observable', or add the settings to the tree's metadata.",
-        )
-    counts = row_mask(run, task)
-    if f"init_loss_{task}" in run.dataset:
-        rows = start_rows(run, task).plain[0, 0]
-    else:
-        first = np.asarray(run.loss(task)[0, 0].values, dtype=np.float64)
-        rows = first.mean(axis=1) if counts is None else mean_of_rows(first, counts).plain[0, 0]
-    if rows.size < 2:
-        return 0.0, 1.0
-    count = int(batches) * int(batch_size) * _accumulation(run)
-    length = dig(run.metadata, "provenance.dataset.length")
-    seen = count / (int(length) // int(batch_size) * int(batch_size)) if length is not None else 0.0
-    return float(rows.var(ddof=1)) / count * max(0.0, 1 - seen), float(rows.size - 1)
-
-
-def susceptibility_variance(
-    moments: Moments,
-    reference: Moments,
-    obs_id: str,
-    *,
-    init: float,
-    init_noise: tuple[float, float],
-    sus: F64,
-    gap: F64,
-    gap_full: F64,
-) -> tuple[F64, F64]:
-    """Variance of the susceptibilities of one restriction to an observable's tokens.
-
-    The estimator is linearised in the draws of both runs, ``phi (u - l - gap_full)`` in the restricted one and
-    ``-E_C[phi] (u - l - gap_full)`` in ``full``, and in the loss at the start, ``gap_full - gap``; the draws by batch
-    means.
-
-    Parameters
-    ----------
-    moments, reference : Moments
-        Of the restriction and of ``full``.
-    obs_id : str
-        The probe.
-    init : float
-        Loss at the start (nat).
-    init_noise : tuple of float
-        Its variance and degrees of freedom.
-    sus, gap, gap_full : array, shape (batch, token)
-        The susceptibilities, and the mean of u - l under the restriction and under ``full``.
-
-    Returns
-    -------
-    variance, dof : array of float64, shape (batch, token)
-        And the degrees of freedom of the sum (Welch-Satterthwaite).
-    """
-    mean_phi = float(moments.trace.mean()) - init
-    parts: list[tuple[F64, float]] = []
-    gap_variance = np.zeros_like(sus)
-    for run, own_gap in ((moments, gap), (reference, gap_full)):
-        total, gap_total = np.zeros_like(sus), np.zeros_like(sus)
-        for members in map(list, run.batches):
-            u = np.concatenate([run.trace[c, cut] for c, cut in (run.groups[g] for g in members)])
-            sums = run.sums[obs_id][members].sum(axis=0)
-            if run is moments:
-                phi = u - init
-                products = run.products[obs_id][members].sum(axis=0) + (run.centre - init) * sums
-                part = (phi * u).sum() - products - phi.sum() * gap_full - u.size * sus
-            else:
-                part = -mean_phi * (u.sum() - sums - u.size * gap_full)
-            total += part**2
-            gap_total += (u.sum() - sums - u.size * own_gap) ** 2
-        count = len(run.batches)
-        scale = count / (count - 1) / run.share_seen / run.count**2
-        parts.append((total * scale, count - 1))
-        gap_variance += gap_total * scale
-    parts.append((init_noise[0] * (gap - gap_full) ** 2, init_noise[1]))
-    plain = np.sum([variance for variance, _ in parts], axis=0)
-    below = np.sum([variance**2 / dof for variance, dof in parts], axis=0)
-    dof = np.divide(plain**2, below, out=np.full_like(plain, np.inf), where=below > 0)
-    # Both phi and the gaps are estimates: the product of their errors was counted in two of the parts.
-    return np.maximum(plain - init_noise[0] * gap_variance, plain / 2), dof
+    def __getattr__(name: str) -> Any:
+        return successor(__name__, name)

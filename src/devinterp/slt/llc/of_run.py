@@ -1,220 +1,30 @@
-"""The local learning coefficient (LLC) of a run.
-
-    llc = n_beta * (E[L] - L_0)
-
-with E[L] the mean loss over the draws of SGLD and L_0 the loss at the start (Lau et al. 2023,
-`arXiv:2308.12108 <https://arxiv.org/abs/2308.12108>`_, equation 4).
-"""
+"""The LLC of one run: its rows, its start, its trace and its interval."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
-from devinterp._renamed import successor
 from devinterp.errors import DataError, DevinterpWarning, MissingVariableError, SettingError
-from devinterp.names import sanitize_observable_name
 from devinterp.plain_json import dig
 from devinterp.slt.diagnostics.step_bias import step_bias
 from devinterp.slt.runs.chains import ChainSelection, select_chains, warn_excluded
 from devinterp.slt.runs.counted import Rows, Start, averaged_steps, minibatch_rows, observed_rows, start_rows, step_rows
-from devinterp.slt.runs.results import label_result, lay_out, said_of_losses, shared_attrs, string_index
+from devinterp.slt.runs.results import said_of_losses
 from devinterp.slt.runs.run import Samples, Tree, series_members, study_members
-from devinterp.slt.runs.side_by_side import over_runs
 from devinterp.slt.thinning import Thinning, thinning_of
 
-if TYPE_CHECKING:
-    import torch
-
-__all__ = ["compute_llc", "data_refined_llc", "llc"]
+__all__ = ["CI_IS_FOR", "Over", "best_average", "check_over", "llc_of_run", "llc_of_trace", "task_of"]
 
 Over = Literal["draws", "steps", "observable"]
 OVERS = ("draws", "steps", "observable")
 CI_IS_FOR = "n_beta * E[L - L_0] at this step size, n_beta, localization and length; not for the learning coefficient"
-
-
-def llc(
-    model: torch.nn.Module,
-    dataset: Any,
-    observables: Mapping[str, Any],
-    *,
-    lr: float,
-    n_beta: float,
-    param_masks: Any = None,
-    loss_fn: Any = None,
-    over: Over = "draws",
-    burnin: bool = False,
-    observable: str | None = None,
-    ci: float | None = None,
-    **kwargs: Any,
-) -> xr.Dataset:
-    """Sample and compute the LLC in one call.
-
-    Parameters
-    ----------
-    model, dataset, observables, lr, n_beta, param_masks, loss_fn, **kwargs
-        As in `devinterp.sample`.
-    over, burnin, observable, ci
-        As in `compute_llc`.
-
-    Returns
-    -------
-    xarray.Dataset
-        As `compute_llc`.
-    """
-    from devinterp.slt.sampling import sample
-
-    samples = sample(
-        model, dataset, observables, lr=lr, n_beta=n_beta, param_masks=param_masks, loss_fn=loss_fn, **kwargs
-    )
-    return compute_llc(samples, over=over, burnin=burnin, observable=observable, ci=ci)
-
-
-def data_refined_llc(
-    model: torch.nn.Module,
-    kinds: Mapping[str, Any],
-    *,
-    lr: float,
-    n_beta: float,
-    param_masks: Any = None,
-    loss_fn: Any = None,
-    ci: float | None = None,
-    output_path: Any = None,
-    **kwargs: Any,
-) -> xr.Dataset:
-    """Sample on each kind of data, and compute the LLC of the model with that loss: the data-refined LLC.
-
-    The posterior is that of the one kind alone (Wang et al. 2024, `arXiv:2410.02984
-    <https://arxiv.org/abs/2410.02984>`_). How much the loss of one kind rises while the chain samples on *all* data is
-    another number: `compute_llc` with ``over="observable"`` and ``observable=KIND``. With `param_masks`, weights are
-    refined too.
-
-    Parameters
-    ----------
-    model, lr, n_beta, param_masks, loss_fn, **kwargs
-        As in `devinterp.sample`; the observable is the kind itself.
-    kinds : mapping of str to dataset
-        The kinds of data, by name, each as ``sample()`` takes a dataset.
-    ci : float, optional
-        As in `compute_llc`.
-    output_path : path or URL, optional
-        Folder in which each kind has a store of its own, ``KIND.zarr``. None makes temporary ones.
-
-    Returns
-    -------
-    xarray.Dataset
-        As `compute_llc` with ``over="observable"``, with a leading dimension ``data``: on the fixed rows of each kind.
-
-    Raises
-    ------
-    SettingError
-        There is no kind, or two names make the same observable.
-    """
-    from devinterp.slt.sampling import sample
-
-    names = {str(kind): sanitize_observable_name(str(kind)) for kind in kinds}
-    if not names or len({name.lower() for name in names.values()}) < len(names):
-        raise SettingError(
-            "Each kind of data needs a name of its own.",
-            expected="at least one, different also where all that is not a letter or digit is _",
-            found=list(names) or "none",
-        )
-    results = {}
-    for kind, name in names.items():
-        path = None if output_path is None else f"{str(output_path).rstrip('/')}/{name}.zarr"
-        arguments = {"lr": lr, "n_beta": n_beta, "param_masks": param_masks, "loss_fn": loss_fn, "output_path": path}
-        tree = sample(model, kinds[kind], {kind: kinds[kind]}, **arguments, **kwargs)
-        results[kind] = compute_llc(tree, over="observable", observable=kind, ci=ci)
-    laid = lay_out(results, {"data": string_index(results)}, what="kinds of data")
-    attrs = shared_attrs(results, each=(*ChainSelection.COUNTS, "observable"))
-    return label_result(laid, "llc", attrs=attrs)
-
-
-def compute_llc(
-    samples: Tree | Mapping[str, Tree],
-    *,
-    over: Over = "draws",
-    burnin: bool = False,
-    observable: str | None = None,
-    ci: float | None = None,
-    allow_partial: bool = False,
-    allow_mixed: bool = False,
-) -> xr.Dataset:
-    """Compute the LLC of a run, of every restriction of a study, every checkpoint of a series or cell of a sweep.
-
-    Parameters
-    ----------
-    samples : DataTree, Dataset, or mapping of str to DataTree
-        What ``sample()`` returned, or a selection of it (``tree.isel(draw=slice(50, None))``); a study, or a mapping
-        from restriction names to runs, gives results with a leading dimension ``wr``; a series, with ``checkpoint``
-        before it; a sweep, with ``lr``, ``n_beta`` and ``localization``, NaN where no chain is left.
-    over : {"draws", "steps", "observable"}
-        ``"draws"``: the minibatch losses at the draws, ``sampling_loss``, against ``init_loss``: the documented LLC.
-        Where ``num_steps_bw_draws`` and the batches of a pass have a common divisor, these are of some batches alone.
-        ``"steps"``: the minibatch losses of every step, ``sampling_loss_micro`` or else ``step_loss``.
-        ``"observable"``: the sampling task's fixed rows, ``loss_{obs}`` against ``init_loss_{obs}``: the same rows
-        before and after, hence far less noise.
-    burnin : bool
-        With ``over="steps"``: include the burn-in, as devinterp 2.0 does.
-    observable : str, optional
-        With ``over="observable"``: which observable; by default the sampling task's, where the store tells it.
-    ci : float, optional
-        Level of an interval for ``llc_mean`` (0.9), which accounts for autocorrelation, for minibatch noise and for
-        the noise of ``init_loss``; see `devinterp.slt.uncertainty.intervals.llc_interval`. It is for
-        ``n_beta * E[L - L_0]`` at this step size, localization and length of chain, not for the learning coefficient.
-    allow_partial : bool
-        Accept a store that has not completed, and use the draws that all chains have instead of complete chains only.
-    allow_mixed : bool
-        Accept checkpoints of a series that were sampled with different settings; the attribute ``mixed`` names them.
-
-    Returns
-    -------
-    xarray.Dataset
-        Schema ``devinterp/llc@1``. float64, unit 1: ``llc_mean`` (), ``llc_std`` () over chains with ddof 0,
-        ``llc_per_chain`` (chain,) with NaN for an excluded chain, ``llc_scalar`` (), and with ``ci`` also ``llc_ci``
-        (bound,) and, with ``over="observable"``, ``llc_ci_given_rows`` (bound,): the rows taken as they are, for
-        heads or checkpoints that observe the same ones. ``init_loss`` () float64 and ``loss_trace`` (chain, draw) or
-        (chain, step) float32, nat.
-        Attributes ``over``, ``n_beta``, ``n_chains_used``, ``chains_excluded``, and where it is known
-        ``step_inflation``, by what factor the step size makes the LLC too large
-        (`devinterp.slt.diagnostics.step_bias.step_bias`), with ``step_inflation_is``, measured or a lower bound; of a
-        study these are mappings by restriction, as JSON text (``json.loads``): netCDF has no attributes that are
-        mappings.
-
-    Raises
-    ------
-    MissingVariableError
-        A variable is missing, or the sampling task is not known.
-    IncompleteStoreError
-        The store has not completed, and ``allow_partial`` is false.
-    AllChainsFailedError
-        No chain is complete.
-    SettingError
-        A setting has no such value.
-    ProvenanceError
-        The checkpoints of a series differ in settings, and ``allow_mixed`` is false; or in data or restrictions.
-
-    Warns
-    -----
-    ChainFailedWarning
-        A chain that failed was excluded.
-    DevinterpWarning
-        The run has ``init_noise``, and ``init_loss`` is of the noised weights.
-    """
-    check_over(over)
-    if ci is not None and not 0 < ci < 1:
-        raise SettingError("The level of an interval lies between 0 and 1.", expected="ci = 0.9", found=ci)
-
-    def one(run: Samples, warn: bool) -> tuple[xr.Dataset, ChainSelection]:
-        return llc_of_run(run, over, burnin, observable, ci, allow_partial, warn=warn)
-
-    return over_runs(samples, "llc", one, allow_partial=allow_partial, allow_mixed=allow_mixed)
 
 
 def check_over(over: str) -> None:
@@ -395,6 +205,16 @@ def _check_finite(run: Samples, rows: npt.NDArray[np.float64]) -> None:
         )
 
 
+def _thinning(run: Samples) -> Thinning | None:
+    sampler, rows = (dig(run.metadata, path) for path in ("config.sampler", "provenance.dataset.length"))
+    return thinning_of(sampler, rows) if isinstance(sampler, Mapping) else None
+
+
+def _is_blind(run: Samples) -> bool:
+    thinning = _thinning(run)
+    return thinning is not None and thinning.blind
+
+
 def best_average(obj: Tree | Mapping[str, Tree]) -> Over:
     """Return ``"observable"`` where every run has the sampling task's rows at the start.
 
@@ -408,19 +228,3 @@ def best_average(obj: Tree | Mapping[str, Tree]) -> Over:
         if task is None or f"init_loss_{task}" not in run.dataset:
             return "steps" if all(map(_is_blind, runs)) and all("step_loss" in r.dataset for r in runs) else "draws"
     return "observable"
-
-
-def _is_blind(run: Samples) -> bool:
-    thinning = _thinning(run)
-    return thinning is not None and thinning.blind
-
-
-def _thinning(run: Samples) -> Thinning | None:
-    sampler, rows = (dig(run.metadata, path) for path in ("config.sampler", "provenance.dataset.length"))
-    return thinning_of(sampler, rows) if isinstance(sampler, Mapping) else None
-
-
-if not TYPE_CHECKING:  # a checker shall know the names that there are
-
-    def __getattr__(name: str) -> Any:
-        return successor(__name__, name)

@@ -17,7 +17,8 @@ from devinterp.errors import (
     SettingError,
 )
 from devinterp.schema import validate
-from devinterp.slt.llc import CI_IS_FOR, best_average, compute_llc, llc
+from devinterp.slt.llc import compute_llc, llc
+from devinterp.slt.llc.of_run import CI_IS_FOR, best_average
 from devinterp.slt.runs.results import told
 
 
