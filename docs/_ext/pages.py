@@ -113,7 +113,8 @@ def _variable(spec: VariableSpec) -> tuple[str, ...]:
     dims = " or ".join(f"({', '.join(map(code, d))})" if d else "scalar" for d in (spec.dims, *spec.alternatives))
     if spec.leading:
         dims += f"; before them {' and '.join(map(code, spec.leading))}, each where the result has it"
-    return code(spec.name), dims, spec.dtype, spec.unit, presence(spec), spec.doc
+    meaning = " ".join([spec.doc, *(f"Without {code(p)}: {doc}" for p, doc in spec.doc_unless.items())])
+    return code(spec.name), dims, spec.dtype, spec.unit, presence(spec), meaning
 
 
 def presence(spec: VariableSpec) -> str:

@@ -13,9 +13,9 @@ from devinterp.plot.drawing.contexts import ContextLine, bars_with_contexts
 from devinterp.plot.drawing.facets import Facets
 from devinterp.plot.drawing.labels import label_tokens
 from devinterp.plot.drawing.style import (
-    DIVERGING,
     NEUTRAL,
     add_colorbar,
+    heat_map,
     new_axes,
     note,
     symmetric_limit,
@@ -73,7 +73,7 @@ def influence_matrix(
     other = first[:, None] != second[None, :]  # a sequence's influence on itself would set the scale
     limit, beyond = symmetric_limit(values[other] if other.any() else values, limit=vmax)
     ax = new_axes(ax, (4.9, 4.2))
-    image = ax.imshow(values, cmap=DIVERGING, vmin=-limit, vmax=limit, aspect="auto", interpolation="nearest")
+    image = heat_map(ax, values, limit)
     _mark_observables(ax, result, first, second)
     ax.set_xlabel("sequence (batch_2)")
     ax.set_ylabel("sequence (batch_1)")
@@ -132,7 +132,7 @@ def token_influence(
     limit, beyond = symmetric_limit(values[~same] if (~same).any() else values, limit=vmax)
     side = float(np.clip(0.115 * max(values.shape), 3.4, 12.0))
     ax = new_axes(ax, (side + 1.6, side + 0.9))
-    image = ax.imshow(values, cmap=DIVERGING, vmin=-limit, vmax=limit, aspect="auto", interpolation="nearest")
+    image = heat_map(ax, values, limit)
     ax.set_facecolor(NEUTRAL)  # seen where a token does not count
     label_tokens(ax.yaxis, rows, side, turned=False)
     label_tokens(ax.xaxis, columns, side, turned=True)

@@ -216,7 +216,7 @@ def test_every_name_that_is_not_declared_is_named() -> None:
                         "dimensions": {"d": {"doc": "x", "size": "k * d + m"}, "f": {"doc": "x"}},
                         "variables": {
                             "a_{obs}": {**variable, "alternatives": [["e"]], "chunks": {"g": 1, "d": 1}},
-                            "b_{lab}": {**variable, "presence": {"when": "flag"}},
+                            "b_{lab}": {**variable, "presence": {"when": "flag"}, "doc_unless": {"rows": "y"}},
                             "c": {**variable, "presence": {"with_dimension": "f"}},
                         },
                     },
@@ -230,5 +230,6 @@ def test_every_name_that_is_not_declared_is_named() -> None:
         "//variables/a_{obs} uses dimension 'g'",
         "b_{lab} uses the family 'lab'",
         "b_{lab} depends on the parameter 'flag'",
+        "b_{lab} depends on the parameter 'rows'",
         "/{lab} uses the family 'lab'",
     ]

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from devinterp.errors import SchemaError
-from devinterp.schema.model.extend import merge_documents
+from devinterp.schema.model.extend import _merge_variable, merge_documents
 
 VARIABLE = {
     "dims": ["chain"], "dtype": "float32", "unit": "nat", "doc": "x", "chunks": {"chain": 1}, "prefix": "draw",
@@ -127,6 +127,11 @@ def test_a_variable_may_be_tightened() -> None:
     variable = found["nodes"]["/"]["variables"]["a"]
     assert variable["checks"] == [*VARIABLE["checks"], check]
     assert (variable["alternatives"], variable["doc"], variable["unit"]) == ([], "y", "nat")
+    old = {**BASE["nodes"]["/"]["variables"]["a"], "doc_unless": {"n": "x of rows"}}
+    for new, kept in (({"prefix": "draw"}, {"n": "x of rows"}), ({"doc": "y"}, None)):
+        known = {"a": old}
+        _merge_variable("a", known, "a", new, [])
+        assert known["a"].get("doc_unless") == kept
     for presence in ("required", "forbidden", "optional"):
         assert merge(**root(variables={"free": {"presence": presence}}))["nodes"]["/"]["variables"]["free"][
             "presence"

@@ -23,6 +23,7 @@ def document(**node: Any) -> dict[str, Any]:
         "parameters": {
             "n": {"path": "n", "type": "integer", "doc": "x", "default": 4},
             "keep": {"path": "keep", "type": "boolean", "doc": "x"},
+            "flat": {"path": "flat", "type": "boolean", "doc": "x", "default": True},
         },
         "families": {
             "obs": {"doc": "x", "path": "obs", "key": "id", "parameters": {"k": {"type": "integer", "doc": "x"}}}
@@ -39,7 +40,12 @@ def document(**node: Any) -> dict[str, Any]:
                 "variables": {
                     "loss_{obs}": {**variable, "dims": ["draw", "row_{obs}"], "chunks": {"draw": 2}},
                     "twice": {**variable, "dims": ["pair"]},
-                    "kept": {**variable, "dims": ["draw"], "presence": {"when": "keep"}},
+                    "kept": {
+                        **variable,
+                        "dims": ["draw"],
+                        "presence": {"when": "keep"},
+                        "doc_unless": {"flat": "loss of rows"},
+                    },
                     "wish": {**variable, "dims": ["free"], "presence": "optional"},
                     "never": {**variable, "dims": ["draw"], "presence": "forbidden"},
                 },
@@ -75,6 +81,12 @@ def test_an_array_says_all_that_its_variable_declares() -> None:
     assert array.attrs == {"long_name": "loss of b", "units": "nat"}
     assert array.spec is SCHEMA.node().variables["loss_{obs}"]
     assert array.nbytes == 5 * 12 * 4
+
+
+def test_a_variable_says_what_it_means_in_the_case_at_hand() -> None:
+    for flat, meaning in ((True, "loss of {obs}"), (False, "loss of rows")):
+        assert SCHEMA.resolve({"keep": True, "flat": flat}).arrays["kept"].attrs["long_name"] == meaning
+    assert SCHEMA.resolve({"keep": True}).arrays["kept"].attrs["long_name"] == "loss of {obs}"
 
 
 def test_variables_are_there_by_their_presence() -> None:

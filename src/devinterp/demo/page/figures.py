@@ -9,7 +9,7 @@ from matplotlib.figure import Figure  # here, so that a missing matplotlib is no
 
 from devinterp.demo.analysis import CONFIDENCE
 from devinterp.demo.results import Results
-from devinterp.plot.drawing.style import DIVERGING, NEUTRAL, PALETTE, style, symmetric_limit
+from devinterp.plot.drawing.style import NEUTRAL, PALETTE, heat_map, style, symmetric_limit
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -129,7 +129,7 @@ def _influence(results: Results) -> Figure:
     values = found.matrix.values.astype(np.float64).copy()
     np.fill_diagonal(values, np.nan)
     limit, _ = symmetric_limit(values)
-    image = matrix.imshow(values, cmap=DIVERGING, vmin=-limit, vmax=limit)
+    image = heat_map(matrix, values, limit, aspect="equal")
     names = list(dict.fromkeys(found.kinds.tolist()))
     starts = np.array([int(np.argmax(found.kinds == name)) for name in names] + [len(found.kinds)])
     for edge in starts[1:-1]:
@@ -164,7 +164,7 @@ def _susceptibilities(results: Results) -> Figure:
     for axes, (name, title) in zip(panels, titles.items(), strict=True):
         values, errors = 100 * found[name].values, 100 * found[f"{name}_se"].values
         limit = float(np.abs(values).max())
-        image = axes.imshow(values, cmap=DIVERGING, vmin=-limit, vmax=limit, aspect="auto")
+        image = heat_map(axes, values, limit)
         for (row, column), value in np.ndenumerate(values):
             text = f"{value:+.1f}\n±{errors[row, column]:.1f}"
             colour = "white" if abs(value) > 0.6 * limit else "black"

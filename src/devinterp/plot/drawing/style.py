@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -16,6 +16,7 @@ from devinterp.errors import SettingError, imported
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.image import AxesImage
 
 __all__ = [
     "DIVERGING",
@@ -25,6 +26,7 @@ __all__ = [
     "add_colorbar",
     "canvas",
     "colours",
+    "heat_map",
     "legend",
     "new_axes",
     "note",
@@ -124,6 +126,11 @@ def symmetric_limit(values: Any, *, quantile: float = 0.995, limit: float | None
         limit = largest if found.size < 200 else float(np.quantile(found, quantile))
     limit = limit or largest or 1.0
     return limit, largest > limit * (1 + 1e-6)
+
+
+def heat_map(ax: Axes, values: Any, limit: float, *, aspect: Literal["auto", "equal"] = "auto") -> AxesImage:
+    """Draw a matrix in colours that are symmetric about 0, up to ``limit``; what is NaN shows the ground."""
+    return ax.imshow(values, cmap=DIVERGING, vmin=-limit, vmax=limit, aspect=aspect, interpolation="nearest")
 
 
 def title(ax: Axes, text: str) -> None:

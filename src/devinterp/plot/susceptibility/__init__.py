@@ -13,7 +13,7 @@ import numpy as np
 from devinterp.errors import MissingVariableError, SettingError
 from devinterp.plot.drawing.labels import label_tokens
 from devinterp.plot.drawing.numbers import rounded
-from devinterp.plot.drawing.style import DIVERGING, add_colorbar, new_axes, symmetric_limit
+from devinterp.plot.drawing.style import add_colorbar, heat_map, new_axes, symmetric_limit
 from devinterp.plot.inputs import as_susceptibilities, observable_names
 from devinterp.plot.susceptibility.classes import (
     Classes,
@@ -85,7 +85,7 @@ def susceptibility_classes(
     limit, _ = symmetric_limit(means[:, large], limit=vmax, quantile=1.0)
     beyond = bool(np.abs(means[np.isfinite(means)]).max(initial=0.0) > limit * (1 + 1e-6))
     ax = new_axes(ax, (2.2 + 0.62 * max(len(names), 3), 1.7 + 0.21 * max(len(restrictions), 4)))
-    image = ax.imshow(means, cmap=DIVERGING, vmin=-limit, vmax=limit, aspect="auto", interpolation="nearest")
+    image = heat_map(ax, means, limit)
     restriction_axis(ax, restrictions)
     counted = [f"{text} ({size})" for text, size in zip(drawable(names, longest=20, names=True), sizes, strict=True)]
     ax.set_xticks(
@@ -151,7 +151,7 @@ def susceptibility_text(
     limit, beyond = symmetric_limit(values, limit=vmax)
     width = float(np.clip(0.13 * len(tokens), 3.5, 13))
     ax = new_axes(ax, (width + 2.0, 1.7 + 0.19 * max(len(restrictions), 4)))
-    image = ax.imshow(values, cmap=DIVERGING, vmin=-limit, vmax=limit, aspect="auto", interpolation="nearest")
+    image = heat_map(ax, values, limit)
     restriction_axis(ax, restrictions)
     label_tokens(ax.xaxis, tokens, width, turned=True)
     ax.set_xlabel(f"predicted token of {observable}, row {batch}", parse_math=False)

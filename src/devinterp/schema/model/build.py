@@ -158,7 +158,7 @@ def _check_names(schema: Schema) -> None:
             presence = variable.presence
             problems += [
                 f"{variable.name} depends on the parameter {p!r}"
-                for p in presence.parameters
+                for p in (*presence.parameters, *variable.doc_unless)
                 if p not in schema.parameters
             ]
         problems += [f"{node.path} uses the family {f!r}" for f in node.placeholders if f not in schema.families]

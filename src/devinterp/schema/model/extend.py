@@ -109,7 +109,8 @@ def _merge_variable(where: str, known: Document, name: str, new: Document, probl
     before, after = old.get("presence", "required"), new.get("presence", old.get("presence", "required"))
     if after != before and not (before == "optional" and after in ("required", "forbidden")):
         problems.append(f"{where}/presence is {after!r}, the base says {before!r}")
-    merged = {**old, **deepcopy(new)}
+    # What the base says of other cases goes with the meaning that is replaced.
+    merged = {**{k: v for k, v in old.items() if k != "doc_unless" or "doc" not in new}, **deepcopy(new)}
     merged["checks"] = [*old.get("checks", []), *deepcopy(new.get("checks", []))]
     known[name] = merged
 

@@ -107,9 +107,7 @@ def array_attributes(
     spec: VariableSpec, bound: Mapping[str, str], values: Mapping[str, Any] = FrozenMapping({})
 ) -> dict[str, Any]:
     """The attributes written beside an array: its meaning and its unit, by the values of the schema's parameters."""
-    doc = spec.doc
+    doc = spec.meaning(values)
     for family, member in bound.items():
         doc = doc.replace(f"{{{family}}}", member)
-    if values.get("rows_are_tokens") is False:
-        doc = doc.replace("Per-token loss", "Loss").replace("per-token loss", "loss")
     return {"long_name": doc, "units": spec.units(values)[0]}

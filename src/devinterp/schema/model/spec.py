@@ -147,6 +147,8 @@ class VariableSpec:
         Zarr fill value.
     unit : str
         ``nat``, ``nat^2``, ``1`` ...; ``alternative_units`` are legal too.
+    doc : str
+        What it means; ``doc_unless`` says of a parameter what it means instead where that is false.
     chunks : mapping of str to int
         Largest chunk along a dimension; the others are whole.
     prefix : str or None
@@ -171,11 +173,16 @@ class VariableSpec:
     mask: str | None = None
     checks: tuple[Check, ...] = ()
     alternative_units: tuple[str, ...] = ()
+    doc_unless: Mapping[str, str] = field(default_factory=_empty)
 
     @property
     def placeholders(self) -> tuple[str, ...]:
         """Families in the name."""
         return tuple(re.findall(r"\{(\w+)\}", self.name))
+
+    def meaning(self, values: Mapping[str, Any]) -> str:
+        """Return what the variable means under the values of its schema's parameters."""
+        return next((doc for name, doc in self.doc_unless.items() if values.get(name) is False), self.doc)
 
     def units(self, values: Mapping[str, Any]) -> tuple[str, ...]:
         """Return the legal units, the documented one first, where losses are in the parameter ``loss_unit``."""
