@@ -19,7 +19,7 @@ from typing import Any
 
 from devinterp.errors import RenamedError
 
-__all__ = ["OLD_NAMES", "install", "successor"]
+__all__ = ["OLD_NAMES", "install", "successor", "told_of"]
 
 _SAMPLE = "Call devinterp.sample(model, dataset, observables, lr=..., n_beta=...)"
 _UPDATE = f"{_SAMPLE}; the update rule is one of its settings, sampling_method='sgmcmc_sgld' or 'rmsprop_sgld'"
@@ -32,6 +32,8 @@ _COVARIANCE = "Call devinterp.slt.bif.compute_bif(tree, compute_covariance=True)
 _WEIGHTS = "Nothing here looks at weights: the losses of every draw are what is kept"
 _OWN = "Keep a copy in your own code: it has nothing to do with stores"
 _TPU = "There is one engine, for every device that torch knows: sample(device=...)"
+_NBETA = ">devinterp.utils:default_nbeta"
+_RUN = ">devinterp.slt.sampling:sample"
 _ACTIVATIONS = "Use torch's forward hooks, or TransformerLens: activations are not looked at here"
 
 # Where parts of the package went before its release.
@@ -50,7 +52,9 @@ OLD_NAMES: Mapping[str, Mapping[str, str]] = {
     "devinterp.backends": {},
     "devinterp.backends.default": {},
     "devinterp.backends.default.slt": {},
-    "devinterp.backends.default.slt.sampler": {"sample": _SAMPLE, "sample_single_chain": _SAMPLE, "get_args": _SAMPLE},
+    "devinterp.backends.default.slt.sampler": {
+        "default_nbeta": _NBETA, "get_args": _SAMPLE, "sample": _SAMPLE, "sample_single_chain": _SAMPLE,
+    },
     "devinterp.backends.tpu": {},
     "devinterp.backends.tpu.slt": {},
     "devinterp.backends.tpu.slt.sampler": {"sample": _TPU, "sample_single_chain": _TPU, "mark_step_if_xla": _TPU},
@@ -80,6 +84,7 @@ OLD_NAMES: Mapping[str, Mapping[str, str]] = {
     "devinterp.slt.arviz": {"to_arviz": ">devinterp.slt.uncertainty.arviz:to_arviz"},
     "devinterp.slt.batch_means": {name: f">{_BATCHES}:{name}" for name in _BATCH_NAMES},
     "devinterp.slt.bif": {
+        "sample": _RUN,
         "ChainReductionMethod": "It is the string reduce_chain_dimension_method= of compute_bif",
     },
     "devinterp.slt.bif_topk": {
@@ -106,7 +111,11 @@ OLD_NAMES: Mapping[str, Mapping[str, str]] = {
     },
     "devinterp.slt.diagnostics": {"TITLES": ">devinterp.slt.diagnostics.diagnosis:TITLES"},
     "devinterp.slt.gradient": {"GradientDistribution": _METRICS},
-    "devinterp.slt.llc": {"LLCEstimator": _LLC, "OnlineLLCEstimator": f"{_LLC}; loss_trace is in the result"},
+    "devinterp.slt.llc": {
+        "LLCEstimator": _LLC,
+        "OnlineLLCEstimator": f"{_LLC}; loss_trace is in the result",
+        "sample": _RUN,
+    },
     "devinterp.slt.lm_loss": {
         "EvaluateFn": _LOSS,
         "LossFn": ">devinterp.slt.sampling:LossFn",
@@ -144,6 +153,7 @@ OLD_NAMES: Mapping[str, Mapping[str, str]] = {
         "StepCallback": "Pass progress= to sample(); what each step did is in step_loss and metrics_*",
         "call_with": _OWN,
         "calculate_num_steps": "It is num_burnin_steps + num_draws * num_steps_bw_draws",
+        "default_nbeta": _NBETA,
         "estimate_learning_coeff": _LLC,
         "estimate_learning_coeff_with_summary": f"{_LLC}; print(tree.devinterp.diagnose()) is the summary",
         "is_transformer_lens_model": ">devinterp.slt.sampling.engine.losses:is_transformer_lens",
@@ -157,6 +167,7 @@ OLD_NAMES: Mapping[str, Mapping[str, str]] = {
         "ZARR_MAX_WRITE_THREADS": "Chains write on a thread of their own; there is nothing to set",
         "sweep": ">devinterp.slt.sweep.sample_sweep:sweep",
     },
+    "devinterp.slt.susceptibilities": {"sample": _RUN},
     "devinterp.slt.susceptibility_views": {
         name: f">devinterp.slt.susceptibilities.views:{name}"
         for name in ("flatten", "matrix", "pca", "split_half", "unflatten")
@@ -192,16 +203,59 @@ OLD_NAMES: Mapping[str, Mapping[str, str]] = {
         ),
         **dict.fromkeys(("Outputs", "cycle", "get_seeded_dataloader", "prepare_input", "split_results"), _OWN),
         **dict.fromkeys(("PJRT_DEVICE", "TPU_TYPE", "USE_TPU_BACKEND"), _TPU),
-        "optimal_temperature": ">devinterp.utils:default_nbeta",
+        "optimal_temperature": _NBETA,
         "plot_trace": "Call tree.devinterp.plot.traces()",
         "set_seed": "init_seed= of sample() seeds the chains; your own generators stay as they are",
     },
-    "devinterp.vis_utils": dict.fromkeys(
-        ("EpsilonBetaAnalyzer", "SweepConfig"),
-        "Call devinterp.sweep(model, dataset, observables, grid={...}), then .devinterp.recommend() and .plot.sweep()",
-    ),
+    "devinterp.vis_utils": {
+        **dict.fromkeys(
+            ("EpsilonBetaAnalyzer", "SweepConfig"),
+            "Call devinterp.sweep(model, dataset, observables, grid={...}), then .devinterp.recommend() and "
+            ".devinterp.plot.sweep()",
+        ),
+        "default_nbeta": _NBETA,
+    },
 }  # fmt: skip
+
+# Modules of those releases had names of others of the package, and programs import them from there too: what each had
+# taken from where. Such a name has one row, where it was defined.
+_SAMPLERS = "optim.sgld slt.callback slt.llc slt.mala slt.norms utils"
+_TAKEN_FROM: Mapping[str, str] = {
+    "devinterp.backends.default.slt": f"backends.default.slt.sampler {_SAMPLERS}",
+    "devinterp.backends.default.slt.sampler": _SAMPLERS,
+    "devinterp.backends.tpu.slt": f"backends.tpu.slt.sampler {_SAMPLERS}",
+    "devinterp.backends.tpu.slt.sampler": _SAMPLERS,
+    "devinterp.optim.sgld": "optim.metrics optim.sketch",
+    "devinterp.optim.sgmcmc": "optim.metrics optim.preconditioner optim.prior optim.sketch optim.utils",
+    "devinterp.slt": f"slt.sampler {_SAMPLERS}",
+    "devinterp.slt.bif": "slt.covariance slt.lm_loss slt.sampler slt.sampling",
+    "devinterp.slt.config": "optim",
+    "devinterp.slt.cov": "slt.callback",
+    "devinterp.slt.gradient": "slt.callback",
+    "devinterp.slt.llc": "slt.callback slt.lm_loss slt.sampler slt.sampling utils",
+    "devinterp.slt.loss": "slt.callback slt.llc",
+    "devinterp.slt.mala": "slt.callback",
+    "devinterp.slt.norms": "optim.sgld slt.callback",
+    "devinterp.slt.observables": "slt.lm_loss",
+    "devinterp.slt.sampler": f"slt.config slt.lm_loss {_SAMPLERS}",
+    "devinterp.slt.sampling": (
+        "optim.metrics slt.config slt.lm_loss slt.observables slt.sampler slt.writing slt.zarr_schema"
+    ),
+    "devinterp.slt.susceptibilities": "slt.lm_loss slt.observables slt.sampler slt.sampling",
+    "devinterp.slt.trace": "slt.callback",
+    "devinterp.slt.wbic": "slt.callback",
+    "devinterp.slt.weight_restrictions": "slt.sampler",
+    "devinterp.slt.zarr_schema": "slt.writing",
+    "devinterp.vis_utils": "slt.mala utils",
+}
 _warned: set[str] = set()
+
+
+def told_of(module: str, name: str) -> str | None:
+    """Return what the table says of a name where a program looks for it, or None."""
+    origins = [f"devinterp.{each}" for each in _TAKEN_FROM.get(module, "").split()]
+    rows = (OLD_NAMES.get(each, {}) for each in (module, *origins))
+    return next((row[name] for row in rows if name in row), None)
 
 
 def successor(module: str, name: str) -> Any:
@@ -214,7 +268,7 @@ def successor(module: str, name: str) -> Any:
     RenamedError
         The name is gone; the message says where its work is done. It is an ImportError.
     """
-    told = OLD_NAMES.get(module, {}).get(name)
+    told = told_of(module, name)
     whole = f"{module}.{name}"
     if told is None:
         raise AttributeError(f"module {module!r} has no attribute {name!r}")

@@ -22,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
+from devinterp._renamed import successor
 from devinterp.errors import MissingVariableError, ProvenanceError, SettingError
 from devinterp.slt.runs.chains import warn_excluded
 from devinterp.slt.runs.comparable import check_curve, check_same_origin, own_settings
@@ -49,7 +50,7 @@ def __getattr__(name: str) -> Any:
         from devinterp.slt.sampling import sample_restrictions
 
         return sample_restrictions
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return successor(__name__, name)
 
 
 def susceptibilities(
