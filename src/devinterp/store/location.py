@@ -201,9 +201,9 @@ def locate(target: StoreLike, *, mode: str = "r", storage_options: dict[str, Any
         return Location(open_url(found.url, storage_options, read_only=read_only), found.url, None, found.url)
     path = found.path
     assert path is not None
+    if not read_only and (found.is_archive or (path.suffix in (".zip", ".ozx") and not path.is_dir())):
+        raise _not_rewritable(str(path))
     if found.is_archive:
-        if not read_only:
-            raise _not_rewritable(str(path))
         check_archive(path)
         archive = sync(ZipStore.open(path, mode="r"))  # a closed one cannot be read
         return Location(archive, str(path), None, str(path))

@@ -21,6 +21,7 @@ NAMES = [
     "zarr.json~", ".0.swp", "#0#", ".zarr.json.swp", "0.bak", "zarr.json.orig",
     ".fuse_hidden0001", ".gitkeep", ".0.icloud", "0_$folder$", "zarr.sync-conflict-20240101-101010-ABC.json",
     "zarr (conflicted copy 2024-01-01).json", "0.dvc", "zarr.json.rej",
+    "README.md", "_SUCCESS", "zarr.json.gz", "folder.jpg", "0.0.0.txt", "c0",
 ]  # fmt: skip
 
 

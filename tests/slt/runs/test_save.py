@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from masked import masked_run, masked_study
 
 import devinterp
-from devinterp.errors import DataError, StoreConflictError, StoreExistsError, ValidationError
+from devinterp.errors import DataError, StoreConflictError, StoreError, StoreExistsError, ValidationError
 from devinterp.slt.bif import compute_bif
 from devinterp.slt.llc import compute_llc
 from devinterp.slt.runs.save import save
@@ -163,7 +163,7 @@ def test_restrictions_chains_and_draws_of_a_study(stores, tmp_path):
         save(study.filter(lambda node: node.name != "full"), tmp_path / "no_full.zarr")
 
 
-@pytest.mark.parametrize("chosen", [[1], slice(None), 0])
+@pytest.mark.parametrize("chosen", [[1], slice(None), 0, slice(None, None, -1), [1, 0]])
 def test_checkpoints_and_cells(stores, tmp_path, chosen):
     series, sweep = devinterp.open_store(stores["series"]), devinterp.open_store(stores["sweep"])
     part = series.isel(checkpoint=chosen)
@@ -171,7 +171,11 @@ def test_checkpoints_and_cells(stores, tmp_path, chosen):
     xr.testing.assert_identical(compute_llc(again, allow_mixed=True), compute_llc(part, allow_mixed=True))
     cells = saved(sweep.isel(cell=chosen), tmp_path)
     names = sweep.attrs["metadata"]["config"]["cells"]
-    assert set(cells.children) == set(np.atleast_1d(np.array(names)[chosen]))
+    assert cells.attrs["metadata"]["config"]["cells"] == np.atleast_1d(np.array(names)[chosen]).tolist()
+    for step in np.atleast_1d(part["checkpoint"]):  # xarray leaves the coordinates of the root in what is selected
+        run = part[f"{step}/full"].isel(draw=[0])
+        assert run.devinterp.report().ok
+        assert "checkpoint" not in saved(run, tmp_path).coords
 
 
 def test_parts_of_results(stores, tmp_path):
@@ -184,6 +188,39 @@ def test_parts_of_results(stores, tmp_path):
     again = saved(sus, tmp_path)
     assert again.attrs.pop("completed") == 1
     assert again.identical(sus)
+
+
+@pytest.mark.parametrize(
+    ("kind", "selection"),
+    [
+        ("llc", {"chain": [0]}),
+        ("llc", {"draw": [0]}),
+        ("bif", {"target_position": [1]}),
+        ("sweep_summary", {"lr": slice(None, None, -1)}),
+    ],
+)
+def test_what_does_not_follow_from_what_is_left_of_a_result_is_refused(tmp_path, kind, selection):
+    part = make_tree(kind).to_dataset().isel(selection)
+    for target in (tmp_path / "r.zarr", zarr.storage.MemoryStore()):
+        with pytest.raises(ValidationError, match="What was to be saved to"):
+            save(part, target)
+        assert not getattr(target, "_store_dict", None)
+    assert not os.listdir(tmp_path)
+
+
+@pytest.mark.parametrize("selection", [{"draw": []}, {"chain": []}, {"batch": 0}, {"batch_code": 1}, {"token_pos": 2}])
+def test_nothing_left_and_dimensions_lost_are_one_error(stores, tmp_path, selection):
+    for tree in (devinterp.open_store(stores["whole"]), devinterp.open_store(stores["study"])):
+        with pytest.raises(DataError, match=f"{'Nothing is left along' if [] in selection.values() else 'by a list'}"):
+            save(tree.isel(selection), tmp_path / "s.zarr")
+    assert not os.listdir(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["s.zip", "s.zarr.zip", "s.ozx"])
+def test_nothing_is_saved_under_the_name_of_an_archive(stores, tmp_path, name):
+    with pytest.raises(StoreError, match="zip archive"):
+        save(devinterp.open_store(stores["whole"]), tmp_path / name)
+    assert not os.listdir(tmp_path)
 
 
 def test_into_memory_and_nothing_stays_of_a_writing_that_fails(stores, tmp_path, monkeypatch):

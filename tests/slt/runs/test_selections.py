@@ -15,6 +15,8 @@ from made_runs import fail_chain, make_run, make_study, to_store
 import devinterp
 from devinterp.errors import ChainFailedWarning, DataError, ProvenanceError
 from devinterp.slt.bif import compute_bif
+from devinterp.slt.information.waic import compute_waic
+from devinterp.slt.information.wbic import compute_wbic
 from devinterp.slt.llc import compute_llc
 from devinterp.slt.susceptibilities import compute_susceptibilities
 from devinterp.slt.susceptibilities.views import flatten, unflatten
@@ -348,3 +350,26 @@ def test_rows_without_a_coordinate_say_nothing() -> None:
     assert np.isnan(made["weight"].values[code:]).all()
     assert made["row_number"].values.tolist()[:code] == list(range(10, 10 + code))
     assert (made["row_number"].values[code:] < 10).all()
+
+
+def test_numbers_of_chains_and_draws_stand_in_results_that_can_be_saved(tmp_path: Path) -> None:
+    places = {"chain": [7, 5, 9], "draw": np.arange(DRAWS) * 10}
+    run, study = RUN.to_dataset(), STUDY.map_over_datasets(lambda ds: ds.assign_coords(places) if ds else ds)
+    for chosen in ([0, 1, 2], [2, 0], [1]):
+        for part in (run.assign_coords(places).isel(chain=chosen), study.isel(chain=chosen)):
+            for made in (compute_llc(part), compute_waic(part, observable="code"), compute_wbic(part)):
+                assert made["chain"].values.tolist() == [places["chain"][c] for c in chosen]
+                made.to_zarr(tmp_path / "r.zarr", mode="w", consolidated=False, zarr_format=3)
+                for target in (made, tmp_path / "r.zarr"):
+                    report = devinterp.validate(target)
+                    assert report.ok, str(report)
+
+
+def test_stacked_dimensions_are_refused_by_name() -> None:
+    stacked = make_run().to_dataset().assign_coords(chain=range(CHAINS), draw=range(DRAWS)).stack(s=("chain", "draw"))
+    for analysis in (compute_llc, compute_bif, to_arviz):
+        with pytest.raises(DataError, match="unstack"):
+            analysis(stacked)
+    assert repr(stacked.devinterp)
+    again = stacked.unstack("s").assign(n_beta=30.0)
+    xr.testing.assert_allclose(compute_llc(again)["llc_mean"], compute_llc(make_run())["llc_mean"])

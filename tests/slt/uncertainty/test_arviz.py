@@ -5,7 +5,9 @@ import pytest
 import xarray as xr
 from made_runs import fail_chain, make_run, to_store
 
+import devinterp
 from devinterp.errors import ChainFailedWarning, MissingVariableError
+from devinterp.slt.llc import compute_llc
 from devinterp.slt.uncertainty.arviz import to_arviz
 
 
@@ -75,3 +77,16 @@ def test_arviz_stats_takes_it_as_it_is():
     assert set(summary.index) == {"sampling_loss", "loss_train", "loss_code", "loss_math"}
     assert arviz_stats.ess(found)["loss_code"].ndim == 0
     assert arviz_stats.rhat(found)["loss_code"] < 1.2
+
+
+def test_it_is_no_study_saved_and_opened_again_either(tmp_path):
+    tree = to_arviz(make_run(), log_likelihood=True)
+    tree.to_zarr(tmp_path / "a.zarr", zarr_format=3, consolidated=False)
+    again = devinterp.open_store(tmp_path / "a.zarr", level=None)
+    assert again.identical(tree)
+    for one in (tree, again):
+        assert one.devinterp.kind == one["posterior"].devinterp.kind == "unknown"
+        assert one.devinterp.report().kind is None
+    assert devinterp.validate(tmp_path / "a.zarr").codes == {"DI004"}
+    with pytest.raises(MissingVariableError, match="no losses"):
+        compute_llc(again)

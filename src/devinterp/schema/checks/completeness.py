@@ -24,7 +24,6 @@ from devinterp.schema.reading.keys import (
     STATE_FOLDER,
     chunk_grid,
     document_key,
-    is_unseen,
     join_key,
     place,
 )
@@ -209,12 +208,13 @@ class _Chunks:
                 present[number] = 1
             elif entry.name.endswith(".partial"):
                 self.findings.add(RuleCode.LEFTOVER, path, "A temporary file of a killed writer.")
-            elif is_unseen(entry.name):
-                self.findings.add(RuleCode.STRAY_CHUNK, path, "A file that no reader sees.", severity="warning")
-            elif len(strays) < _ONE_BY_ONE and _CHUNK_LIKE.fullmatch(entry.name):
-                strays.add(entry.name)
+            elif _CHUNK_LIKE.fullmatch(entry.name):
+                if len(strays) < _ONE_BY_ONE:
+                    strays.add(entry.name)
+                else:
+                    self._report_stray(path)
             elif entry.name != DOCUMENT:
-                self._report_stray(path)
+                self.findings.add(RuleCode.STRAY_CHUNK, path, "A file that no reader sees.", severity="warning")
         return strays
 
     def _report_stray(self, path: str) -> None:

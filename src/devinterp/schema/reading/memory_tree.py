@@ -14,7 +14,7 @@ from devinterp.schema.reading.nodes import ArrayNode, GroupNode, join
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["read_view"]
+__all__ = ["read_view", "strangers"]
 
 
 def read_view(target: xr.DataTree | xr.Dataset) -> GroupNode:
@@ -26,6 +26,18 @@ def read_view(target: xr.DataTree | xr.Dataset) -> GroupNode:
     return _node(target, "/")
 
 
+def strangers(dataset: xr.Dataset) -> list[Any]:
+    """Names of coordinates that say nothing of any variable.
+
+    xarray leaves those of the parents in what is selected from a child: ``series["100/full"].isel(draw=[0])`` has the
+    checkpoints of the whole series.
+    """
+    used = {dim for variable in dataset.data_vars.values() for dim in variable.dims}
+    if not dataset.data_vars:  # the root of a series has coordinates alone
+        return []
+    return [name for name, c in dataset.coords.items() if c.dims and used.isdisjoint(c.dims)]
+
+
 def _node(tree: xr.DataTree, path: str) -> GroupNode:
     group = _group(tree.to_dataset(inherit=False), path)
     for name, child in tree.children.items():
@@ -35,6 +47,7 @@ def _node(tree: xr.DataTree, path: str) -> GroupNode:
 
 def _group(dataset: xr.Dataset, path: str) -> GroupNode:
     group = GroupNode(path, attributes_of(dataset.attrs), view=True)
+    dataset = dataset.drop_vars(strangers(dataset))
     for key, variable in dataset.variables.items():
         name = str(key)
         group.arrays[name] = ArrayNode(

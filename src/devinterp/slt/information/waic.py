@@ -112,6 +112,7 @@ def compute_waic(
             moments = Moments.of_store(run.loss(task), selection, counts)
         beta = 1.0 if num_samples is None else run.n_beta / num_samples
         result = _criterion(moments, run.n_beta, beta, selection, rows.means.shape[0], counts)
+        result = result.assign_coords(run.coords_along(chain=slice(None)))
         told = {"per": per, "observable": task, "n_beta": run.n_beta}
         result.attrs = {**told, **said_of_losses(run.metadata), **selection.attrs}
         return result, selection

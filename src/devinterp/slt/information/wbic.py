@@ -95,6 +95,7 @@ def compute_wbic(
                 "num_samples": n,
                 "wbic_per_chain": ("chain", per_chain),
             },
+            coords=run.coords_along(chain=slice(None)),
             attrs={k: v for k, v in llc.attrs.items() if k != "burnin"},
         )
         return result, selection

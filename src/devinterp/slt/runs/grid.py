@@ -80,9 +80,11 @@ def grid_of(obj: Tree | Mapping[str, Tree]) -> Grid | None:
         cells = {name: cells[name] for name in [*order, *(n for n in cells if n not in order)]}
     settings = {name: _settings(name, cell) for name, cell in cells.items()}
     if set(SETTINGS) <= set(obj.coords):  # a selection along `cell` leaves every group in the tree
-        chosen = set(zip(*(np.atleast_1d(obj.coords[s].values).tolist() for s in SETTINGS), strict=True))
-        settings = {name: own for name, own in settings.items() if own in chosen}
-        cells = {name: cells[name] for name in settings}
+        chosen = list(zip(*(np.atleast_1d(obj.coords[s].values).tolist() for s in SETTINGS), strict=True))
+        kept = sorted(
+            (name for name, own in settings.items() if own in chosen), key=lambda n: chosen.index(settings[n])
+        )
+        settings, cells = {name: settings[name] for name in kept}, {name: cells[name] for name in kept}
     axes = {s: np.unique([own[i] for own in settings.values()]) for i, s in enumerate(SETTINGS)}
     places = {
         name: tuple(int(np.searchsorted(axes[s], own[i])) for i, s in enumerate(SETTINGS))

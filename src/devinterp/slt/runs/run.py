@@ -32,7 +32,8 @@ def metadata_of(node: Tree) -> Mapping[str, Any]:
 def is_samples(node: Tree) -> bool:
     """Whether the arrays of a run lie on this very node."""
     names = {str(name) for name in node.data_vars}
-    if "llc_mean" in names:  # a result, which has a loss trace and a loss at the start too
+    # A result has a loss trace and a loss at the start too, and what to_arviz() returns has means of losses.
+    if "llc_mean" in names or "inference_library" in node.attrs:
         return False
     return bool(names & {"sampling_loss", "sampling_loss_micro", "step_loss", "init_loss"}) or any(
         name.startswith("loss_") for name in names
@@ -325,12 +326,16 @@ class Samples:
                 f"The variable {name!r} is missing{within}.", found=sorted(map(str, self.dataset.data_vars))
             )
         array = self.dataset[name]
-        lost = [dim for dim in ("chain", "draw", "step") if dim in dims and dim not in array.dims]
+        lost = [d for d in ("chain", "draw", "step") if d in dims and d not in array.dims]
+        lost = [d for d in lost if d not in array.coords or not array.coords[d].dims]  # another's levels, if stacked
         array = array.expand_dims(lost) if lost else array
         array = self._without_copies(name, array, [dim for dim in ("chain", "draw", "step") if dim not in dims])
         if set(array.dims) != set(dims):
             raise DataError(
-                f"The variable {name!r} has the wrong dimensions.", expected=tuple(dims), found=tuple(array.dims)
+                f"The variable {name!r} has the wrong dimensions.",
+                expected=tuple(dims),
+                found=tuple(array.dims),
+                remedy="Keep every dimension: select by a list (isel(token_pos=[3])), undo stack() by unstack().",
             )
         if 0 in array.shape:
             raise DataError(

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
 from copy import deepcopy
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import xarray as xr
 
-from devinterp.errors import MissingVariableError
+from devinterp.errors import DataError, MissingVariableError
 from devinterp.plain_json import dig
 from devinterp.schema import load, validate
 from devinterp.schema.model.layout import dimension_sizes
+from devinterp.schema.reading.memory_tree import strangers
 from devinterp.schema.rules.bound import members_of, parameters_of
 from devinterp.slt.runs.grid import grid_of
 from devinterp.slt.runs.kind import kind_of
 from devinterp.slt.runs.run import Samples, Tree, metadata_of, series_members, study_members
-from devinterp.store.location import StoreLike
+from devinterp.store.location import Location, StoreLike
 from devinterp.store.reading.fast_chunks import refuse_gone_tree
 from devinterp.store.writing.result import write_result
 
@@ -44,19 +46,28 @@ def save(obj: Tree, target: StoreLike) -> None:
     ------
     DataError
         It is not known which positions of the rows are left (select with coordinates ``token_pos`` and ``token``), or
-        it holds variables that its schema does not declare.
+        nothing is left along a dimension, or a variable lost one.
     ValidationError
-        It is not valid as it is: the run has not completed, a study lacks ``full``.
+        It is not valid as it is: the run has not completed, a study lacks ``full``, variables are undeclared, or what
+        is left of a result does not follow from the rest (the mean of an LLC, where chains were selected from it).
     StoreExistsError
         Something lies there.
     """
     part = _part(obj)
-    validate(part, level="structure").raise_for_errors()
-    write_result(part, target)
+    validate(part, level="structure").raise_for_errors()  # before anything is written
+
+    def check(written: Location) -> None:
+        replace(validate(written.store), target=f"What was to be saved to {target}").raise_for_errors()
+
+    write_result(part, target, check=check)
 
 
 def _part(obj: Tree) -> Tree:
     kind = kind_of(obj)
+    for node in obj.subtree if isinstance(obj, xr.DataTree) else (obj,):
+        empty = [str(dim) for dim, size in node.sizes.items() if not size]
+        if empty:
+            raise DataError(f"Nothing is left along {', '.join(empty)}.", remedy="Widen the selection.")
     if kind == "samples":
         return xr.DataTree(_run(obj, ""))
     if not isinstance(obj, xr.DataTree) or kind not in ("study", "series", "sweep"):
@@ -71,7 +82,7 @@ def _part(obj: Tree) -> Tree:
         grid = grid_of(obj)
         cells = {} if grid is None else dict(grid.cells)
         groups = {f"/{name}": _run(cell, name) for name, cell in cells.items()}
-        return xr.DataTree.from_dict({"/": _along(_container(obj, {"cells": cells}), "cell"), **groups})
+        return xr.DataTree.from_dict({"/": _along(_container(obj, {"cells": list(cells)}), "cell"), **groups})
     return xr.DataTree.from_dict(_study(obj))
 
 
@@ -93,7 +104,8 @@ def _container(node: xr.DataTree, kept: Mapping[str, Any]) -> xr.Dataset:
         listed = dig(metadata, f"config.{name}")
         if isinstance(listed, list):
             left_out += [entry for entry in listed if entry not in present and entry not in left_out]
-            metadata["config"][name] = [entry for entry in listed if entry in present]
+            chosen = present if isinstance(present, list) else listed
+            metadata["config"][name] = [entry for entry in chosen if entry in present and entry in listed]
     if left_out:
         metadata["selection"] = {"left_out": left_out}
     return dataset.assign_attrs(metadata=metadata)
@@ -109,6 +121,7 @@ def _along(root: xr.Dataset, dim: str) -> xr.Dataset:
 def _run(obj: Tree, label: str) -> xr.Dataset:
     """Return one run with the dimensions that it was sampled with, its coordinates as a store has them, and sizes."""
     dataset = obj.to_dataset(inherit=False) if isinstance(obj, xr.DataTree) else obj
+    dataset = dataset.drop_vars(strangers(dataset))
     refuse_gone_tree(dataset)
     schema = load(str(dataset.attrs.get("devinterp_schema", "samples")))
     node = schema.node("/")
@@ -118,6 +131,14 @@ def _run(obj: Tree, label: str) -> xr.Dataset:
         dims = () if found is None else tuple(d.format_map(found[1]) for d in found[0].dims)
         lost = [d for d in ("chain", "draw", "step") if d in dims and d not in variable.dims]
         whole = variable.set_dims((*lost, *variable.dims)) if lost else variable  # type: ignore[no-untyped-call]
+        gone = [d for d in dims if d not in whole.dims and d not in dataset.dims]
+        if gone:
+            raise DataError(
+                f"The variable {name!r}{f' of the run {label!r}' if label else ''} has lost {', '.join(gone)}.",
+                expected=dims,
+                found=whole.dims,
+                remedy=f"Select by a list, which keeps the dimension: isel({gone[0]}=[3]).",
+            )
         if set(dims) == set(whole.dims):
             whole = whole.transpose(*dims)
         if name in dataset.coords and np.issubdtype(whole.dtype, np.integer):

@@ -59,7 +59,7 @@ def to_arviz(samples: Tree, *, log_likelihood: bool = False, allow_partial: bool
     unit = {"units": "nat"}
     kept = {name: trace[used, :length] for name, trace in traces.items()}
     posterior = xr.Dataset({name: (("chain", "draw"), trace, unit) for name, trace in kept.items()}, coords=coords)
-    groups = {"/posterior": posterior.assign_attrs(inference_library="devinterp")}
+    groups = {"/posterior": posterior}
     stats = _sample_stats(run, kept, used, length)
     if stats:
         groups["/sample_stats"] = xr.Dataset({n: (("chain", "draw"), v) for n, v in stats.items()}, coords=coords)
@@ -76,7 +76,8 @@ def to_arviz(samples: Tree, *, log_likelihood: bool = False, allow_partial: bool
         places = {str(dim): slice(None) for v in likelihood.values() for dim in v.dims}
         labels = run.coords_along(**{**places, "chain": used, "draw": slice(length)})
         groups["/log_likelihood"] = xr.Dataset(likelihood, coords={**labels, **coords})
-    return xr.DataTree.from_dict(groups)
+    # As ArviZ marks its groups; by it they are told from runs of a study, saved and opened again too.
+    return xr.DataTree.from_dict({n: g.assign_attrs(inference_library="devinterp") for n, g in groups.items()})
 
 
 def _log_likelihood(run: Samples, name: str, used: list[int], length: int) -> xr.Variable:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import product
 from pathlib import Path
@@ -27,7 +27,9 @@ __all__ = ["write_result"]
 CHUNK_BYTES = 32 * 2**20
 
 
-def write_result(result: xr.Dataset | xr.DataTree, target: StoreLike) -> None:
+def write_result(
+    result: xr.Dataset | xr.DataTree, target: StoreLike, *, check: Callable[[Location], None] | None = None
+) -> None:
     """Write what an analysis returned, or any tree of a declared kind, to a new Zarr store.
 
     On a local disk nothing lies at ``target`` before everything is written; elsewhere the store says that it has not
@@ -39,6 +41,8 @@ def write_result(result: xr.Dataset | xr.DataTree, target: StoreLike) -> None:
         With the attribute ``devinterp_schema``, as every analysis returns it.
     target : path, URL or zarr Store
         Where it goes; nothing may lie there.
+    check : callable, optional
+        Looks at what was written, before it is there to stay; whatever it raises leaves nothing.
 
     Raises
     ------
@@ -75,6 +79,8 @@ def write_result(result: xr.Dataset | xr.DataTree, target: StoreLike) -> None:
                 _write(open_array(place, f"{path}/{name}", array, schema.storage), array, dataset[name].variable)
         attributes["/"] = {**root, "completed": 1}
         write_consolidated_root(place, dict(attributes["/"]), _documents(groups, layouts, attributes))
+        if check is not None:
+            check(place)
 
 
 def _exists(location: Location) -> StoreExistsError:
