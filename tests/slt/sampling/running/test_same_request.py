@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import functools
 import json
+import sys
 import warnings
-from types import SimpleNamespace
+from collections import deque
+from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
@@ -158,6 +160,93 @@ def test_data_behind_a_loss_is_told_apart_where_the_first_rows_are_alike(convert
     run(tmp_path / "a.zarr", loss_fn=loss_of(labels.clone()))
     with pytest.raises(StoreConflictError, match=r"computes\.loss_fn\.closure\.held"):
         run(tmp_path / "a.zarr", loss_fn=loss_of(changed))
+
+
+class Named:
+    table = None
+
+
+def named_attribute(values):
+    Named.table = values
+    return lambda model, ids: cross_entropy(model, ids) + 0 * len(Named.table)
+
+
+beside = ModuleType("beside")
+
+
+def of_a_module(values):
+    beside.table = values
+    return lambda model, ids: cross_entropy(model, ids) + 0 * len(beside.table)
+
+
+class Tabled(nn.Module):
+    def __init__(self, values):
+        super().__init__()
+        self.table = values
+
+    def forward(self, model, ids):
+        return cross_entropy(model, ids) + 0 * len(self.table)
+
+
+def of_a_closure(values):
+    return lambda model, ids: cross_entropy(model, ids) + 0 * len(values)
+
+
+TABLES = {
+    "a short list": (of_a_closure, torch.Tensor.tolist),
+    "a dict of numbers": (of_a_closure, lambda v: dict(enumerate(v.tolist()))),
+    "a deque": (of_a_closure, lambda v: deque(v.tolist())),
+    "an attribute of a class": (named_attribute, lambda v: v),
+    "an attribute of a module": (of_a_module, lambda v: v),
+    "a plain attribute of a loss module": (Tabled, lambda v: v),
+}
+
+
+@pytest.mark.parametrize("kind", TABLES)
+def test_a_table_behind_a_loss_is_told_apart_where_the_first_rows_are_alike(kind, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "beside", beside)
+    make, convert = TABLES[kind]
+    values = torch.arange(8.0)
+    run(tmp_path / "a.zarr", loss_fn=make(convert(values)))
+    run(tmp_path / "a.zarr", loss_fn=make(convert(values.clone())))
+    with pytest.raises(StoreConflictError, match=r"computes\.loss_fn\.") as caught:
+        run(tmp_path / "a.zarr", loss_fn=make(convert(values.flip(0))))
+    assert "first_loss" not in str(caught.value)
+
+
+def with_table(model, kind, values):
+    if kind == "a tensor":
+        model.table = values
+    elif kind == "a dict of tensors":
+        model.tables = {"by token": values}
+    else:
+        model.out.register_forward_hook(lambda module, args, out: out + 0 * len(values))
+    return model
+
+
+@pytest.mark.parametrize("kind", ["a tensor", "a dict of tensors", "what a hook holds"])
+def test_a_table_of_the_model_that_the_first_rows_do_not_show_is_named(kind, tmp_path):
+    """It may be a cache, so that the store comes back, but not without a word."""
+    values = torch.arange(8.0)
+    run(tmp_path / "a.zarr", with_table(Model(), kind, values))
+    run(tmp_path / "a.zarr", with_table(Model(), kind, values.clone()))
+    with pytest.warns(DevinterpWarning, match=r"model\..* differ from what .* was sampled with"):
+        run(tmp_path / "a.zarr", with_table(Model(), kind, values.flip(0)))
+
+
+def test_a_cache_that_a_pass_fills_is_no_difference(tmp_path):
+    class Cached(Model):
+        def __init__(self):
+            super().__init__()
+            self.seen = {}
+
+        def forward(self, ids):
+            self.seen[len(self.seen)] = float(ids.sum())
+            return super().forward(ids)
+
+    model = Cached()
+    run(tmp_path / "a.zarr", model)
+    run(tmp_path / "a.zarr", model)
 
 
 def hooked(model, kind):

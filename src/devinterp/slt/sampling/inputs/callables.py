@@ -11,10 +11,13 @@ import dis
 import functools
 import hashlib
 import inspect
+import sys
+import sysconfig
 import types
-from collections.abc import Iterable, Mapping
+from collections import deque
+from collections.abc import Iterable, Mapping, Sequence, Set
 from enum import Enum
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
@@ -26,10 +29,9 @@ __all__ = ["LOOSE", "describe_backward_hooks", "describe_callable", "describe_mo
 _LITERALS = (bool, int, float, complex, str, bytes, type(None))
 _LONGEST = 40
 _DEPTH = 4
-_SMALL = 32
 LOOSE = "~"
-"""Marks the text of a small list, dict or set of plain values: as often a switch or a log as a setting, so that its
-change alone does not tell that something else is computed."""
+"""Marks the text of what may differ while the same is computed, and may compute another thing on other rows than the
+first: one value in a list or dict, which is as often a switch as a setting, and tables and hooks of a model."""
 
 
 def hash_tensors(tensors: Iterable[tuple[str, torch.Tensor]]) -> str:
@@ -54,36 +56,44 @@ def describe_callable(function: Any, *, model: nn.Module | None = None) -> dict[
     Parameters
     ----------
     function : callable or None
-        Functions of its own package that it names are looked into as well; those of others are told by their name.
+        Functions, classes and modules of its own project that it names are looked into as well; what is installed is
+        told by its name.
     model : torch.nn.Module, optional
         The model that is sampled, which has an identity of its own and is not hashed again.
     """
     if function is None:
         return {}
-    walk = _Walk(model, _package(function))
+    walk = _Walk(model, _Project.of(function))
     walk.callable("", function)
     return walk.found
 
 
 def describe_model(model: nn.Module) -> dict[str, str]:
-    """Return the plain attributes of a model's modules and of its config, and its hooks, by name.
+    """Return the plain attributes of a model's modules and of its config, its tables and its hooks, by name.
 
     An attribute that several modules have under one name is one entry, hashed where they differ.
     """
     values: dict[str, list[str]] = {}
     for path, module in model.named_modules():
         for name, value in vars(module).items():
-            if not name.startswith("_") and name != "training" and isinstance(value, _LITERALS):
+            if name.startswith("_") or name == "training":
+                continue
+            if isinstance(value, _LITERALS):
                 values.setdefault(name, []).append(_literal(value))
+            elif _is_data(value):
+                values.setdefault(name, []).append(f"{LOOSE}{_Walk(model, _Project()).text(value)}")
         hooks = {kind: getattr(module, kind, {}) for kind in ("_forward_pre_hooks", "_forward_hooks")}
         for kind, table in hooks.items():
             for hook in table.values():
-                values.setdefault(f"{kind.strip('_')} of {path or 'the model'}", []).append(_name(hook))
+                named = f"{kind.strip('_')} of {path or 'the model'}"
+                values.setdefault(named, []).append(_name(hook))
+                held = describe_callable(hook, model=model)
+                values.setdefault(f"what is held by {named}", []).append(f"{LOOSE}{_digest(sorted(held.items()))}")
     config: Any = getattr(model, "config", None)
     if hasattr(config, "to_diff_dict"):  # of transformers: what differs from the defaults
         for name, value in config.to_diff_dict().items():
             values[f"config.{name}"] = [_literal(value)]
-    return {name: each[0] if len(set(each)) == 1 else _digest(each) for name, each in sorted(values.items())}
+    return {name: each[0] if len(set(each)) == 1 else _several(each) for name, each in sorted(values.items())}
 
 
 def describe_backward_hooks(model: nn.Module) -> dict[str, str]:
@@ -96,15 +106,47 @@ def describe_backward_hooks(model: nn.Module) -> dict[str, str]:
     return found
 
 
-def _package(function: Any) -> str:
+class _Project:
+    """The modules that a function was written with: its package, and what lies beside it and is not installed."""
+
+    def __init__(self, package: str = "", folder: Path | None = None) -> None:
+        self.package, self.folder = package, folder
+
+    @classmethod
+    def of(cls, function: Any) -> _Project:
+        package = _module_of(function).split(".")[0]
+        file = getattr(sys.modules.get(package), "__file__", None)
+        folder = Path(file).resolve().parent if file else Path.cwd()
+        return cls(package, None if _installed(folder) else folder)
+
+    def __contains__(self, module: str) -> bool:
+        package = module.split(".")[0]
+        if not package or package == self.package:
+            return bool(package)
+        if self.folder is None or package in sys.stdlib_module_names or package not in sys.modules:
+            return False
+        file = getattr(sys.modules[package], "__file__", None)
+        if file is None:  # made in this process; a namespace lies in a folder
+            return not hasattr(sys.modules[package], "__path__")
+        return self.folder in Path(file).resolve().parents and not _installed(Path(file).resolve())
+
+
+def _module_of(function: Any) -> str:
     while isinstance(function, functools.partial):
         function = function.func
-    return str(getattr(function, "__module__", None) or type(function).__module__).split(".")[0]
+    return str(getattr(function, "__module__", None) or type(function).__module__)
+
+
+@functools.cache
+def _installed(place: Path) -> bool:
+    """Whether a file or folder belongs to Python or to a package that was installed."""
+    roots = {Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "platstdlib", "purelib", "platlib")}
+    return any(root == place or root in place.parents for root in roots)
 
 
 class _Walk:
-    def __init__(self, model: nn.Module | None, package: str) -> None:
-        self.model, self.package = model, package
+    def __init__(self, model: nn.Module | None, project: _Project) -> None:
+        self.model, self.project = model, project
         self.found: dict[str, str] = {}
         self.seen: set[int] = set()
 
@@ -127,7 +169,7 @@ class _Walk:
                 self.callable(prefix, type(function).__call__)
 
     def _attributes(self, prefix: str, owner: Any) -> None:
-        if owner is self.model or isinstance(owner, types.ModuleType):
+        if owner is self.model or isinstance(owner, types.ModuleType | type):
             return
         if isinstance(owner, nn.Module):
             self.found[f"{prefix}self"] = self.text(owner)
@@ -154,20 +196,36 @@ class _Walk:
             except ValueError:  # not bound yet
                 continue
         self._add(f"{prefix}closure", closure)
-        wanted = {i.argval for each in _codes(code) for i in dis.get_instructions(each) if i.opname == "LOAD_GLOBAL"}
-        self._add(f"{prefix}global", {n: function.__globals__[n] for n in wanted if n in function.__globals__})
+        self._add(f"{prefix}global", dict(self._globals(function)))
+
+    def _globals(self, function: types.FunctionType) -> Iterable[tuple[str, Any]]:
+        """Yield the globals that a function names; of the project's modules and classes, what it names of them."""
+        for code in _codes(function.__code__):
+            owner, path = None, ""
+            for step in dis.get_instructions(code):
+                if step.opname in ("LOAD_ATTR", "LOAD_METHOD") and self._is_open(owner):
+                    owner, path = getattr(owner, step.argval, None), f"{path}.{step.argval}"
+                    continue
+                if path:
+                    yield path, owner
+                owner, path = None, ""
+                if step.opname in ("LOAD_GLOBAL", "LOAD_NAME") and step.argval in function.__globals__:
+                    owner, path = function.__globals__[step.argval], str(step.argval)
+
+    def _is_open(self, owner: Any) -> bool:
+        if isinstance(owner, types.ModuleType):
+            return owner.__name__ in self.project
+        return isinstance(owner, type) and _module_of(owner) in self.project
 
     def _add(self, prefix: str, values: Mapping[Any, Any]) -> None:
         for name, value in sorted(values.items(), key=lambda item: str(item[0])):
             if isinstance(value, types.ModuleType) or value is self.model:
                 continue
             inside = isinstance(value, types.FunctionType | types.MethodType | functools.partial)
-            if inside and _package(value) == self.package:
+            if inside and _module_of(value) in self.project:
                 self.callable(f"{prefix}.{name}.", value)
             else:
-                loose = isinstance(value, list | dict | set) and len(value) < _SMALL and all(map(_is_plain, value))
-                loose = loose and (not isinstance(value, dict) or all(map(_is_plain, value.values())))
-                self.found[f"{prefix}.{name}"] = f"{LOOSE if loose else ''}{self.text(value)}"
+                self.found[f"{prefix}.{name}"] = f"{LOOSE if _is_switch(value) else ''}{self.text(value)}"
 
     def text(self, value: Any, depth: int = 0) -> str:
         """Return a text that changes with the value, as far as its content can be told."""
@@ -198,9 +256,9 @@ class _Walk:
         try:
             if isinstance(value, Mapping):
                 return f"{kind} {_digest([self.text(part, depth + 1) for item in value.items() for part in item])}"
-            if isinstance(value, list | tuple):
+            if isinstance(value, Sequence | deque):
                 return f"{kind} {_digest([self.text(part, depth + 1) for part in value])}"
-            if isinstance(value, set | frozenset):
+            if isinstance(value, Set):
                 return f"{kind} {_digest(sorted(self.text(part, depth + 1) for part in value))}"
             fields = _fields(value)
             return f"{kind} {_digest([self.text(p, depth + 1) for i in sorted(fields.items()) for p in i])}"
@@ -208,8 +266,22 @@ class _Walk:
             self.seen.discard(id(value))
 
 
-def _is_plain(value: Any) -> bool:
-    return isinstance(value, _LITERALS)
+def _is_switch(value: Any) -> bool:
+    """Whether it is a list, dict or set of one plain value, or of several that are no numbers or texts."""
+    if not isinstance(value, list | dict | set):
+        return False
+    parts = list(value.values()) if isinstance(value, dict) else list(value)
+    return all(isinstance(part, _LITERALS if len(parts) < 2 else (bool, type(None))) for part in parts)
+
+
+def _is_data(value: Any, depth: int = 0) -> bool:
+    """Whether it is an array, or a container of arrays and plain values."""
+    if isinstance(value, torch.Tensor | np.ndarray):
+        return True
+    if depth >= _DEPTH or not isinstance(value, dict | list | tuple | set | frozenset | deque):
+        return False
+    parts = [*value.keys(), *value.values()] if isinstance(value, dict) else value
+    return all(isinstance(part, _LITERALS) or _is_data(part, depth + 1) for part in parts)
 
 
 def _fields(value: Any) -> dict[str, Any]:
@@ -226,6 +298,11 @@ def _codes(code: types.CodeType) -> list[types.CodeType]:
 def _literal(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= _LONGEST else f"{type(value).__name__} {_digest([text])}"
+
+
+def _several(texts: Sequence[str]) -> str:
+    """One text for those of several modules; loose where all are."""
+    return f"{LOOSE if all(text.startswith(LOOSE) for text in texts) else ''}{_digest(texts)}"
 
 
 def _name(value: Any) -> str:

@@ -22,7 +22,6 @@ from devinterp.slt.sampling.engine.frozen_prefix import FrozenPrefix
 from devinterp.slt.sampling.engine.losses import LossFn, PerTokenLoss
 from devinterp.slt.sampling.engine.restore import LENDING, parameter_hooks
 from devinterp.slt.sampling.inputs.batches import SamplingData
-from devinterp.slt.sampling.inputs.callables import describe_callable
 from devinterp.slt.sampling.inputs.held import lacks_tokens, with_attention
 from devinterp.slt.sampling.inputs.masks import Masks, check_masks, hash_masks, sampled_size, scaled_weights
 from devinterp.slt.sampling.inputs.observables import Observable, build_observables
@@ -34,7 +33,7 @@ from devinterp.slt.sampling.inputs.provenance import (
     unwrapped,
 )
 from devinterp.slt.sampling.inputs.rows import SAMPLING, RowOptions, open_rows
-from devinterp.slt.sampling.running.same_request import describe_computation, reconcile
+from devinterp.slt.sampling.running.same_request import Held, describe_computation, reconcile, unproved
 from devinterp.slt.sampling.settings import SamplerSettings
 from devinterp.slt.thinning import thinning_of
 from devinterp.store import Location, SamplesRequest, StoreLike, locate
@@ -221,7 +220,7 @@ def describe(
 
     loss_fn = plan.loss.loss_fn
     with LENDING:  # or another thread's chain would be hashed
-        held = describe_callable(loss_fn, model=plan.model)
+        held = Held.by(plan.model, loss_fn)
         probe = probe_once()
         plan.probed[:] = [probe]
         requests = _requests(plan, tokenizer, probe)
@@ -262,7 +261,7 @@ def describe(
             stacklevel=stacklevel,
         )
     place = None if target is None else locate(target)
-    unknown = False
+    unknown, doubtful = False, dict[str, None]()
     for group, request in requests.items():
         stored = None if place is None else _stored_provenance(place, f"{below}{group}")
         own: Mapping[str, Any] = {**request.provenance, "computes": computation}
@@ -271,7 +270,17 @@ def describe(
             own = {**request.provenance, "sampled": _sampled(plan, group, ())}
         elif stored is not None:
             own = {**own, "computes": reconcile(computation, stored["computes"], lambda: probe_once().losses)}
+            if own["computes"] == stored["computes"]:
+                doubtful |= dict.fromkeys(unproved(computation, stored["computes"]))
         requests[group] = replace(request, provenance=own)
+    if doubtful:
+        warnings.warn(
+            f"Of what model and loss hold, {_few(list(doubtful))} differ from what {target} was sampled with. The "
+            "losses of the first batch are the same, so that it is taken for the same request; where other rows have "
+            "another loss now, choose another output_path.",
+            DevinterpWarning,
+            stacklevel=stacklevel,
+        )
     if unknown:
         warnings.warn(
             f"The store {target} does not tell what its model and loss computed, since it was written before that was "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ import torch
 from devinterp.slt.sampling.inputs.callables import LOOSE, describe_backward_hooks, describe_callable, describe_model
 from devinterp.slt.sampling.running.environment import describe_environment, differences
 
-__all__ = ["describe_computation", "reconcile"]
+__all__ = ["Held", "describe_computation", "reconcile", "unproved"]
 
 _SHOWN = 16  # losses that are kept as numbers, for a look from another machine
 _VARIES = "changes at every call"
@@ -21,11 +22,29 @@ _VARIES = "changes at every call"
 _TOLERANCE, _HALF_TOLERANCE = 1e-3, 5e-2
 
 
+@dataclass(frozen=True)
+class Held:
+    """What loss and model hold beside source and weights, by name."""
+
+    loss: Mapping[str, str]
+    model: Mapping[str, str]
+
+    @classmethod
+    def by(cls, model: torch.nn.Module, loss_fn: Any) -> Held:
+        """Look at what they hold now."""
+        return cls(describe_callable(loss_fn, model=model), describe_model(model))
+
+    def unchanged(self, after: Held) -> Held:
+        """Return this, with a word in place of what a call has changed: a counter, a cache, identifies nothing."""
+        pairs = ((self.loss, after.loss), (self.model, after.model))
+        return Held(*({n: t if new.get(n) == t else _VARIES for n, t in old.items()} for old, new in pairs))
+
+
 def describe_computation(
     model: torch.nn.Module,
     loss_fn: Any,
     losses: npt.NDArray[np.float32],
-    before: Mapping[str, str],
+    before: Held,
     device: str,
 ) -> dict[str, Any]:
     """Return what model and loss compute, as plain JSON values.
@@ -36,12 +55,11 @@ def describe_computation(
     loss_fn : callable or None
     losses : (batch, token_pos) float32
         Of the first batch.
-    before : mapping
-        What the loss held before it was called: what the call itself has changed, a counter, identifies nothing.
+    before : Held
+        By loss and model before they were called.
     device : str
     """
-    after = describe_callable(loss_fn, model=model)
-    held = {name: text if after.get(name) == text else _VARIES for name, text in before.items()}
+    held = before.unchanged(Held.by(model, loss_fn))
     flat = losses.reshape(-1)
     here = describe_environment(device, torch.get_num_threads())
     lowest = _HALF_TOLERANCE if any(p.dtype.itemsize < 4 for p in model.parameters()) else _TOLERANCE
@@ -55,9 +73,9 @@ def describe_computation(
             "tolerance": lowest,
         },
         "where": here,
-        "loss_fn": held,
+        "loss_fn": held.loss,
         "backward_hooks": describe_backward_hooks(model),
-        "model": describe_model(model),
+        "model": held.model,
     }
 
 
@@ -95,6 +113,16 @@ def reconcile(ours: Mapping[str, Any], stored: Any, again: Callable[[], npt.NDAr
             changed["first_loss"] = {**first, "tolerance": theirs["tolerance"]}
             changed |= {"model": ours["model"], "loss_fn": held, "where": ours["where"]}
     return {**stored, **changed}
+
+
+def unproved(ours: Mapping[str, Any], stored: Mapping[str, Any]) -> list[str]:
+    """Return what differs by name and may compute another loss, of other rows than those that were compared."""
+    found = []
+    for part in ("loss_fn", "model"):
+        own, theirs = ours[part], stored.get(part) or {}
+        both = [n for n in own if n in theirs and own[n] != theirs[n] and _VARIES not in (own[n], theirs[n])]
+        found += [f"{part}.{n}" for n in both if own[n].startswith(LOOSE) or theirs[n].startswith(LOOSE)]
+    return found
 
 
 def _firm(held: Mapping[str, str], other: Mapping[str, str]) -> dict[str, str]:
