@@ -308,7 +308,7 @@ def test_the_memory_stays_within_the_budget() -> None:
 def test_the_compiler_is_not_imported() -> None:
     code = """
 import sys, torch
-from devinterp.slt.sampling.engine.call_trace import trace_calls
+from devinterp.slt.sampling.engine.frozen_prefix.call_trace import trace_calls
 model = torch.nn.Sequential(torch.nn.Embedding(5, 3), torch.nn.Linear(3, 3), torch.nn.Linear(3, 5))
 model.requires_grad_(False)
 trace = trace_calls(model, [model[2].weight], torch.tensor([[1, 2]]), model)

@@ -15,12 +15,12 @@ import torch
 from torch import nn
 
 from devinterp.slt.sampling.engine.allocator import give_back_freed_memory, keep_freed_memory
-from devinterp.slt.sampling.engine.frozen_prefix import FrozenPrefix
+from devinterp.slt.sampling.engine.frozen_prefix import Evaluator, FrozenPrefix, Reuse
+from devinterp.slt.sampling.engine.health import Health, not_finite
 from devinterp.slt.sampling.engine.init_loss import losses_or_nan
-from devinterp.slt.sampling.engine.losses import NonFiniteError, PerTokenLoss, StepMean, all_finite
+from devinterp.slt.sampling.engine.losses import NonFiniteError, PerTokenLoss, StepMean
 from devinterp.slt.sampling.engine.metrics import pool_metrics
 from devinterp.slt.sampling.engine.parameters import SampledParameter
-from devinterp.slt.sampling.engine.prefix_plan import Reuse
 from devinterp.slt.sampling.engine.restore import Generators, restoring, seed_generators
 from devinterp.slt.sampling.engine.update import UpdateRule
 from devinterp.slt.sampling.inputs.batches import Feed
@@ -105,42 +105,6 @@ class _Records:
         return first, arrays
 
 
-class _Health:
-    """Finds out whether everything is finite, with one wait for the device per step (none on the CPU)."""
-
-    def __init__(self, device: torch.device) -> None:
-        self._immediate = device.type == "cpu"
-        self._pending: list[tuple[_Reason, torch.Tensor]] = []
-
-    def expect(self, fine: torch.Tensor | bool | None, reason: _Reason) -> None:
-        if isinstance(fine, torch.Tensor):
-            self._pending.append((reason, fine))
-        elif fine is False:
-            raise NonFiniteError(_said(reason))
-
-    def expect_finite(self, values: torch.Tensor, reason: _Reason) -> None:
-        self.expect(all_finite(values) if self._immediate else torch.isfinite(values).all(), reason)
-
-    def settle(self) -> None:
-        pending, self._pending = self._pending, []
-        if pending:
-            for (reason, _), fine in zip(pending, torch.stack([fine for _, fine in pending]).tolist(), strict=True):
-                if not fine:
-                    raise NonFiniteError(_said(reason))
-
-
-_Reason = str | tuple[str, Callable[[Any], str], torch.Tensor]
-"""What is wrong; or what is not finite, with what names the rows whose losses are not, and the losses."""
-
-
-def _said(reason: _Reason) -> str:
-    if isinstance(reason, str):
-        return reason
-    what, named, losses = reason
-    where = named(losses.float().cpu().numpy())
-    return f"{what}{where and ' on '}{where} {'is' if what == 'the loss' else 'are'} not finite"
-
-
 class _Chain:
     """What a running chain holds. The model is already borrowed."""
 
@@ -157,15 +121,15 @@ class _Chain:
         self.model, self.loss, self.settings, self.device = model, loss, settings, device
         parameters = dict(model.named_parameters())
         moved = moving(model, masks, settings)
-        self.evaluator = prefix.before(model, moved, device, settings.mode)
-        self.minibatches = prefix.minibatches
+        self.prefix = prefix
+        self.evaluator = Evaluator(prefix, model, moved, device, settings.mode, at_start=not settings.init_noise)
         self.buffers = {name: buffer.detach().clone() for name, buffer in model.named_buffers()}
         seed_generators(settings.init_seed + chain, device)
         # What never moves needs neither a copy nor a place in a checkpoint.
         self.rule = UpdateRule(
             [SampledParameter.take(n, parameters[n], masks[n]) for n in masks if n in moved], settings
         )
-        self.health = _Health(device)
+        self.health = Health(device)
         self.step = 0
 
     def add_init_noise(self) -> None:
@@ -183,19 +147,24 @@ class _Chain:
         settings = self.settings
         parts = settings.gradient_accumulation_steps
         first = self.step * parts
-        losses, ids, masks, seen = [], [], [], []
-        named = partial(feed.not_finite, first)
+        losses, ids, masks = [], [], []
+        seen: list[torch.Tensor] = []
+
+        def not_finite_here(what: str) -> str:
+            return not_finite(what, partial(feed.not_finite, first), seen)
+
         step = StepMean(parts, [feed.counted(first + part) for part in range(parts)])
         for number in range(first, first + parts):
             torch.clear_autocast_cache()  # it keeps weights as they were cast, whatever becomes of them
             batch = feed.batch(number)
-            key, here = feed.batch_key(number) if self.minibatches else None, batch.to(self.device)
+            key, here = feed.batch_key(number), batch.to(self.device)
+            comes_again = self.prefix.minibatches or self.prefix.kept(key) is not None
             try:
-                per_token = self.evaluator(self.evaluate, here, key)
+                per_token = self.evaluator(self.evaluate, here, key if comes_again else None)
             except NonFiniteError:  # of the logits, on the CPU
                 with torch.no_grad():
                     seen.append(here.where_counted(losses_or_nan(self.model, self.loss, here), 0.0))
-                raise NonFiniteError(_said(("the logits", named, torch.cat(seen)))) from None
+                raise NonFiniteError(not_finite_here("the logits")) from None
             if settings.save_step_losses:
                 copied = per_token.detach().to(torch.float32, copy=True)
                 losses.append(here.where_counted(copied, math.nan))
@@ -204,11 +173,11 @@ class _Chain:
             part, share = step.add(per_token, here)
             part.backward()  # type: ignore[no-untyped-call]
             seen.append(share)
-        each = seen[0] if parts == 1 else torch.cat(seen)
-        self.health.expect(self.loss.finite(), ("the logits", named, each))
+        self.health.expect(self.loss.finite(), partial(not_finite_here, "the logits"))
         mean = step.mean()  # not finite where any loss is not, nor where finite ones are too large to be added
-        self.health.expect_finite(mean, ("the loss", named, each))
+        self.health.expect(self.health.finite(mean), partial(not_finite_here, "the loss"))
         self.rule.step()
+        self.evaluator.at_start = False
         self.health.expect(self.rule.finite(), "the weights are not finite")
         record = {"loss": step.losses(), "step_loss": mean}
         if step.count is not None:
@@ -244,12 +213,12 @@ class _Chain:
                     parts.append(losses_or_nan(self.model, self.loss, some))
                     out = torch.cat(parts)
                     counted = rows.some(slice(len(out))).where_counted(out, 0.0)
-                    raise NonFiniteError(_said(("the logits", observable.not_finite, counted))) from None
+                    raise NonFiniteError(not_finite("the logits", observable.not_finite, [counted])) from None
                 parts.append(per_token.to(torch.float32, copy=True))
             out = torch.cat(parts)
             counted = rows.where_counted(out, 0.0)
-            self.health.expect(self.loss.finite(), ("the logits", observable.not_finite, counted))
-            self.health.expect_finite(counted, ("the loss", observable.not_finite, counted))
+            for what, fine in (("the logits", self.loss.finite()), ("the loss", self.health.finite(counted))):
+                self.health.expect(fine, partial(not_finite, what, observable.not_finite, [counted]))
             losses[f"loss_{observable.obs_id}"] = rows.where_counted(out, math.nan)
         return losses
 
@@ -289,7 +258,7 @@ class _Chain:
             for name, content in state["buffers"].items():
                 if name in buffers:  # one that the forward pass registers is not there before it
                     buffers[name].copy_(content)
-        self.step = int(state["step"])
+        self.step, self.evaluator.at_start = int(state["step"]), False
         Generators.from_dict(state["generators"], self.device).restore()
 
 

@@ -13,20 +13,18 @@ import torch
 from torch import nn
 
 from devinterp.errors import DataError, ModelError, SettingError
+from devinterp.slt.sampling.engine.frozen_prefix import Evaluator, beginning
 from devinterp.slt.sampling.engine.losses import NonFiniteError, PerTokenLoss, forward_logits, takes_attention_mask
 from devinterp.slt.sampling.engine.restore import Generators, restoring, same_values, seed_generators
 from devinterp.slt.sampling.inputs.batches import SamplingData
 from devinterp.slt.sampling.inputs.held import HeldTokens, IdArray
 from devinterp.slt.sampling.inputs.masks import Masks
-from devinterp.slt.sampling.inputs.nested import Batch, first_tokens
+from devinterp.slt.sampling.inputs.nested import Batch
 from devinterp.slt.sampling.inputs.observables import Observable
 from devinterp.slt.sampling.inputs.token_rows import check_vocabulary
 from devinterp.slt.sampling.settings import SamplerSettings
 
 __all__ = ["Probe", "check_parameters", "choose_device", "probe_model"]
-
-
-_ROWS, _TOKENS = 2, 16  # of the evaluation with gradients
 
 
 @dataclass(frozen=True)
@@ -119,10 +117,16 @@ def probe_model(
     observables: tuple[Observable, ...],
     masks: Masks,
     device: torch.device,
+    evaluator: Evaluator | None = None,
 ) -> Probe:
     """Evaluate the first batch once, and check ids, shape, dtype, gradient and finiteness of the loss.
 
     The model's own loss is evaluated without gradients, as an initial loss is, and a few tokens with them.
+
+    Parameters
+    ----------
+    evaluator : Evaluator, optional
+        Keeps what the first step can leave out of its own evaluation of this batch.
 
     Raises
     ------
@@ -132,34 +136,50 @@ def probe_model(
         The loss has the wrong shape or dtype, is not finite, or does not depend on the parameters to sample.
     """
     with restoring(model, device, mode=settings.mode, sampled=frozenset(masks)):
-        batch = data.feed(0).batch(0)
+        feed = data.feed(0)
+        batch = feed.batch(0)
         vocabulary = _check_tokens(model, loss, data, observables, batch, device) if batch.tokens else None
         contents = {name: buffer.detach().clone() for name, buffer in model.named_buffers()}
+        batch = batch.to(device)
+        all_reached, few = False, None
+        if loss.loss_fn is None:
+            with restoring(model, device, mode=settings.mode, sampled=frozenset(masks)):
+                all_reached, few = _see_few(model, loss, batch, masks)
+
+        def evaluate(rows: Batch) -> torch.Tensor:
+            nonlocal vocabulary
+            logits = _logits(model, rows)
+            if vocabulary is None:
+                vocabulary = logits.shape[-1]
+                _check_ids(vocabulary, data, observables)
+            _check_width(logits.shape[-1], data, observables)
+            return loss.of_logits(logits, rows)
+
         seed_generators(settings.init_seed, device)
         before = Generators(device)
         try:
-            batch = batch.to(device)
             if loss.loss_fn:
                 per_token = loss(model, batch)
             else:
                 with torch.no_grad():
                     try:
-                        logits = _logits(model, batch)
+                        if evaluator is None:
+                            per_token = evaluate(batch)
+                        else:
+                            per_token = evaluator(evaluate, batch, feed.batch_key(0), with_gradients=few)
                     except IndexError:  # perhaps an id outside the vocabulary
                         _check_ids(_width(model, batch, device), data, observables)
                         raise
-                    if vocabulary is None:
-                        vocabulary = logits.shape[-1]
-                        _check_ids(vocabulary, data, observables)
-                    _check_width(logits.shape[-1], data, observables)
-                    per_token = loss.of_logits(logits, batch)
         except NonFiniteError as error:
             raise _not_finite(str(error)) from None
         _check_loss(per_token, batch, loss.finite())
         if loss.loss_fn:
             _check_gradient(per_token)
         losses = batch.where_counted(per_token.detach(), 0.0).to("cpu", torch.float32, copy=True).numpy()
-        idle = _idle_of_few(model, loss, batch, masks) if loss.loss_fn is None else _idle(model, per_token, masks)
+        if not all_reached and loss.loss_fn is None:
+            per_token = loss(model, batch)
+            _check_gradient(per_token)
+        idle = () if all_reached else _idle(model, per_token, masks)
         random = before != Generators(device)
         changed = any(not same_values(buffer, contents.get(name, buffer)) for name, buffer in model.named_buffers())
         mixes = any(isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training for m in model.modules())
@@ -187,19 +207,17 @@ def _check_tokens(
     return vocabulary
 
 
-def _idle_of_few(model: nn.Module, loss: PerTokenLoss, batch: Batch, masks: Masks) -> tuple[str, ...]:
-    """Return the parameters to sample that get no gradient; all of the batch is asked where a few tokens reach not all.
+def _see_few(model: nn.Module, loss: PerTokenLoss, batch: Batch, masks: Masks) -> tuple[bool, torch.Tensor | None]:
+    """Return whether a few tokens give all parameters to sample a gradient, and their losses, where there are any.
 
-    Experts of a mixture, for one, are reached by some tokens alone.
+    Where they do not, all of the batch must be asked: experts of a mixture, for one, are reached by some tokens alone.
     """
-    few = first_tokens(batch, _ROWS, _TOKENS)
-    if few is not None:
-        with suppress(Exception):  # rows that may not be shortened
-            if not _idle(model, loss(model, few), masks):
-                return ()
-    per_token = loss(model, batch)
-    _check_gradient(per_token)
-    return _idle(model, per_token, masks)
+    few = beginning(batch)
+    with suppress(Exception):  # rows that may not be shortened
+        if few is not None:
+            per_token = loss(model, few)
+            return not _idle(model, per_token, masks), per_token.detach()
+    return False, None
 
 
 def _idle(model: nn.Module, per_token: torch.Tensor, masks: Masks) -> tuple[str, ...]:

@@ -31,8 +31,8 @@ import xarray as xr
 
 from devinterp.errors import ModelError, SamplingError
 from devinterp.slt.sampling.engine.chain import ChainResult
+from devinterp.slt.sampling.engine.frozen_prefix import Reuse
 from devinterp.slt.sampling.engine.init_loss import initial_losses, observable_initial_losses
-from devinterp.slt.sampling.engine.prefix_plan import Reuse
 from devinterp.slt.sampling.engine.restore import LENDING
 from devinterp.slt.sampling.running.environment import choose_threads, enter_environment
 from devinterp.slt.sampling.running.finish import complete_run, open_finished
@@ -211,8 +211,8 @@ class _Coordinator:
             first = plan.first_loss()
             values["init_loss"] = initial_losses(plan.model, plan.loss, most, plan.data, device, first)
         if any(f"init_loss_{observable.obs_id}" in wanted for observable in plan.observables):
-            cut = self._first_cut()
-            before = None if cut is None else plan.prefix.before(plan.model, cut, device, settings[0].mode)
+            # A chain in another process keeps its own prefix.
+            before = None if self.options.chain_method == "parallel" else plan.evaluator_at_start()
             losses = observable_initial_losses(plan.model, plan.loss, settings[0], plan.observables, device, before)
             values |= {f"init_loss_{obs_id}": loss for obs_id, loss in losses.items()}
         for name, array in values.items():
@@ -228,14 +228,6 @@ class _Coordinator:
                 own["init_loss"] = own["init_loss"][: each.num_chains]
             for name in names:
                 run.write_array(group, name, own[name])
-
-    def _first_cut(self) -> frozenset[str] | None:
-        """Return what moves in the first run that has a frozen prefix, to keep it from the passes at the start."""
-        if self.options.chain_method == "parallel":
-            return None  # a chain in another process keeps its own
-        every = sum(1 for _ in self.plan.model.parameters())
-        cuts = (frozenset(self.plan.depth(group)[1]) for group, _ in self._order())
-        return next((names for names in cuts if len(names) < every), None)
 
     def _order(self) -> list[tuple[str, int]]:
         """Return the chains that remain, in the order in which most can be reused."""

@@ -18,7 +18,7 @@ from devinterp.schema.model.may_differ import settings_that
 from devinterp.schema.model.spec import NAT
 from devinterp.slt.sampling.engine.chain import ChainResult, ChainSink, moving, run_chain
 from devinterp.slt.sampling.engine.check_model import Probe, check_parameters, choose_device, probe_model
-from devinterp.slt.sampling.engine.frozen_prefix import FrozenPrefix
+from devinterp.slt.sampling.engine.frozen_prefix import Evaluator, FrozenPrefix
 from devinterp.slt.sampling.engine.losses import LossFn, PerTokenLoss
 from devinterp.slt.sampling.engine.restore import LENDING, parameter_hooks
 from devinterp.slt.sampling.inputs.batches import SamplingData
@@ -85,6 +85,21 @@ class Plan:
         probe = next(iter(self.probed), None)
         quiet = probe is not None and not (probe.random or probe.stateful) and self.loss.loss_fn is None
         return probe.losses if probe is not None and quiet else None
+
+    def evaluator_at_start(self) -> Evaluator:
+        """Return what evaluates the model before any chain, and keeps what the first that can will leave out."""
+        settings = next(iter(self.variants.values())).settings
+        every = sum(1 for _ in self.model.parameters())
+        sampled = [names for _, names in sorted(map(self.depth, self.variants))]
+        return Evaluator(
+            self.prefix,
+            self.model,
+            next((names for names in sampled if len(names) < every), sampled[0]),
+            torch.device(self.device),
+            settings.mode,
+            at_start=True,
+            checked_later=not settings.init_noise,
+        )
 
     def run(
         self,
@@ -215,22 +230,22 @@ def describe(
     device = torch.device(plan.device)
     everything = dict.fromkeys(name for variant in plan.variants.values() for name in variant.masks)
 
-    def probe_once() -> Probe:
-        return probe_model(plan.model, plan.loss, first, plan.data, plan.observables, everything, device)
+    def probe(evaluator: Evaluator | None = None) -> Probe:
+        return probe_model(plan.model, plan.loss, first, plan.data, plan.observables, everything, device, evaluator)
 
     loss_fn = plan.loss.loss_fn
     with LENDING:  # or another thread's chain would be hashed
         held = Held.by(plan.model, loss_fn)
-        probe = probe_once()
-        plan.probed[:] = [probe]
-        requests = _requests(plan, tokenizer, probe)
-        computation = describe_computation(plan.model, loss_fn, probe.losses, held, plan.device)
-    if probe.random or probe.stateful:
+        seen = probe(plan.evaluator_at_start())
+        plan.probed[:] = [seen]
+        requests = _requests(plan, tokenizer, seen)
+        computation = describe_computation(plan.model, loss_fn, seen.losses, held, plan.device)
+    if seen.random or seen.stateful:
         what = " and ".join(
             text
             for text, found in (
-                ("draws random numbers (dropout)", probe.random),
-                ("mixes the rows of a batch or changes its buffers (BatchNorm)", probe.stateful),
+                ("draws random numbers (dropout)", seen.random),
+                ("mixes the rows of a batch or changes its buffers (BatchNorm)", seen.stateful),
             )
             if found
         )
@@ -249,13 +264,13 @@ def describe(
             DevinterpWarning,
             stacklevel=stacklevel,
         )
-    seen = [thinning_of(v.settings.as_dict(), plan.data.num_rows) for v in plan.variants.values()]
-    blind = next((thinning for thinning in seen if thinning is not None and thinning.blind), None)
+    thinned = [thinning_of(v.settings.as_dict(), plan.data.num_rows) for v in plan.variants.values()]
+    blind = next((thinning for thinning in thinned if thinning is not None and thinning.blind), None)
     if blind is not None:
         warnings.warn(str(blind), DevinterpWarning, stacklevel=stacklevel)
-    if probe.idle:
+    if seen.idle:
         warnings.warn(
-            f"The loss of the first batch gives no gradient to {_few(probe.idle)}. A step leaves alone what has no "
+            f"The loss of the first batch gives no gradient to {_few(seen.idle)}. A step leaves alone what has no "
             "gradient, so these are not counted as sampled.",
             DevinterpWarning,
             stacklevel=stacklevel,
@@ -269,7 +284,7 @@ def describe(
             unknown = True
             own = {**request.provenance, "sampled": _sampled(plan, group, ())}
         elif stored is not None:
-            own = {**own, "computes": reconcile(computation, stored["computes"], lambda: probe_once().losses)}
+            own = {**own, "computes": reconcile(computation, stored["computes"], lambda: probe().losses)}
             if own["computes"] == stored["computes"]:
                 doubtful |= dict.fromkeys(unproved(computation, stored["computes"]))
         requests[group] = replace(request, provenance=own)

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from devinterp.slt.sampling.engine.call_trace import Call, Trace
+from devinterp.slt.sampling.engine.frozen_prefix.call_trace import Call, Trace
 
 __all__ = ["Planned", "PrefixPlan", "Reuse", "choose_calls"]
 
