@@ -159,6 +159,8 @@ WAYS = {
     "DataLoader": (lambda: torch.utils.data.DataLoader(Lazy(), batch_size=2), r"loader\.dataset"),
     "streamed": (lambda: hugging().to_iterable_dataset(), r"Dataset\.from_list\(list\(rows\.take"),
     "generator": (lambda: (row for row in TOKENS), r"rows\.take"),
+    "sparse tensor": (lambda: torch.from_numpy(TOKENS).to_sparse(), r"dataset\.to_dense\(\)"),
+    "masked array": (lambda: np.ma.array(TOKENS, mask=np.eye(*TOKENS.shape)), "loss_mask="),
 }
 
 
@@ -167,6 +169,16 @@ def test_what_is_not_one_table_is_refused_with_the_line_to_write(kind):
     build, line = WAYS[kind]
     with pytest.raises(DataError, match=line):
         TokenRows(build(), "The sampling dataset")
+
+
+def test_a_nested_tensor_is_rows_of_unequal_lengths():
+    whole = torch.from_numpy(TOKENS)
+    rows = [*whole[:-1], whole[-1, :3]]
+    nested = torch.nested.nested_tensor(rows, layout=torch.jagged)
+    found, as_list = (TokenRows(data, "rows").hold(np.arange(len(TOKENS))) for data in (nested, list(nested.unbind())))
+    np.testing.assert_array_equal(found.ids, as_list.ids)
+    np.testing.assert_array_equal(found.counts, as_list.counts)
+    assert not found.counts[-1, 2:].any()
 
 
 def without(row, token=None):

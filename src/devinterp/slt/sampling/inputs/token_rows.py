@@ -285,8 +285,14 @@ def table_of(data: Any, name: str) -> Any:
         remedy = "Pass what it loads from, loader.dataset: sampling makes its own batches."
     elif hasattr(data, "__iter__") and not hasattr(data, "__len__"):
         remedy = "Take as many rows as shall be sampled on: datasets.Dataset.from_list(list(rows.take(10_000)))."
+    elif isinstance(data, torch.Tensor) and not data.is_nested and data.layout != torch.strided:
+        kind, remedy = f"a tensor of layout {data.layout}", "Pass dataset.to_dense()."
+    elif np.ma.is_masked(data):
+        kind, remedy = "a masked array", "Pass its ids, dataset.filled(0), and which losses count: loss_mask=."
     if remedy is not None:
         raise DataError(f"{name} cannot be read by row.", expected="one table of rows", found=kind, remedy=remedy)
+    if isinstance(data, torch.Tensor) and data.is_nested:
+        return list(data.unbind())
     if hasattr(data, "iloc"):  # of pandas, whose [] goes by label
         columns = getattr(data, "columns", None)
         if columns is None:
