@@ -81,6 +81,7 @@ ACROSS = {
     "store/test_links.py",
     "store/test_other_makes.py",
     "store/test_other_readers.py",
+    "store/test_public_reports.py",
     "store/test_saved.py",
     "store/test_writer_stateful.py",
     "store/writing/test_resume_rewritten.py",

@@ -216,6 +216,16 @@ def test_nothing_left_and_dimensions_lost_are_one_error(stores, tmp_path, select
     assert not os.listdir(tmp_path)
 
 
+def test_levels_of_a_stacked_coordinate_are_undeclared(stores, tmp_path):
+    pd = pytest.importorskip("pandas")
+    dataset = devinterp.open_store(stores["whole"]).to_dataset()
+    levels = pd.MultiIndex.from_product([["a", "b", "c", "d"], [1]], names=("topic", "shard"))
+    stacked = dataset.assign_coords(xr.Coordinates.from_pandas_multiindex(levels, "batch_code"))
+    assert compute_bif(stacked)["topic_1"].values.tolist()[:4] == ["a", "b", "c", "d"]
+    with pytest.raises(ValidationError, match="topic"):
+        save(stacked, tmp_path / "s.zarr")
+
+
 @pytest.mark.parametrize("name", ["s.zip", "s.zarr.zip", "s.ozx"])
 def test_nothing_is_saved_under_the_name_of_an_archive(stores, tmp_path, name):
     with pytest.raises(StoreError, match="zip archive"):

@@ -17,8 +17,7 @@ from devinterp.errors import StoreError
 from devinterp.plain_json import dig
 from devinterp.schema.findings.codes import RuleCode
 from devinterp.schema.reading.access import UnlistableError, read_many
-from devinterp.schema.reading.array_metadata import fill_number
-from devinterp.schema.reading.decode_chunk import numpy_dtype
+from devinterp.schema.reading.decode_chunk import numpy_dtype, stored_fill
 from devinterp.schema.reading.keys import (
     DOCUMENT,
     STATE_FOLDER,
@@ -257,7 +256,7 @@ class _Chunks:
         path = join(array.path, array.storage.keys.name(index))
         if times == 1 and self._behind_prefix(array, spec, index):
             return
-        reads = f"reads as {_stored_fill(array)}"
+        reads = f"reads as {stored_fill(array)}"
         if self.omitted and self._fill_is_legal(array, spec, index):
             self.findings.add(
                 RuleCode.OMITTED_CHUNK, path, "A chunk is absent that may be all fill.", found=reads, times=times
@@ -294,15 +293,8 @@ class _Chunks:
     def _fill_is_legal(self, array: ArrayNode, spec: VariableSpec, index: tuple[int, ...]) -> bool:
         assert array.storage is not None
         shape = tuple(min(c, n - i * c) for i, c, n in zip(index, array.storage.chunks, array.shape, strict=True))
-        fill = np.asarray(_stored_fill(array), dtype=numpy_dtype(array))
+        fill = np.asarray(stored_fill(array), dtype=numpy_dtype(array))
         return holds_where_filled(spec.checks, fill, shape, self.bound.root.attrs)
-
-
-def _stored_fill(array: ArrayNode) -> Any:
-    """What an absent chunk reads as: the array's own fill, whatever its schema declares."""
-    assert array.storage is not None
-    number = fill_number(array.storage.fill)
-    return array.storage.fill if number is None else number
 
 
 def _zeros(present: bytearray) -> Iterator[int]:

@@ -30,6 +30,7 @@ __all__ = [
     "encoded_bound",
     "numpy_dtype",
     "object_bound",
+    "stored_fill",
 ]
 
 _MISSING = 2**64 - 1
@@ -52,6 +53,22 @@ def numpy_dtype(array: ArrayNode) -> np.dtype[Any]:
     if array.dtype == "fixed_length_utf32":
         return np.dtype(f"<U{max(1, array.storage.length // 4 if array.storage else 1)}")
     return np.dtype(array.dtype).newbyteorder("<")
+
+
+def stored_fill(array: ArrayNode) -> Any:
+    """Return what an absent chunk reads as: the array's own fill, or nothing (0, "") where that is none of its type.
+
+    Such fill values are met: null or 0 for text, NaN for integers.
+    """
+    fill = array.storage.fill if array.storage else None
+    dtype = numpy_dtype(array)
+    if dtype.kind in "OU":
+        return fill if isinstance(fill, str) else ""
+    number = fill_number(fill)
+    try:
+        return np.array(0 if number is None else number, dtype=dtype)[()]
+    except (ValueError, OverflowError):
+        return np.zeros((), dtype=dtype)[()]
 
 
 def chunk_bytes(array: ArrayNode, text_limit: int) -> int:
@@ -162,8 +179,7 @@ class _Decoder:
         if math.prod(grid) > _MOST_IN_SHARD:
             raise CorruptChunkError(f"its shards hold {math.prod(grid)} chunks, more than {_MOST_IN_SHARD}")
         index = _shard_index(data, configuration, math.prod(grid)).reshape(*grid, 2)
-        number = fill_number(self.array.storage.fill if self.array.storage else None)
-        out = np.full(shape, "" if self.array.dtype == "string" else (number or 0), dtype=self.dtype)
+        out = np.full(shape, stored_fill(self.array), dtype=self.dtype)
         codecs = inner_codecs(configuration)
         for place in np.ndindex(*grid):
             offset, length = (int(v) for v in index[place])

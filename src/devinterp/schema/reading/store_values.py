@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from devinterp.errors import StoreError
 from devinterp.schema.reading.access import EscapeError, TooLargeError, read_many
-from devinterp.schema.reading.array_metadata import fill_number
 from devinterp.schema.reading.decode_chunk import (
     BombError,
     CorruptChunkError,
@@ -19,6 +18,7 @@ from devinterp.schema.reading.decode_chunk import (
     decode_chunk,
     numpy_dtype,
     object_bound,
+    stored_fill,
 )
 from devinterp.schema.reading.keys import chunk_grid, join_key
 from devinterp.schema.reading.nodes import NotReadableError
@@ -189,8 +189,7 @@ class StoreValues:
         if part is not None:
             out[tuple(ours)] = part[tuple(theirs)]
         elif array.path in self.omittable:
-            number = fill_number(array.storage.fill)
-            out[tuple(ours)] = "" if number is None else number
+            out[tuple(ours)] = stored_fill(array)
         else:
             raise NotReadableError(f"the chunk /{self._key(array, index)} is missing")
 

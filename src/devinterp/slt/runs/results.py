@@ -64,16 +64,31 @@ def row_labels(dataset: xr.Dataset, observables: Sequence[str]) -> dict[str, lis
         out["row_number"] = [np.arange(sizes[o]) if c is None else np.asarray(c.values) for o, c in numbers.items()]
     for name in dict.fromkeys(n for obs, found in own.items() for n in found if n != f"batch_{obs}"):
         known = {obs: _plain_text(found[name].values) for obs, found in own.items() if name in found}
-        kind = next(iter(known.values())).dtype
-        nothing: Any = "" if kind.kind in "UTO" else np.array("NaT", kind) if kind.kind in "mM" else np.nan
+        nothing = _nothing(next(iter(known.values())))
         out[name] = [known[o] if o in known else np.full(sizes[o], nothing) for o in observables]
     return out
+
+
+def with_plain_coords(dataset: xr.Dataset) -> xr.Dataset:
+    """Return the dataset with coordinates of pandas' own types (its text, categories) as what numpy has.
+
+    xarray takes them, and does not select from all of them.
+    """
+    own = {n: c.variable for n, c in dataset.coords.items() if not isinstance(c.dtype, np.dtype)}
+    return dataset.assign_coords({n: (v.dims, v.to_numpy(), v.attrs) for n, v in own.items()}) if own else dataset
 
 
 def _plain_text(values: Any) -> npt.NDArray[Any]:
     """Return text of variable length, as a store has it, as text that can be put beside other."""
     array = np.asarray(values)
     return string_index(array.tolist()) if array.dtype.kind == "T" else array
+
+
+def _nothing(known: npt.NDArray[Any]) -> Any:
+    """Return what stands for a row that a coordinate says nothing of: an empty text, NaT, or NaN."""
+    if known.dtype.kind in "UTS" or (known.dtype.kind == "O" and any(isinstance(v, str) for v in known)):
+        return b"" if known.dtype.kind == "S" else ""
+    return np.array("NaT", known.dtype) if known.dtype.kind in "mM" else np.nan
 
 
 def label_result(

@@ -14,7 +14,7 @@ from devinterp.errors import DataError, IncompleteStoreError, MissingVariableErr
 from devinterp.names import sanitize_observable_name
 from devinterp.plain_json import dig
 from devinterp.slt.runs.positions import target_positions, token_positions
-from devinterp.slt.runs.results import no_text
+from devinterp.slt.runs.results import no_text, with_plain_coords
 from devinterp.steps import StepLayout
 from devinterp.store.reading.fast_chunks import refuse_gone_tree
 
@@ -178,6 +178,7 @@ class Samples:
             )
         dataset = obj.to_dataset() if isinstance(obj, xr.DataTree) else obj
         refuse_gone_tree(dataset)
+        dataset = with_plain_coords(dataset)
         inside = isinstance(obj, xr.DataTree) and obj.root is not obj
         return cls(dataset, metadata_of(obj), label, metadata_of(obj.root) if inside else {})
 

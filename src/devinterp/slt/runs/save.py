@@ -122,6 +122,12 @@ def _run(obj: Tree, label: str) -> xr.Dataset:
     """Return one run with the dimensions that it was sampled with, its coordinates as a store has them, and sizes."""
     dataset = obj.to_dataset(inherit=False) if isinstance(obj, xr.DataTree) else obj
     dataset = dataset.drop_vars(strangers(dataset))
+    stacked = [
+        name
+        for name, index in dataset.xindexes.items()
+        if name in dataset.dims and len(index.to_pandas_index().names) > 1
+    ]
+    dataset = dataset.reset_index(stacked)  # its levels are coordinates that no schema declares
     refuse_gone_tree(dataset)
     schema = load(str(dataset.attrs.get("devinterp_schema", "samples")))
     node = schema.node("/")

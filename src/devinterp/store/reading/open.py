@@ -117,7 +117,7 @@ def root_document(location: Location) -> Mapping[str, Any]:
             raise StoreNotFoundError(
                 f"{location.name} is a file.", expected="the folder of a store, or its ZIP archive (.zip)"
             )
-        if location.exists(".zgroup") or location.exists(".zmetadata"):
+        if _is_older(location):
             raise StoreError(
                 f"{location.name} is a Zarr v2 store.",
                 expected="Zarr v3",
@@ -130,6 +130,14 @@ def root_document(location: Location) -> Mapping[str, Any]:
             remedy=f"Name a store in this folder: {', '.join(inside[:5])}." if inside else None,
         )
     return document
+
+
+def _is_older(location: Location) -> bool:
+    """Whether there are documents of Zarr v2."""
+    try:
+        return location.exists(".zgroup") or location.exists(".zmetadata")
+    except KeyError:  # icechunk takes no such key
+        return False
 
 
 def open_tree(location: Location, *, consolidated: bool | None = None, chunks: Any = None) -> xr.DataTree:
