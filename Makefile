@@ -56,17 +56,35 @@ docs: $(STAMP)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
 	$(BIN)/python -m sphinx -W --keep-going -b html docs docs/_build/html
 
-# What would be published: built, described, installed bare in an environment of its own, and tried without the clone.
+# What would be published: built, described, and tried without the clone in three environments, bare, with sampling and with
+# everything; what the last one holds is listed (CycloneDX), and the conda recipe is filled in for the sdist.
+RELEASE := .venv-release
+TOOLS := .venv-tools
+STORE := $(CURDIR)/tests/data/devinterp-2.0.1/full.zarr
+INSTALL := -m pip install --quiet --disable-pip-version-check -c $(CURDIR)/constraints.txt
+EXTRAS := sampling plot map dask remote testing
+comma := ,
+space := $(subst ,, )
+
 release-check: $(STAMP)
-	rm -rf dist .venv-release
+	rm -rf dist $(RELEASE) $(TOOLS)
 	$(BIN)/python -m build --outdir dist .
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt twine
-	$(BIN)/python -m twine check --strict dist/*
-	$(PYTHON) -m venv .venv-release
-	.venv-release/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt dist/*.whl
-	cd .venv-release && bin/devinterp --version && bin/devinterp schema show > /dev/null
-	.venv-release/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt "$$(echo dist/*.whl)[sampling]"
-	.venv-release/bin/python -I tests/benchmarks/release/first_block.py README.md
+	$(PYTHON) -m venv $(TOOLS)
+	$(TOOLS)/bin/python $(INSTALL) twine cyclonedx-bom py-rattler-build
+	$(TOOLS)/bin/twine check --strict dist/*
+	$(TOOLS)/bin/python tests/benchmarks/release/recipe.py docs/contributing/conda-forge/recipe.yaml dist/*.tar.gz dist/conda/recipe.yaml
+	$(PYTHON) -m venv $(RELEASE)
+	$(RELEASE)/bin/python $(INSTALL) dist/*.whl
+	cd $(RELEASE) && bin/devinterp --version && bin/devinterp schema show > /dev/null
+	cd $(RELEASE) && bin/python -I $(CURDIR)/tests/benchmarks/release/installed.py $(STORE)
+	$(RELEASE)/bin/python $(INSTALL) "$$(echo dist/*.whl)[sampling]"
+	cd $(RELEASE) && bin/python -I $(CURDIR)/tests/benchmarks/release/installed.py $(STORE) sampling
+	$(RELEASE)/bin/python -I tests/benchmarks/release/first_block.py README.md
+	$(RELEASE)/bin/python $(INSTALL) "$$(echo dist/*.whl)[$(subst $(space),$(comma),$(EXTRAS))]"
+	cd $(RELEASE) && bin/python -I $(CURDIR)/tests/benchmarks/release/installed.py $(STORE) $(EXTRAS)
+	mkdir -p dist/sbom
+	$(TOOLS)/bin/cyclonedx-py environment --pyproject pyproject.toml --mc-type library --output-reproducible --validate \
+	  --output-file dist/sbom/devinterp.cdx.json $(RELEASE)/bin/python
 
 # Analysis and validation must work where torch is not installed.
 lane-core: constraints.txt
@@ -123,4 +141,4 @@ real: $(REAL)/.installed $(PEER)/.installed
 	$(REAL)/bin/python docs/examples/real_model/run.py --out $(REAL_OUT) --peer-python $(PEER)/bin/python $(ARGS)
 
 clean:
-	rm -rf $(VENV) .venv-core .venv-release .venv-lowest .venv-fuzz $(REAL) $(PEER) .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist docs/_build
+	rm -rf $(VENV) .venv-core $(RELEASE) $(TOOLS) .venv-lowest .venv-fuzz $(REAL) $(PEER) .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist docs/_build

@@ -9,6 +9,7 @@ from importlib.metadata import version as installed_version
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent / "_ext"))
+import versions
 
 # What the kernels of the executed pages inherit: one thread each, no look-up of models, toy.py on the path, the commands of
 # this environment, and no file of the reader's own (a module beside the page, an IPython profile).
@@ -95,4 +96,19 @@ html_theme_options = {
     "pygments_light_style": "a11y-high-contrast-light",
     "pygments_dark_style": "a11y-high-contrast-dark",
 }
+
+# Versions: on Read the Docs every page says which it is, and where the others are
+html_baseurl = os.environ.get("READTHEDOCS_CANONICAL_URL", "")
+_VERSIONS = _HERE / "_build" / "versions"
+_switcher = versions.switcher(
+    html_baseurl, os.environ.get("READTHEDOCS_VERSION", ""), _HERE.parent, _VERSIONS / versions.SWITCHER
+)
+if _switcher is not None:
+    html_static_path.append(str(_VERSIONS / "_static"))
+    html_theme_options |= {
+        "switcher": _switcher,
+        "check_switcher": False,  # would ask the network
+        "navbar_start": ["navbar-logo", "version-switcher"],
+        "show_version_warning_banner": True,
+    }
 html_sidebars = {"index": [], "start": []}

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import tomllib
 import zipfile
 from pathlib import Path
 
 import pytest
+import yaml
+from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parents[1]
 
@@ -33,6 +36,37 @@ def test_the_wheel_carries_every_schema_and_the_type_marker(wheel):
         assert source.is_dir() or f"devinterp/_schemas/{source.relative_to(ROOT / 'schemas')}" in names
     assert "devinterp/py.typed" in names
     assert not [n for n in names if n.startswith("tests/")]
+
+
+def test_the_conda_recipe_asks_for_what_the_package_asks_for():
+    """Names of conda-forge, floors of pyproject.toml; its run_constraints are the floors of the extras."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    recipe = yaml.safe_load(
+        (ROOT / "docs" / "contributing" / "conda-forge" / "recipe.yaml").read_text(encoding="utf-8")
+    )
+    extras = project["optional-dependencies"]
+    optional = [r for extra in ("sampling", "plot", "map", "dask", "remote", "testing") for r in extras[extra]]
+    assert set(extras) == {"sampling", "plot", "map", "dask", "remote", "testing", "demo", "docs", "dev"}
+    about, context, asked = recipe["about"], recipe["context"], recipe["requirements"]
+    assert (context["name"], context["version"]) == (project["name"], project["version"])
+    assert f">={context['python_min']}" == project["requires-python"]
+    assert (about["summary"], about["license"], [about["license_file"]]) == (
+        project["description"],
+        project["license"],
+        project["license-files"],
+    )
+    assert recipe["build"]["python"]["entry_points"] == [f"{n} = {f}" for n, f in project["scripts"].items()]
+    assert asked["run"][1:] == _of_conda(project["dependencies"])
+    assert asked["run_constraints"] == _of_conda([r for r in optional if not r.startswith("devinterp")])
+    build = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["build-system"]["requires"]
+    assert asked["host"][2:] == _of_conda(build)
+
+
+def _of_conda(requirements):
+    """Requirements as conda-forge names them: without extras, which its packages do not have."""
+    names = {"torch": "pytorch", "matplotlib": "matplotlib-base", "dask": "dask-core"}
+    every = map(Requirement, requirements)
+    return [f"{names.get(r.name.lower(), r.name.lower())} {r.specifier}" for r in every]
 
 
 @pytest.mark.parametrize("installed", [True, False], ids=["wheel", "checkout"])

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import sys
+from importlib.util import find_spec
 from types import ModuleType
 
 import numpy as np
@@ -65,6 +66,22 @@ def test_what_is_asked_for_is_used_or_refused(installed):
         susceptibility_map(patterned(8), "mds", tokenizer=VOCABULARY)
     with pytest.raises(SettingError, match="too little"):
         susceptibility_map(patterned(1), "pca", tokenizer=VOCABULARY)
+
+
+@pytest.mark.parametrize(("method", "options"), [("tsne", {"max_iter": 300}), ("umap", {"n_epochs": 50})])
+@pytest.mark.filterwarnings("ignore")  # of other libraries about each other
+def test_the_real_methods_keep_neighbours_and_draw_the_same_for_a_seed(method, options):
+    """Where they are installed: of the extra `map`, the environment of the tests has scikit-learn."""
+    package, name = token_map.PACKAGES[method]
+    if find_spec(package) is None:
+        pytest.skip(f"{name} is not installed")
+    group = np.repeat([0, 1, 2], 20)
+    values = np.random.default_rng(0).normal(size=(60, 8)) + 9.0 * np.eye(8)[group]
+    used, where = token_map._lay_out(values, method, 5, options)
+    assert (used, where.shape) == (method, (60, 2))
+    apart = np.linalg.norm(where[:, None] - where[None], axis=-1) + np.diag(np.full(60, np.inf))
+    np.testing.assert_array_equal(group[apart.argmin(axis=1)], group)
+    np.testing.assert_array_equal(token_map._lay_out(values, method, 5, options)[1], where)
 
 
 @pytest.mark.parametrize("count", [2, 8, 300])
