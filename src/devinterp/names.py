@@ -3,17 +3,41 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from devinterp.errors import RestrictionError, SettingError
 
-__all__ = ["SWEPT", "check_observable_names", "check_restriction_names", "sanitize_observable_name"]
+__all__ = [
+    "SECONDARY",
+    "SWEPT",
+    "check_observable_names",
+    "check_restriction_names",
+    "sanitize_observable_name",
+    "swept_value",
+]
 
 SWEPT = ("lr", "n_beta", "localization")
-"""The settings that a sweep varies, in the order of a result's dimensions."""
+"""The settings that every sweep has, in the order of a result's last dimensions."""
+
+SECONDARY = ("batch_size", "rmsprop_eps", "rmsprop_alpha")
+"""What a sweep varies besides where its grid names it, in the order of a result's first dimensions."""
 
 # mask_sampling_micro is the mask of sampling_loss_micro
 RESERVED_OBSERVABLES = frozenset({"sampling", "sampling_micro"})
+
+
+def swept_value(sampler: Mapping[str, Any], name: str) -> float | None:
+    """Return what a run's settings are along an axis of a sweep, None where they do not tell.
+
+    ``batch_size`` is of a whole step: the micro-batches of a cell are as large as those of every other one, so that all
+    observe the same rows.
+    """
+    value = sampler.get(name)
+    if name == "batch_size":
+        parts = sampler.get("gradient_accumulation_steps", 1)
+        return value * parts if isinstance(value, int) and isinstance(parts, int) else None
+    return float(value) if isinstance(value, int | float) else None
 
 
 def sanitize_observable_name(name: str) -> str:

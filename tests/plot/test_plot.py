@@ -35,6 +35,7 @@ from devinterp.plot.tokens.decode import drawable
 from devinterp.slt.bif import compute_bif
 from devinterp.slt.llc import compute_llc
 from devinterp.slt.susceptibilities import compute_susceptibilities
+from devinterp.slt.sweep.recommend import recommend
 
 
 def opened(path):
@@ -406,10 +407,28 @@ def test_one_panel_of_a_sweep_or_of_its_summary(ax):
     drawn(ax)
     np.testing.assert_allclose(image.get_array()[0, 0], float(summary["llc_mean"].sel(lr=0.02, n_beta=10.0)[0]))
     assert (ax.get_xlabel(), ax.get_ylabel()) == ("lr (step size)", "n_beta")
-    with pytest.raises(SettingError, match="no such localization"):
+    with pytest.raises(SettingError, match="no such panel"):
         sweep_map(summary, localization=3.0)
     with pytest.raises(SettingError, match="one panel"):
         sweep_map(summary, ax=ax)
+
+
+def test_what_a_grid_varies_besides_has_panels_of_its_own():
+    one = make_sweep((0.02, 0.1), (0.0, 10.0), (1.0, 100.0)).devinterp.sweep()
+    summary = xr.concat([one, one], xr.Variable("batch_size", [8, 16]), data_vars="all")
+    facets = sweep_map(summary)
+    titles = [f"localization = {v}, batch_size = {b}" for v in (1, 100) for b in (8, 16)]
+    assert list(facets.names) == titles
+    chosen = recommend(summary).settings
+    framed = [
+        name
+        for name, axes in zip(facets.names, facets, strict=True)
+        if any(isinstance(p, Rectangle) for p in axes.patches)
+    ]
+    assert framed == [f"localization = {chosen['localization']:g}, batch_size = {chosen['batch_size']:g}"]
+    image = sweep_map(summary, panel={"localization": 100.0, "batch_size": 8})
+    assert image.axes.get_title(loc="left") == "localization = 100, batch_size = 8"
+    assert sweep_map(summary.sel(localization=1.0, batch_size=16)).axes.get_title(loc="left") == titles[1]
     assert isinstance(summary.devinterp.plot(), Facets)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -9,9 +10,11 @@ import numpy as np
 import xarray as xr
 
 from devinterp.errors import SettingError
+from devinterp.names import SECONDARY
 from devinterp.plot.drawing.facets import Facets, draw_facets, make_facets
 from devinterp.plot.drawing.numbers import with_error
 from devinterp.plot.drawing.style import NEUTRAL, SEQUENTIAL, add_colorbar, new_axes, note, title
+from devinterp.slt.runs.grid import axes_of
 from devinterp.slt.runs.run import Tree
 from devinterp.slt.sweep import CONTROL, compute_sweep
 from devinterp.slt.sweep.recommend import recommend
@@ -20,7 +23,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.image import AxesImage
 
-__all__ = ["sweep_map"]
+__all__ = ["panels_of", "sweep_map"]
 
 SHORT = {
     "good": "✓",
@@ -33,10 +36,25 @@ SHORT = {
 CELL = (0.92, 0.62)  # inches
 
 
+def panels_of(summary: xr.Dataset) -> list[dict[str, float]]:
+    """Return what is fixed in each panel of a sweep's picture: its localization, and what the grid varies besides."""
+    fixed = [name for name in ("localization", *SECONDARY) if name in summary.dims]
+    each = itertools.product(*(summary[name].values.tolist() for name in fixed))
+    return [dict(zip(fixed, values, strict=True)) for values in each]
+
+
 def sweep_map(
-    obj: Tree, *, ax: Axes | None = None, localization: float | None = None, colorbar: bool = True, **options: Any
+    obj: Tree,
+    *,
+    ax: Axes | None = None,
+    localization: float | None = None,
+    panel: Mapping[str, float] | None = None,
+    colorbar: bool = True,
+    **options: Any,
 ) -> AxesImage | Facets:
-    """Draw the LLC over step size and inverse temperature, a panel for each localization, verdicts in the cells.
+    """Draw the LLC over step size and inverse temperature, verdicts in the cells.
+
+    There is a panel for each localization, and for each value of what the grid varies besides.
 
     The recommended cell is framed. Under each LLC stands its standard error; a cell that was extended has its numbers
     in bold letters. Controls (n_beta = 0 or lr = 0), whose coefficient is 0, are left out.
@@ -46,9 +64,11 @@ def sweep_map(
     obj : DataTree or Dataset
         What `devinterp.sweep` returned, or what `devinterp.slt.sweep.compute_sweep` made of it.
     ax : matplotlib.axes.Axes, optional
-        Where to draw one localization; a new figure by default.
+        Where to draw one panel; a new figure by default.
     localization : float, optional
-        Draw this panel only.
+        Draw the panels of this one only.
+    panel : mapping of str to float, optional
+        Draw the panels with these values only: ``{"localization": 100, "batch_size": 32}``.
     colorbar : bool
         Whether to draw the scale.
     **options
@@ -56,38 +76,41 @@ def sweep_map(
 
     Returns
     -------
-    AxesImage, or Facets for several localizations
+    AxesImage, or Facets for several panels
 
     Raises
     ------
     SettingError
-        ``obj`` is not a sweep, or has no such localization.
+        ``obj`` is not a sweep, or has no such panel.
     """
     summary = obj if "verdict" in obj.data_vars else compute_sweep(obj, **options)
     whole = summary.to_dataset() if isinstance(summary, xr.DataTree) else summary
+    whole = whole.expand_dims([name for name in axes_of(whole.coords) if name not in whole.dims])  # what was selected
     chosen = recommend(whole).settings if _any_sampled(whole) else {}
     shown = whole.isel({setting: whole[setting].values > 0 for setting in ("n_beta", "lr")})
-    values = shown["localization"].values.tolist()
-    if localization is not None:
-        if localization not in values:
-            raise SettingError("The sweep has no such localization.", expected=f"one of {values}", found=localization)
-        values = [localization]
+    wanted = {**(panel or {}), **({} if localization is None else {"localization": localization})}
+    every = panels_of(shown)
+    panels = [each for each in every if wanted.items() <= each.items()]
+    if not panels:
+        raise SettingError("The sweep has no such panel.", expected=f"one of {every}", found=wanted)
     # What diverged would set the scale, and leave the others one colour.
     settled = shown["llc_mean"].where(shown["verdict"] != "diverged")
     settled = settled if settled.notnull().any() else shown["llc_mean"]
     limits = (float(settled.min()), float(settled.max())) if settled.notnull().any() else (0.0, 1.0)
     width, height = (n * size for n, size in zip((shown.sizes["lr"], shown.sizes["n_beta"]), CELL, strict=True))
-    if len(values) == 1:
+    if len(panels) == 1:
         axes = new_axes(ax, (width + 1.6, height + 1.0))
-        image = _panel(axes, shown.sel(localization=values[0]), chosen, limits)
+        image = _panel(axes, shown.sel(panels[0]), panels[0], chosen, limits)
         if colorbar:
             add_colorbar(axes, image, "LLC (dimensionless)", beyond=True)
         return image
     if ax is not None:
-        raise SettingError("ax takes one panel.", expected="localization = one of the sweep's", found=values)
-    facets = make_facets([f"localization = {v:g}" for v in values], size=(width + 0.5, height + 0.6), col_wrap=3)
+        raise SettingError("ax takes one panel.", expected="panel = one of the sweep's", found=panels)
+    facets = make_facets([_title(each) for each in panels], size=(width + 0.5, height + 0.6), col_wrap=3)
     facets = draw_facets(
-        facets, lambda axes, i: _panel(axes, shown.isel(localization=i), chosen, limits), own_labels=False
+        facets,
+        lambda axes, i: _panel(axes, shown.sel(panels[i]), panels[i], chosen, limits),
+        own_labels=False,
     )
     if colorbar:
         bar = facets.fig.colorbar(
@@ -104,8 +127,14 @@ def _any_sampled(summary: xr.Dataset) -> bool:
     return bool(((verdicts != "") & (verdicts != CONTROL)).any())
 
 
-def _panel(ax: Axes, panel: xr.Dataset, chosen: Mapping[str, float], limits: tuple[float, float]) -> AxesImage:
-    """Draw one localization: step sizes to the right, inverse temperatures upwards."""
+def _title(fixed: Mapping[str, float]) -> str:
+    return ", ".join(f"{name} = {value:g}" for name, value in fixed.items())
+
+
+def _panel(
+    ax: Axes, panel: xr.Dataset, fixed: Mapping[str, float], chosen: Mapping[str, float], limits: tuple[float, float]
+) -> AxesImage:
+    """Draw one panel: step sizes to the right, inverse temperatures upwards."""
     import matplotlib as mpl
     from matplotlib.patches import Rectangle
 
@@ -137,8 +166,7 @@ def _panel(ax: Axes, panel: xr.Dataset, chosen: Mapping[str, float], limits: tup
             fontweight="bold" if extended else "normal",
             parse_math=False,
         )
-    localization = float(flat["localization"])
-    framed = chosen.get("localization") == localization
+    framed = fixed.items() <= chosen.items()
     if framed:
         column = int(np.flatnonzero(flat["lr"].values == chosen["lr"])[0])
         row = int(np.flatnonzero(flat["n_beta"].values == chosen["n_beta"])[0])
@@ -148,7 +176,7 @@ def _panel(ax: Axes, panel: xr.Dataset, chosen: Mapping[str, float], limits: tup
     ax.tick_params(length=0)
     ax.set_xlabel("lr (step size)")
     ax.set_ylabel("n_beta")
-    title(ax, f"localization = {localization:g}")
+    title(ax, _title(fixed))
     if framed:
         note(ax, "framed: recommended")
     return image

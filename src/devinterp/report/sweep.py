@@ -5,11 +5,11 @@ from __future__ import annotations
 from itertools import product
 
 from devinterp._html import Content, Markup, tag
-from devinterp.names import SWEPT
-from devinterp.plot.sweep import sweep_map
+from devinterp.plot.sweep import panels_of, sweep_map
 from devinterp.report.elements import listing, note, number, section
 from devinterp.report.subject import Subject
 from devinterp.report.svg import picture
+from devinterp.slt.runs.grid import axes_of
 from devinterp.slt.sweep.criteria import verdict_title
 from devinterp.slt.sweep.recommend import Recommendation, recommend
 
@@ -25,11 +25,12 @@ def settings_swept(subject: Subject) -> Markup | None:
     maps = [
         picture(
             f"sweep{i}",
-            f"LLC and verdict of every step size and inverse temperature at localization {value:g}",
+            "LLC and verdict of every step size and inverse temperature at "
+            + ", ".join(f"{name} {value:g}" for name, value in panel.items()),
             (1.6 + 0.95 * columns, 1.0 + 0.62 * rows),
-            lambda ax, value=value: sweep_map(summary, ax=ax, localization=value),  # type: ignore[misc]  # mypy: lambda
+            lambda ax, panel=panel: sweep_map(summary, ax=ax, panel=panel),  # type: ignore[misc]  # mypy: lambda
         )
-        for i, value in enumerate(summary["localization"].values.tolist())
+        for i, panel in enumerate(panels_of(summary))
     ]
     return section(
         "sweep",
@@ -59,12 +60,13 @@ def _cells(subject: Subject) -> Markup:
     summary = subject.sweep
     assert summary is not None
     rows: list[list[Content]] = []
-    for place in product(*(range(summary.sizes[s]) for s in SWEPT)):
-        one = summary.isel(dict(zip(SWEPT, place, strict=True)))
+    axes = axes_of(summary.coords)
+    for place in product(*(range(summary.sizes[s]) for s in axes)):
+        one = summary.isel(dict(zip(axes, place, strict=True)))
         verdict = str(one["verdict"].values[()])
         if verdict:
-            settings = [number(float(one[s]), "g") for s in SWEPT]
+            settings = [number(float(one[s]), "g") for s in axes]
             numbers = [number(float(one[n])) for n in ("llc_mean", "llc_se", "ess_bulk", "rhat", "seconds")]
             rows.append([*settings, *numbers, str(int(one["num_draws"])), verdict_title(verdict)])
-    heads = [*SWEPT, "LLC", "±", "effective draws", "R-hat", "seconds", "draws", "verdict"]
+    heads = [*axes, "LLC", "±", "effective draws", "R-hat", "seconds", "draws", "verdict"]
     return tag("details", tag("summary", f"all {len(rows)} cells in numbers"), listing(heads, rows, numbers=heads[:-1]))

@@ -17,7 +17,7 @@ from made_sweeps import make_sweep
 
 import devinterp
 from devinterp.errors import ProvenanceError
-from devinterp.names import SWEPT
+from devinterp.names import SECONDARY, SWEPT
 from devinterp.schema import validate
 from devinterp.schema.model.load import schemas_folder
 from devinterp.schema.model.may_differ import SETTING, Entry, entries, overridable, settings_that, that
@@ -112,7 +112,7 @@ def test_what_several_runs_may_be_sampled_with_can_be_put_together() -> None:
         assert entry.own != "restriction" or entry.study == "noted", entry
         assert not entry.own or entry.series != "never", entry
     assert set(overridable("restriction")) < set(overridable("checkpoint"))
-    assert settings_that("sweep", "noted") == SWEPT
+    assert set(settings_that("sweep", "noted")) == {*SWEPT, *STORED_AS.values(), *RMSPROP}
 
 
 @BY_PATH
@@ -155,6 +155,11 @@ def test_a_series_is_one_curve_and_valid_by_the_same_rule(entry: Entry) -> None:
         return
     result = compute_llc(series, allow_mixed=entry.series == "asked")
     assert result.attrs.get("mixed", []) == ([entry.name] if entry.series == "asked" else [])
+
+
+STORED_AS = {"batch_size": "gradient_accumulation_steps"}  # whose micro-batches all cells share
+RMSPROP = {"rmsprop_eps", "rmsprop_alpha", "sampling_method_kwargs"}
+assert set(SECONDARY) == {*STORED_AS, *RMSPROP} - {"sampling_method_kwargs"}
 
 
 @BY_PATH

@@ -42,7 +42,8 @@ def one_thread():
 
 
 def swept(path=None, **changes):
-    arguments = {"grid": GRID, **PILOT, **SETTINGS, **changes}
+    given = {"grid": GRID, **PILOT, **SETTINGS, **changes}
+    arguments = {k: v for k, v in given.items() if k != "batch_size" or k not in (given["grid"] or ())}
     return sweep(build_model(), TRAIN, OBSERVABLES, output_path=path, **arguments)
 
 
@@ -72,6 +73,82 @@ def test_every_cell_is_what_sampling_it_alone_gives_short_or_extended(tmp_path):
             np.testing.assert_array_equal(cell[variable].values, values.values, err_msg=f"{name} {variable}")
         for key in ("weights", "visited", "observables"):
             assert cell.attrs["metadata"]["provenance"][key] == alone.attrs["metadata"]["provenance"][key]
+
+
+@pytest.fixture(scope="module")
+def batches(tmp_path_factory):
+    """Two sizes of a batch, one of them extended."""
+    path = tmp_path_factory.mktemp("batches") / "s.zarr"
+    return path, swept(path, grid={**GRID, "batch_size": [4, 2]})
+
+
+def test_batches_of_several_sizes_observe_the_same_rows_in_one_store(batches):
+    path, tree = batches
+    report = devinterp.validate(path)
+    assert not report.findings, report
+    assert sorted({*tree["batch_size"].values.tolist()}) == [2, 4]
+    first, *others = tree.children.values()
+    for cell in others:
+        xr.testing.assert_identical(cell["input_ids_train"].variable, first["input_ids_train"].variable)
+    own = {**GRID, "lr": 1e-3, "n_beta": 30.0, "localization": 10.0, "num_chains": 1, "num_draws": 2}
+    alone = sample(build_model(), TRAIN, OBSERVABLES, **{**SETTINGS, **own, "gradient_accumulation_steps": 2})
+    cell = tree["lr=0.001,n_beta=30,localization=10,batch_size=4"].isel(chain=[0], draw=slice(2))
+    np.testing.assert_array_equal(cell["loss_train"].values, alone["loss_train"].values)
+
+
+def test_what_a_grid_varies_besides_is_a_dimension_of_its_summary(batches):
+    _, tree = batches
+    summary = tree.devinterp.sweep()
+    assert devinterp.validate(summary).ok
+    assert dict(summary.sizes) == {"batch_size": 2, "lr": 2, "n_beta": 2, "localization": 1, "bound": 2}
+    large = tree.isel(cell=np.flatnonzero(tree["batch_size"].values == 4))
+    plain = large.devinterp.llc(over="observable")
+    assert dict(plain["llc_mean"].sizes) == {"lr": 2, "n_beta": 2, "localization": 1}
+    np.testing.assert_array_equal(summary["llc_mean"].sel(batch_size=4), plain["llc_mean"])
+    for refused in (tree.devinterp.llc, lambda: devinterp.slt.sweep.temperature.compute_temperature(tree)):
+        with pytest.raises(SettingError, match="varies batch_size as well"):
+            refused()
+    found = tree.devinterp.recommend()
+    assert found.cell in tree.children
+    assert isinstance(found.settings["batch_size"], int)
+    assert {n.differs for n in found.neighbours} >= {"batch_size"}
+    assert summary.sel(batch_size=2).devinterp.recommend().settings["batch_size"] == 2
+
+
+def test_settings_of_rmsprop_are_axes_and_every_one_is_what_its_cells_were_sampled_with():
+    grid = {"lr": [1e-4], "n_beta": [30.0], "rmsprop_eps": [0.01, 0.1], "rmsprop_alpha": [0.9, 0.99]}
+    tree = swept(grid=grid, localization=10.0, sampling_method="rmsprop_sgld", control=False, extend=0)
+    for name, cell in tree.children.items():
+        sampler = cell.attrs["metadata"]["config"]["sampler"]
+        assert f"rmsprop_eps={sampler['rmsprop_eps']},rmsprop_alpha={sampler['rmsprop_alpha']}" in name
+    summary = tree.devinterp.sweep()
+    assert summary["llc_mean"].dims == ("rmsprop_eps", "rmsprop_alpha", "lr", "n_beta", "localization")
+    assert len(np.unique(summary["llc_mean"].values)) == 4
+
+
+def test_axes_of_another_sweep_are_refused_and_further_values_added(batches):
+    path, tree = batches
+    with pytest.raises(StoreConflictError, match="other axes"):
+        swept(path)
+    more = swept(path, grid={**GRID, "batch_size": [2, 4, 6]})
+    assert {*tree.children} < {*more.children}
+    assert devinterp.validate(path).ok
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"grid": {**GRID, "batch_size": [2, 3]}}, "multiples of batch_size = 2"),
+        ({"grid": {**GRID, "batch_size": [2, 2.5]}}, "batch_size must be an integer"),
+        ({"grid": {**GRID, "batch_size": [2, 4]}, "gradient_accumulation_steps": 2}, "Leave one of them out"),
+        ({"grid": {**GRID, "rmsprop_eps": [0.1]}}, "no meaning for sampling_method='sgmcmc_sgld'"),
+        ({"grid": {**GRID, "rmsprop_eps": [None]}, "sampling_method": "rmsprop_sgld"}, "must be numbers"),
+    ],
+)
+def test_values_that_do_not_go_together_are_refused(changes, message):
+    settings = {k: v for k, v in SETTINGS.items() if k not in changes["grid"]}
+    with pytest.raises(SettingError, match=message):
+        sweep(build_model(), TRAIN, OBSERVABLES, **{**PILOT, **settings, **changes})
 
 
 def test_a_cell_that_diverges_ends_early_and_is_no_error(tmp_path):
@@ -212,7 +289,7 @@ def test_another_model_or_dataset_is_refused(tmp_path):
 BAD = {
     "no grid": {"grid": {}},
     "no mapping": {"grid": [1e-3]},
-    "a setting that is not swept": {"grid": {**GRID, "batch_size": [2]}},
+    "a setting that is not swept": {"grid": {**GRID, "noise_level": [1.0]}},
     "a value twice": {"grid": {**GRID, "lr": [1e-3, 1e-3]}},
     "a value that is none": {"grid": {**GRID, "lr": ["fast"]}},
     "a negative value": {"grid": {**GRID, "n_beta": [-1.0]}},

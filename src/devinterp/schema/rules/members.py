@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from devinterp.errors import RestrictionError
-from devinterp.names import SWEPT, check_restriction_names
+from devinterp.names import SECONDARY, SWEPT, check_restriction_names, swept_value
 from devinterp.plain_json import dig
 from devinterp.schema.model.may_differ import MAY, Combined, that
 from devinterp.schema.rules.context import Context
@@ -217,7 +217,9 @@ def sweep_settings(context: Context) -> Iterator[Problem]:
     listed = context.setting("metadata.config.cells")
     if not isinstance(listed, list) or not context.has(*SWEPT) or context.size("cell") != len(listed):
         return
-    columns = [context.read(name).tolist() for name in SWEPT]
+    axes = (*SWEPT, *(name for name in SECONDARY if context.has(name)))
+    columns = [context.read(name).tolist() for name in axes]
+    shared: dict[str, Any] = {}
     seen: dict[tuple[float, ...], str] = {}
     for name, values in zip(listed, zip(*columns, strict=True), strict=True):
         other = seen.setdefault(values, name)
@@ -226,7 +228,14 @@ def sweep_settings(context: Context) -> Iterator[Problem]:
         cell = context.child(name) if isinstance(name, str) else None
         if cell is None:
             continue
-        for setting, value in zip(SWEPT, values, strict=True):
-            sampled = cell.setting(f"metadata.config.sampler.{setting}")
-            if isinstance(sampled, int | float) and float(sampled) != value:
+        sampler = cell.setting("metadata.config.sampler")
+        sampler = sampler if isinstance(sampler, Mapping) else {}
+        for setting in (name for name in SECONDARY if name not in axes):
+            sampled = swept_value(sampler, setting)
+            if shared.setdefault(setting, sampled) != sampled:
+                message = f"{setting} varies, and the root has no coordinate of this name."
+                yield Problem(message, shared[setting], sampled, name)
+        for setting, value in zip(axes, values, strict=True):
+            sampled = swept_value(sampler, setting)
+            if sampled is not None and sampled != value:
                 yield Problem(f"{setting} of the cell {name!r} is not what it was sampled with.", sampled, value, name)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,21 +10,44 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
-from devinterp.errors import MissingVariableError
+from devinterp.errors import MissingVariableError, SettingError
+from devinterp.names import SECONDARY, swept_value
 from devinterp.names import SWEPT as SETTINGS
 from devinterp.plain_json import dig
 from devinterp.slt.runs.results import lay_out
 from devinterp.slt.runs.run import Tree, is_samples, metadata_of
 
-__all__ = ["SETTINGS", "Grid", "cell_name", "grid_of"]
-
-
-F64 = npt.NDArray[np.float64]
+__all__ = ["SETTINGS", "Grid", "axes_of", "cell_name", "grid_of", "plain_grid"]
 
 
 def cell_name(settings: Mapping[str, Any]) -> str:
-    """Return the name of a cell's group: ``lr=0.001,n_beta=30,localization=100``."""
-    return ",".join(f"{name}={float(settings[name])!r}".removesuffix(".0") for name in SETTINGS)
+    """Return the name of a cell's group by its place: ``lr=0.001,n_beta=30,localization=100,batch_size=64``."""
+    names = [*SETTINGS, *(name for name in SECONDARY if name in settings)]
+    return ",".join(f"{name}={float(settings[name])!r}".removesuffix(".0") for name in names)
+
+
+def axes_of(names: Iterable[Hashable]) -> tuple[str, ...]:
+    """Return the axes of a sweep by the names of its coordinates, in the order of a result's dimensions."""
+    given = set(names)
+    return (*(name for name in SECONDARY if name in given), *SETTINGS)
+
+
+def plain_grid(result: xr.Dataset) -> xr.Dataset:
+    """Return a result over lr, n_beta and localization alone.
+
+    Raises
+    ------
+    SettingError
+        The sweep varies more.
+    """
+    several = [name for name in SECONDARY if result.sizes.get(name, 1) > 1]
+    if several:
+        name, value = several[0], result[several[0]].values[0].item()
+        raise SettingError(
+            f"This result has lr, n_beta and localization, and the sweep varies {' and '.join(several)} as well.",
+            remedy=f"Select one value first: tree.isel(cell=np.flatnonzero(tree[{name!r}] == {value})).",
+        )
+    return result.isel({name: 0 for name in SECONDARY if name in result.dims}, drop=True)
 
 
 @dataclass(frozen=True)
@@ -33,15 +56,15 @@ class Grid:
 
     Attributes
     ----------
-    axes : mapping of str to array of float64
-        The values of each setting, ascending.
+    axes : mapping of str to array
+        The values of each setting, ascending: what the grid varies besides, then lr, n_beta and localization.
     cells : mapping of str to DataTree
         The runs by name, in the store's order.
-    places : mapping of str to (int, int, int)
+    places : mapping of str to tuple of int
         Where each stands along `axes`.
     """
 
-    axes: Mapping[str, F64]
+    axes: Mapping[str, npt.NDArray[Any]]
     cells: Mapping[str, xr.DataTree]
     places: Mapping[str, tuple[int, ...]]
 
@@ -78,28 +101,30 @@ def grid_of(obj: Tree | Mapping[str, Tree]) -> Grid | None:
     if isinstance(listed, list):
         order = [name for name in listed if name in cells]
         cells = {name: cells[name] for name in [*order, *(n for n in cells if n not in order)]}
-    settings = {name: _settings(name, cell) for name, cell in cells.items()}
+    names = axes_of(obj.coords)
+    settings = {name: _settings(name, cell, names) for name, cell in cells.items()}
     if set(SETTINGS) <= set(obj.coords):  # a selection along `cell` leaves every group in the tree
-        chosen = list(zip(*(np.atleast_1d(obj.coords[s].values).tolist() for s in SETTINGS), strict=True))
+        chosen = list(zip(*(np.atleast_1d(obj.coords[s].values).tolist() for s in names), strict=True))
         kept = sorted(
             (name for name, own in settings.items() if own in chosen), key=lambda n: chosen.index(settings[n])
         )
         settings, cells = {name: settings[name] for name in kept}, {name: cells[name] for name in kept}
-    axes = {s: np.unique([own[i] for own in settings.values()]) for i, s in enumerate(SETTINGS)}
+    axes = {s: np.unique([own[i] for own in settings.values()]) for i, s in enumerate(names)}
     places = {
-        name: tuple(int(np.searchsorted(axes[s], own[i])) for i, s in enumerate(SETTINGS))
+        name: tuple(int(np.searchsorted(axes[s], own[i])) for i, s in enumerate(names))
         for name, own in settings.items()
     }
     return Grid(axes, cells, places)
 
 
-def _settings(name: str, cell: xr.DataTree) -> tuple[float, ...]:
+def _settings(name: str, cell: xr.DataTree, names: tuple[str, ...]) -> tuple[float, ...]:
     sampler = dig(metadata_of(cell), "config.sampler") or {}
-    missing = [s for s in SETTINGS if not isinstance(sampler.get(s), int | float)]
+    values = {s: swept_value(sampler, s) for s in names}
+    missing = [s for s, value in values.items() if value is None]
     if missing:
         raise MissingVariableError(
             f"The cell {name!r} does not tell its settings.",
             expected=f"metadata.config.sampler.{missing[0]}",
             found=sorted(map(str, sampler)) or "no settings",
         )
-    return tuple(float(sampler[s]) for s in SETTINGS)
+    return tuple(value for value in values.values() if value is not None)

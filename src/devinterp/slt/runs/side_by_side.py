@@ -11,7 +11,7 @@ import xarray as xr
 from devinterp.errors import AllChainsFailedError, MissingVariableError
 from devinterp.slt.runs.chains import ChainSelection
 from devinterp.slt.runs.comparable import check_cells, check_curve
-from devinterp.slt.runs.grid import Grid, grid_of
+from devinterp.slt.runs.grid import Grid, grid_of, plain_grid
 from devinterp.slt.runs.results import label_result, lay_out, schema_id, shared_attrs, string_index
 from devinterp.slt.runs.run import Samples, Tree, series_members, study_members
 
@@ -83,7 +83,7 @@ def _over_cells(grid: Grid, one: One, allow_partial: bool) -> xr.Dataset:
         raise failure
     attrs = shared_attrs(results, each=OF_EACH)
     attrs.pop("n_beta", None)
-    return grid.lay_out(results).assign_attrs(attrs | counts)
+    return plain_grid(grid.lay_out(results)).assign_attrs(attrs | counts)
 
 
 def _finish(result: xr.Dataset, kind: str) -> xr.Dataset:

@@ -11,7 +11,7 @@ import xarray as xr
 from devinterp.slt.diagnostics.diagnosis import TITLES
 from devinterp.slt.diagnostics.step_bias import least_inflation
 from devinterp.slt.diagnostics.verdicts import SPIKE_SHARE
-from devinterp.slt.runs.grid import SETTINGS
+from devinterp.slt.runs.grid import axes_of
 from devinterp.slt.sweep.summary import CONTROL
 
 __all__ = [
@@ -83,8 +83,9 @@ class Cell:
 
     @property
     def settings(self) -> dict[str, float]:
-        """``lr``, ``n_beta`` and ``localization``."""
-        return {s: float(self.summary[s].values[i]) for s, i in zip(SETTINGS, self.place, strict=True)}
+        """What the sweep varies, as `devinterp.sample` takes it."""
+        axes = axes_of(self.summary.coords)
+        return {s: self.summary[s].values[i].item() for s, i in zip(axes, self.place, strict=True)}
 
     @property
     def verdict(self) -> str:
@@ -131,7 +132,7 @@ class Cell:
 
     def beside(self, setting: str, step: int) -> Cell | None:
         """Return the sampled cell ``step`` values away along one setting, or None."""
-        axis = SETTINGS.index(setting)
+        axis = axes_of(self.summary.coords).index(setting)
         index = self.place[axis] + step
         if not 0 <= index < self.summary.sizes[setting]:
             return None
@@ -147,7 +148,7 @@ def verdict_title(code: str) -> str:
 
 def sampled_cells(summary: xr.Dataset) -> list[Cell]:
     """Every cell that was sampled, controls left out, in the order of the grid."""
-    cells = [Cell(summary, place) for place in np.ndindex(*(summary.sizes[s] for s in SETTINGS))]
+    cells = [Cell(summary, place) for place in np.ndindex(*(summary.sizes[s] for s in axes_of(summary.coords)))]
     return [cell for cell in cells if cell.verdict and not cell.is_control]
 
 

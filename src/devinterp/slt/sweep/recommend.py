@@ -17,7 +17,7 @@ import numpy as np
 import xarray as xr
 
 from devinterp.errors import SettingError
-from devinterp.slt.runs.grid import SETTINGS, cell_name
+from devinterp.slt.runs.grid import axes_of, cell_name
 from devinterp.slt.runs.run import Tree
 from devinterp.slt.sweep.criteria import (
     Cell,
@@ -77,7 +77,7 @@ class Recommendation:
     Attributes
     ----------
     settings : mapping of str to float
-        ``lr``, ``n_beta`` and ``localization``, as `devinterp.sample` takes them.
+        ``lr``, ``n_beta`` and ``localization``, and what the grid varies besides, as `devinterp.sample` takes them.
     cell : str
         Name of its group in the sweep's store.
     good : bool
@@ -191,7 +191,7 @@ def promising(summary: xr.Dataset) -> list[str]:
 
 def _neighbours(best: Cell) -> list[Neighbour]:
     found = []
-    for setting in SETTINGS:
+    for setting in axes_of(best.summary.coords):
         for step in (-1, 1):
             cell = best.beside(setting, step)
             if cell is not None:
@@ -244,5 +244,6 @@ def _summary(sweep: Tree, options: Mapping[str, Any]) -> xr.Dataset:
         return compute_sweep(sweep, **options)
     dataset = sweep.to_dataset() if isinstance(sweep, xr.DataTree) else sweep
     # A setting that was selected, sel(n_beta=30), is a grid of one value.
-    single = [s for s in SETTINGS if s in dataset.coords and s not in dataset.dims]
-    return dataset.expand_dims(single).transpose(*SETTINGS, ...)
+    axes = axes_of(dataset.coords)
+    single = [s for s in axes if s in dataset.coords and s not in dataset.dims]
+    return dataset.expand_dims(single).transpose(*axes, ...)

@@ -10,11 +10,12 @@ from typing import Any
 import torch
 import xarray as xr
 
-from devinterp.errors import SettingError
+from devinterp.errors import SettingError, StoreConflictError
+from devinterp.names import SECONDARY, swept_value
 from devinterp.schema.model.may_differ import settings_that
 from devinterp.schema.reading.keys import STATE_FOLDER
 from devinterp.slt.diagnostics.step_bias import LARGEST_INFLATION, least_inflation
-from devinterp.slt.runs.grid import SETTINGS, cell_name
+from devinterp.slt.runs.grid import SETTINGS, axes_of, cell_name
 from devinterp.slt.sampling.engine.losses import LossFn
 from devinterp.slt.sampling.inputs.rows import RowOptions
 from devinterp.slt.sampling.running.coordinator import sample_part
@@ -56,7 +57,7 @@ def sweep(
     tokenizer: Any = None,
     **settings: Any,
 ) -> xr.DataTree:
-    """Sample a grid of step sizes, inverse temperatures and localizations, into one store.
+    """Sample a grid of step sizes, inverse temperatures, localizations and more, into one store.
 
     Every cell gets a short pilot. The most promising ones are then given the full number of chains and draws, which
     go on from where the pilots ended. A chain whose loss is not finite ends there, and a cell that diverged is not
@@ -76,7 +77,10 @@ def sweep(
         `devinterp.slt.sampling.sample`. Without a grid, those that are no keyword are searched around what models of
         this size were published with (`devinterp.utils.starting_points`): that lr and a third of it, n_beta 10, 30
         and 100, localization 10, 100 and the largest of 300 and 1000, as far as lr * localization stays below the 0.36
-        at which the step alone inflates a variance by a tenth.
+        at which the step alone inflates a variance by a tenth. ``batch_size``, ``rmsprop_eps`` and ``rmsprop_alpha``
+        may be varied besides, the latter two with ``sampling_method="rmsprop_sgld"``. A batch is taken in micro-batches
+        of the smallest size, which divides the others: all cells observe the same rows, as many of each observable as
+        with the smallest, and need as much memory.
     sampling_task : str, optional
         The observable that verdicts rest on. By default the one whose rows are the dataset's.
     num_chains, num_draws : int
@@ -109,6 +113,7 @@ def sweep(
     if grid is None:
         grid = _default_grid(sum(parameter.numel() for parameter in model.parameters()), settings)
     asked, options, about = _read_grid(grid, {"save_metrics": True, **settings, **full}, control=control)
+    axes = axes_of(grid)
     options.check(output_path)
     options.begin()
     first = next(iter(asked.values()))
@@ -116,7 +121,7 @@ def sweep(
     if isinstance(extend, bool) or not isinstance(extend, int) or extend < 0:
         raise SettingError("extend must be a number of cells.", expected="an integer, at least 0", found=repr(extend))
     task = None if sampling_task is None else check_task(sampling_task, observables)
-    stored = {} if output_path is None else _stored(locate(output_path, mode="w"), first)
+    stored = {} if output_path is None else _stored(locate(output_path, mode="w"), first, axes)
     # Built for the longest that any cell may become: all of them share the rows that the longest visits.
     longest = {"num_chains": first.num_chains, "num_draws": first.num_draws}
     everything = {n: _at_least(s, longest) for n, s in {**asked, **stored}.items()}
@@ -127,7 +132,7 @@ def sweep(
     temporary = output_path is None
     requests = describe(_with(plan, cells), tokenizer=tokenizer, target=output_path, stacklevel=3)
     with shared_workers(options, tasks=sum(each.num_chains for each in cells.values())) as workers:
-        work = _Sweep(plan, requests, task, workers)
+        work = _Sweep(plan, requests, task, workers, axes)
         location, fresh = work.carry_out(cells, output_path, temporary=temporary)
         longer = _promising(open_quietly(location), cells, asked, task, longest, extend)
         if longer:
@@ -148,6 +153,7 @@ class _Sweep:
     requests: Mapping[str, SamplesRequest]
     task: str | None
     options: Execution
+    axes: tuple[str, ...]
 
     def carry_out(self, cells: Cells, target: StoreLike | None, *, temporary: bool) -> tuple[Location, bool]:
         """Bring every cell to its number of chains and draws; return where, and whether anything had to be done."""
@@ -177,7 +183,7 @@ class _Sweep:
         if self.task is not None:
             config["sampling_task"] = self.task
         coordinates: dict[str, list[Any]] = {"cell": list(range(len(cells)))}
-        coordinates |= {name: [getattr(s, name) for s in cells.values()] for name in SETTINGS}
+        coordinates |= {name: [swept_value(s.as_dict(), name) for s in cells.values()] for name in self.axes}
         root = Container("devinterp/sweep@1", {"config": config}, coordinates, grows=("cells",))
         return open_run(
             target,
@@ -205,8 +211,9 @@ def _read_grid(grid: object, settings: Mapping[str, Any], *, control: bool) -> t
         )
     axes: dict[str, list[float]] = {}
     for name, values in grid.items():
-        if name not in SETTINGS:
-            raise SettingError("A sweep does not vary this.", expected=f"some of {SETTINGS}", found=repr(name))
+        if name not in (*SETTINGS, *SECONDARY):
+            expected = f"some of {(*SETTINGS, *SECONDARY)}"
+            raise SettingError("A sweep does not vary this.", expected=expected, found=repr(name))
         if name in settings:
             raise SettingError(f"{name} is given twice, in grid and as a keyword.", remedy="Leave one of them out.")
         if isinstance(values, str) or (not isinstance(values, Sequence) and not hasattr(values, "tolist")):
@@ -223,9 +230,29 @@ def _read_grid(grid: object, settings: Mapping[str, Any], *, control: bool) -> t
     if control and 0.0 not in axes["n_beta"]:
         axes["n_beta"].insert(0, 0.0)
     common, options, about = read_settings("sweep", rest, lr=axes["lr"][0], n_beta=axes["n_beta"][0])
-    combinations = itertools.product(*(axes[name] for name in SETTINGS))
-    every = [common.override(**dict(zip(SETTINGS, values, strict=True))) for values in combinations]
-    return {cell_name(each.as_dict()): each for each in every}, options, about
+    names = axes_of(axes)
+    smallest = int(min(axes["batch_size"])) if "batch_size" in axes else common.batch_size
+    cells: Cells = {}
+    for values in itertools.product(*(axes[name] for name in names)):
+        place = dict(zip(names, values, strict=True))
+        own = {**place, **_micro_batches(place["batch_size"], smallest, rest)} if "batch_size" in place else place
+        cells[cell_name(place)] = common.override(**own)
+    return cells, options, about
+
+
+def _micro_batches(rows: float, smallest: int, settings: Mapping[str, Any]) -> dict[str, int]:
+    """Return the settings with which a step is of so many rows, in micro-batches that all cells share."""
+    if "gradient_accumulation_steps" in settings:
+        raise SettingError(
+            "gradient_accumulation_steps is what a grid of batch_size varies.", remedy="Leave one of them out."
+        )
+    if rows % smallest:
+        raise SettingError(
+            "A batch is taken in micro-batches of the smallest size, which this is no multiple of.",
+            expected=f"multiples of batch_size = {smallest}",
+            found=int(rows),
+        )
+    return {"batch_size": smallest, "gradient_accumulation_steps": int(rows) // smallest}
 
 
 def _default_grid(num_parameters: int, settings: Mapping[str, Any]) -> dict[str, list[float]]:
@@ -260,7 +287,10 @@ def _third(lr: float) -> float:
 
 
 def _value(name: str, value: Any) -> float:
-    checked = SamplerSettings.build(**{"lr": 1.0, "n_beta": 1.0, name: value})
+    method = {"sampling_method": "rmsprop_sgld"} if name.startswith("rmsprop") else {}
+    if value is None:
+        raise SettingError(f"The values of {name} must be numbers.", found=repr(value))
+    checked = SamplerSettings.build(**{"lr": 1.0, "n_beta": 1.0, **method, name: value})
     return float(getattr(checked, name))
 
 
@@ -279,8 +309,10 @@ def _at_least(settings: SamplerSettings, least: Mapping[str, int]) -> SamplerSet
     return settings.override(**{name: max(getattr(settings, name), value) for name, value in least.items()})
 
 
-def _stored(location: Location, common: SamplerSettings) -> Cells:
+def _stored(location: Location, common: SamplerSettings, axes: tuple[str, ...]) -> Cells:
     """Return the cells that a sweep in the store has already, as long as they are; what else differs is found later."""
+    own = {"batch_size": ("gradient_accumulation_steps",)}
+    names = [*itertools.chain(*(own.get(axis, (axis,)) for axis in axes)), *settings_that("resume", "grows")]
     attributes = (read_group(location) or {}).get("attributes", {})
     config = attributes.get("metadata", {}).get("config", {}) if isinstance(attributes, Mapping) else {}
     found: Cells = {}
@@ -288,7 +320,14 @@ def _stored(location: Location, common: SamplerSettings) -> Cells:
         document = read_group(location, name) or {}
         sampler = document.get("attributes", {}).get("metadata", {}).get("config", {}).get("sampler")
         if isinstance(sampler, Mapping):
-            found[name] = common.override(**{k: sampler[k] for k in (*SETTINGS, *settings_that("resume", "grows"))})
+            found[name] = common.override(**{k: sampler[k] for k in names})
+            if cell_name({axis: swept_value(sampler, axis) for axis in axes}) != name:
+                raise StoreConflictError(
+                    "The sweep at the path has other axes.",
+                    expected=f"cells over {', '.join(axes)}",
+                    found=name,
+                    remedy="Call sweep() with the axes that it has, or with another output_path.",
+                )
     return found
 
 

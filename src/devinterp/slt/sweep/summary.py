@@ -12,8 +12,9 @@ from devinterp.plain_json import dig
 from devinterp.slt.diagnostics import Diagnosis, diagnose
 from devinterp.slt.llc import compute_llc
 from devinterp.slt.llc.of_run import best_average
-from devinterp.slt.runs.grid import SETTINGS, Grid, grid_of
-from devinterp.slt.runs.results import label_result, schema_id
+from devinterp.slt.runs.comparable import check_cells
+from devinterp.slt.runs.grid import SETTINGS, Grid, grid_of, plain_grid
+from devinterp.slt.runs.results import label_result, lay_out, schema_id, shared_attrs
 from devinterp.slt.runs.run import Samples, Tree, metadata_of
 
 __all__ = ["CONTROL", "compute_sweep"]
@@ -45,7 +46,8 @@ def compute_sweep(
     Returns
     -------
     xarray.Dataset
-        Schema ``devinterp/sweep_summary@1``, dims (lr, n_beta, localization), each ascending. float64: ``llc_mean``,
+        Schema ``devinterp/sweep_summary@1``, dims (lr, n_beta, localization), each ascending, and before them what else
+        the grid varies (batch_size, rmsprop_eps, rmsprop_alpha). float64: ``llc_mean``,
         ``llc_se``, ``share_of_control``, ``share_se``, ``rhat``, ``ess_bulk``, ``signal_to_variation`` and
         ``step_inflation`` (measured from saved metrics), unit 1;
         ``rise`` and ``rise_se``, nat; ``seconds``, s; ``llc_ci`` (..., bound). int64: ``num_draws``, ``num_chains`` and
@@ -67,8 +69,8 @@ def compute_sweep(
     times ``rise_se``: cells that share their rows are compared by it. ``llc_ci`` also holds the noise of which rows
     those are.
 
-    ``share_of_control`` is the rise over that of the control, the cell without loss (n_beta = 0) at the same lr and
-    localization: for a quadratic loss of curvature h it is localization / (n_beta h + localization).
+    ``share_of_control`` is the rise over that of the control, the cell without loss (n_beta = 0) at the same other
+    settings: for a quadratic loss of curvature h it is localization / (n_beta h + localization).
     """
     grid = grid_of(sweep)
     if grid is None:
@@ -81,10 +83,8 @@ def compute_sweep(
     if observable is not None or best_average(dict(grid.cells)) == "observable":
         best = "observable"
     average = over or best
-    try:
-        estimates = compute_llc(sweep, over=average, observable=observable, ci=ci, allow_partial=allow_partial)
-    except AllChainsFailedError:  # of every cell: then there is no estimate, and the verdicts say so
-        estimates = _no_estimates(grid, average, ci)
+    asked = {"over": average, "observable": observable, "ci": ci, "allow_partial": allow_partial}
+    estimates = _estimates(grid, sweep, asked)
     diagnoses: dict[str, Diagnosis] = grid.map(lambda name, run: _judged(run, observable))
     result = grid.lay_out({name: _cell(diagnosis) for name, diagnosis in diagnoses.items()})
     result["llc_mean"], result["llc_ci"] = estimates["llc_mean"], estimates["llc_ci"]
@@ -96,9 +96,34 @@ def compute_sweep(
     return label_result(result, "sweep_summary", attrs={"devinterp_schema": schema_id("sweep_summary"), **attrs})
 
 
-def _no_estimates(grid: Grid, over: str, ci: float) -> xr.Dataset:
-    unknown = xr.Dataset({"llc_mean": np.nan, "llc_ci": ("bound", [np.nan, np.nan])})
-    return grid.lay_out(dict.fromkeys(grid.cells, unknown)).assign_attrs(over=over, ci=float(ci))
+def _estimates(grid: Grid, sweep: Tree, asked: dict[str, Any]) -> xr.Dataset:
+    """Return ``llc_mean`` and ``llc_ci`` over all axes, one grid of lr, n_beta and localization at a time."""
+    outer = {name: axis for name, axis in grid.axes.items() if name not in SETTINGS}
+    if not outer:
+        return _llc(sweep, asked)
+    check_cells({name: Samples.of(run, label=name, allow_partial=True) for name, run in grid.cells.items()})
+    parts: dict[tuple[int, ...], dict[str, xr.DataTree]] = {}
+    for name, place in grid.places.items():
+        parts.setdefault(place[: len(outer)], {})[name] = grid.cells[name]
+    results: dict[tuple[int, ...], xr.Dataset] = {}
+    for place, cells in parts.items():
+        part = xr.DataTree.from_dict(dict(cells))
+        part.attrs["metadata"] = {"config": {"cells": list(cells)}}
+        found = _llc(part, asked)
+        results[place] = found[["llc_mean", "llc_ci"]].reindex({name: grid.axes[name] for name in SETTINGS})
+    laid = lay_out(results, outer, {place: place for place in results}, what="cells of the sweep")
+    return laid.assign_attrs(shared_attrs(results))
+
+
+def _llc(sweep: Tree, asked: dict[str, Any]) -> xr.Dataset:
+    try:
+        return compute_llc(sweep, **asked)
+    except AllChainsFailedError:  # of every cell: then there is no estimate, and the verdicts say so
+        unknown = xr.Dataset({"llc_mean": np.nan, "llc_ci": ("bound", [np.nan, np.nan])})
+        grid = grid_of(sweep)
+        assert grid is not None
+        laid = plain_grid(grid.lay_out(dict.fromkeys(grid.cells, unknown)))
+        return laid.assign_attrs(over=asked["over"], ci=float(asked["ci"]))
 
 
 def _judged(run: xr.DataTree, observable: str | None) -> Diagnosis:
@@ -128,12 +153,12 @@ def _fill_counts(result: xr.Dataset, grid: Grid, diagnoses: dict[str, Diagnosis]
         counts["num_draws"][place] = Samples.of(run, allow_partial=True).dataset.sizes.get("draw", 0)
         counts["num_chains"][place] = sum(c.status == "complete" for c in d.chains)
         counts["spikes"][place] = sum(c.n_spikes for c in d.chains)
-        still = any(grid.axes[setting][place[SETTINGS.index(setting)]] == 0 for setting in ("lr", "n_beta"))
+        still = any(grid.axes[s][i] == 0 for s, i in zip(grid.axes, place, strict=True) if s in ("lr", "n_beta"))
         verdict[place] = CONTROL if still else d.verdict.code
         times: Any = dig(metadata_of(run), "run.seconds") or [None]
         seconds[place] = np.nan if None in times else sum(times)
     for name, values in {**counts, "verdict": verdict, "seconds": seconds}.items():
-        result[name] = (SETTINGS, values)
+        result[name] = (tuple(grid.axes), values)
 
 
 def _share_of_control(result: xr.Dataset) -> tuple[xr.DataArray, xr.DataArray]:

@@ -20,6 +20,7 @@ import numpy.typing as npt
 import xarray as xr
 
 from devinterp.errors import SettingError
+from devinterp.slt.runs.grid import plain_grid
 from devinterp.slt.runs.results import label_result, schema_id
 from devinterp.slt.runs.run import Tree
 from devinterp.slt.sweep.criteria import GRAVITY
@@ -69,7 +70,7 @@ def compute_temperature(
     Raises
     ------
     SettingError
-        ``sweep`` is not a sweep, or `largest` or `ci` is out of range.
+        ``sweep`` is not a sweep, or varies more than lr, n_beta and localization, or `largest` or `ci` is out of range.
     MissingVariableError, IncompleteStoreError
         As in `devinterp.slt.llc.compute_llc`.
 
@@ -84,6 +85,7 @@ def compute_temperature(
     if isinstance(largest, bool) or not isinstance(largest, int) or largest < 1:
         raise SettingError("largest must be a multiplicity.", expected="an integer, at least 1", found=repr(largest))
     summary = compute_sweep(sweep, over=over, observable=observable, ci=ci, allow_partial=allow_partial)
+    summary = plain_grid(summary)
     gravity = np.vectorize(lambda code: GRAVITY.get(str(code), USABLE), otypes=[int])(summary["verdict"].values)
     known = np.isfinite(summary["llc_mean"].values) & (summary["llc_se"].values > 0)
     used = known & (gravity < USABLE) & (summary["n_beta"].values[:, None] > 0)

@@ -91,7 +91,7 @@ class Container:
         schema = load(self.schema)
         variables = schema.node("/").variables
         sizes = {variables[name].dims[0]: len(values) for name, values in self.coordinates.items()}
-        layout: GroupLayout = schema.resolve({}, sizes=sizes)
+        layout: GroupLayout = schema.resolve({}, sizes=sizes, optional=frozenset(self.coordinates))
         return layout
 
 

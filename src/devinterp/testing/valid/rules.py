@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from devinterp.names import sanitize_observable_name
+from devinterp.names import SECONDARY, sanitize_observable_name, swept_value
 from devinterp.plain_json import dig
 from devinterp.schema.model.may_differ import that
 from devinterp.steps import StepLayout
@@ -200,6 +200,13 @@ def _sweep_settings(draft: Draft, group: GroupDraft, arguments: Arguments) -> No
         settings.append(own)
     for name in ("lr", "n_beta", "localization"):
         group.set(name, [own[name] for own in settings])
+    cells = draft.shared["children"].values()
+    for name in (name for name in SECONDARY if name in group.names):
+        for child in cells:  # a run of the other method has none of the settings of RMSprop
+            sampler = child.root.attributes["metadata"]["config"]["sampler"]
+            if swept_value(sampler, name) is None:
+                put(child.root.attributes, f"metadata.config.sampler.{name}", 0.5)
+        group.set(name, [swept_value(child.root.attributes["metadata"]["config"]["sampler"], name) for child in cells])
 
 
 # ---- series --------------------------------------------------------------------------------------------------------
