@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.image import AxesImage
 
-__all__ = ["influence_matrix", "ranked_influences", "token_influence"]
+__all__ = ["describe_sequence", "influence_matrix", "observable_of", "ranked_influences", "token_influence"]
 
 
 def influence_matrix(
@@ -57,7 +57,8 @@ def influence_matrix(
     AxesImage
         Rows are ``batch_1``, columns ``batch_2``.
     """
-    options.setdefault("correlation_method", "sequence")
+    if "influences" not in obj.data_vars:
+        options.setdefault("correlation_method", "sequence")
     result = as_bif(obj, **options)
     matrix = result["influences"]
     if not {"batch_1", "batch_2"} <= set(matrix.dims):
@@ -137,8 +138,8 @@ def token_influence(
     label_tokens(ax.yaxis, rows, side, turned=False)
     label_tokens(ax.xaxis, columns, side, turned=True)
     ax.spines[["left", "bottom"]].set_visible(False)
-    ax.set_ylabel(f"predicted token of {_describe(result, batch_1)}", parse_math=False)
-    ax.set_xlabel(f"predicted token of {_describe(result, batch_2)}", parse_math=False)
+    ax.set_ylabel(f"predicted token of {describe_sequence(result, batch_1)}", parse_math=False)
+    ax.set_xlabel(f"predicted token of {describe_sequence(result, batch_2)}", parse_math=False)
     if colorbar:
         add_colorbar(ax, image, _scale_label(result), beyond=beyond)
     return image
@@ -206,7 +207,7 @@ def ranked_influences(
     for value, sequence, position in ranked:
         text = words(sequence, position)
         lines.append(ContextLine(f"{value:+.2f}", text[:-1], text[-1]))
-    names = [_describe(result, sequence) for _, sequence, _ in ranked]
+    names = [describe_sequence(result, sequence) for _, sequence, _ in ranked]
     facets = bars_with_contexts(names, [value for value, _, _ in ranked], lines)
     bars, texts = facets
     floor = result.attrs.get("noise_floor_strongest")
@@ -216,7 +217,7 @@ def ranked_influences(
     bars.set_xlabel(_scale_label(result))
     asked = words(batch_1, target_position)
     whole = "".join(drawable(asked, longest=200))
-    title(bars, f"{_describe(result, batch_1)}, token {target_position}")
+    title(bars, f"{describe_sequence(result, batch_1)}, token {target_position}")
     title(texts, f"partners of …{whole[-32:]}")
     return facets
 
@@ -279,7 +280,8 @@ def observable_of(result: xr.Dataset, index: int) -> tuple[str, int] | None:
     return None
 
 
-def _describe(result: xr.Dataset, index: int) -> str:
+def describe_sequence(result: xr.Dataset, index: int) -> str:
+    """Name a concatenated sequence by its observable and row, where the result tells."""
     found = observable_of(result, index)
     return f"sequence {index}" if found is None else f"{found[0]}, row {found[1]}"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,11 @@ __all__ = [
     "context_of",
     "observable_names",
     "one_run",
+    "refuse_options",
 ]
+
+
+_ALREADY = "this is a result already"
 
 
 def _refuse(obj: Any, wanted: str) -> MissingVariableError:
@@ -38,6 +43,16 @@ def _refuse(obj: Any, wanted: str) -> MissingVariableError:
         expected="what sample() or the analysis of it returns",
         found=f"{kind_of(obj)} with the variables {sorted(map(str, obj.data_vars))[:12]}",
     )
+
+
+def refuse_options(options: Mapping[str, Any], why: str) -> None:
+    """Raise `SettingError` where there are options for an analysis that is not made."""
+    if options:
+        raise SettingError(
+            f"Options that nothing would heed: {', '.join(options)}.",
+            expected=f"none, since {why}",
+            remedy="Leave them out, or pass the run.",
+        )
 
 
 def one_run(obj: Tree) -> Samples:
@@ -68,6 +83,7 @@ def as_llc(obj: Tree, **options: Any) -> xr.Dataset:
     """
     kind = kind_of(obj)
     if kind == "llc" and "llc_mean" in obj.data_vars:
+        refuse_options(options, _ALREADY)
         return obj.to_dataset() if isinstance(obj, xr.DataTree) else obj
     if kind not in ("samples", "study", "series"):
         raise _refuse(obj, "an LLC")
@@ -90,6 +106,7 @@ def as_bif(obj: Tree, **options: Any) -> xr.Dataset:
                 found=f"{obj.sizes['checkpoint']} checkpoints",
                 remedy="Choose one: result.isel(checkpoint=0).",
             )
+        refuse_options(options, _ALREADY)
         return obj.to_dataset() if isinstance(obj, xr.DataTree) else obj
     if kind not in ("samples", "study"):
         raise _refuse(obj, "influences")
@@ -112,6 +129,7 @@ def as_susceptibilities(obj: Tree, **options: Any) -> xr.DataTree:
         return compute_susceptibilities(obj, **options)
     if kind != "susceptibilities":
         raise _refuse(obj, "susceptibilities")
+    refuse_options(options, _ALREADY)
     if isinstance(obj, xr.Dataset):
         return xr.DataTree.from_dict({"/susceptibilities": obj})
     if "sus" not in obj.data_vars:

@@ -12,7 +12,7 @@ from devinterp._html import Content, Markup, join, tag
 from devinterp.errors import MissingVariableError, SettingError
 from devinterp.plot.drawing.numbers import with_error
 from devinterp.plot.drawing.style import legend, title
-from devinterp.plot.influence import influence_matrix
+from devinterp.plot.influence import describe_sequence, influence_matrix
 from devinterp.plot.llc import llc_over_checkpoints, llc_per_chain
 from devinterp.plot.metrics import QUANTITIES, TITLES, sgld_metrics
 from devinterp.plot.susceptibility import susceptibility_classes
@@ -206,17 +206,12 @@ def influence(subject: Subject, estimand: Estimand) -> Markup | None:
     if not run.observables or run.dataset.sizes.get("draw", 0) < 2:
         return None
     source = subject.run
-    sizes = {name: run.loss(name).sizes[f"batch_{name}"] for name in sorted(run.observables)}
-    total, tokens_per_row = sum(sizes.values()), run.loss(next(iter(sizes))).sizes["token_pos"]
-    parts: list[Content] = [
-        note(
-            "The Bayesian influence function: the correlation over draws of two losses. Above zero, learning one helps "
-            "the other. The diagonal, which is 1, is left out of the colour scale."
-        )
-    ]
+    total = sum(run.loss(name).sizes[f"batch_{name}"] for name in run.observables)
+    tokens_per_row = run.loss(run.observables[0]).sizes["token_pos"]
+    drawn: list[Content] = []
     if total <= MOST_SEQUENCES:
         matrix = compute_bif(source, correlation_method="sequence", allow_partial=subject.partial)
-        parts.append(
+        drawn.append(
             picture(
                 "bif",
                 f"Influence between {'sequences' if run.has_tokens else 'rows'}",
@@ -224,29 +219,29 @@ def influence(subject: Subject, estimand: Estimand) -> Markup | None:
                 lambda ax: influence_matrix(matrix, ax=ax),
             )
         )
-    where = f" in the run {run.label}" if run.label else ""
-    if not run.has_tokens:
-        return section(estimand.kind, f"{_heading(estimand)}{where}", tag("div", parts[1:], class_="columns"), parts[0])
-    observations = run.dataset.sizes["chain"] * run.dataset.sizes["draw"]
-    queries = int(min(total, max(1, PRODUCTS / (observations * total * tokens_per_row**2))))
-    strongest = compute_bif(
-        source,
-        correlation_method="token",
-        top_k=1,
-        batch_index_range_1=list(np.unique(np.linspace(0, total - 1, queries).astype(int))),
-        allow_partial=subject.partial,
+    if run.has_tokens:
+        observations = run.dataset.sizes["chain"] * run.dataset.sizes["draw"]
+        queries = int(min(total, max(1, PRODUCTS / (observations * total * tokens_per_row**2))))
+        strongest = compute_bif(
+            source,
+            correlation_method="token",
+            top_k=1,
+            batch_index_range_1=list(np.unique(np.linspace(0, total - 1, queries).astype(int))),
+            allow_partial=subject.partial,
+        )
+        among = f" Sought among all tokens, as partners of {queries} of the {total} sequences."
+        drawn.append(_strongest_pairs(subject, strongest, among if queries < total else ""))
+    explained = note(
+        "The Bayesian influence function: the correlation over draws of two losses. Above zero, learning one helps "
+        "the other. The diagonal, which is 1, is left out of the colour scale."
     )
-    among = f" Sought among all tokens, as partners of {queries} of the {total} sequences." if queries < total else ""
-    parts.append(_strongest_pairs(subject, strongest, sizes, among))
-    return section(estimand.kind, f"{_heading(estimand)}{where}", tag("div", parts[1:], class_="columns"), parts[0])
+    where = f" in the run {run.label}" if run.label else ""
+    return section(estimand.kind, f"{_heading(estimand)}{where}", tag("div", drawn, class_="columns"), explained)
 
 
-def _strongest_pairs(subject: Subject, top: xr.Dataset, sizes: dict[str, int], among: str) -> Markup:
-    values = top["influences"].transpose("batch_1", "target_position", "sign", "rank").values[..., 0]
-    partners = [
-        top[n].transpose("batch_1", "target_position", "sign", "rank").values[..., 0]
-        for n in ("partner_batch", "partner_position")
-    ]
+def _strongest_pairs(subject: Subject, top: xr.Dataset, among: str) -> Markup:
+    first = top.isel(rank=0).transpose("batch_1", "target_position", "sign", ...)
+    values, *partners = (first[name].values for name in ("influences", "partner_batch", "partner_position"))
     order = np.argsort(-np.abs(np.nan_to_num(values)), axis=None, kind="stable")
     ids = np.asarray(top["input_ids"].transpose("batch", "position").values)
     seen: set[frozenset[int]] = set()
@@ -261,7 +256,9 @@ def _strongest_pairs(subject: Subject, top: xr.Dataset, sizes: dict[str, int], a
         if frozenset((query[0], partner[0])) in seen:
             continue
         seen.add(frozenset((query[0], partner[0])))
-        cells = [_excerpt(subject, ids, b, p, sizes, float(values[place])) for b, p in (query, partner)]
+        cells = [
+            _excerpt(subject, ids[b], p, describe_sequence(top, b), float(values[place])) for b, p in (query, partner)
+        ]
         rows.append([number(float(values[place]), "+.2f"), *cells])
     floor = top.attrs.get("noise_floor_strongest")
     noise = "" if floor is None else f" Of unrelated losses, the strongest would stay below {float(floor):.2f}."
@@ -278,23 +275,13 @@ def _strongest_pairs(subject: Subject, top: xr.Dataset, sizes: dict[str, int], a
     )
 
 
-def _excerpt(
-    subject: Subject, ids: np.ndarray[Any, Any], batch: int, position: int, sizes: dict[str, int], value: float
-) -> Markup:
-    start, name, row = 0, "sequence", batch
-    for observable, size in sizes.items():
-        if batch < start + size:
-            name, row = observable, batch - start
-            break
-        start += size
-    first = max(0, position - 24)
-    shown = ids[batch, first : position + 1]
-    texts = token_strings(shown, subject.tokenizer)
-    numbers = np.full(len(texts), np.nan)
-    numbers[-1] = value
-    label = f"{name}, row {row}, position {position}"
-    one = TokenText((TextRow(label, tuple(texts), numbers, len(texts) - 1),), "", "", 1.0, diverging=True)
-    return one.row_html(0, joined=subject.tokenizer is not None)
+def _excerpt(subject: Subject, ids: np.ndarray[Any, Any], position: int, sequence: str, value: float) -> Markup:
+    """A token with what comes before it in its row, coloured by a value."""
+    before = token_strings(ids[max(0, position - 24) : position + 1], subject.tokenizer)
+    coloured = np.full(len(before), np.nan)
+    coloured[-1] = value
+    row = TextRow(f"{sequence}, position {position}", tuple(before), coloured, len(before) - 1)
+    return TokenText((row,), "", "", 1.0, diverging=True).row_html(0, joined=subject.tokenizer is not None)
 
 
 def texts(subject: Subject) -> Markup | None:

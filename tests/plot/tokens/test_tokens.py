@@ -84,6 +84,34 @@ def test_the_strongest_partners_are_shown_with_their_texts(run):
     assert strengths == sorted(strengths, reverse=True)
 
 
+def test_what_nothing_would_heed_is_refused(run):
+    """A misspelt argument is taken for an option of the analysis, and there may be none to make."""
+    for call in (
+        lambda: tokens(run, observabel="code"),
+        lambda: tokens(compute_bif(run), query=(1, 4), top_k=2),
+        lambda: run.devinterp.llc(ci=0.9).devinterp.plot.llc(over="steps"),
+    ):
+        with pytest.raises(SettingError, match=r"nothing would heed: (observabel|top_k|over)"):
+            call()
+
+
+def test_rows_of_influences_come_as_asked_or_not_at_all(run):
+    result = compute_bif(run)
+    names = [row.name for row in tokens(result, query=(1, 4), rows=[5, 0]).rows]
+    every = [row.name for row in tokens(result, query=(1, 4), rows=range(result.sizes["batch"])).rows]
+    assert names == [every[5], every[0]]
+    with pytest.raises(SettingError, match=r"no such row.*\[99\]"):
+        tokens(result, query=(1, 4), rows=[0, 99])
+
+
+def test_the_strongest_partners_are_found_from_a_run_as_well(run):
+    found = tokens(run, "bytes", by="influence", query=(1, 4), top_k=2)
+    assert found.rows[0].marked == 4
+    assert len(found.rows) == 5
+    with pytest.raises(SettingError, match="texts are those of the partners"):
+        tokens(run, "bytes", by="influence", query=(1, 4), top_k=2, rows=[0])
+
+
 def test_susceptibilities_are_placed_at_the_tokens_they_speak_of(tmp_path):
     path = lifelike.make_study(tmp_path / "s.zarr", chains=2, draws=30, rows=3, save_metrics=False)
     tree = xr.open_datatree(path, engine="zarr", consolidated=False)

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from devinterp.errors import MissingVariableError, SettingError
 from devinterp.plot.drawing.style import symmetric_limit
-from devinterp.plot.inputs import as_bif, as_susceptibilities, context_of, observable_names, one_run
+from devinterp.plot.inputs import as_bif, as_susceptibilities, context_of, observable_names, one_run, refuse_options
 from devinterp.plot.tokens.coloured import TextRow, TokenText
 from devinterp.plot.tokens.decode import token_strings
 from devinterp.slt.runs.counted import row_mask
@@ -82,6 +82,7 @@ def tokens(
     if by is None:
         by = {"bif": "influence", "bif_topk": "influence", "susceptibilities": "susceptibility"}.get(kind, "loss")  # type: ignore[assignment]
     if by in ("loss", "change"):
+        refuse_options(options, "the losses are in the run")
         label = "mean loss" if by == "loss" else "mean loss minus loss at the start"
         found = _loss_rows(obj, tokenizer, observable, _row_list(rows), most, change=by == "change", wr=wr)
         return _finish(found, label, "nat", limit, diverging=by == "change")
@@ -147,17 +148,14 @@ def _loss_rows(
     if change:
         start = run.variable(f"init_loss_{name}", (f"batch_{name}", "token_pos"))
         values = values - np.asarray(start.isel({f"batch_{name}": picked}).values, dtype=np.float64)
-    places = run.token_positions()
-    at = np.searchsorted(places, run.target_positions(), sorter=np.argsort(places))
-    known = at < places.size
-    columns = np.argsort(places)[np.minimum(at, places.size - 1)]
-    known &= places[columns] == run.target_positions()
-    coloured = np.full((len(picked), places.size), np.nan)
-    coloured[:, columns[known]] = values[:, known]
-    reading = np.argsort(places)
+    positions = run.token_positions()
+    _, predicted, losses_of = np.intersect1d(positions, run.target_positions(), return_indices=True)
+    coloured = np.full((len(picked), positions.size), np.nan)
+    coloured[:, predicted] = values[:, losses_of]
+    reading = np.argsort(positions)
     counts, mask = np.ones(coloured.shape, dtype=bool), row_mask(run, name)
     if mask is not None:
-        counts[:, columns[known]] = mask[picked][:, known]
+        counts[:, predicted] = mask[picked][:, losses_of]
     return [
         TextRow(
             f"{name}, row {row}",
@@ -238,7 +236,14 @@ def _influence_rows(
         if observable is not None:
             options.setdefault("batch_index_range_2", observable)
     result = as_bif(obj, **options)
-    if kind_of(obj) == "bif_topk":
+    if kind_of(result) == "bif_topk":
+        if rows is not None or (observable is not None and result is obj):
+            raise SettingError(
+                "Of the strongest influences the texts are those of the partners.",
+                expected="no rows, and no observable where they are computed already",
+                found=f"observable={observable!r}, rows={rows!r}",
+                remedy="Give most=N for the number of partners, or analyse one observable: batch_index_range_2=NAME.",
+            )
         return _partner_rows(result, tokenizer, query, most), "correlation"
     matrix = result["influences"]
     if "target_position" not in matrix.dims:
@@ -255,7 +260,11 @@ def _influence_rows(
     found = [observable_of(result, int(i)) or ("sequence", int(i)) for i in labels["batch_2"]]
     allowed = [k for k, (name, _) in enumerate(found) if observable is None or name == observable]
     if rows is not None:
-        allowed = [k for k in allowed if (int(labels["batch_2"][k]) if observable is None else found[k][1]) in rows]
+        places = {int(labels["batch_2"][k]) if observable is None else found[k][1]: k for k in allowed}
+        wrong = [r for r in rows if r not in places]
+        if wrong:
+            raise SettingError("There is no such row.", expected=f"rows among {sorted(places)[:30]}", found=wrong)
+        allowed = [places[r] for r in rows]
     else:
         strength = {
             k: np.nan_to_num(np.abs(np.delete(values[k], _own(labels, k, sequence, position)))).max(initial=0)

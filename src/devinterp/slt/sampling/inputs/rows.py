@@ -79,12 +79,12 @@ class RowOptions:
         given = (self.row_labels or {}).get(observable)
         if given is None:
             return None
-        labels = [given[:40]] if isinstance(given, str) else [str(label) for label in np.asarray(given).tolist()]
-        if len(labels) != num_rows:
+        labels = [] if isinstance(given, str) else [str(label) for label in np.asarray(given).tolist()]
+        if isinstance(given, str) or len(labels) != num_rows:
             raise DataError(
                 f"row_labels has another number of labels than the observable {observable!r} has rows.",
                 expected=f"one label for each of {num_rows} rows",
-                found=f"{len(labels)}",
+                found=f"the text {given!r}" if isinstance(given, str) else len(labels),
             )
         return labels
 
