@@ -175,7 +175,8 @@ def sample(
     executor : concurrent.futures.Executor, optional
         Takes the chains of a parallel run (dask, MPI, loky); it is not shut down. None starts processes here.
     num_workers : int, optional
-        Processes to start.
+        Processes to start; by default as many as there are cores for, and this process samples as well until they
+        are there.
     threads_per_chain : int, optional
         Torch threads of each chain; by default what an interrupted run was begun with, else what torch is set to, and
         1 in a process of our own.

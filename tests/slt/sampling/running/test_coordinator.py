@@ -24,6 +24,7 @@ from devinterp.errors import ChainFailedWarning, DevinterpWarning, SamplingError
 from devinterp.schema import validate
 from devinterp.slt.sampling import ProgressEvent, sample, sample_restrictions
 from devinterp.slt.sampling.running import coordinator, worker
+from devinterp.slt.sampling.running import pool as processes
 from devinterp.slt.sampling.running.plan import Plan
 from devinterp.store import locate
 from devinterp.store.lock import WriterLock
@@ -67,6 +68,46 @@ def test_processes_of_our_own_give_the_bytes_of_one_chain_after_the_other(tmp_pa
     assert {(event.chain, event.step) for event in events if event.step == event.num_steps} == {(0, 4), (1, 4)}
     assert not (tmp_path / "a.zarr" / ".devinterp").exists()
     assert torch.get_num_threads() == 1
+
+
+@pytest.fixture
+def arrival(monkeypatch):
+    """What to set for processes to be there, as when their server has imported torch."""
+    there, start = threading.Event(), processes.worker_pool
+    monkeypatch.setattr(processes, "worker_pool", lambda count: there.wait(120) and start(count))
+    yield there
+    there.set()
+
+
+def test_no_chain_waits_for_processes_that_start(arrival, tmp_path):
+    """All are sampled here where they take less time; where processes come meanwhile, the rest is theirs."""
+    alone = run(num_chains=3)
+    assert_same_store(run(chain_method="parallel", num_chains=3, output_path=tmp_path / "a.zarr"), alone)
+    assert not arrival.is_set()
+    begun = []
+
+    def meanwhile(event):
+        if not arrival.is_set():
+            arrival.set()
+            deadline = time.monotonic() + 120
+            while not begun and time.monotonic() < deadline:  # a chain in one of them
+                begun.extend((tmp_path / "b.zarr" / ".devinterp").glob("chain-*.live"))
+                time.sleep(0.02)
+
+    tree = run(chain_method="parallel", num_chains=3, output_path=tmp_path / "b.zarr", progress=meanwhile)
+    assert len(begun) > 0
+    assert_same_store(tree, alone)
+
+
+def test_a_signal_while_processes_start_does_not_wait_for_them(arrival, tmp_path):
+    def strike(event):
+        if event.step == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        run(chain_method="parallel", num_chains=3, output_path=tmp_path / "a.zarr", progress=strike)
+    assert [chain["step"] for chain in chains_of(tmp_path / "a.zarr")] == [2, 0, 0]
+    assert_same_store(run(output_path=tmp_path / "a.zarr", num_chains=3), run(num_chains=3))
 
 
 @pytest.mark.parametrize(

@@ -7,38 +7,37 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Mapping
 from concurrent.futures import (
     FIRST_COMPLETED,
     BrokenExecutor,
     CancelledError,
     Executor,
     Future,
-    ThreadPoolExecutor,
     wait,
 )
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import torch
 import xarray as xr
 
 from devinterp.errors import ModelError, SamplingError
 from devinterp.slt.sampling.engine.chain import ChainResult
 from devinterp.slt.sampling.engine.frozen_prefix import Reuse
-from devinterp.slt.sampling.engine.init_loss import initial_losses, observable_initial_losses
 from devinterp.slt.sampling.engine.restore import LENDING
 from devinterp.slt.sampling.running.environment import choose_threads, enter_environment
 from devinterp.slt.sampling.running.finish import complete_run, open_finished
-from devinterp.slt.sampling.running.options import NO_GUARD, Execution, shared_workers
+from devinterp.slt.sampling.running.initial_arrays import write_initial_arrays
+from devinterp.slt.sampling.running.options import NO_GUARD, Execution
 from devinterp.slt.sampling.running.plan import Plan, check_visited
-from devinterp.slt.sampling.running.pool import children_ignore_sigint
+from devinterp.slt.sampling.running.pool import StartingPool, children_ignore_sigint
 from devinterp.slt.sampling.running.progress import Progress, ProgressEvent, make_progress
 from devinterp.slt.sampling.running.signals import Stop
 from devinterp.slt.sampling.running.torch_settings import TorchSettings
@@ -52,7 +51,7 @@ from devinterp.slt.sampling.running.worker import (
     pack_plan,
     run_chain_task,
 )
-from devinterp.store import ChainWriter, Run, SamplesRequest, StoreLike, locate, open_run
+from devinterp.store import Run, SamplesRequest, StoreLike, locate, open_run
 
 __all__ = ["Execution", "complete_run", "execute", "open_finished", "sample_part"]
 
@@ -147,7 +146,7 @@ class _Coordinator:
                     self._parallel(bars, threads, packed)
                 else:
                     with LENDING, limited_threads(threads):
-                        self._initial_arrays()
+                        write_initial_arrays(self.plan, self.run, chains_follow=True)
                         self._sequential(bars)
         except BaseException:
             self._publish_quietly()
@@ -182,78 +181,10 @@ class _Coordinator:
         name = group.strip("/") or None
         return ProgressEvent(name, chain, step, self.plan.variants[group].settings.num_steps, progress.loss)
 
-    # What belongs to no chain
-
-    def _initial_arrays(self) -> None:
-        """Write what is not there yet; initial losses are computed once for all variants."""
-        plan, run = self.plan, self.run
-        settings = [variant.settings for variant in plan.variants.values()]
-        missing = {
-            group: [
-                name
-                for name, layout in run.layout(group).arrays.items()
-                if self._is_ours(layout) and not run.has_array(group, name)
-            ]
-            for group in plan.variants
-        }
-        wanted = {name for names in missing.values() for name in names}
-        values: dict[str, Any] = {}
-        for observable in plan.observables:
-            batch = observable.batch()
-            if batch.tokens:
-                values[f"input_ids_{observable.obs_id}"] = batch.ids.numpy()
-            values[f"row_{observable.obs_id}"] = observable.rows
-            values[f"label_{observable.obs_id}"] = observable.labels
-            values[f"mask_{observable.obs_id}"] = observable.held.counts
-        device = torch.device(plan.device)
-        if "init_loss" in wanted:
-            most = max(settings, key=lambda each: each.num_chains)
-            first = plan.first_loss()
-            values["init_loss"] = initial_losses(plan.model, plan.loss, most, plan.data, device, first)
-        if any(f"init_loss_{observable.obs_id}" in wanted for observable in plan.observables):
-            # A chain in another process keeps its own prefix.
-            before = None if self.options.chain_method == "parallel" else plan.evaluator_at_start()
-            losses = observable_initial_losses(plan.model, plan.loss, settings[0], plan.observables, device, before)
-            values |= {f"init_loss_{obs_id}": loss for obs_id, loss in losses.items()}
-        for name, array in values.items():
-            if name.startswith("init_loss") and not np.isfinite(array[self._counted(name, array)]).all():
-                raise SamplingError(
-                    f"The initial loss is not finite ({self._where(name, array)}); nothing can be measured against it.",
-                    remedy="Look at the model's losses on these rows.",
-                )
-        for group, names in missing.items():
-            each = plan.variants[group].settings
-            own = {**values, "n_beta": each.n_beta}
-            if "init_loss" in own:
-                own["init_loss"] = own["init_loss"][: each.num_chains]
-            for name in names:
-                run.write_array(group, name, own[name])
-
     def _order(self) -> list[tuple[str, int]]:
         """Return the chains that remain, in the order in which most can be reused."""
         depths = {group: self.plan.depth(group) for group in self.plan.variants}
         return sorted(self.run.remaining(), key=lambda each: depths[each[0]])
-
-    def _counted(self, name: str, losses: npt.NDArray[np.float32]) -> npt.NDArray[np.bool_]:
-        """Say where an initial loss must be a number: of the minibatches, where any of their rows counts."""
-        for observable in self.plan.observables:
-            if name == f"init_loss_{observable.obs_id}" and observable.held.counts is not None:
-                return observable.held.counts
-        if name == "init_loss" and self.plan.data.held.counts is not None:
-            return ~np.isnan(losses) if np.isfinite(losses).any(axis=1).all() else np.ones(losses.shape, dtype=bool)
-        return np.ones(losses.shape, dtype=bool)
-
-    def _where(self, name: str, losses: npt.NDArray[np.float32]) -> str:
-        """Say which rows of an initial loss are not finite."""
-        for observable in self.plan.observables:
-            if name == f"init_loss_{observable.obs_id}":
-                return f"{name}: {observable.not_finite(np.where(self._counted(name, losses), losses, 0))}"
-        chain, position = (int(index[0]) for index in np.nonzero(~np.isfinite(losses)))
-        return f"{name}: the first batches of chain {chain}, at token position {position}"
-
-    @staticmethod
-    def _is_ours(layout: Any) -> bool:
-        return layout.spec.prefix is None and layout.name != "draws_written"
 
     # Chains
 
@@ -261,36 +192,42 @@ class _Coordinator:
         for group, chain in self._order():
             if self.stop:
                 return
-            writer, state = self.run.writer(group, chain, patience=PATIENCE)
-            looked = time.monotonic()
+            self._sample_here(group, chain, bars)
 
-            def show(step: int, group: str = group, chain: int = chain, writer: ChainWriter = writer) -> None:
-                nonlocal looked
-                if time.monotonic() - looked > _LOOK_SECONDS:
-                    looked = time.monotonic()
-                    self.run.confirm()  # or hours are spent on a store that is gone
-                    self.run.record(group, chain, writer.durable)
-                    self.run.publish_draws(group)
-                if bars.shows:
-                    bars.show(replace(self._event(group, chain, step), loss=writer.progress.loss))
+    def _sample_here(
+        self, group: str, chain: int, bars: Progress, failed_elsewhere: Callable[[], bool] = lambda: False
+    ) -> None:
+        """Sample a chain in this process."""
+        writer, state = self.run.writer(group, chain, patience=PATIENCE)
+        looked, ends = time.monotonic(), False
 
-            try:
-                result = self.plan.run(
-                    group,
-                    chain,
-                    writer,
-                    state,
-                    keep_state=self.options.keep_state,
-                    should_stop=lambda: bool(self.stop),
-                    on_step=show,
-                )
-            except BaseException:
-                writer.abort()
-                raise
-            finally:
-                self.run.record(group, chain, writer.progress)
-            self._note_reuse(group, result)
-            self.run.publish_draws(group)
+        def show(step: int) -> None:
+            nonlocal looked, ends
+            if time.monotonic() - looked > _LOOK_SECONDS:
+                looked, ends = time.monotonic(), failed_elsewhere()
+                self.run.confirm()  # or hours are spent on a store that is gone
+                self.run.record(group, chain, writer.durable)
+                self.run.publish_draws(group)
+            if bars.shows:
+                bars.show(replace(self._event(group, chain, step), loss=writer.progress.loss))
+
+        try:
+            result = self.plan.run(
+                group,
+                chain,
+                writer,
+                state,
+                keep_state=self.options.keep_state,
+                should_stop=lambda: ends or bool(self.stop),
+                on_step=show,
+            )
+        except BaseException:
+            writer.abort()
+            raise
+        finally:
+            self.run.record(group, chain, writer.progress)
+        self._note_reuse(group, result)
+        self.run.publish_draws(group)
 
     def _pack(self) -> bytes:
         """Pickle the plan; where that cannot be done, no store is left but one in which other checkpoints are done."""
@@ -311,7 +248,7 @@ class _Coordinator:
         token = self.run.token
         assert token is not None, "a run that samples holds its lock"
         exact = None if self.options.resume == "inexact" or self.run.nothing_done_yet else self.environment
-        tasks = [
+        tasks = deque(
             ChainTask(
                 self.run.address(group, chain),
                 hashlib.sha256(packed).hexdigest(),
@@ -322,51 +259,56 @@ class _Coordinator:
                 TorchSettings.of_this_process(),
             )
             for group, chain in self._order()
-        ]
-        options = replace(self.options, threads_per_chain=threads)
-        with shared_workers(options, tasks=len(tasks)) as shared, ThreadPoolExecutor(1) as starter:
-            executor = shared.executor
-            assert executor is not None
-            futures: dict[Future[Any], ChainTask] = {}
-            # A process of our own is there once its server has imported torch, which need not be waited for here.
-            own = self.options.executor is None
-            begun = starter.submit(self._send, executor, tasks, futures) if own else None
-            try:
-                if begun is None:
-                    self._send(executor, tasks, futures)
-                with LENDING, limited_threads(threads):
-                    self._initial_arrays()
-                if begun is not None:
-                    begun.result()
-                self._watch(futures, bars)
-            except BaseException as error:
-                if begun is not None:
-                    wait([begun])
-                self._call_back(futures)
-                if isinstance(error, BrokenExecutor | CancelledError):
-                    if self.stop:  # the signal reached the caller's workers too
-                        return
-                    died = isinstance(error, BrokenProcessPool)
-                    if died and own and not _is_guarded():
-                        raise SamplingError(NO_GUARD) from error
-                    raise SamplingError(
-                        "A worker process died, perhaps for want of memory."
-                        if died
-                        else f"The executor gave its work up: {type(error).__name__} {error}".strip(),
-                        remedy="What was written stays; call sample() again with the same arguments to resume.",
-                    ) from error
-                raise
-            finally:
-                with suppress(OSError):  # the store may be what broke
-                    self.run.location.delete(PLAN_KEY)  # it holds the model; a resumed run packs its own
+        )
+        count, futures = len(tasks), dict[Future[Any], ChainTask]()
+        own, helps = self.options.executor, self.options.executor is None and self.options.num_workers is None
+        wanted = replace(self.options, threads_per_chain=threads).workers(count)
+        pool = StartingPool(wanted, partial(self._send, tasks, futures)) if own is None else None
+        done_here = 0
+        try:
+            if own is not None:
+                self._send(tasks, futures, own)
+            with LENDING, limited_threads(threads):
+                write_initial_arrays(self.plan, self.run, chains_follow=helps)
+                if pool is not None and helps:
+                    done_here = self._help(bars, tasks, futures, pool.begun)
+            if pool is not None and done_here < count:
+                pool.begun.result()
+            self._watch(futures, bars)
+        except BaseException as error:
+            if pool is not None:
+                tasks.clear()
+                wait([pool.begun])
+            self._call_back(futures)
+            if isinstance(error, BrokenExecutor | CancelledError):
+                if self.stop:  # the signal reached the caller's workers too
+                    return
+                died = isinstance(error, BrokenProcessPool)
+                if died and pool is not None and not _is_guarded():
+                    raise SamplingError(NO_GUARD) from error
+                raise SamplingError(
+                    "A worker process died, perhaps for want of memory."
+                    if died
+                    else f"The executor gave its work up: {type(error).__name__} {error}".strip(),
+                    remedy="What was written stays; call sample() again with the same arguments to resume.",
+                ) from error
+            raise
+        finally:
+            if pool is not None:
+                pool.close(wait=done_here < count)
+            with suppress(OSError):  # the store may be what broke
+                self.run.location.delete(PLAN_KEY)  # it holds the model; a resumed run packs its own
         self.run.refresh()
 
     @staticmethod
-    def _send(executor: Executor, tasks: Sequence[ChainTask], futures: dict[Future[Any], ChainTask]) -> None:
+    def _send(tasks: deque[ChainTask], futures: dict[Future[Any], ChainTask], executor: Executor) -> None:
+        """Give an executor the tasks that are not taken yet."""
         try:
             with children_ignore_sigint():
-                for task in tasks:
-                    futures[executor.submit(run_chain_task, task)] = task
+                while tasks:
+                    with suppress(IndexError):  # it has just been taken
+                        task = tasks.popleft()
+                        futures[executor.submit(run_chain_task, task)] = task
         except RuntimeError as error:
             if isinstance(error, BrokenExecutor):
                 raise
@@ -374,6 +316,32 @@ class _Coordinator:
                 f"The executor takes no work: {error}.",
                 remedy="Call sample() again with one that has not been shut down, to resume.",
             ) from error
+
+    def _help(
+        self, bars: Progress, tasks: deque[ChainTask], futures: dict[Future[Any], ChainTask], begun: Future[None]
+    ) -> int:
+        """Sample chains here while processes start, which takes longer than a short chain.
+
+        Returns how many never go there. What goes wrong elsewhere meanwhile ends the chain here after its present draw.
+        """
+        count = 0
+        wait([begun], timeout=_LOOK_SECONDS)  # they may be there at once, forked from a server that runs
+
+        def failed() -> bool:
+            return any(future.done() and future.exception() is not None for future in tuple(futures))
+
+        while not begun.done():
+            try:
+                address = tasks.popleft().address
+            except IndexError:
+                break
+            self._sample_here(address.group, address.chain, bars, failed)
+            count += 1
+            while self.stop and tasks:  # nobody is to begin with the rest
+                with suppress(IndexError):
+                    tasks.popleft()
+                    count += 1
+        return count
 
     def _watch(self, futures: Mapping[Future[Any], ChainTask], bars: Progress) -> None:
         pending = set(futures)

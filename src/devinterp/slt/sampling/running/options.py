@@ -91,6 +91,11 @@ class Execution:
                 remedy="Give a path, or use chain_method='sequential'.",
             )
 
+    def workers(self, tasks: int) -> int:
+        """Return how many processes of our own so many tasks want."""
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        return min(self.num_workers or max(1, cores // (self.threads_per_chain or 1)), max(tasks, 1))
+
     def begin(self, model: object = None) -> None:
         """Let what processes of our own need for a model be imported while the run is prepared."""
         if self.chain_method == "parallel" and self.executor is None:
@@ -139,7 +144,5 @@ def shared_workers(options: Execution, *, tasks: int) -> Iterator[Execution]:
     if options.chain_method != "parallel" or options.executor is not None:
         yield options
         return
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    workers = options.num_workers or max(1, cores // (options.threads_per_chain or 1))
-    with worker_pool(min(workers, max(tasks, 1))) as pool:
+    with worker_pool(options.workers(tasks)) as pool:
         yield replace(options, executor=pool)

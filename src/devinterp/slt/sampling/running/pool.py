@@ -7,12 +7,12 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from contextlib import contextmanager
 from multiprocessing.context import BaseContext
 
-__all__ = ["children_ignore_sigint", "orphaned", "start_server", "worker_pool"]
+__all__ = ["StartingPool", "children_ignore_sigint", "orphaned", "start_server", "worker_pool"]
 
 _LIBRARIES = ("transformers", "transformer_lens")  # whose import takes seconds, and runs no torch kernel
 
@@ -26,6 +26,45 @@ def worker_pool(count: int) -> ProcessPoolExecutor:
     hang in torch's thread pool. Elsewhere every worker is a new process and imports for itself.
     """
     return ProcessPoolExecutor(count, mp_context=_context(), initializer=_begin, initargs=(dict(os.environ),))
+
+
+class StartingPool:
+    """Processes that are given work once they are there; whoever asks for them need not wait.
+
+    Attributes
+    ----------
+    begun : Future
+        Done when the work has been given to them, with what went wrong.
+
+    Parameters
+    ----------
+    count : int
+        Processes, at most.
+    send : callable
+        Gives an executor its work.
+    """
+
+    def __init__(self, count: int, send: Callable[[Executor], None]) -> None:
+        self.begun: Future[None] = Future()
+        self._count, self._send, self._over = count, send, threading.Event()
+        self._thread = threading.Thread(target=self._serve, daemon=True, name="devinterp-pool")
+        self._thread.start()
+
+    def _serve(self) -> None:
+        with worker_pool(self._count) as executor:
+            try:
+                with children_ignore_sigint():
+                    executor.submit(os.getpid)  # returns when there is a process: once its server has imported torch
+                self.begun.set_result(self._send(executor))
+            except BaseException as error:
+                self.begun.set_exception(error)
+            self._over.wait()
+
+    def close(self, *, wait: bool) -> None:
+        """Let the processes go; without waiting, where none was given any work."""
+        self._over.set()
+        if wait:
+            self._thread.join()
 
 
 def start_server(modules: Iterable[str] = ()) -> None:
