@@ -10,8 +10,8 @@ estimates after so many draws is the true standard error of one run's. One chain
 * paired: the minibatch losses against those of the same minibatches at the start: a pass over the visited rows.
 
 Seconds are of the CPU, one thread: what a step, an evaluation of fixed rows and a pass at the start take, each
-measured, times how many there are. Models: a deep linear network on noisy outputs, whose coefficient is known, and a small
-transformer trained until its loss is flat.
+measured, times how many there are. Models: a deep linear network on noisy outputs, whose coefficient is known, and a
+small transformer trained until its loss is flat.
 """
 
 from __future__ import annotations

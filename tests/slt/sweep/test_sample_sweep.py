@@ -15,7 +15,7 @@ import devinterp
 from devinterp import sample, sweep
 from devinterp.errors import SettingError, StoreConflictError
 from devinterp.slt.diagnostics.step_bias import LARGEST_INFLATION, least_inflation
-from devinterp.slt.sampling.running import coordinator
+from devinterp.slt.sampling.running import initial_arrays
 from devinterp.slt.sweep.sample_sweep import _default_grid
 from devinterp.testing.mutations.editor import StoreEditor
 
@@ -184,8 +184,8 @@ def test_losses_that_are_finite_but_too_large_to_be_averaged_end_a_chain():
 def test_initial_losses_are_computed_once(monkeypatch):
     calls = []
     for name in ("initial_losses", "observable_initial_losses"):
-        real = getattr(coordinator, name)
-        monkeypatch.setattr(coordinator, name, lambda *a, real=real, name=name: calls.append(name) or real(*a))
+        real = getattr(initial_arrays, name)
+        monkeypatch.setattr(initial_arrays, name, lambda *a, real=real, name=name: calls.append(name) or real(*a))
     swept(pilot_chains=2)
     assert sorted(calls) == ["initial_losses", "observable_initial_losses"]
 

@@ -23,7 +23,7 @@ import devinterp
 from devinterp.errors import ChainFailedWarning, DevinterpWarning, SamplingError, StoreLockedError
 from devinterp.schema import validate
 from devinterp.slt.sampling import ProgressEvent, sample, sample_restrictions
-from devinterp.slt.sampling.running import coordinator, worker
+from devinterp.slt.sampling.running import initial_arrays, worker
 from devinterp.slt.sampling.running import pool as processes
 from devinterp.slt.sampling.running.plan import Plan
 from devinterp.store import locate
@@ -127,7 +127,7 @@ def test_threads_take_turns():
 def test_initial_losses_are_not_computed_while_a_thread_samples(monkeypatch):
     """Both seed the generators of the process: beside each other, a chain would draw other numbers."""
     sampling, overlaps = [], []
-    real_run, real_losses = Plan.run, coordinator.initial_losses
+    real_run, real_losses = Plan.run, initial_arrays.initial_losses
 
     def chain(self, *args, **kwargs):
         sampling.append(1)
@@ -145,7 +145,7 @@ def test_initial_losses_are_not_computed_while_a_thread_samples(monkeypatch):
     expected = run(num_chains=2)
     # The executor pickles the plan by value, so its class is the one that is patched.
     monkeypatch.setattr(Plan, "run", chain)
-    monkeypatch.setattr(coordinator, "initial_losses", losses)
+    monkeypatch.setattr(initial_arrays, "initial_losses", losses)
     with ThreadPoolExecutor(2) as threads:
         tree = run(chain_method="parallel", executor=threads, num_chains=2)
     assert overlaps == [0]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -139,11 +139,10 @@ def probe_model(
         feed = data.feed(0)
         batch = feed.batch(0)
         vocabulary = _check_tokens(model, loss, data, observables, batch, device) if batch.tokens else None
-        contents = {name: buffer.detach().clone() for name, buffer in model.named_buffers()}
-        batch = batch.to(device)
+        batch, marks = batch.to(device), _Marks(model, device)
         all_reached, few = False, None
         if loss.loss_fn is None:
-            with restoring(model, device, mode=settings.mode, sampled=frozenset(masks)):
+            with restoring(model, device, mode=settings.mode, sampled=frozenset(masks)), marks.left_here():
                 all_reached, few = _see_few(model, loss, batch, masks)
 
         def evaluate(rows: Batch) -> torch.Tensor:
@@ -156,34 +155,50 @@ def probe_model(
             return loss.of_logits(logits, rows)
 
         seed_generators(settings.init_seed, device)
-        before = Generators(device)
-        try:
+        with marks.left_here():
+            try:
+                if loss.loss_fn:
+                    per_token = loss(model, batch)
+                else:
+                    with torch.no_grad():
+                        try:
+                            if evaluator is None:
+                                per_token = evaluate(batch)
+                            else:
+                                per_token = evaluator(evaluate, batch, feed.batch_key(0), with_gradients=few)
+                        except IndexError:  # perhaps an id outside the vocabulary
+                            _check_ids(_width(model, batch, device), data, observables)
+                            raise
+            except NonFiniteError as error:
+                raise _not_finite(str(error)) from None
+            _check_loss(per_token, batch, loss.finite())
             if loss.loss_fn:
+                _check_gradient(per_token)
+            losses = batch.where_counted(per_token.detach(), 0.0).to("cpu", torch.float32, copy=True).numpy()
+            if not all_reached and loss.loss_fn is None:
                 per_token = loss(model, batch)
-            else:
-                with torch.no_grad():
-                    try:
-                        if evaluator is None:
-                            per_token = evaluate(batch)
-                        else:
-                            per_token = evaluator(evaluate, batch, feed.batch_key(0), with_gradients=few)
-                    except IndexError:  # perhaps an id outside the vocabulary
-                        _check_ids(_width(model, batch, device), data, observables)
-                        raise
-        except NonFiniteError as error:
-            raise _not_finite(str(error)) from None
-        _check_loss(per_token, batch, loss.finite())
-        if loss.loss_fn:
-            _check_gradient(per_token)
-        losses = batch.where_counted(per_token.detach(), 0.0).to("cpu", torch.float32, copy=True).numpy()
-        if not all_reached and loss.loss_fn is None:
-            per_token = loss(model, batch)
-            _check_gradient(per_token)
-        idle = () if all_reached else _idle(model, per_token, masks)
-        random = before != Generators(device)
-        changed = any(not same_values(buffer, contents.get(name, buffer)) for name, buffer in model.named_buffers())
+                _check_gradient(per_token)
+            idle = () if all_reached else _idle(model, per_token, masks)
         mixes = any(isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training for m in model.modules())
-    return Probe(vocabulary, random, changed or mixes, losses, idle)
+    return Probe(vocabulary, marks.random, marks.changed or mixes, losses, idle)
+
+
+class _Marks:
+    """Whether evaluations of a model draw random numbers, or change its buffers."""
+
+    def __init__(self, model: nn.Module, device: torch.device) -> None:
+        self.random = self.changed = False
+        self._model, self._device = model, device
+        self._contents = {name: buffer.detach().clone() for name, buffer in model.named_buffers()}
+
+    @contextmanager
+    def left_here(self) -> Iterator[None]:
+        """Look at what is left behind by what is done inside."""
+        before = Generators(self._device)
+        yield
+        self.random |= before != Generators(self._device)
+        buffers = self._model.named_buffers()
+        self.changed |= any(not same_values(buffer, self._contents.get(name, buffer)) for name, buffer in buffers)
 
 
 def _check_tokens(
