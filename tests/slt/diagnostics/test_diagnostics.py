@@ -5,6 +5,8 @@ import json
 import numpy as np
 import pytest
 import xarray as xr
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from made_runs import fail_chain, make_run, make_study
 
 from devinterp.errors import MissingVariableError
@@ -72,7 +74,7 @@ def test_each_chain_has_numbers_of_its_own():
     """A chain that moves in its second half disagrees with itself, whatever the others do."""
     from arviz_stats.base.array import array_stats
 
-    trace = stationary(memory=0.0)
+    trace = stationary(memory=0.5)
     trace[2, 100:] += 0.2
     tree = run_with(trace)
     chains = diagnose(tree, sampling_task="task").chains
@@ -81,6 +83,32 @@ def test_each_chain_has_numbers_of_its_own():
     assert chains[1].ess == pytest.approx(array_stats.ess(alone, chain_axis=0, draw_axis=1, method="bulk"))
     assert chains[1].mcse == pytest.approx(array_stats.mcse(alone, chain_axis=0, draw_axis=1, method="mean"))
     assert chains[2].ess < chains[1].ess / 4
+
+
+@pytest.mark.parametrize("draws", [4, 6, 9, 24, 100])
+@pytest.mark.parametrize("bend", [0.5, 1.0, 3.0])
+def test_chains_that_creep_are_worth_few_draws_however_short_they_are(draws, bend):
+    """Neighbours are alike, and a chain too short to see anything else: six draws each were "13 effective draws"."""
+    trace = np.linspace(0, 1, draws) ** bend * np.array([0.8, 0.9, 1.1, 1.2])[:, None]
+    found = judged(trace, noise=1e-4)
+    assert found.rhat > 1.3
+    assert found.ess_bulk < 8
+    assert found.mcse > trace.std() / np.sqrt(8)
+    assert all(c.ess is None if draws < 8 else c.ess < 1.5 for c in found.chains)
+
+
+@settings(max_examples=10, deadline=None)
+@given(chains=st.integers(1, 5), draws=st.integers(4, 60), memory=st.floats(-0.95, 0.99), seed=st.integers(0, 99))
+def test_no_run_is_worth_more_than_all_its_draws(chains, draws, memory, seed):
+    found = judged(stationary(chains, draws, memory=memory, seed=seed))
+    assert (found.ess_bulk or 0) <= chains * draws
+    assert all((c.ess or 0) <= draws for c in found.chains)
+
+
+def test_chains_at_levels_of_their_own_are_worth_one_draw_each():
+    found = judged(stationary(sd=0.001) + np.array([0, 0.1, 0.2, 0.3])[:, None])
+    assert 4 <= found.ess_bulk < 5
+    assert found.rise_se == pytest.approx(found.shared_noise * np.std([0, 0.1, 0.2, 0.3]) / 2, rel=0.1)
 
 
 def test_a_trend_is_not_converged():

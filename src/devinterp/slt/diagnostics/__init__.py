@@ -18,7 +18,7 @@ from devinterp.errors import MissingVariableError
 from devinterp.slt.diagnostics.diagnosis import ChainDiagnosis, Diagnosis, SeriesDiagnosis, StudyDiagnosis, Verdict
 from devinterp.slt.diagnostics.reach import reach_of, sampled_weights, without_trend
 from devinterp.slt.diagnostics.step_bias import step_bias
-from devinterp.slt.diagnostics.verdicts import FEWEST_DRAWS, judge
+from devinterp.slt.diagnostics.verdicts import FEWEST_DRAWS, RHAT_LIMIT, judge
 from devinterp.slt.runs.chains import known_states
 from devinterp.slt.runs.counted import Start, minibatch_rows, observed_rows, start_rows
 from devinterp.slt.runs.run import Samples, Tree, series_members, study_members
@@ -208,15 +208,32 @@ def _numbers(trace: F64) -> dict[str, Any]:
     error = None
     if third >= 4:
         error = float(np.hypot(_arviz("mcse", first, method="mean"), _arviz("mcse", last, method="mean")))
-    constant = np.ptp(trace) == 0
-    found: dict[str, float | None] = {
-        "rhat": None if constant or trace.shape[0] < 2 else _arviz("rhat", trace, method="rank"),
-        "ess_bulk": None if constant else _arviz("ess", trace, method="bulk"),
-        "mcse": 0.0 if constant else _arviz("mcse", trace, method="mean"),
-        "drift": float(last.mean() - first.mean()),
-        "drift_se": error,
-    }
-    return {name: value if value is None or np.isfinite(value) else None for name, value in found.items()}
+    found = {name.replace("ess", "ess_bulk"): value for name, value in _mixing(trace).items()}
+    if trace.shape[0] < 2:
+        found["rhat"] = None  # its halves are no other chain
+    return {**found, "drift": float(last.mean() - first.mean()), "drift_se": error}
+
+
+def _mixing(trace: F64) -> dict[str, float | None]:
+    """R-hat, effective draws and Monte Carlo error of the mean, of (chain, draw); of one chain the R-hat of its halves.
+
+    Nothing is worth more than all its draws. Where R-hat is past its limit, autocorrelation sees no farther than half a
+    chain: of a chain that creeps, neighbours are alike, and a few draws seem many. The share ``1 - 1 / R-hat**2`` of the
+    variance lies between chains then, each of which tells it once, so that they are worth ``chains / share`` at most.
+    """
+    if np.ptp(trace) == 0:
+        return {"rhat": None, "ess": None, "mcse": 0.0}
+    chains, half = trace.shape[0], trace.shape[1] // 2
+    halves = np.stack([trace[0, :half], trace[0, -half:]])
+    rhat = _arviz("rhat", trace, method="rank") if chains > 1 else _arviz("rhat", halves, method="z_scale")
+    ess, mcse = _arviz("ess", trace, method="bulk"), _arviz("mcse", trace, method="mean")
+    most = float(trace.size)
+    if rhat > RHAT_LIMIT:
+        most = min(most, chains / (1 - 1 / rhat**2))
+        mcse = max(mcse, float(trace.std(ddof=1)) / np.sqrt(most))
+    # Where chains are too short for R-hat, nothing tells whether they creep.
+    found = {"rhat": rhat, "ess": min(ess, most) if np.isfinite(rhat) else np.nan, "mcse": mcse}
+    return {name: value if np.isfinite(value) else None for name, value in found.items()}
 
 
 def _arviz(name: str, trace: F64, **options: Any) -> float:
@@ -247,23 +264,10 @@ def _chain(chain: int, trace: F64, failure: str | None, nonfinite: int, start: f
         n_spikes=int((deviation > SPIKE_DEVIATIONS * scale).sum()) if scale > 0 else 0,
         rise=rise,
         drift=float(trace[-third:].mean() - trace[:third].mean()),
-        **_alone(trace),
+        **_mixing(trace[None]),
         signal_to_variation=rise / variation if rise is not None and variation > 0 else None,
         **common,
     )
-
-
-def _alone(trace: F64) -> dict[str, Any]:
-    """R-hat, effective draws and Monte Carlo error of one chain, (draw,); nothing of one that never moves."""
-    if np.ptp(trace) == 0:
-        return {"rhat": None, "ess": None, "mcse": 0.0}
-    half = trace.size // 2
-    found = {
-        "rhat": _arviz("rhat", np.stack([trace[:half], trace[-half:]]), method="z_scale"),
-        "ess": _arviz("ess", trace[None], method="bulk"),
-        "mcse": _arviz("mcse", trace[None], method="mean"),
-    }
-    return {name: value if np.isfinite(value) else None for name, value in found.items()}
 
 
 def _gradient_to_noise(run: Samples, used: list[int]) -> float | None:

@@ -16,7 +16,7 @@ from devinterp.slt.diagnostics.diagnosis import Diagnosis, Verdict, number
 from devinterp.slt.diagnostics.step_bias import LARGEST_INFLATION, least_inflation, relaxation_steps, step_advice
 from devinterp.steps import StepLayout
 
-__all__ = ["FEWEST_DRAWS", "SPIKE_SHARE", "judge"]
+__all__ = ["FEWEST_DRAWS", "RHAT_LIMIT", "SPIKE_SHARE", "judge"]
 
 RHAT_LIMIT = 1.1
 EFFECTIVE_PER_CHAIN = 10.0
