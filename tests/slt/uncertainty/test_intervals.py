@@ -240,6 +240,22 @@ def test_an_interval_over_an_observable_is_that_of_its_rows():
     assert alone == (pytest.approx(30.0), pytest.approx(30.0))
 
 
+@given(st.integers(0, 50), st.sampled_from([0.0, 0.02, 1.0]), st.booleans())
+def test_what_the_draws_add_to_the_spread_of_rows_counts_once(seed, spread, matched):
+    """Each row at each draw has noise of its own: part of the mean's error by draws, and of the rows' means' spread."""
+    rng = np.random.default_rng(seed)
+    size = rng.normal(0.5, spread, 64)
+    rows = 2.0 + rng.normal(size=(4, 100, 64))
+    settings = {"n_beta": 1.0, "level": 0.9, "over": "observable", "init_rows": 2.0 - size}
+    run = of(match_sampling_input_ids_across_chains=matched)
+    low, high = llc_interval(run, rows, **settings)
+    start, end = llc_interval(run, rows, given_rows=True, **settings)
+    drawn = (end - start) / 2
+    assert (high - low) / 2 >= drawn * 0.99 or spread == 0.0
+    expected = 1.645 * np.hypot(drawn / 1.645, spread / 8)
+    assert (high - low) / 2 == pytest.approx(expected, rel=0.25)
+
+
 def test_what_moves_the_chains_adds_to_what_the_rows_do():
     rng = np.random.default_rng(1)
     moves = rng.normal(size=(3, 40, 1))

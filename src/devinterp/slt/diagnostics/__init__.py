@@ -214,12 +214,12 @@ def _numbers(trace: F64) -> dict[str, Any]:
     return {**found, "drift": float(last.mean() - first.mean()), "drift_se": error}
 
 
-def _mixing(trace: F64) -> dict[str, float | None]:
+def _mixing(trace: F64) -> dict[str, Any]:
     """R-hat, effective draws and Monte Carlo error of the mean, of (chain, draw); of one chain the R-hat of its halves.
 
-    Nothing is worth more than all its draws. Where R-hat is past its limit, autocorrelation sees no farther than half a
-    chain: of a chain that creeps, neighbours are alike, and a few draws seem many. The share ``1 - 1 / R-hat**2`` of the
-    variance lies between chains then, each of which tells it once, so that they are worth ``chains / share`` at most.
+    Nothing is worth more than all its draws. Autocorrelation sees no farther than half a chain, and a few draws of
+    chains that creep seem many. Where R-hat is past its limit, the share ``1 - 1 / R-hat**2`` of the variance lies
+    between chains, each of which tells it once, so that they are worth ``chains / share`` draws at most.
     """
     if np.ptp(trace) == 0:
         return {"rhat": None, "ess": None, "mcse": 0.0}

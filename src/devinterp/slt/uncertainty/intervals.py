@@ -17,7 +17,7 @@ from devinterp._renamed import successor
 from devinterp.errors import MissingVariableError
 from devinterp.plain_json import dig
 from devinterp.slt.runs.run import Samples
-from devinterp.slt.uncertainty.batch_means import Passes, mean_variance, shares_minibatches
+from devinterp.slt.uncertainty.batch_means import Passes, batch_groups, mean_variance, shares_minibatches
 
 __all__ = ["llc_interval", "t_interval"]
 
@@ -87,11 +87,13 @@ def llc_interval(
     trace = rows.mean(axis=2)
     centre = n_beta * (float(trace.mean()) - float(init_rows.mean()))
     if over == "observable":
-        parts = [mean_variance(trace, shared=shares_minibatches(run), passes=Passes.of(run, trace.shape[1]))]
+        shared = shares_minibatches(run)
+        parts = [mean_variance(trace, shared=shared, passes=Passes.of(run, trace.shape[1]))]
         rise = rows.mean(axis=(0, 1)) - init_rows
         if rise.size > 1 and not given_rows:
             unseen = 1 - rise.size / max(rows_of, rise.size) if rows_of is not None else 1.0
-            parts.append((unseen * float(rise.var(ddof=1)) / rise.size, rise.size - 1))
+            spread = max(0.0, float(rise.var(ddof=1)) - _noise_of_rows(rows, shared=shared))
+            parts.append((unseen * spread / rise.size, rise.size - 1))
         return t_interval(centre, n_beta**2 * sum(v for v, _ in parts), _combined_dof(parts), level)
 
     num_chains, num = trace.shape
@@ -116,6 +118,23 @@ def llc_interval(
     batch = (noise * weight / (1 if shared else num_chains), noise_dof)
     parts = [signal, batch]
     return t_interval(centre, n_beta**2 * sum(v for v, _ in parts), _combined_dof(parts), level)
+
+
+def _noise_of_rows(rows: F64, *, shared: bool) -> float:
+    """Variance that the finite number of draws gives the rows' means beside what all rows have in common.
+
+    It spreads the means of rows, and the mean of all rows has it too: of the two it is to be counted in one. By batch
+    means, on average over rows; ``rows`` is (chain, draw, row).
+    """
+    chains, draws, count = rows.shape
+    if chains * draws < 2:
+        return 0.0
+    own = (rows - rows.mean(axis=2, keepdims=True)).reshape(chains * draws, count)
+    own -= own.mean(axis=0)
+    batches = batch_groups(own.astype(np.float32), chains, shared=shared)
+    sums = np.array([sum(own[cut].sum(axis=0) for cut in cuts) for cuts in batches.together])
+    # Deviations from the rows' common mean: of the variance of a row, one part in ``count`` is missing.
+    return float((sums**2).sum(axis=0).mean()) * batches.scale / (chains * draws) ** 2 * count / (count - 1)
 
 
 def _combined_dof(parts: Sequence[tuple[float, float]]) -> float:
