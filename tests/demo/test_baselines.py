@@ -8,12 +8,14 @@ torch = pytest.importorskip("torch")
 
 from devinterp.demo.analysis import COPIED  # noqa: E402
 from devinterp.demo.baselines import baselines, loss_rises  # noqa: E402
+from devinterp.demo.circuit import Circuit  # noqa: E402
 from devinterp.demo.corpus import BOS, CONTEXT  # noqa: E402
 from devinterp.demo.model import AttentionOnly, Config, build_model, per_token_loss  # noqa: E402
 from devinterp.demo.settings import Settings  # noqa: E402
 from devinterp.slt.sampling import sample  # noqa: E402
 
 HEADS = ("l0h1", "l1h0")
+CIRCUIT = Circuit(HEADS, np.array([0.9, 0.1]), np.array([0.1, 0.4]), ("l1h0",))
 CONFIG = Config(hidden_size=16, num_attention_heads=2)
 
 
@@ -42,7 +44,7 @@ def study(rows: np.ndarray, distance: float) -> xr.DataTree:
 
 
 def test_a_removed_head_adds_nothing_to_the_stream(model: AttentionOnly, rows: np.ndarray) -> None:
-    found = baselines(model, study(rows, 1.0), HEADS, Settings.quick())
+    found = baselines(model, study(rows, 1.0), CIRCUIT, Settings.quick())
     reduced = build_model(0, CONFIG)
     with torch.no_grad():
         reduced.layers[0].attn.o_proj.weight[:, 8:] = 0
@@ -57,11 +59,13 @@ def test_noise_has_the_size_of_the_draws_without_the_burn_in_and_the_weights_sta
 ) -> None:
     before = {name: weight.clone() for name, weight in model.state_dict().items()}
     sampled = 4 * CONFIG.hidden_size * CONFIG.hidden_size // CONFIG.num_attention_heads
-    found = baselines(model, study(rows, 0.3), HEADS, Settings.quick())
+    found = baselines(model, study(rows, 0.3), CIRCUIT, Settings.quick())
     np.testing.assert_allclose(found["spread"], 0.3 / np.sqrt(sampled), rtol=1e-5)
-    far = baselines(model, study(rows, 30.0), HEADS, Settings.quick())
+    far = baselines(model, study(rows, 30.0), CIRCUIT, Settings.quick())
     assert (far["noise_task"] > found["noise_task"]).all()
     np.testing.assert_array_equal(far["control_task"], found["control_task"])
+    quick = Settings.quick()
+    np.testing.assert_allclose(found["allowed"], [quick.spread(quick.head_lr), quick.spread(quick.circuit_lr)])
     assert (found["noise_copied_se"] >= 0).all()
     assert all(torch.equal(weight, before[name]) for name, weight in model.state_dict().items())
 
@@ -74,9 +78,10 @@ def test_nothing_rises_without_a_shift(model: AttentionOnly, rows: np.ndarray) -
 @pytest.mark.filterwarnings("ignore::devinterp.errors.StepBiasWarning")
 def test_the_control_is_what_sgld_samples_at_n_beta_0(model: AttentionOnly, rows: np.ndarray) -> None:
     """The distance that `Settings.spread` says is the stationary one of the sampler itself."""
-    settings = Settings(n_beta=0.0, lr=1e-2, localization=100.0, num_chains=1, num_burnin_steps=15, batch_size=4)
-    kwargs = settings.sampler(3) | {"num_steps_bw_draws": 5, "num_init_loss_batches": 1}
+    settings = Settings(localization=100.0, num_chains=1, batch_size=4)
+    kwargs = settings.sampler(3, lr=1e-2, n_beta=0.0) | {"num_burnin_steps": 15, "num_steps_bw_draws": 5}
+    kwargs |= {"num_init_loss_batches": 1}
     run = sample(model, rows, {"train": rows}, progress=False, **kwargs)
     count = sum(weight.numel() for weight in model.parameters())
     spread = np.sqrt((run["metrics_distance"].values[:, 15:].astype(float) ** 2).mean() / count)
-    assert spread == pytest.approx(settings.spread, rel=0.02)  # ten thousand weights, forgotten in 2 steps
+    assert spread == pytest.approx(settings.spread(1e-2), rel=0.02)  # ten thousand weights, forgotten in 2 steps

@@ -31,7 +31,7 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_every_store_is_valid_and_opens_with_plain_xarray(out: Path) -> None:
-    for store in (out / "study.zarr", out / "checkpoints.zarr"):
+    for store in sorted(out.glob("*.zarr")):
         report = validate(store)
         assert report.ok, str(report)
         tree = xr.open_datatree(store, engine="zarr", consolidated=False)
@@ -44,31 +44,49 @@ def test_the_numbers_written_are_those_of_the_stores(out: Path) -> None:
     results = json.loads((out / "results.json").read_text())
     study = xr.open_datatree(out / "study.zarr", engine="zarr", consolidated=False)
     llc = compute_llc(study, over="observable", observable="train")["llc_mean"]
-    assert results["llc"]["task"][-1] == pytest.approx(float(llc.sel(wr="full")))
+    series = xr.open_datatree(out / "checkpoints.zarr", engine="zarr", consolidated=False)
+    along = compute_llc(series, over="observable", observable="train")["llc_mean"].sel(wr="full")
+    assert results["llc"]["task"] == pytest.approx(along.values.tolist())
     assert results["llc"]["checkpoint"] == list(Settings.quick().checkpoints)
     assert 0 <= results["influence"]["auc"] <= 1
     assert results["findings"] == dict.fromkeys(
-        ("study.zarr", "checkpoints.zarr", "n-beta-300.zarr", "n-beta-900.zarr"), 0
+        ("study.zarr", "checkpoints.zarr", "n-beta-600.zarr", "n-beta-200-train.zarr", "n-beta-200-snippets.zarr"), 0
     )
     head = results["n_beta"]["head"]
-    assert results["n_beta"]["n_beta"] == [300, 900, 3000]
+    assert results["n_beta"]["n_beta"] == [200, 600, 2000]
     assert results["n_beta"]["task"][-1] == pytest.approx(float(llc.sel(wr=head)))
-    assert {"full", "l1h3", "10/full", "40/full"} <= set(results["verdicts"])
+    assert {"full", "l1h3", "10/full", "40/full", "snippets/l1h3"} <= set(results["verdicts"])
+    copied = xr.open_datatree(out / "n-beta-200-snippets.zarr", engine="zarr", consolidated=False)
+    refined = compute_llc(copied, over="observable")["llc_mean"]
+    assert results["refined"]["copied"] == pytest.approx(dict(zip(refined["wr"].values, refined.values, strict=True)))
+    assert results["refined"]["n_beta"] == 200
     measures = results["circuit"]["measures"]
     assert set(measures) == {"attention", "sampling", "removal", "noise", "control"}
     assert all(set(own) == set(study.children) - {"full"} for own in measures.values())
 
 
-def test_the_checkpoints_are_a_series_whose_last_is_the_study_s_whole_model(out: Path) -> None:
+def test_the_checkpoints_are_a_series_along_training(out: Path) -> None:
     series = xr.open_datatree(out / "checkpoints.zarr", engine="zarr", consolidated=False)
-    study = xr.open_datatree(out / "study.zarr", engine="zarr", consolidated=False)
     settings = Settings.quick()
     assert series["checkpoint"].values.tolist() == list(settings.checkpoints)
-    sizes = [series[f"{step}/full"].sizes["draw"] for step in settings.checkpoints]
-    assert sizes == [settings.checkpoint_draws, settings.num_draws]
-    np.testing.assert_array_equal(series["40/full/loss_train"], study["full/loss_train"])
+    assert [series[f"{step}/full"].sizes["draw"] for step in settings.checkpoints] == [settings.checkpoint_draws] * 2
     bars = series.devinterp.plot.llc(ax=Figure().add_subplot())
     assert bars[0].lines[0].get_xdata().tolist() == list(settings.checkpoints)
+
+
+def test_what_is_sampled_on_snippets_alone_sees_no_other_text(out: Path) -> None:
+    """The data-refined LLC's posterior is that of one kind; the LLC beside it has the same settings on all text."""
+    copied, all_text = (
+        xr.open_datatree(out / f"n-beta-200-{kind}.zarr", engine="zarr", consolidated=False)
+        for kind in ("snippets", "train")
+    )
+    for tree, repeats in ((copied, 1.0), (all_text, 0.25)):
+        kind = "snippets" if tree is copied else "train"
+        rows = tree[f"full/input_ids_{kind}"].values[:, 1:]  # of the sampling task: the first of what is sampled on
+        periods = [any((row[p:] == row[:-p]).all() for p in range(8, 32)) for row in rows]
+        assert np.mean(periods) == pytest.approx(repeats, abs=0.12)
+    settings = [tree["l1h0"].attrs["metadata"]["config"]["sampler"] for tree in (copied, all_text)]
+    assert settings[0] == settings[1]
 
 
 def test_the_weights_of_every_checkpoint_are_kept(out: Path) -> None:

@@ -19,6 +19,8 @@ __all__ = [
     "CLASSES",
     "CONFIDENCE",
     "COPIED",
+    "COPIED_KIND",
+    "FULL",
     "REPEATED",
     "TASK",
     "Influence",
@@ -28,6 +30,7 @@ __all__ = [
     "llc_over_checkpoints",
     "llc_over_n_beta",
     "rank_correlation",
+    "refined_llc",
     "susceptibility_classes",
 ]
 
@@ -35,6 +38,7 @@ F64 = NDArray[np.float64]
 
 CONFIDENCE = 0.9
 TASK, REPEATED, FULL = "train", "repeated", "full"
+COPIED_KIND = "snippets"  # text that is copied and, unlike `REPEATED`, trained on
 # The second showing's first byte cannot be copied yet: which of the bytes so far comes back is not known.
 COPIED = slice(HALF + 1, None)
 CLASSES = (*KINDS, "first showing", "second showing")
@@ -79,6 +83,19 @@ def llc_over_n_beta(study: xr.DataTree, head: str, others: Iterable[xr.DataTree]
             "task_ci": xr.concat([each["llc_ci"] for each in found], along),
         }
     )
+
+
+def refined_llc(all_text: xr.DataTree, copied_text: xr.DataTree) -> xr.Dataset:
+    """Hold every head's LLC on all text beside its data-refined one, sampled on copied text alone at the same settings.
+
+    Both are studies with one observable, the rows that are sampled on. Returns ``all`` and ``copied`` (wr,), unit 1,
+    with intervals ``all_ci`` and ``copied_ci`` (wr, bound) that take the rows as they are, since heads share them.
+    """
+    found = xr.Dataset()
+    for name, study in (("all", all_text), ("copied", copied_text)):
+        own = compute_llc(study, over="observable", ci=CONFIDENCE)
+        found[name], found[f"{name}_ci"] = own["llc_mean"], own["llc_ci_given_rows"]
+    return found
 
 
 def rank_correlation(first: NDArray[np.floating], second: NDArray[np.floating]) -> float:

@@ -15,6 +15,7 @@ import xarray as xr
 from torch import Tensor
 
 from devinterp.demo.analysis import COPIED, REPEATED, TASK
+from devinterp.demo.circuit import Circuit
 from devinterp.demo.model import AttentionOnly, per_token_loss
 from devinterp.demo.settings import Settings
 from devinterp.slt.weight_restrictions import create_param_masks
@@ -24,7 +25,7 @@ __all__ = ["baselines", "loss_rises"]
 ROWS = {"copied": (REPEATED, COPIED), "task": (TASK, slice(None))}
 
 
-def baselines(model: AttentionOnly, study: xr.DataTree, heads: tuple[str, ...], settings: Settings) -> xr.Dataset:
+def baselines(model: AttentionOnly, study: xr.DataTree, circuit: Circuit, settings: Settings) -> xr.Dataset:
     """How much the loss rises without a head, and with noise in its weights.
 
     Parameters
@@ -34,8 +35,8 @@ def baselines(model: AttentionOnly, study: xr.DataTree, heads: tuple[str, ...], 
     study : DataTree
         Its heads, sampled with ``save_metrics``. The rows are those of its observables: everything is compared on the
         same ones.
-    heads : tuple of str
-        Restrictions of the study.
+    circuit : Circuit
+        The heads, restrictions of the study, and which of them were sampled by smaller steps.
     settings : Settings
         How the study was sampled, and how many draws of noise to take.
 
@@ -45,25 +46,29 @@ def baselines(model: AttentionOnly, study: xr.DataTree, heads: tuple[str, ...], 
         Mean rises (wr,), nat, on copied bytes and on training rows: ``removed_copied`` and ``removed_task``, without
         the head; ``control_{rows}``, with the noise of ``n_beta = 0``; ``noise_{rows}``, with noise of the mean square
         size of the draws; and of the latter two the standard errors ``{name}_se``. ``spread`` (wr,), unit of the
-        weights: root mean square distance of a weight from its trained value at the draws.
+        weights: root mean square distance of a weight from its trained value at the draws; ``allowed`` (wr,): what
+        localization alone would allow.
     """
     generator = torch.Generator().manual_seed(settings.seed)
     results = []
-    for head in heads:
+    for head in circuit.names:
         masks = {name: mask for name, mask in create_param_masks(model, head).items() if mask is not None}
         rows = {name: torch.from_numpy(study[head][f"input_ids_{obs}"].values) for name, (obs, _) in ROWS.items()}
-        distance = study[head]["metrics_distance"].isel(step=slice(settings.num_burnin_steps, None)).astype(np.float64)
+        lr = settings.lr_of(head, circuit.members)
+        allowed, burnin = settings.spread(lr), settings.pace(lr)["num_burnin_steps"]
+        distance = study[head]["metrics_distance"].isel(step=slice(burnin, None)).astype(np.float64)
         spread = float(np.sqrt((distance**2).mean() / sum(int(mask.sum()) for mask in masks.values())))
         gone = {name: -model.get_parameter(name).detach() * mask for name, mask in masks.items()}
-        own = {f"removed_{name}": value for name, value in loss_rises(model, rows, gone).items()} | {"spread": spread}
-        for kind, width in (("control", settings.spread), ("noise", spread)):
+        own = {f"removed_{name}": value for name, value in loss_rises(model, rows, gone).items()}
+        own |= {"spread": spread, "allowed": allowed}
+        for kind, width in (("control", allowed), ("noise", spread)):
             draws = [loss_rises(model, rows, each) for each in _noise(masks, width, settings.noise_draws, generator)]
             for name in ROWS:
                 values = np.array([draw[name] for draw in draws])
                 own[f"{kind}_{name}"] = float(values.mean())
                 own[f"{kind}_{name}_se"] = float(values.std(ddof=1) / np.sqrt(len(values)))
         results.append(xr.Dataset(own))
-    return xr.concat(results, xr.Variable("wr", list(heads)))
+    return xr.concat(results, xr.Variable("wr", list(circuit.names)))
 
 
 @torch.no_grad()

@@ -35,6 +35,8 @@ class Results:
         The course of training.
     comparison : Comparison
         Of the heads: by sampling, attention, removal and noise.
+    refined : Dataset
+        From `refined_llc`.
     n_betas : Dataset
         From `llc_over_n_beta`, of the head that matches prefixes best.
     checkpoints, classes : Dataset
@@ -42,7 +44,8 @@ class Results:
     influence : Influence
         From `influence`.
     verdicts : mapping of str to str
-        What ``diagnose`` says of each restriction, and of the whole model at each checkpoint (``3000/full``).
+        What ``diagnose`` says of each restriction, of the whole model at each checkpoint (``3000/full``), and of the
+        restrictions at ``refined_n_beta`` (``snippets/l0h0``).
     stores : mapping of str to int
         Validated stores, by path, with the number of findings.
     """
@@ -51,6 +54,7 @@ class Results:
     weight_scale: float
     training: Training
     comparison: Comparison
+    refined: xr.Dataset
     n_betas: xr.Dataset
     checkpoints: xr.Dataset
     classes: xr.Dataset
@@ -72,11 +76,12 @@ class Results:
     def sentences(self) -> dict[str, str]:
         """Say what was found, section by section, from the numbers alone.
 
-        Keys are ``training``, ``heads``, ``llc``, ``influence``, ``susceptibilities``.
+        Keys are ``training``, ``heads``, ``refined``, ``llc``, ``influence``, ``susceptibilities``.
         """
         return {
             "training": self._training(),
             "heads": self.comparison.sentence(),
+            "refined": self._refined(),
             "llc": self._llc(),
             "influence": self._influence(),
             "susceptibilities": self._susceptibilities(),
@@ -89,6 +94,25 @@ class Results:
         return (
             f"Around step {self.transition} the model learns to copy: shuffled bytes cost {first:.2f} nat each when "
             f"first shown, {second:.2f} nat when shown again."
+        )
+
+    def _refined(self) -> str:
+        heads = self.refined.sel(wr=list(self.comparison.circuit.names))
+        effects = self.comparison.measures["sampling"]
+        first = max(effects, key=effects.__getitem__)
+        sharpest = str(heads["wr"].values[int(np.argmax(heads["copied"].values))])
+        own, other = (heads.sel(wr=name) for name in (first, sharpest))
+        said = f"Sampled on snippets alone, which copying predicts, at n_beta {self.settings.refined_n_beta:g}, "
+        if first == sharpest:
+            return said + (
+                f"{first}, whose sampling costs copied bytes the most, has the largest data-refined LLC as well: "
+                f"{_with_error(own)}."
+            )
+        apart = float(other["copied_ci"][0]) > float(own["copied_ci"][1])
+        return said + (
+            f"{first}, whose sampling costs copied bytes the most, has a data-refined LLC of {_with_error(own)}; "
+            f"{sharpest} has the largest, {_with_error(other)}{'' if apart else ', within the errors'}: the head that "
+            "matters most to copying is not the one that is determined most sharply by it."
         )
 
     def _llc(self) -> str:
@@ -160,6 +184,13 @@ class Results:
                 "share_of_control": self.comparison.share_of_control.values.tolist(),
                 "share_of_noise": self.comparison.share_of_noise.values.tolist(),
             },
+            "refined": {
+                "n_beta": self.settings.refined_n_beta,
+                **{
+                    name: dict(zip(self.refined["wr"].values.tolist(), self.refined[name].values.tolist(), strict=True))
+                    for name in ("all", "copied")
+                },
+            },
             "n_beta": {
                 "head": circuit.induction,
                 "n_beta": self.n_betas["n_beta"].values.tolist(),
@@ -186,3 +217,8 @@ class Results:
             "verdicts": dict(self.verdicts),
             "findings": dict(self.stores),
         }
+
+
+def _with_error(found: xr.Dataset) -> str:
+    low, high = found["copied_ci"].values
+    return f"{float(found['copied']):.1f} ± {(high - low) / 2:.1f}"

@@ -15,11 +15,14 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
 from devinterp.demo.analysis import (
+    COPIED_KIND,
     FULL,
+    TASK,
     head_effects,
     influence,
     llc_over_checkpoints,
     llc_over_n_beta,
+    refined_llc,
     susceptibility_classes,
 )
 from devinterp.demo.baselines import baselines
@@ -29,7 +32,15 @@ from devinterp.demo.corpus import HALF, Corpus, load_corpus
 from devinterp.demo.model import AttentionOnly, build_model
 from devinterp.demo.page.show import SNIPPET, introduction, show
 from devinterp.demo.results import Results
-from devinterp.demo.sampling import WEIGHTS, Data, sample_n_beta, sample_series, sample_study, workers
+from devinterp.demo.sampling import (
+    WEIGHTS,
+    Data,
+    sample_n_beta,
+    sample_refined,
+    sample_series,
+    sample_study,
+    workers,
+)
 from devinterp.demo.settings import Settings
 from devinterp.demo.train import Training, train
 from devinterp.schema import Report, validate
@@ -39,7 +50,7 @@ from devinterp.steps import StepLayout
 
 __all__ = ["main"]
 
-STUDY, SERIES, N_BETA = "study.zarr", "checkpoints.zarr", "n-beta-{:g}.zarr"
+STUDY, SERIES, N_BETA, REFINED = "study.zarr", "checkpoints.zarr", "n-beta-{:g}.zarr", "n-beta-{:g}-{}.zarr"
 
 Advance = Callable[[int], None]
 
@@ -130,25 +141,32 @@ def _sample(
     """Sample everything, ``model`` as it was trained; return the stores by what they hold."""
     paths = {"study": out / STUDY, "series": out / SERIES}
 
-    def steps(draws: int) -> int:
-        return StepLayout(settings.num_burnin_steps, settings.num_steps_bw_draws, draws).num_steps
+    def steps(draws: int, lr: float) -> int:
+        pace = settings.pace(lr)
+        layout = StepLayout(pace["num_burnin_steps"], pace["num_steps_bw_draws"], draws)
+        return settings.num_chains * layout.num_steps
 
-    heads = model.config.num_hidden_layers * model.config.num_attention_heads
-    total = settings.num_chains * steps(settings.num_draws) * (heads + 1)
+    heads, draws = circuit.names, settings.num_draws
     with workers(min(processes, settings.num_chains)) as execution:
-        with _stage(console, f"sampling the model and each of its {heads} heads", total) as advance:
-            sample_study(model, data, settings, paths["study"], show=_Meter(advance), execution=execution)
+        total = steps(draws, settings.lr) + sum(steps(draws, settings.lr_of(each, circuit.members)) for each in heads)
+        with _stage(console, f"sampling the model and each of its {len(heads)} heads", total) as advance:
+            members, meter = circuit.members, _Meter(advance)
+            sample_study(model, data, settings, paths["study"], circuit=members, show=meter, execution=execution)
         count = len(settings.checkpoints)
-        total = settings.num_chains * (steps(settings.num_draws) + (count - 1) * steps(settings.checkpoint_draws))
+        total = count * steps(settings.checkpoint_draws, settings.checkpoint_lr)
         with _stage(console, f"sampling {count} checkpoints", total) as advance:
             sample_series(out / "weights", data, settings, paths["series"], show=_Meter(advance), execution=execution)
-        levels = [share * settings.n_beta for share in settings.n_beta_shares]
-        total = settings.num_chains * steps(settings.num_draws) * len(levels)
-        with _stage(console, f"sampling {circuit.induction} at {len(levels)} other n_beta", total) as advance:
-            for level in levels:
-                paths[f"n_beta {level:g}"] = path = out / N_BETA.format(level)
-                meter, head = _Meter(advance), circuit.induction
-                sample_n_beta(model, head, level, data, settings, path, show=meter, execution=execution)
+        kinds = (TASK, COPIED_KIND)
+        total = len(kinds) * (len(heads) + 1) * steps(settings.refined_draws, settings.refined_lr)
+        with _stage(console, f"sampling them on all text and on {COPIED_KIND} alone", total) as advance:
+            for kind in kinds:
+                paths[kind] = path = out / REFINED.format(settings.refined_n_beta, kind)
+                meter = _Meter(advance)
+                sample_refined(model, data, settings, path, kind=kind, show=meter, execution=execution)
+        level, head = settings.n_beta_share * settings.n_beta, circuit.induction
+        with _stage(console, f"sampling {head} at n_beta {level:g}", steps(draws, settings.head_lr)) as advance:
+            paths["n_beta"] = path = out / N_BETA.format(level)
+            sample_n_beta(model, head, level, data, settings, path, show=_Meter(advance), execution=execution)
     return paths
 
 
@@ -164,14 +182,15 @@ def _analyse(
 ) -> Results:
     # Plain xarray: what anybody would open the stores with.
     trees = {name: xr.open_datatree(path, engine="zarr", consolidated=False) for name, path in paths.items()}
-    study, series = trees.pop("study"), trees.pop("series")
+    study, series = trees["study"], trees["series"]
     whole = study.children[FULL]
     heads = head_effects(study)
     advance(1)
     with _one_thread():
-        held = baselines(model, study, circuit.names, settings)
+        held = baselines(model, study, circuit, settings)
     advance(1)
-    n_betas = llc_over_n_beta(study, circuit.induction, trees.values())
+    n_betas = llc_over_n_beta(study, circuit.induction, (trees["n_beta"], trees[TASK].children[circuit.induction]))
+    refined = refined_llc(trees[TASK], trees[COPIED_KIND])
     advance(1)
     checkpoints = llc_over_checkpoints(series)
     advance(1)
@@ -181,6 +200,8 @@ def _analyse(
     advance(1)
     verdicts = {name: found.verdict.title for name, found in _diagnoses(study).items()}
     verdicts |= {name: found.verdict.title for name, found in _diagnoses(series).items()}
+    for kind in (TASK, COPIED_KIND):
+        verdicts |= {f"{kind}/{name}": found.verdict.title for name, found in _diagnoses(trees[kind]).items()}
     root = paths["study"].parent
     findings = {str(path.relative_to(root)): len(report) for path, report in reports.items()}
     return Results(
@@ -188,6 +209,7 @@ def _analyse(
         scale,
         training,
         Comparison(circuit, heads, held, settings.n_beta),
+        refined,
         n_betas,
         checkpoints,
         classes,

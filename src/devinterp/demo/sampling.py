@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from devinterp.demo.analysis import COPIED_KIND, FULL, REPEATED, TASK
 from devinterp.demo.circuit import head_names
 from devinterp.demo.corpus import KINDS, Corpus, Ids
 from devinterp.demo.model import AttentionOnly, build_model
@@ -19,10 +20,16 @@ from devinterp.slt.sampling.running.pool import worker_pool
 from devinterp.slt.sampling.running.progress import ProgressEvent
 from devinterp.slt.weight_restrictions import create_param_masks
 
-__all__ = ["REPEATED", "TASK", "WEIGHTS", "Data", "sample_n_beta", "sample_series", "sample_study", "workers"]
+__all__ = [
+    "WEIGHTS",
+    "Data",
+    "sample_n_beta",
+    "sample_refined",
+    "sample_series",
+    "sample_study",
+    "workers",
+]
 
-TASK = "train"
-REPEATED = "repeated"
 WEIGHTS = "step-{checkpoint:05d}.pt"
 TASK_BATCHES = 2  # twice the rows of the others: every estimate is held against this one
 
@@ -45,6 +52,8 @@ class Data:
         Training windows, a quarter of each kind.
     observables : dict of str to ndarray, or to (ndarray, int)
         ``train``, the sampling task: rows of ``dataset``. Then held-out windows of each kind, and ``repeated``.
+    copied : ndarray of int64, (row, token)
+        Training windows of snippets alone: text that is copied.
     """
 
     def __init__(self, corpus: Corpus, settings: Settings) -> None:
@@ -53,6 +62,7 @@ class Data:
         self.observables: dict[str, Ids | tuple[Ids, int]] = {TASK: (self.dataset, TASK_BATCHES)}
         self.observables |= {kind: corpus.windows(kind, rows, rng, held_out=True) for kind in KINDS}
         self.observables[REPEATED] = corpus.repeated(rows, rng)
+        self.copied: Ids = corpus.windows(COPIED_KIND, settings.dataset_rows, rng)
 
 
 @contextmanager
@@ -69,24 +79,67 @@ def workers(count: int) -> Iterator[dict[str, Any]]:
 
 
 def sample_study(
-    model: AttentionOnly, data: Data, settings: Settings, path: Path, *, show: Show, execution: Mapping[str, Any]
+    model: AttentionOnly,
+    data: Data,
+    settings: Settings,
+    path: Path,
+    *,
+    circuit: Collection[str],
+    show: Show,
+    execution: Mapping[str, Any],
 ) -> xr.DataTree:
-    """Sample the whole model and each head alone into one store.
+    """Sample the whole model and each head alone into one store, heads of the circuit by smaller steps.
 
     Returns a study: ``full``, ``l0h0``, ``l0h1``, ...
     """
-    heads = head_names(model.config.num_hidden_layers, model.config.num_attention_heads)
+    restrictions = _restrictions(model)
+    steps = {name: settings.lr_of(name, circuit) for name in restrictions if restrictions[name] is not None}
     return sample_restrictions(
         model,
         data.dataset,
         data.observables,
-        {"full": None} | {name: name for name in heads},
+        restrictions,
         sampling_task=TASK,
+        overrides={name: {"lr": lr, **settings.pace(lr)} for name, lr in steps.items()},
         output_path=path,
         progress=show,
-        **settings.sampler(settings.num_draws),
+        **settings.sampler(settings.num_draws, lr=settings.lr, n_beta=settings.n_beta),
         **execution,
     )
+
+
+def sample_refined(
+    model: AttentionOnly,
+    data: Data,
+    settings: Settings,
+    path: Path,
+    *,
+    kind: str,
+    show: Show,
+    execution: Mapping[str, Any],
+) -> xr.DataTree:
+    """Sample the same restrictions at ``refined_n_beta``, on all text or on copied text alone, and observe that text.
+
+    ``kind`` is `TASK` or `COPIED_KIND`. Returns a study. For one model and one restriction
+    `devinterp.slt.llc.data_refined_llc` does this, and computes, in one call.
+    """
+    rows = data.dataset if kind == TASK else data.copied
+    return sample_restrictions(
+        model,
+        rows,
+        {kind: (rows, TASK_BATCHES)},
+        _restrictions(model),
+        sampling_task=kind,
+        output_path=path,
+        progress=show,
+        **settings.sampler(settings.refined_draws, lr=settings.refined_lr, n_beta=settings.refined_n_beta),
+        **execution,
+    )
+
+
+def _restrictions(model: AttentionOnly) -> dict[str, str | None]:
+    heads = head_names(model.config.num_hidden_layers, model.config.num_attention_heads)
+    return {FULL: None} | {name: name for name in heads}
 
 
 def sample_series(
@@ -94,8 +147,7 @@ def sample_series(
 ) -> xr.DataTree:
     """Sample the whole model as it was at every checkpoint, into one store.
 
-    Returns a series with the observables that the learning coefficient is estimated on. The last checkpoint has as
-    many draws as in the study.
+    Returns a series with the observables that the learning coefficient is estimated on.
     """
     return sample_checkpoints(
         from_state_dicts(lambda: build_model(settings.seed), weights, WEIGHTS),
@@ -103,10 +155,9 @@ def sample_series(
         data.dataset,
         {name: data.observables[name] for name in (TASK, REPEATED)},
         sampling_task=TASK,
-        overrides={settings.checkpoints[-1]: {"num_draws": settings.num_draws}},
         output_path=path,
         progress=show,
-        **settings.sampler(settings.checkpoint_draws),
+        **settings.sampler(settings.checkpoint_draws, lr=settings.checkpoint_lr, n_beta=settings.checkpoint_n_beta),
         **execution,
     )
 
@@ -133,6 +184,6 @@ def sample_n_beta(
         param_masks=create_param_masks(model, head),
         output_path=path,
         progress=show,
-        **settings.sampler(settings.num_draws) | {"n_beta": n_beta},
+        **settings.sampler(settings.num_draws, lr=settings.head_lr, n_beta=n_beta),
         **execution,
     )

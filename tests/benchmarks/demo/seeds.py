@@ -67,10 +67,12 @@ def compare(seed: int, settings: Settings) -> tuple[Comparison, int]:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "study.zarr")
         execution = {"threads_per_chain": 1}
-        study = sample_study(model, Data(corpus, settings), settings, path, show=lambda _: None, execution=execution)
+        data, show = Data(corpus, settings), lambda _: None
+        members = circuit.members
+        study = sample_study(model, data, settings, path, circuit=members, show=show, execution=execution)
         verdicts = diagnose(study)
         good = sum(verdicts[name].verdict.code == "good" for name in circuit.names)
-        held = baselines(model, study, circuit.names, settings)
+        held = baselines(model, study, circuit, settings)
         return Comparison(circuit, head_effects(study).load(), held, settings.n_beta), good
 
 

@@ -38,6 +38,7 @@ series.devinterp.plot.llc()             # the LLC along training, with intervals
 SECTIONS = {
     "training": "The model learns to copy",
     "heads": "Which heads copy",
+    "refined": "Around which heads the loss on copied text is sharp",
     "llc": "The whole model along training",
     "influence": "Which data influence which",
     "susceptibilities": "What each head answers to",
@@ -77,8 +78,9 @@ def introduction(corpus: Corpus, model: AttentionOnly, settings: Settings) -> st
         f"A transformer without feed-forward layers ({config.num_hidden_layers} layers × {config.num_attention_heads} "
         f"heads, width {config.hidden_size}, {sum(p.numel() for p in model.parameters()):,} weights) learns bytes from "
         f"this Python's own library: {texts}, and snippets of code repeated. Then SGLD samples the weights around it "
-        f"(lr {settings.lr:g}, n_beta {settings.n_beta:g}, localization {settings.localization:g}, "
-        f"{settings.num_chains} chains × {settings.num_draws} draws, {settings.num_steps_bw_draws} steps apart).\n"
+        f"(n_beta {settings.n_beta:g}, localization {settings.localization:g}; lr {settings.lr:g}, of heads "
+        f"{settings.head_lr:g}, of heads of the circuit {settings.circuit_lr:g}; {settings.num_chains} chains × "
+        f"{settings.num_draws} draws, half a relaxation time 2 / (lr × localization) apart).\n"
     )
 
 
@@ -108,12 +110,12 @@ def show(results: Results, intro: str, out: Path, console: Console) -> Path:
 
 def _locality(results: Results) -> str:
     settings, scale = results.settings, results.weight_scale
-    spread = results.comparison.baselines["spread"]
-    share = float((spread**2).mean()) / settings.spread**2
+    spread, allowed = (results.comparison.baselines[name] for name in ("spread", "allowed"))
+    share = float((spread**2 / allowed**2).mean())
     return (
         f"How local this is: the sampled heads' weights lie {float(spread.min()):.3f} to {float(spread.max()):.3f} "
         f"from their trained values (root mean square; localization {settings.localization:g} alone would allow "
-        f"{settings.spread:.3f}), where the weights themselves have a root mean square of {scale:.3f}. Their "
+        f"{float(allowed.mean()):.3f}), where the weights themselves have a root mean square of {scale:.3f}. Their "
         f"variance is {100 * share:.0f} % of what localization alone would allow."
     )
 

@@ -8,7 +8,7 @@ from html import escape
 import numpy as np
 from rich.table import Table as RichTable
 
-from devinterp.demo.analysis import CLASSES, CONFIDENCE
+from devinterp.demo.analysis import CLASSES, CONFIDENCE, COPIED_KIND, TASK
 from devinterp.demo.results import Results
 
 __all__ = ["Table", "make_tables"]
@@ -66,10 +66,11 @@ class Table:
 def make_tables(results: Results) -> dict[str, Table]:
     """Make all tables.
 
-    Keys are ``heads``, ``llc``, ``influence``, ``susceptibilities``, ``stores``.
+    Keys are ``heads``, ``refined``, ``llc``, ``influence``, ``susceptibilities``, ``stores``.
     """
     return {
         "heads": _heads(results),
+        "refined": _refined(results),
         "llc": _llc(results),
         "influence": _influence(results),
         "susceptibilities": _susceptibilities(results),
@@ -122,6 +123,27 @@ def _heads(results: Results) -> Table:
     )
 
 
+def _refined(results: Results) -> Table:
+    names, found = results.comparison.circuit.names, results.refined
+    effects = results.comparison.measures["sampling"]
+    order = sorted(names, key=lambda name: -float(found["copied"].sel(wr=name)))
+    rows = []
+    for name in order:
+        own = found.sel(wr=name)
+        cells = (_interval(float(own[kind]), own[f"{kind}_ci"].values, 1) for kind in ("all", "copied"))
+        verdicts = [results.verdicts.get(f"{kind}/{name}", "") for kind in (TASK, COPIED_KIND)]
+        rows.append((name, *cells, f"{effects[name]:.2f}", ", ".join(dict.fromkeys(verdicts))))
+    members = results.comparison.circuit.members
+    return Table(
+        f"LLC of each head at n_beta {results.settings.refined_n_beta:g} (unit 1)",
+        ("head", "on all text", "on snippets: data-refined", "rise on copied bytes (nat)", "chains"),
+        tuple(rows),
+        frozenset(place for place, name in enumerate(order) if name in members),
+        "On all text and on snippets: which text the chains sample on; n_beta times the rise of its own loss. ±: half "
+        f"a {CONFIDENCE:.0%} interval on these rows. Last: the table above, sampled on all text. Bold: the circuit.",
+    )
+
+
 def _llc(results: Results) -> Table:
     found, training = results.checkpoints, results.training
     rows = []
@@ -149,7 +171,8 @@ def _llc(results: Results) -> Table:
         ),
         tuple(rows),
         note="step: of training. prefix: the best head's attention to what followed the same byte last time (unit 1). "
-        "copied bytes: their loss at the trained weights (nat). n_beta × rise: of the loss on training rows (unit 1). "
+        "copied bytes: their loss at the trained weights (nat). n_beta × rise: of the loss on training rows (unit 1), "
+        f"at n_beta {results.settings.checkpoint_n_beta:g}. "
         f"rise on copied: of the loss on copied bytes (nat). ±: half a {CONFIDENCE:.0%} interval.",
     )
 
