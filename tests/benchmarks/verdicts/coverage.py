@@ -1,6 +1,6 @@
 """How often 90 % intervals of the LLC hold what they are for, where chains share minibatches as the sampler's do.
 
-python tests/benchmarks/verdicts/coverage.py [RUNS]
+python tests/benchmarks/verdicts/coverage.py [RUNS] [DESIGN ...]
 """
 
 from __future__ import annotations
@@ -58,19 +58,26 @@ def subset_rows(runs: int) -> tuple[float, float]:
     return held / runs, half / runs
 
 
-def main(runs: int) -> None:
+SUBSET = "64 of 256 rows observed"
+
+
+def main(runs: int, names: list[str]) -> None:
     """Print the table."""
     print(f"| design ({runs} runs each) | covered | ± | reported / true standard error | half-width |")
     print("|---|---|---|---|---|")
     for number, (name, (model, settings)) in enumerate(DESIGNS.items()):
+        if names and name not in names:
+            continue
         model = replace(model) if isinstance(model, Quadratic) else model
         covered, ratio, half = measure(model, settings, runs, 100 * number)
         error = np.sqrt(covered * (1 - covered) / runs)
         print(f"| {name} | {100 * covered:.1f} % | {100 * error:.1f} | {ratio:.2f} | {half:.3f} |", flush=True)
+    if names and SUBSET not in names:
+        return
     covered, half = subset_rows(runs)
     error = np.sqrt(covered * (1 - covered) / runs)
-    print(f"| 64 of 256 rows observed | {100 * covered:.1f} % | {100 * error:.1f} | | {half:.3f} |", flush=True)
+    print(f"| {SUBSET} | {100 * covered:.1f} % | {100 * error:.1f} | | {half:.3f} |", flush=True)
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 400)
+    main(int(sys.argv[1]) if len(sys.argv) > 1 else 400, sys.argv[2:])

@@ -30,6 +30,7 @@ from targets import deep_linear_lambda
 
 from devinterp import sample
 from devinterp.slt.diagnostics import Diagnosis, diagnose
+from devinterp.slt.diagnostics.diagnosis import TITLES
 from devinterp.slt.llc import compute_llc
 
 CLASSES = {"1K": ((2, 5), (5, 50)), "10K": ((2, 10), (5, 100))}  # layers, widths, each without its upper end
@@ -130,13 +131,14 @@ def measure(name: str, number: int, chains: int) -> dict[str, Any]:
 def table() -> None:
     """Print what was measured, in Markdown."""
     entries = [json.loads(line) for line in RESULTS.read_text().splitlines()]
+    entries.sort(key=lambda e: (list(CLASSES).index(e["class"]), e["number"]))
     print(HEADER)
     for e in entries:
         right = max(e["lambda"], e["local"])
         print(
             f"| {e['class']} | {'-'.join(map(str, e['widths']))} | {e['rank']} | {e['weights']} | {e['lambda']:g} | "
             f"{e['local']:g} | {e['llc']:.4g} | {e['ci'][0]:.4g} to {e['ci'][1]:.4g} | {e['llc'] / right - 1:+.3f} | "
-            f"{', '.join(e['codes'])} |"
+            f"{', '.join(dict.fromkeys(TITLES[code] for code in e['codes']))} |"
         )
     for name in CLASSES:
         own = [e for e in entries if e["class"] == name and np.isfinite(e["llc"]) and max(e["lambda"], e["local"]) > 0]
@@ -146,7 +148,7 @@ def table() -> None:
         pairs = [(i, j) for i in range(len(own)) for j in range(i) if truth[i] != truth[j]]
         ordered = sum((llc[i] - llc[j]) * (truth[i] - truth[j]) > 0 for i, j in pairs)
         error = llc / truth - 1
-        codes = Counter(code for e in own for code in e["codes"])
+        codes = Counter(TITLES[code] for e in own for code in set(e["codes"]))
         print(
             f"\n{name}: {len(own)} networks, error mean {error.mean():+.3f}, sd {error.std(ddof=1):.3f}, median "
             f"{np.median(error):+.3f}; {ordered} of {len(pairs)} pairs in order; "
