@@ -134,7 +134,7 @@ def _noise_of_rows(rows: F64, *, shared: bool) -> float:
     batches = batch_groups(own.astype(np.float32), chains, shared=shared)
     sums = np.array([sum(own[cut].sum(axis=0) for cut in cuts) for cuts in batches.together])
     # Deviations from the rows' common mean: of the variance of a row, one part in ``count`` is missing.
-    return float((sums**2).sum(axis=0).mean()) * batches.scale / (chains * draws) ** 2 * count / (count - 1)
+    return float((sums**2).sum(axis=0).mean() * batches.scale / (chains * draws) ** 2 * count / (count - 1))
 
 
 def _combined_dof(parts: Sequence[tuple[float, float]]) -> float:
