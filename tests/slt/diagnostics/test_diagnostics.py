@@ -180,6 +180,23 @@ def test_spikes_are_counted():
     assert [c.n_spikes for c in found.chains] == [2, 0, 0, 0]  # up and down
 
 
+@pytest.mark.parametrize("where", [slice(0, 4), slice(196, 200), slice(70, 74)])
+@pytest.mark.parametrize("height", [2.0, -0.5])
+def test_a_spike_is_as_long_as_it_is_wherever_it_stands(where, height):
+    """Of the first or last draws, only one change is far outside; of several in a row, two."""
+    trace = stationary(sd=0.01)
+    trace[:, where] += height
+    found = judged(trace)
+    assert [c.n_spikes for c in found.chains] == [4, 4, 4, 4]
+    assert "spikes" in [v.code for v in found.verdicts]
+
+
+def test_a_chain_that_moves_to_another_level_for_good_has_no_spike_but_its_jump():
+    trace = stationary(sd=0.01)
+    trace[1, 90:] += 2.0
+    assert [c.n_spikes for c in judged(trace).chains] == [0, 1, 0, 0]
+
+
 def test_minibatches_are_a_last_resort_and_called_blind():
     tree = make_run(rows={}, chains=4, draws=200)
     tree["init_loss"].values[...] = tree["sampling_loss"].values.mean() - 0.5

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -255,19 +256,29 @@ def _chain(chain: int, trace: F64, failure: str | None, nonfinite: int, start: f
     rise = float(trace.mean()) - start if count and start is not None else None
     if count < 4:
         return ChainDiagnosis(n_spikes=0, rise=rise, **common)
-    changes = np.diff(trace)
-    deviation = np.abs(changes - np.median(changes))
-    scale = 1.4826 * float(np.median(deviation))  # of a normal law, its standard deviation
     third = max(1, count // 3)
-    variation = float(changes.std())
+    variation = float(np.diff(trace).std())
     return ChainDiagnosis(
-        n_spikes=int((deviation > SPIKE_DEVIATIONS * scale).sum()) if scale > 0 else 0,
+        n_spikes=_spikes(trace),
         rise=rise,
         drift=float(trace[-third:].mean() - trace[:third].mean()),
         **_mixing(trace[None]),
         signal_to_variation=rise / variation if rise is not None and variation > 0 else None,
         **common,
     )
+
+
+def _spikes(trace: F64) -> int:
+    """How many draws of a chain, (draw,), jump, or lie between jumps for less than a quarter of the chain."""
+    changes = np.diff(trace)
+    deviation = np.abs(changes - np.median(changes))
+    far = SPIKE_DEVIATIONS * 1.4826 * float(np.median(deviation))  # of a normal law, 1.4826 times it is its deviation
+    if far == 0:
+        return 0
+    jumps = np.flatnonzero(deviation > far)
+    level, bounds = np.median(trace), [0, *(jumps + 1).tolist(), trace.size]
+    apart = [b - a for a, b in pairwise(bounds) if abs(trace[a:b].mean() - level) > far and b - a < trace.size / 4]
+    return max(jumps.size, sum(apart))
 
 
 def _gradient_to_noise(run: Samples, used: list[int]) -> float | None:

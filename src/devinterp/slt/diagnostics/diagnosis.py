@@ -85,7 +85,8 @@ class ChainDiagnosis:
     n_nonfinite : int
         Draws that are not finite.
     n_spikes : int
-        Draws whose change from the draw before is far outside what changes usually are.
+        Draws whose change from the draw before is far outside what changes usually are, or that lie between two such
+        for less than a quarter of the chain.
     rise : float or None
         Mean loss minus the loss at the start (nat).
     drift : float or None

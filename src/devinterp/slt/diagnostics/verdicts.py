@@ -186,7 +186,7 @@ def _reach(d: Diagnosis, trace: F64) -> Iterator[Verdict]:
 def _spikes(d: Diagnosis, trace: F64) -> Iterator[Verdict]:
     count = sum(c.n_spikes for c in d.chains if c.status == "complete")
     if count > SPIKE_SHARE * trace.size:
-        evidence = f"{count} of {trace.size} changes from draw to draw are far outside what they usually are."
+        evidence = f"{count} of {trace.size} draws jump far outside what changes from draw to draw usually are."
         yield Verdict("spikes", evidence, _shorter(d))
 
 
