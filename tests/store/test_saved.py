@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import pickle
+from functools import partial
 
 import made_runs
 import made_sweeps
@@ -19,6 +20,7 @@ from devinterp.schema import load
 from devinterp.schema.model.load import available
 from devinterp.slt.bif import compute_bif
 from devinterp.slt.bif.reweighting import compute_reweighting
+from devinterp.slt.estimands import ESTIMANDS
 from devinterp.slt.information.waic import compute_waic
 from devinterp.slt.information.wbic import compute_wbic
 from devinterp.slt.llc import compute_llc
@@ -51,7 +53,7 @@ def computed():
     )
     at_temperature = run.to_dataset().assign(n_beta=500 / np.log(500))
     steps = run.to_dataset().assign(step_loss=(("chain", "step"), np.ones((3, 45), np.float32)))
-    return {
+    listed = {
         "llc": lambda: compute_llc(run, ci=0.9),
         "llc over steps": lambda: compute_llc(steps, over="steps"),
         "llc of a study": lambda: compute_llc(study),
@@ -70,6 +72,10 @@ def computed():
         "wbic": lambda: compute_wbic(at_temperature),
         "reweighting": lambda: compute_reweighting(run, num_samples=100),
     }  # fmt: skip
+    subjects = {"samples": run, "study": study, "series": series, "sweep": sweep}
+    for estimand in ESTIMANDS.values():  # what asks for nothing more than a tree needs no line above
+        listed.setdefault(estimand.kind, partial(estimand.function(), subjects[estimand.takes[0]]))
+    return listed
 
 
 def test_every_kind_of_result_is_among_those_computed_here():
