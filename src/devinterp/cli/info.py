@@ -125,6 +125,7 @@ def _alive(status: StoreStatus) -> bool:
 
 def _view(location: Location, status: StoreStatus, traces: Traces, *, height: int | None) -> list[RenderableType]:
     from devinterp.cli.console import table
+    from devinterp.slt.runs.results import loss_unit, with_unit
 
     parts: list[RenderableType] = []
     facts = _facts(location, status)
@@ -144,8 +145,9 @@ def _view(location: Location, status: StoreStatus, traces: Traces, *, height: in
             [str(c), state.status, *_progress(state, first), _loss(state, live, c), state.reason or ""]
             for c, state in enumerate(first.chains)
         ]
-        heads = ["chain", "state", "draws", "steps", "", "loss (nat)", "reason"]
-        parts.append(table(heads, rows[:room], right=["chain", "draws", "steps", "loss (nat)"]))
+        loss = with_unit("loss", loss_unit(first.metadata))
+        heads = ["chain", "state", "draws", "steps", "", loss, "reason"]
+        parts.append(table(heads, rows[:room], right=["chain", "draws", "steps", loss]))
         if len(rows) > room:
             parts.append(_text(f"and {len(rows) - room} more chains"))
         if live is not None:
@@ -297,7 +299,7 @@ def _line(document: dict[str, Any]) -> str:
     if len(runs) == 1 and runs[0]["so_far"] is not None:
         live = runs[0]["so_far"]
         losses = [f"{x:.4f}" for x in live["losses"] if x is not None]
-        parts.append(f"loss {', '.join(losses)} nat")
+        parts.append(f"loss {', '.join(losses)}")
         parts += [f"LLC so far {live['llc']:.4g}"] if live["llc"] is not None else []
         parts += [f"R-hat {live['rhat']:.3f}"] if live["rhat"] is not None else []
     elif len(runs) > 1:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from devinterp.slt.estimands import Estimand
-from devinterp.slt.runs.results import told
+from devinterp.slt.runs.results import told, with_unit
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -87,7 +87,7 @@ def _head(result: xr.Dataset, column: str) -> str:
     if "_chain_" in column:
         return f"chain {column.rpartition('_')[2]}"
     unit = result[column].attrs.get("units", "1") if column in result else "1"
-    return column.replace("_", " ") + ("" if unit == "1" else f" ({unit})")
+    return with_unit(column.replace("_", " "), unit)
 
 
 # Influences
@@ -114,16 +114,19 @@ def pair_records(result: xr.Dataset) -> tuple[list[str], Iterator[Sequence[Any]]
     array = result[name]
     dims = [str(d) for d in array.dims]
     extra = [n for n in (f"{name}_se",) if n in result]
+    named = {f"label_{d[-1]}": k for k, d in enumerate(dims) if f"label_{d[-1]}" in result.coords}
 
     def rows() -> Iterator[Sequence[Any]]:
-        labels = [array[d].values.tolist() for d in dims]
+        numbers = [array[d].values.tolist() for d in dims]
+        labels = [(k, result[n].values.tolist()) for n, k in named.items()]
         errors = [result[n].values for n in extra]
         values = array.values
         for place in np.ndindex(*values.shape):
             if not np.isnan(values[place]):  # of a token that does not count
-                yield [*(labels[k][i] for k, i in enumerate(place)), values[place], *(e[place] for e in errors)]
+                told = [numbers[k][i] for k, i in enumerate(place)] + [each[place[k]] for k, each in labels]
+                yield [*told, values[place], *(e[place] for e in errors)]
 
-    return [*dims, name.removesuffix("s"), *(["se"] if extra else [])], rows()
+    return [*dims, *named, name.removesuffix("s"), *(["se"] if extra else [])], rows()
 
 
 def partner_records(result: xr.Dataset) -> tuple[list[str], Iterator[Sequence[Any]]]:
@@ -131,16 +134,20 @@ def partner_records(result: xr.Dataset) -> tuple[list[str], Iterator[Sequence[An
     array = result["influences"]
     dims = [str(d) for d in array.dims]
     partners = [n for n in ("partner_batch", "partner_position", "partner_token") if n in result]
+    named = ["label", "partner_label"] if "label" in result.coords else []
 
     def rows() -> Iterator[Sequence[Any]]:
         labels = [array[d].values.tolist() if d in array.coords else list(range(array.sizes[d])) for d in dims]
         values = array.values
         beside = [result[n].transpose(*array.dims).values for n in partners]
+        if named:
+            called = result["label"].values
+            beside += [called[result["batch_1"].broadcast_like(array).transpose(*array.dims).values], called[beside[0]]]
         for place in np.ndindex(*values.shape):
             if np.isfinite(values[place]):
                 yield [*(labels[k][i] for k, i in enumerate(place)), *(b[place] for b in beside), values[place]]
 
-    return [*dims, *partners, "influence"], rows()
+    return [*dims, *partners, *named, "influence"], rows()
 
 
 def show_bif(result: xr.Dataset, store: str, estimand: Estimand) -> None:
@@ -161,7 +168,7 @@ def show_bif(result: xr.Dataset, store: str, estimand: Estimand) -> None:
     for name, size in sizes:
         parts.append(f"{start}-{start + int(size) - 1} {name}")
         start += int(size)
-    put(f"sequences: {', '.join(parts)}")
+    put(f"{'sequences' if result.attrs.get('rows_are_tokens', 1) else 'rows'}: {', '.join(parts)}")
     if "noise_floor_strongest" in result.attrs:
         put(f"noise: of unrelated losses the strongest stays below {float(result.attrs['noise_floor_strongest']):.2g}")
 
@@ -170,8 +177,9 @@ def show_bif(result: xr.Dataset, store: str, estimand: Estimand) -> None:
 
 
 def sus_records(result: xr.DataTree) -> tuple[list[str], Iterator[Sequence[Any]]]:
-    """One row per token: where it stands, which it is, and a column per restriction and kind of value."""
+    """One row per token, or loss of a row: where it stands, which it is, a column per restriction and kind of value."""
     sus, context = result["susceptibilities"].to_dataset(), result["context"].to_dataset()
+    known = [name for name, where in (("token", "input_ids" in context), ("label", "label" in sus.coords)) if where]
     if "checkpoint" in sus.dims:
         each = [(int(s), sus_records(result.sel(checkpoint=s))) for s in sus["checkpoint"].values]
         joined = ([step, *row] for step, (_, rows) in each for row in rows)
@@ -182,20 +190,18 @@ def sus_records(result: xr.DataTree) -> tuple[list[str], Iterator[Sequence[Any]]
 
     def rows() -> Iterator[Sequence[Any]]:
         keys = ("dataset_id", "batch", "position")
-        tokens = dict(
-            zip(
-                zip(*(context[k].values.tolist() for k in keys), strict=True),
-                context["input_ids"].values.tolist(),
-                strict=True,
-            )
-        )
+        tokens = {}
+        if "token" in known:
+            places = zip(*(context[k].values.tolist() for k in keys), strict=True)
+            tokens = dict(zip(places, context["input_ids"].values.tolist(), strict=True))
         values = {n: sus[n].transpose("sus_flat", "wr").values for n in kinds}
         ids, batches, positions = (sus[k].values.tolist() for k in ("dataset_id", "batch", "target_position"))
         for k, place in enumerate(zip(ids, batches, positions, strict=True)):
-            yield [names[place[0]], *place[1:], tokens.get(place, ""), *(values[n][k, i] for n, i, _ in columns)]
+            own = {"token": tokens.get(place, ""), "label": str(sus["label"].values[k]) if "label" in known else ""}
+            yield [names[place[0]], *place[1:], *(own[n] for n in known), *(values[n][k, i] for n, i, _ in columns)]
 
     heads = [w if n == "sus" else f"{w} ({n.removeprefix('sus_')})" for n, _, w in columns]
-    return ["observable", "batch", "target_position", "token", *heads], rows()
+    return ["observable", "batch", "target_position", *known, *heads], rows()
 
 
 def show_susceptibilities(result: xr.DataTree, study: str, estimand: Estimand) -> None:
@@ -219,10 +225,11 @@ def show_susceptibilities(result: xr.DataTree, study: str, estimand: Estimand) -
             for i, wr in enumerate(sus["wr"].values)
         ]
     leading = ["checkpoint", "restriction"] if steps else ["restriction"]
-    heads = [*leading, "spread (nat^2)", *(f"mean on {n}" for n in names)]
+    heads = [*leading, with_unit("spread", sus["sus"].attrs["units"]), *(f"mean on {n}" for n in names)]
     put(table(heads, rows, right=heads[len(leading) :], title=f"{study}: {estimand.title}"))
-    put("means: in standard deviations of the restriction's own values over all tokens")
-    put(f"sampling task: {sus.attrs.get('sampling_task')}; write single tokens with -o sus.csv or .zarr")
+    what = "tokens" if result.attrs.get("rows_are_tokens", 1) else "rows"
+    put(f"means: in standard deviations of the restriction's own values over all {what}")
+    put(f"sampling task: {sus.attrs.get('sampling_task')}; write single {what} with -o sus.csv or .zarr")
 
 
 def _text(value: Any) -> str:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from devinterp.plot.accessor import PlotAccessor
 from devinterp.plot.drawing.facets import Facets
-from devinterp.plot.influence import influence_matrix, ranked_influences, token_influence
+from devinterp.plot.influence import influence_matrix, token_influence
+from devinterp.plot.influence.ranked import influence_images, ranked_influences
 from devinterp.plot.llc import llc_estimates, llc_over_checkpoints, llc_over_restrictions, llc_per_chain
 from devinterp.plot.metrics import sgld_metrics
 from devinterp.plot.susceptibility import susceptibility_classes, susceptibility_text
@@ -22,6 +23,7 @@ __all__ = [
     "TokenText",
     "component_tokens",
     "components_over_checkpoints",
+    "influence_images",
     "influence_matrix",
     "llc_estimates",
     "llc_over_checkpoints",

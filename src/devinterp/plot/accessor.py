@@ -7,7 +7,8 @@ from typing import Any
 import xarray as xr
 
 from devinterp.errors import SettingError
-from devinterp.plot.influence import influence_matrix, ranked_influences, token_influence
+from devinterp.plot.influence import influence_matrix, token_influence
+from devinterp.plot.influence.ranked import influence_images, ranked_influences
 from devinterp.plot.llc import llc_estimates
 from devinterp.plot.metrics import sgld_metrics
 from devinterp.plot.susceptibility import susceptibility_classes, susceptibility_text
@@ -67,8 +68,12 @@ class PlotAccessor:
         """Draw the influence between the tokens of a pair; see `devinterp.plot.influence.token_influence`."""
         return token_influence(self._obj, batch_1, batch_2, **options)
 
-    def ranked_influences(self, batch_1: int, target_position: int, **options: Any) -> Any:
-        """Draw the strongest partners of one token; see `devinterp.plot.influence.ranked_influences`."""
+    def influence_images(self, queries: Any, images: Any, **options: Any) -> Any:
+        """Draw images and their strongest partners; see `devinterp.plot.influence.influence_images`."""
+        return influence_images(self._obj, queries, images, **options)
+
+    def ranked_influences(self, batch_1: int, target_position: int | None = None, **options: Any) -> Any:
+        """Draw the strongest partners of a token or row; see `devinterp.plot.influence.ranked_influences`."""
         return ranked_influences(self._obj, batch_1, target_position, **options)
 
     def susceptibilities(self, classes: Any = None, **options: Any) -> Any:

@@ -11,6 +11,7 @@ import xarray as xr
 from devinterp.errors import MissingVariableError, SettingError
 from devinterp.slt.runs.chains import known_states
 from devinterp.slt.runs.kind import kind_of
+from devinterp.slt.runs.results import no_text
 from devinterp.slt.runs.run import Samples, Tree, series_members, study_members
 from devinterp.slt.sweep.recommend import recommend
 
@@ -143,8 +144,10 @@ def as_susceptibilities(obj: Tree, **options: Any) -> xr.DataTree:
 def context_of(tree: xr.DataTree) -> xr.Dataset:
     """Return the tokens beside susceptibilities.
 
-    Raises `MissingVariableError` where they are not there.
+    Raises `MissingVariableError` where they are not there, or the rows are no tokens.
     """
+    if not tree.attrs.get("rows_are_tokens", 1):
+        raise no_text("The rows of these susceptibilities")
     if "context" not in tree.children:
         raise MissingVariableError(
             "The tokens of these susceptibilities are not at hand.",

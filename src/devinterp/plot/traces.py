@@ -13,6 +13,7 @@ from devinterp.plot.drawing.facets import Facets, draw_facets, make_facets
 from devinterp.plot.drawing.style import NEUTRAL, colours, legend, new_axes, note, title
 from devinterp.plot.inputs import chain_failures, one_run
 from devinterp.slt.runs.counted import Start, minibatch_rows, observed_rows, start_rows
+from devinterp.slt.runs.results import loss_unit, with_unit
 from devinterp.slt.runs.run import Samples, Tree, series_members, study_members
 
 if TYPE_CHECKING:
@@ -91,7 +92,7 @@ def loss_traces(
     if start is not None:
         ax.axhline(start, color=NEUTRAL, linestyle=(0, (4, 2)), linewidth=1, label="at the start")
     ax.set_xlabel("SGLD step" if axis == "step" else "draw")
-    ax.set_ylabel("loss (nat)")
+    ax.set_ylabel(with_unit("loss", loss_unit(run.metadata)))
     title(ax, label)
     ax.margins(x=0.01)
     _legend(ax, len(lines))

@@ -11,6 +11,7 @@ from devinterp.plot.tokens.decode import drawable
 from devinterp.slt.diagnostics import ChainDiagnosis, Diagnosis, SeriesDiagnosis, StudyDiagnosis, diagnose
 from devinterp.slt.diagnostics.diagnosis import TITLES
 from devinterp.slt.runs.kind import kind_of
+from devinterp.slt.runs.results import with_unit
 from devinterp.slt.runs.run import Tree
 
 if TYPE_CHECKING:
@@ -21,12 +22,13 @@ __all__ = ["verdict_table"]
 
 # Wrong is told by a sign and by bold letters too, not by colour alone.
 GOOD, BAD = "#0072B2", "#D55E00"
-COLUMNS = ("chains", "R-hat", "effective", "rise (nat)", "drift (nat)")
+COLUMNS = ("chains", "R-hat", "effective", "rise", "drift")
+OF_LOSSES = ("rise", "drift")
 _MEANT: dict[str, tuple[str, ...]] = {
     "diverged": ("chains",),
-    "below_start": ("rise (nat)",),
+    "below_start": ("rise",),
     "chains_disagree": ("R-hat",),
-    "little_signal": ("rise (nat)",),
+    "little_signal": ("rise",),
 }
 
 
@@ -60,27 +62,27 @@ def verdict_table(
     shown = list(runs.items())
     if limit is not None and limit < len(shown):
         shown = sorted(shown, key=lambda item: item[1].good)[:limit]
-    chains = next(iter(runs.values())).chains if len(runs) == 1 else ()
+    first = next(iter(runs.values()))
+    chains = first.chains if len(runs) == 1 else ()
     lines = len(shown) + (len(chains) + 1.2 if chains else 0)
     ax = new_axes(ax, (7.4, 0.8 + 0.22 * max(lines, 3)))
     edges = [0.0, 0.17, 0.25, 0.35, 0.5, 0.74, 0.98]
     for edge, head in zip(edges[1:], (*COLUMNS, "verdict"), strict=True):
-        ax.text(edge, -0.9, head, fontsize=8, color=NEUTRAL, va="center")
+        ax.text(edge, -0.9, _head(head, first), fontsize=8, color=NEUTRAL, va="center")
     verdicts = []
     for row, (name, diagnosis) in enumerate(shown):
         verdicts.append(_row(ax, edges, row, drawable([name], longest=16, names=True)[0], diagnosis))
     if chains:
         top = len(shown) + 0.8
-        heads = ("chain", "draws", "effective", "rise (nat)", "drift (nat)", "spikes")
+        heads = ("chain", "draws", "effective", "rise", "drift", "spikes")
         for edge, head in zip((edges[0], *edges[2:]), heads, strict=True):
-            ax.text(edge, top - 0.3, head, fontsize=8, color=NEUTRAL, va="center")
+            ax.text(edge, top - 0.3, _head(head, first), fontsize=8, color=NEUTRAL, va="center")
         for row, chain in enumerate(chains):
             _chain_row(ax, edges, top + 0.7 + row, chain)
     ax.set_xlim(0, 1.3)
     ax.set_ylim(lines + 0.1, -1.6)
     ax.axhline(-0.5, color=NEUTRAL, linewidth=0.6)
     ax.set_axis_off()
-    first = next(iter(runs.values()))
     title(ax, f"diagnosis on {first.source}" + ("" if first.rows == "fixed" else " (minibatches: blind)"))
     bad = sum(not d.good for d in runs.values())
     if len(runs) > 1:
@@ -89,14 +91,18 @@ def verdict_table(
     return verdicts
 
 
+def _head(column: str, d: Diagnosis) -> str:
+    return with_unit(column, d.unit) if column in OF_LOSSES else column
+
+
 def _row(ax: Axes, edges: list[float], row: float, name: str, d: Diagnosis) -> Text:
     complete = sum(c.status == "complete" for c in d.chains)
     cells = {
         "chains": f"{complete}/{len(d.chains)}",
         "R-hat": _number(d.rhat, ".2f"),
         "effective": _number(d.ess_bulk, ".0f"),
-        "rise (nat)": with_error(d.rise, d.rise_se),
-        "drift (nat)": with_error(d.drift, d.drift_se),
+        "rise": with_error(d.rise, d.rise_se),
+        "drift": with_error(d.drift, d.drift_se),
     }
     wrong = _wrong_columns(d)
     ax.text(edges[0], row, name, fontsize=8, va="center", parse_math=False)
@@ -143,7 +149,7 @@ def _wrong_columns(d: Diagnosis) -> set[str]:
     for verdict in d.verdicts:
         if verdict.code == "not_converged":
             # The one verdict with two grounds: too few effective draws, or a drift.
-            wrong.add("drift (nat)" if "drift" in verdict.evidence else "effective")
+            wrong.add("drift" if "drift" in verdict.evidence else "effective")
         else:
             wrong |= set(_MEANT.get(verdict.code, ()))
     return wrong

@@ -12,7 +12,8 @@ from devinterp._html import Content, Markup, join, tag
 from devinterp.errors import MissingVariableError, SettingError
 from devinterp.plot.drawing.numbers import with_error
 from devinterp.plot.drawing.style import legend, title
-from devinterp.plot.influence import describe_sequence, influence_matrix
+from devinterp.plot.influence import influence_matrix
+from devinterp.plot.influence.rows import describe
 from devinterp.plot.llc import llc_over_checkpoints, llc_per_chain
 from devinterp.plot.metrics import QUANTITIES, TITLES, sgld_metrics
 from devinterp.plot.susceptibility import susceptibility_classes
@@ -31,6 +32,7 @@ from devinterp.slt.estimands import Estimand, resolve
 from devinterp.slt.llc import compute_llc
 from devinterp.slt.llc.of_run import best_average
 from devinterp.slt.runs.kind import kind_of
+from devinterp.slt.runs.results import with_unit
 
 __all__ = [
     "diagnosis",
@@ -61,21 +63,21 @@ def _study(found: StudyDiagnosis | SeriesDiagnosis) -> StudyDiagnosis:
 
 def diagnosis(subject: Subject, found: dict[str, Diagnosis]) -> Markup:
     """Whether the runs can be trusted, with the evidence and what to try next."""
+    first = next(iter(found.values()))
     heads = [
         "run",
         "verdict",
         "chains",
         "R-hat",
         "effective draws",
-        "rise (nat)",
-        "drift (nat)",
+        with_unit("rise", first.unit),
+        with_unit("drift", first.unit),
         "evidence, what to try",
     ]
     wrong = sum(not d.good for d in found.values())
     order = sorted(found.items(), key=lambda item: item[1].good)
     shown = order if len(found) <= MOST_RESTRICTIONS else order[: min(max(wrong, 1), MOST_RESTRICTIONS)]
     rows = [_diagnosis_row(name, d) for name, d in shown]
-    first = next(iter(found.values()))
     summary = f"{wrong} of {len(found)} runs have something wrong. " if len(found) > 1 else ""
     blind = "" if first.rows == "fixed" else " These are minibatches: they are blind to chains that disagree."
     parts: list[Content] = [
@@ -256,9 +258,7 @@ def _strongest_pairs(subject: Subject, top: xr.Dataset, among: str) -> Markup:
         if frozenset((query[0], partner[0])) in seen:
             continue
         seen.add(frozenset((query[0], partner[0])))
-        cells = [
-            _excerpt(subject, ids[b], p, describe_sequence(top, b), float(values[place])) for b, p in (query, partner)
-        ]
+        cells = [_excerpt(subject, ids[b], p, describe(top, b), float(values[place])) for b, p in (query, partner)]
         rows.append([number(float(values[place]), "+.2f"), *cells])
     floor = top.attrs.get("noise_floor_strongest")
     noise = "" if floor is None else f" Of unrelated losses, the strongest would stay below {float(floor):.2f}."

@@ -16,6 +16,7 @@ from devinterp.plot.llc import LABEL, llc_over_restrictions
 from devinterp.plot.susceptibility.classes import class_means
 from devinterp.report.elements import listing, number
 from devinterp.report.svg import picture
+from devinterp.slt.runs.results import with_unit
 
 __all__ = ["MOST_RESTRICTIONS", "class_table", "llc_pictures", "llc_table"]
 
@@ -103,7 +104,8 @@ def _ranks(result: xr.Dataset, ax: Any) -> None:
 
 def llc_table(result: xr.Dataset) -> Markup:
     """Return the LLC in numbers; of a study a row for each restriction, folded away where there are many."""
-    heads = ["LLC", "90 % from", "to", "std over chains", "loss at the start (nat)"]
+    start = with_unit("loss at the start", result["init_loss"].attrs["units"])
+    heads = ["LLC", "90 % from", "to", "std over chains", start]
     columns = {name: np.atleast_1d(result[name].values) for name in ("llc_mean", "llc_std", "init_loss")}
     ends = np.atleast_2d(result["llc_ci"].transpose(..., "bound").values)
     rows: list[list[Content]] = [

@@ -15,6 +15,7 @@ import devinterp
 from devinterp.errors import DataError, MissingVariableError, ModelError, SettingError, StoreConflictError
 from devinterp.report import build_report
 from devinterp.slt.bif import compute_bif
+from devinterp.slt.estimands import ESTIMANDS, resolve
 from devinterp.slt.llc import compute_llc
 from devinterp.slt.sampling import sample, sample_restrictions
 
@@ -233,3 +234,45 @@ def test_the_report_says_nothing_of_tokens(study, tmp_path):
     page = build_report(tmp_path / "study.zarr")
     seen = re.sub(r"<[^>]+>", " ", re.sub(r"<(script|style|svg).*?</\1>", "", page, flags=re.DOTALL))
     assert re.findall(r"[^.]*\btokens?\b[^.]*", seen) == []
+
+
+def test_nothing_says_nat_or_token_of_losses_that_are_neither(study, capsys):
+    plt = pytest.importorskip("matplotlib.pyplot", reason="matplotlib is not installed")
+    full, sus = study["full"].devinterp, study.devinterp.susceptibilities(include_sampling_task=True)
+    pictures = [
+        lambda: full.plot.traces(), lambda: full.plot.verdict(), lambda: full.plot.running_means(),
+        lambda: full.plot.influence(compute_covariance=True), lambda: full.plot.ranked_influences(0),
+        lambda: full.plot.token_influence(0, 1), lambda: study.devinterp.plot.llc(),
+        lambda: sus.devinterp.plot.susceptibilities("label", standardize=False),
+    ]  # fmt: skip
+    said = [str(full.diagnose()), repr(study.devinterp)]
+    for draw in pictures:
+        draw()
+        said += [text.get_text() for text in plt.gcf().findobj(match=plt.Text)]
+        plt.close("all")
+    assert any("bit²" in each for each in said)
+    for kind, result in {
+        "bif": full.bif(method="sequence", top_k=2),
+        "susceptibilities": sus,
+        "waic": full.waic(),
+    }.items():
+        resolve(ESTIMANDS[kind].screen)(result, "store", ESTIMANDS[kind])
+        header, rows = resolve(ESTIMANDS[kind].records)(result)
+        assert all(len(row) == len(header) for row in rows)
+        said += header
+    said += full.to_arviz()["posterior/sampling_loss"].attrs.values()
+    said.append(capsys.readouterr().out)
+    assert not [each for each in said if re.search(r"\bnats?\b|nat[²^]|(?<!no )token(?!_pos)", str(each))]
+
+
+def test_tables_have_the_labels_of_rows(study):
+    full = study["full"].devinterp
+    for result in (full.bif(method="sequence"), full.bif(method="sequence", top_k=2)):
+        header, rows = resolve(ESTIMANDS["bif"].records)(result)
+        first, second = (header.index(n) for n in header if "label" in n)
+        partner = header.index("batch_2" if "batch_2" in header else "partner_batch")
+        label = result["label"].values.tolist()
+        for row in rows:
+            assert [row[first], row[second]] == [label[row[0]], label[row[partner]]]
+    header, rows = resolve(ESTIMANDS["susceptibilities"].records)(study.devinterp.susceptibilities())
+    assert [row[header.index("label")] for row in rows] == study["full/label_other"].values.tolist()

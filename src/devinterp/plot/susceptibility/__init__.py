@@ -18,10 +18,11 @@ from devinterp.plot.inputs import as_susceptibilities, observable_names
 from devinterp.plot.susceptibility.classes import (
     Classes,
     Standardize,
+    called,
     class_means,
+    entries,
     predicted_tokens,
     restriction_axis,
-    unit_of,
     values_of,
 )
 from devinterp.plot.tokens.decode import drawable
@@ -54,9 +55,10 @@ def susceptibility_classes(
     ----------
     obj : DataTree or Dataset
         A result of ``compute_susceptibilities``, or a study, which is analysed first with ``options``.
-    classes : {"observable", "kind"}, sequence of str, or callable, optional
-        The observables; kinds of tokens by their spelling (the default where there is a tokenizer); a label for every
-        entry of ``sus_flat``; or a function from a token's text to its label.
+    classes : {"observable", "kind", "label"}, sequence of str, or callable, optional
+        The observables; kinds of tokens by their spelling (the default where there is a tokenizer); what the rows were
+        called when they were sampled, ``row_labels=`` of ``sample()``; a label for every entry of ``sus_flat``; or a
+        function from a token's text to its label.
     tokenizer : optional
         See `devinterp.plot.tokens.decode.token_strings`.
     standardize : bool or "columns"
@@ -91,7 +93,8 @@ def susceptibility_classes(
     ax.set_xticks(
         range(len(names)), counted, rotation=35, ha="right", rotation_mode="anchor", fontsize=8, parse_math=False
     )
-    ax.set_xlabel("class of the predicted token (tokens)")
+    kind = entries(tree)
+    ax.set_xlabel(f"class of the {'predicted token' if kind == 'tokens' else 'row'} ({kind})")
     if means.size <= MOST_WRITTEN_CELLS:
         for (row, column), mean in np.ndenumerate(means):
             shown, spread = rounded(float(mean), float(errors[row, column]))
@@ -99,7 +102,7 @@ def susceptibility_classes(
             strong = abs(mean) > 0.6 * limit
             ax.text(column, row, text, ha="center", va="center", fontsize=6.5, color="white" if strong else "black")
     if colorbar:
-        add_colorbar(ax, image, f"mean susceptibility ({unit_of(standardize)})", beyond=beyond)
+        add_colorbar(ax, image, called("mean susceptibility", tree, standardize), beyond=beyond)
     return image
 
 
@@ -156,5 +159,5 @@ def susceptibility_text(
     label_tokens(ax.xaxis, tokens, width, turned=True)
     ax.set_xlabel(f"predicted token of {observable}, row {batch}", parse_math=False)
     if colorbar:
-        add_colorbar(ax, image, f"susceptibility ({unit_of(standardize)})", beyond=beyond)
+        add_colorbar(ax, image, called("susceptibility", tree, standardize), beyond=beyond)
     return image

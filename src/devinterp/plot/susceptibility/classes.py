@@ -13,6 +13,7 @@ from devinterp.errors import MissingVariableError, SettingError
 from devinterp.plot.drawing.style import colours, legend, thin_labels
 from devinterp.plot.inputs import context_of, observable_names
 from devinterp.plot.tokens.decode import KINDS, drawable, token_kind, token_strings
+from devinterp.slt.runs.results import with_unit
 from devinterp.slt.susceptibilities.views import matrix
 
 if TYPE_CHECKING:
@@ -22,19 +23,20 @@ if TYPE_CHECKING:
 __all__ = [
     "Classes",
     "Standardize",
+    "called",
     "class_means",
     "class_order",
     "context_places",
+    "entries",
     "predicted_tokens",
     "restriction_axis",
     "scatter_tokens",
     "token_classes",
-    "unit_of",
     "values_of",
 ]
 
 Standardize = bool | Literal["columns"]
-Classes = Literal["observable", "kind"] | Sequence[str] | Callable[[str], str]
+Classes = Literal["observable", "kind", "label"] | Sequence[str] | Callable[[str], str]
 
 
 def class_means(
@@ -68,9 +70,13 @@ def token_classes(tree: xr.DataTree, classes: Classes | None, tokenizer: Any) ->
     if isinstance(classes, str):
         if classes == "observable":
             return np.asarray([observable_names(sus)[i] for i in sus["dataset_id"].values])
+        if classes == "label" and "label" in sus.coords:
+            return sus["label"].values.astype(np.str_)
         if classes != "kind":
             raise SettingError(
-                "There are no such classes.", expected="'observable', 'kind', labels or a function", found=repr(classes)
+                "There are no such classes.",
+                expected="'observable', 'kind', 'label' where sample() got row_labels=, labels or a function",
+                found=repr(classes),
             )
         classes = token_kind
     if callable(classes):
@@ -79,7 +85,9 @@ def token_classes(tree: xr.DataTree, classes: Classes | None, tokenizer: Any) ->
         return np.asarray([of[token] for token in tokens])
     labels = np.asarray([str(c) for c in classes])
     if labels.shape != (size,):
-        raise SettingError("There must be one class for each token.", expected=f"{size} labels", found=labels.shape)
+        raise SettingError(
+            f"There must be one class for each {entries(tree)[:-1]}.", expected=f"{size} labels", found=labels.shape
+        )
     return labels
 
 
@@ -113,9 +121,14 @@ def values_of(tree: xr.DataTree, standardize: Standardize) -> npt.NDArray[np.flo
     return np.asarray(matrix(tree, standardize=standardize).values, dtype=np.float64)
 
 
-def unit_of(standardize: Standardize) -> str:
-    """Return the unit of what `values_of` returns."""
-    return "standard deviations" if standardize else "nat²"
+def called(what: str, tree: xr.DataTree, standardize: Standardize) -> str:
+    """Return what stands beside a scale of what `values_of` returns, with its unit."""
+    return with_unit(what, "standard deviations" if standardize else tree["susceptibilities/sus"].attrs["units"])
+
+
+def entries(tree: xr.DataTree) -> str:
+    """Return what the entries of ``sus_flat`` are: tokens, or rows that are none."""
+    return "tokens" if tree.attrs.get("rows_are_tokens", 1) else "rows"
 
 
 def class_order(labels: npt.NDArray[np.str_]) -> list[str]:

@@ -18,6 +18,7 @@ from devinterp.plot.susceptibility.classes import (
     Standardize,
     class_order,
     context_places,
+    entries,
     scatter_tokens,
     token_classes,
 )
@@ -105,7 +106,7 @@ def susceptibility_pca(
             note(ax, f"{shown} of {len(names)} named")
         return points
     drawn = scatter_tokens(ax, scores[:, a], scores[:, b], token_classes(tree, classes, tokenizer))
-    title(ax, "scores of the tokens")
+    title(ax, f"scores of the {entries(tree)}")
     return drawn
 
 

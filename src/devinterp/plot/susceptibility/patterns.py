@@ -13,7 +13,7 @@ from devinterp.errors import SettingError
 from devinterp.plot.drawing.facets import Facets, draw_facets, make_facets
 from devinterp.plot.drawing.style import NEUTRAL, colours, new_axes, note, title
 from devinterp.plot.inputs import as_susceptibilities, context_of
-from devinterp.plot.susceptibility.classes import Standardize, context_places, unit_of, values_of
+from devinterp.plot.susceptibility.classes import Standardize, called, context_places, values_of
 from devinterp.plot.tokens.decode import drawable, token_strings
 from devinterp.plot.tokens.patterns import token_patterns
 from devinterp.slt.runs.run import Tree
@@ -74,7 +74,7 @@ def susceptibility_patterns(
         raise SettingError("There is no such restriction.", expected=f"some of {names[:20]}", found=unknown or asked)
 
     def draw(axes: Axes, index: int) -> dict[str, Any]:
-        return _boxes(axes, values[:, names.index(asked[index])], patterns, unit_of(standardize))
+        return _boxes(axes, values[:, names.index(asked[index])], patterns, called("susceptibility", tree, standardize))
 
     if len(asked) == 1:
         axes = new_axes(ax, (4.6, 0.9 + 0.28 * len(patterns)))
@@ -108,7 +108,7 @@ def patterns_of(tree: xr.DataTree, tokenizer: Any) -> dict[str, npt.NDArray[np.b
 
 
 def _boxes(
-    ax: Axes, values: npt.NDArray[np.float64], patterns: Mapping[str, npt.NDArray[np.bool_]], unit: str
+    ax: Axes, values: npt.NDArray[np.float64], patterns: Mapping[str, npt.NDArray[np.bool_]], label: str
 ) -> dict[str, Any]:
     labels = [f"{name} ({100 * found.mean():.2g} %)" for name, found in patterns.items()]
     drawn = ax.boxplot(
@@ -123,5 +123,5 @@ def _boxes(
     ax.set_yticks(range(1, len(labels) + 1), labels, fontsize=7.5, parse_math=False)
     ax.set_ylim(len(labels) + 0.6, 0.4)
     ax.tick_params(axis="y", length=0)
-    ax.set_xlabel(f"susceptibility ({unit})")
+    ax.set_xlabel(label)
     return drawn

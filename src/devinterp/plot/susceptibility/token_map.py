@@ -11,7 +11,14 @@ import numpy.typing as npt
 from devinterp.errors import MissingDependencyError, SettingError
 from devinterp.plot.drawing.style import new_axes, note, title
 from devinterp.plot.inputs import as_susceptibilities
-from devinterp.plot.susceptibility.classes import Classes, Standardize, scatter_tokens, token_classes, values_of
+from devinterp.plot.susceptibility.classes import (
+    Classes,
+    Standardize,
+    entries,
+    scatter_tokens,
+    token_classes,
+    values_of,
+)
 from devinterp.slt.runs.run import Tree
 
 if TYPE_CHECKING:
@@ -81,7 +88,7 @@ def susceptibility_map(
         raise SettingError(
             "There is too little to lay out in two dimensions.",
             expected="four tokens and two restrictions besides 'full', or more",
-            found=f"{values.shape[0]} tokens, {values.shape[1]} restrictions",
+            found=f"{values.shape[0]} {entries(tree)}, {values.shape[1]} restrictions",
         )
     chosen = np.arange(values.shape[0])
     if chosen.size > most_tokens:
@@ -89,7 +96,7 @@ def susceptibility_map(
     used, where = _lay_out(values[chosen], method, seed, method_options or {})
     ax = new_axes(ax, (5.2, 4.2))
     drawn = scatter_tokens(ax, where[:, 0], where[:, 1], labels[chosen])
-    title(ax, f"tokens by their susceptibilities ({NAMES[used]})")
+    title(ax, f"{entries(tree)} by their susceptibilities ({NAMES[used]})")
     if chosen.size < values.shape[0]:
         note(ax, f"{chosen.size} of {values.shape[0]}")
     if used == "pca":

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from devinterp.errors import MissingVariableError, SettingError
+from devinterp.errors import SettingError
 from devinterp.plot.drawing.style import symmetric_limit
 from devinterp.plot.inputs import as_bif, as_susceptibilities, context_of, observable_names, one_run, refuse_options
 from devinterp.plot.tokens.coloured import TextRow, TokenText
@@ -16,6 +16,7 @@ from devinterp.plot.tokens.decode import token_strings
 from devinterp.slt.runs.counted import row_mask
 from devinterp.slt.runs.kind import kind_of
 from devinterp.slt.runs.read_blocks import block_slices, read_blocks
+from devinterp.slt.runs.results import loss_unit
 from devinterp.slt.runs.run import Tree, study_members
 from devinterp.slt.susceptibilities.flat import names_in
 from devinterp.slt.susceptibilities.views import matrix
@@ -84,8 +85,8 @@ def tokens(
     if by in ("loss", "change"):
         refuse_options(options, "the losses are in the run")
         label = "mean loss" if by == "loss" else "mean loss minus loss at the start"
-        found = _loss_rows(obj, tokenizer, observable, _row_list(rows), most, change=by == "change", wr=wr)
-        return _finish(found, label, "nat", limit, diverging=by == "change")
+        unit, found = _loss_rows(obj, tokenizer, observable, _row_list(rows), most, change=by == "change", wr=wr)
+        return _finish(found, label, unit, limit, diverging=by == "change")
     if by == "susceptibility":
         name, found = _susceptibility_rows(obj, tokenizer, observable, _row_list(rows), most, wr, options)
         return _finish(found, f"susceptibility of {name}", "standard deviations", limit, diverging=True)
@@ -130,7 +131,7 @@ def _loss_rows(
     *,
     change: bool,
     wr: str | None,
-) -> list[TextRow]:
+) -> tuple[str, list[TextRow]]:
     members = study_members(obj)
     if wr is not None:
         if members is None or wr not in members:
@@ -156,7 +157,7 @@ def _loss_rows(
     counts, mask = np.ones(coloured.shape, dtype=bool), row_mask(run, name)
     if mask is not None:
         counts[:, predicted] = mask[picked][:, losses_of]
-    return [
+    return loss_unit(run.metadata), [
         TextRow(
             f"{name}, row {row}",
             tuple(token_strings(ids[row][reading], tokenizer)),
@@ -189,12 +190,6 @@ def _susceptibility_rows(
 ) -> tuple[str, list[TextRow]]:
     tree = as_susceptibilities(obj, **options)
     sus, context = tree["susceptibilities"].to_dataset(), context_of(tree)
-    if "input_ids" not in context:
-        raise MissingVariableError(
-            "These susceptibilities are of rows that are no tokens, so that there is no text to show.",
-            expected="tokens in the group /context",
-            remedy="unflatten() gives one array per observable, with the labels of its rows.",
-        )
     restrictions = [str(v) for v in sus["wr"].values]
     wr = restrictions[0] if wr is None else wr
     names = observable_names(sus)
@@ -228,7 +223,7 @@ def _influence_rows(
     query: tuple[int, int],
     options: dict[str, Any],
 ) -> tuple[list[TextRow], str]:
-    from devinterp.plot.influence import observable_of
+    from devinterp.plot.influence.rows import observable_of
 
     sequence, position = query
     if kind_of(obj) in ("samples", "study"):
@@ -287,8 +282,8 @@ def _influence_rows(
             counts[at] = result["mask"].transpose("batch", ...).values[index] == 1
         own = position if index == sequence else None
         out.append(TextRow(f"{found[k][0]}, row {found[k][1]}", tuple(text), numbers, own, counts))
-    covariance = bool(result.attrs.get("compute_covariance", 0))
-    return out, "covariance, nat²" if covariance else "correlation"
+    unit = str(result["influences"].attrs.get("units", "1"))
+    return out, "correlation" if unit == "1" else f"covariance, {unit.replace('^2', '²')}"
 
 
 def _own(labels: dict[Any, Any], k: int, sequence: int, position: int) -> list[int]:
@@ -300,7 +295,7 @@ def _own(labels: dict[Any, Any], k: int, sequence: int, position: int) -> list[i
 
 def _partner_rows(result: xr.Dataset, tokenizer: Any, query: tuple[int, int], most: int) -> list[TextRow]:
     """The query's own text, then those of its strongest partners."""
-    from devinterp.plot.influence import observable_of
+    from devinterp.plot.influence.rows import observable_of
 
     if "partner_position" not in result:
         raise SettingError("These are influences between sequences.", expected='correlation_method="token"')

@@ -22,6 +22,7 @@ from devinterp.slt.diagnostics.step_bias import step_bias
 from devinterp.slt.diagnostics.verdicts import FEWEST_DRAWS, RHAT_LIMIT, judge
 from devinterp.slt.runs.chains import known_states
 from devinterp.slt.runs.counted import Start, minibatch_rows, observed_rows, start_rows
+from devinterp.slt.runs.results import loss_unit
 from devinterp.slt.runs.run import Samples, Tree, series_members, study_members
 from devinterp.slt.uncertainty.batch_means import Passes, mean_variance, shares_minibatches
 
@@ -143,6 +144,7 @@ def _diagnose(run: Samples, sampling_task: str | None) -> Diagnosis:
         step_bias=step_bias(run, used, llc if rows == "fixed" else None),
         shared_noise=shared_noise,
         reach=reach_of(run, used),
+        unit=loss_unit(run.metadata),
         **numbers,
     )
     return replace(diagnosis, verdicts=tuple(judge(diagnosis, kept, sampled_weights(run))))

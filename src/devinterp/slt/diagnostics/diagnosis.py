@@ -7,8 +7,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
+from devinterp.schema.model.spec import NAT
 from devinterp.slt.diagnostics.reach import Reach
 from devinterp.slt.diagnostics.step_bias import StepBias
+from devinterp.slt.runs.results import with_unit
 
 __all__ = ["TITLES", "ChainDiagnosis", "Code", "Diagnosis", "SeriesDiagnosis", "StudyDiagnosis", "Verdict", "number"]
 
@@ -154,6 +156,8 @@ class Diagnosis:
         The gravest first; at least one.
     settings : mapping
         The settings that remedies speak of.
+    unit : str
+        Unit of the losses, where that is not nat.
     """
 
     label: str
@@ -177,6 +181,7 @@ class Diagnosis:
     reach: Reach = field(default_factory=Reach)
     verdicts: tuple[Verdict, ...] = ()
     settings: Mapping[str, Any] = field(default_factory=dict)
+    unit: str = NAT
 
     @property
     def verdict(self) -> Verdict:
@@ -187,6 +192,10 @@ class Diagnosis:
     def good(self) -> bool:
         """Whether nothing is wrong."""
         return self.verdict.code == "good"
+
+    def measured(self, value: str) -> str:
+        """A loss, or a difference of losses, with its unit."""
+        return with_unit(value, self.unit, within=True)
 
     def _inflation(self) -> str:
         found = self.step_bias
@@ -209,8 +218,8 @@ class Diagnosis:
         numbers = [
             f"R-hat {number(self.rhat)}",
             f"{number(self.ess_bulk, 0)} effective draws",
-            f"rise {number(self.rise, 4)} ± {number(self.rise_se, 4)} nat",
-            f"drift {number(self.drift, 4)} ± {number(self.drift_se, 4)} nat",
+            self.measured(f"rise {number(self.rise, 4)} ± {number(self.rise_se, 4)}"),
+            self.measured(f"drift {number(self.drift, 4)} ± {number(self.drift_se, 4)}"),
             f"step inflates by {self._inflation()}",
             f"on {self.source}",
         ]

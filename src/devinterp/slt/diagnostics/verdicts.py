@@ -80,13 +80,17 @@ def _grows(d: Diagnosis, trace: F64, weights: int | None) -> Iterator[Verdict]:
         return
     first, second, last = (float(trace[:, k * third : (k + 1) * third].mean()) - d.start for k in range(3))
     if last > GROWTH * max(first, 0.0) and last - second >= second - first:
-        evidence = f"the rise of the loss grows, and ever faster: {first:.3g}, {second:.3g}, {last:.3g} nat."
+        evidence = (
+            f"the rise of the loss grows, and ever faster: {first:.3g}, {second:.3g}, {d.measured(f'{last:.3g}')}."
+        )
         yield Verdict("diverged", evidence, _shorter_or_held(d))
 
 
 def _below_start(d: Diagnosis, _: F64) -> Iterator[Verdict]:
     if d.rise is not None and d.rise < -SIGNAL_ERRORS * (d.rise_se or 0.0):
-        evidence = f"the mean loss lies {-d.rise:.3g} ± {d.rise_se or 0.0:.2g} nat below the loss at the start."
+        evidence = (
+            f"the mean loss lies {d.measured(f'{-d.rise:.3g} ± {d.rise_se or 0.0:.2g}')} below the loss at the start."
+        )
         remedy = "a model trained further (its weights do not minimise this loss)"
         n_beta = d.settings.get("n_beta")
         remedy += f", or a lower n_beta ({_third(n_beta)} in place of {n_beta:g})." if n_beta else "."
@@ -139,14 +143,15 @@ def _level(d: Diagnosis, trace: F64) -> Iterator[Verdict]:
     size, own = DRIFT_SHARE * abs(d.rise or 0.0), DRIFT_SHARE * abs(rise or 0.0)
     if _beyond(d.drift, d.drift_se) and abs(d.drift or 0.0) > size:
         evidence = (
-            f"the loss still drifts, by {d.drift:+.3g} ± {d.drift_se:.2g} nat from the first to the last third of "
-            f"the draws, where the whole rise is {number(d.rise, 4)}."
+            f"the loss still drifts, by {d.measured(f'{d.drift:+.3g} ± {d.drift_se:.2g}')} from the first to the last "
+            f"third of the draws, where the whole rise is {number(d.rise, 4)}."
         )
         yield Verdict("not_converged", evidence, _longer(d))
     elif _beyond(d.reach.burnin_drift, d.reach.burnin_drift_se) and abs(d.reach.burnin_drift or 0.0) > own:
+        by = d.measured(f"{d.reach.burnin_drift:+.3g} ± {d.reach.burnin_drift_se:.2g}")
         evidence = (
-            f"the loss drifts from the second half of the burn-in to the draws, by {d.reach.burnin_drift:+.3g} ± "
-            f"{d.reach.burnin_drift_se:.2g} nat, where the whole rise is {number(rise, 4)}."
+            f"the loss drifts from the second half of the burn-in to the draws, by {by}, where the whole rise is "
+            f"{number(rise, 4)}."
         )
         yield Verdict("not_converged", evidence, _longer(d))
     growth, error = d.reach.growth or 0.0, d.reach.growth_se or 0.0
@@ -193,7 +198,7 @@ def _spikes(d: Diagnosis, trace: F64) -> Iterator[Verdict]:
 def _signal(d: Diagnosis, _: F64) -> Iterator[Verdict]:
     error = d.rise_se or 0.0
     if d.rise is not None and abs(d.rise) <= SIGNAL_ERRORS * error:
-        evidence = f"the loss rose by {d.rise:.3g} ± {error:.2g} nat, which is nothing."
+        evidence = f"the loss rose by {d.measured(f'{d.rise:.3g} ± {error:.2g}')}, which is nothing."
         remedy = "more draws, a larger batch_size, or a lower localization; a higher n_beta for the loss to weigh more"
         paired = d.rows == "fixed" and d.start_se == 0
         yield Verdict(
@@ -206,7 +211,7 @@ def _signal(d: Diagnosis, _: F64) -> Iterator[Verdict]:
 def _good(d: Diagnosis) -> Verdict:
     evidence = (
         f"R-hat {number(d.rhat)}, {number(d.ess_bulk, 0)} effective draws, no drift, "
-        f"rise {number(d.rise, 4)} ± {number(d.rise_se, 4)} nat on {d.source}"
+        f"rise {d.measured(f'{number(d.rise, 4)} ± {number(d.rise_se, 4)}')} on {d.source}"
     )
     notes = ["minibatch losses are blind to chains that disagree"] if d.rows == "minibatch" else []
     if d.step_bias is None or d.step_bias.source == "settings":

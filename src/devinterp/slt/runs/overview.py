@@ -10,13 +10,15 @@ import xarray as xr
 
 from devinterp.errors import DataError, ProvenanceError
 from devinterp.plain_json import dig
+from devinterp.schema.model.spec import NAT
 from devinterp.slt.estimands import ESTIMANDS
 from devinterp.slt.runs.chains import known_states
 from devinterp.slt.runs.grid import grid_of
 from devinterp.slt.runs.kind import kind_of
+from devinterp.slt.runs.results import loss_unit
 from devinterp.slt.runs.run import Samples, Tree, is_samples, metadata_of, series_members, study_members
 
-__all__ = ["calls", "how_made", "observables", "overview", "overview_html", "overview_text"]
+__all__ = ["calls", "how_made", "observables", "overview", "overview_html", "overview_text", "rows_and_masks"]
 
 TITLES = {
     "samples": "SGLD run",
@@ -39,8 +41,8 @@ ON_RUNS = {
 ON_RESULTS = {"sweep_summary": ("recommend()", "plot"), "bif_topk": ("tokens()",)}
 
 
-def calls(kind: str) -> str:
-    """Return what can be called on a tree of a kind."""
+def calls(kind: str, *, tokens: bool = True) -> str:
+    """Return what can be called on a tree of a kind, whose rows are ``tokens`` or not."""
     if kind == "unflattened":
         return "flatten()"
     found: list[str] = []
@@ -49,24 +51,51 @@ def calls(kind: str) -> str:
     if kind in ESTIMANDS:
         estimand = ESTIMANDS[kind]
         found += estimand.then or (("plot",) if estimand.picture else ())
-    return " ".join(["validate()", "report()", *found])
+    return " ".join(["validate()", "report()", *(name for name in found if tokens or name != "tokens()")])
 
 
 def observables(obj: Tree) -> tuple[str, ...]:
     """Ids of the observables of a run, of the run ``full`` of a study or series, or of a result, in order."""
-    if is_samples(obj):
-        return Samples.of(obj, allow_partial=True).observables
-    steps = series_members(obj)
-    members = study_members(next(iter(steps.values())) if steps else obj)
-    if members:
-        first = members.get("full", next(iter(members.values())))
-        return Samples.of(first, allow_partial=True).observables
+    run = _one_run(obj)
+    if run is not None:
+        return Samples.of(run, allow_partial=True).observables
     nodes = list(obj.subtree) if isinstance(obj, xr.DataTree) else [obj]
     for node in nodes:
         for key in ("dataset_id_to_name", "observables"):
             if key in node.attrs:
                 return tuple(str(name) for name in node.attrs[key])
     return ()
+
+
+def rows_and_masks(obj: Tree) -> str:
+    """Say what is special about the rows of a run, of the run ``full`` of a study, or of a result; else nothing.
+
+    That they are no tokens, the unit of their loss where it is not nat, and where positions do not count.
+    """
+    run = _one_run(obj)
+    metadata = {} if run is None else metadata_of(run)
+    unit = loss_unit(metadata) if run is not None else str(obj.attrs.get("loss_unit", NAT))
+    masked = [] if run is None else [str(n).removeprefix("mask_") for n in run.data_vars if str(n).startswith("mask_")]
+    parts = [] if _of_tokens(obj) else ["no tokens"]
+    parts += [] if unit == NAT else [f"losses in units of {unit}"]
+    parts += [f"not all positions count of: {', '.join(n for n in masked if n != 'sampling_micro')}"] if masked else []
+    return "; ".join(parts)
+
+
+def _one_run(obj: Tree) -> Tree | None:
+    """The run, the run ``full`` of a study or of the first checkpoint, the first cell of a sweep; None of a result."""
+    if is_samples(obj):
+        return obj
+    steps, grid = series_members(obj), grid_of(obj) if kind_of(obj) == "sweep" else None
+    members = grid.cells if grid is not None else study_members(next(iter(steps.values())) if steps else obj)
+    return members.get("full", next(iter(members.values()))) if members else None
+
+
+def _of_tokens(obj: Tree) -> bool:
+    run = _one_run(obj)
+    if run is None:
+        return bool(obj.attrs.get("rows_are_tokens", 1))
+    return dig(metadata_of(run), "config.rows_are_tokens") is not False
 
 
 def overview(obj: Tree) -> list[tuple[str, str]]:
@@ -107,7 +136,9 @@ def overview(obj: Tree) -> list[tuple[str, str]]:
         rows.append(("health", "diagnose() reads the losses and judges"))
     names_found = observables(obj)
     rows += [("observables", ", ".join(names_found))] if names_found else []
-    rows.append(("can be called", calls(kind)))
+    told = rows_and_masks(obj)
+    rows += [("rows", told)] if told else []
+    rows.append(("can be called", calls(kind, tokens=_of_tokens(obj))))
     return rows
 
 

@@ -21,6 +21,7 @@ from devinterp.schema.model.spec import NAT
 __all__ = [
     "label_result",
     "lay_out",
+    "loss_unit",
     "no_text",
     "row_labels",
     "said_of_losses",
@@ -29,6 +30,7 @@ __all__ = [
     "shared_attrs",
     "string_index",
     "told",
+    "with_unit",
 ]
 
 RAGGED = ("chain", "draw", "step")
@@ -234,10 +236,21 @@ def shared_attrs(results: Mapping[Any, xr.Dataset], *, each: Collection[str] = (
     }
 
 
+def loss_unit(metadata: Mapping[str, Any]) -> str:
+    """Return the unit of a run's losses."""
+    return str(dig(metadata, "config.loss_unit") or NAT)
+
+
+def with_unit(text: str, unit: str, *, within: bool = False) -> str:
+    """Return a quantity's name with its unit, or a number with it ``within`` a sentence; a unit of 1 is not said."""
+    shown = unit.replace("^2", "²")
+    return text if unit == "1" else f"{text} {shown}" if within else f"{text} ({shown})"
+
+
 def said_of_losses(metadata: Mapping[str, Any]) -> dict[str, Any]:
     """Return what the attributes of a result must say of a run's losses: their unit, where it is not nat."""
-    unit = dig(metadata, "config.loss_unit")
-    return {} if unit in (None, NAT) else {"loss_unit": unit}
+    unit = loss_unit(metadata)
+    return {} if unit == NAT else {"loss_unit": unit}
 
 
 def said_of_rows(metadata: Mapping[str, Any]) -> dict[str, Any]:

@@ -192,7 +192,7 @@ def _rises(cell: Cell) -> Criterion:
     rise, error = cell.number("rise"), cell.number("rise_se")
     if rise is None:
         return Criterion(name, None if cell.severity < CANNOT_IMPROVE else False, "no chain is left")
-    return Criterion(name, rise > SIGNAL_ERRORS * (error or 0.0), f"by {rise:.3g} ± {error or 0.0:.1g} nat")
+    return Criterion(name, rise > SIGNAL_ERRORS * (error or 0.0), f"by {rise:.3g} ± {error or 0.0:.1g}")
 
 
 def _no_spikes(cell: Cell) -> Criterion:

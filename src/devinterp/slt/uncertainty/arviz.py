@@ -9,6 +9,7 @@ import xarray as xr
 
 from devinterp.slt.runs.chains import select_chains, warn_excluded
 from devinterp.slt.runs.counted import minibatch_rows, observed_rows, row_mask
+from devinterp.slt.runs.results import loss_unit
 from devinterp.slt.runs.run import Samples, Tree
 
 __all__ = ["to_arviz"]
@@ -56,7 +57,7 @@ def to_arviz(samples: Tree, *, log_likelihood: bool = False, allow_partial: bool
     used, length = list(selection.used), selection.length
     coords: dict[Any, Any] = {"chain": np.array(used, dtype=np.int64), "draw": np.arange(length)}
     coords |= run.coords_along(chain=used, draw=slice(length))
-    unit = {"units": "nat"}
+    unit = {"units": loss_unit(run.metadata)}
     kept = {name: trace[used, :length] for name, trace in traces.items()}
     posterior = xr.Dataset({name: (("chain", "draw"), trace, unit) for name, trace in kept.items()}, coords=coords)
     groups = {"/posterior": posterior}

@@ -89,7 +89,7 @@ def test_in_a_log_there_is_a_line_now_and_then_without_control_characters(monkey
         progress.show(ProgressEvent(None, 1, 10, 10))
     assert capsys.readouterr().err.splitlines() == [
         "sampling: 14 of 20 steps (70 %), 18 s left",
-        "sampling: 20 of 20 steps (100 %), loss 2.5 nat",
+        "sampling: 20 of 20 steps (100 %), loss 2.5",
     ]
 
 

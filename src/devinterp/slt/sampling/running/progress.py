@@ -149,7 +149,7 @@ class _Lines(Progress):
         self._last = now
         told = f"sampling: {self._done} of {self._total} steps ({100 * self._done / self._total:.0f} %)"
         if self._loss is not None:
-            told += f", loss {self._loss:.4g} nat"
+            told += f", loss {self._loss:.4g}"
         if not ended and self._since is not None and self._done > self._since[1]:
             began, first = self._since
             left = (now - began) / (self._done - first) * (self._total - self._done)

@@ -1,0 +1,83 @@
+"""What the rows of an influence are called: by observable and number, and by label."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import xarray as xr
+
+from devinterp.errors import SettingError
+from devinterp.slt.runs.results import with_unit
+
+__all__ = [
+    "describe",
+    "kind_of_rows",
+    "label_of",
+    "numbers_along",
+    "observable_of",
+    "place_of",
+    "position_of",
+    "scale_label",
+]
+
+
+def observable_of(result: xr.Dataset, index: int) -> tuple[str, int] | None:
+    """Return the observable that a concatenated sequence belongs to and its row there, where the result tells."""
+    names, sizes = result.attrs.get("observables"), result.attrs.get("observable_sizes")
+    if names is None or sizes is None:
+        return None
+    start = 0
+    for name, size in zip(names, sizes, strict=True):
+        if index < start + int(size):
+            return str(name), index - start
+        start += int(size)
+    return None
+
+
+def numbers_along(result: xr.Dataset, dim: str, size: int) -> npt.NDArray[np.int64]:
+    """Return the coordinate of a dimension; its positions where it has none."""
+    if dim in result.coords:
+        return np.asarray(result[dim].values, dtype=np.int64)
+    return np.arange(size)
+
+
+def position_of(result: xr.Dataset, dim: str, index: int) -> int:
+    """Return where a sequence or row stands along a dimension of the result."""
+    labels = numbers_along(result, dim, result.sizes[dim])
+    found = np.flatnonzero(labels == index)
+    if found.size == 0:
+        raise SettingError(
+            f"The result has no sequence {index} along {dim}.",
+            expected=f"one of {labels[:20].tolist()}{' ...' if labels.size > 20 else ''}",
+            found=index,
+        )
+    return int(found[0])
+
+
+def kind_of_rows(result: xr.Dataset) -> str:
+    """Return what the rows are: sequences of tokens, or plain rows."""
+    return "sequence" if result.attrs.get("rows_are_tokens", 1) else "row"
+
+
+def place_of(result: xr.Dataset, index: int) -> str:
+    """Return a row's observable and number there."""
+    found = observable_of(result, index)
+    return f"{kind_of_rows(result)} {index}" if found is None else f"{found[0]}, row {found[1]}"
+
+
+def label_of(result: xr.Dataset, index: int) -> str:
+    """Return what a row was called when it was sampled; empty where nobody said."""
+    return str(result["label"].values[index]) if "label" in result.coords else ""
+
+
+def describe(result: xr.Dataset, index: int) -> str:
+    """Return a row's place, and its label where it has one."""
+    label = label_of(result, index)
+    return place_of(result, index) + (f" ({label})" if label else "")
+
+
+def scale_label(result: xr.Dataset) -> str:
+    """Return what stands beside a scale of influences."""
+    unit = str(result["influences"].attrs.get("units", "1"))
+    covariance = bool(result.attrs.get("compute_covariance", 0))
+    return with_unit("influence", f"covariance, {unit}" if covariance else "correlation, dimensionless")
