@@ -69,11 +69,11 @@ class PlotAccessor:
         return token_influence(self._obj, batch_1, batch_2, **options)
 
     def influence_images(self, queries: Any, images: Any, **options: Any) -> Any:
-        """Draw images and their strongest partners; see `devinterp.plot.influence.influence_images`."""
+        """Draw images and their strongest partners; see `devinterp.plot.influence.ranked.influence_images`."""
         return influence_images(self._obj, queries, images, **options)
 
     def ranked_influences(self, batch_1: int, target_position: int | None = None, **options: Any) -> Any:
-        """Draw the strongest partners of a token or row; see `devinterp.plot.influence.ranked_influences`."""
+        """Draw the strongest partners of a token or row; see `devinterp.plot.influence.ranked.ranked_influences`."""
         return ranked_influences(self._obj, batch_1, target_position, **options)
 
     def susceptibilities(self, classes: Any = None, **options: Any) -> Any:
