@@ -152,6 +152,39 @@ def gpt2():
     return transformers.GPT2LMHeadModel(config)
 
 
+FAMILIES = {
+    "GPTNeoForCausalLM": {"num_layers": 1, "num_heads": 2, "attention_types": [[["local"], 1]], "window_size": 4},
+    "GPTNeoXForCausalLM": {"num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16},
+    "LlamaForCausalLM": {"num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16},
+    "OPTForCausalLM": {"num_hidden_layers": 1, "num_attention_heads": 2, "ffn_dim": 16, "word_embed_proj_dim": 16},
+    "BloomForCausalLM": {"n_layer": 1, "n_head": 2},
+}
+
+
+@pytest.mark.parametrize("family", ["GPT2LMHeadModel", *FAMILIES])
+def test_every_family_reads_padded_rows_as_cut_ones(family):
+    """Attention mask and position ids are those that the family expects: on the left, on the right, and cut."""
+    library = pytest.importorskip("transformers", reason="transformers is not installed")
+    model = gpt2()
+    if family in FAMILIES:
+        kind = getattr(library, family)
+        model = kind(kind.config_class(vocab_size=64, hidden_size=16, max_position_embeddings=16, **FAMILIES[family]))
+    with torch.no_grad():
+        for weight in model.eval().parameters():  # large enough for every token before to matter
+            weight.mul_(8 if weight.ndim > 1 else 1)
+    rows = {"right": np.where(RIGHT, TOKENS, 1), "left": np.ones_like(TOKENS)}
+    masks = {"right": RIGHT, "left": RIGHT[:, ::-1]}
+    rows["left"][masks["left"]] = TOKENS[RIGHT]
+    for side, ids in rows.items():
+        tree = run(
+            {"input_ids": ids, "attention_mask": masks[side].astype(int)}, model=model,
+            mode="eval", num_draws=1, num_chains=1, num_init_loss_batches=1,
+        )  # fmt: skip
+        for row, losses in zip(tree["row_train"].values, tree["init_loss_train"].values, strict=True):
+            (whole,) = losses_of([TOKENS[row, : LENGTHS[row]]], lambda cut: model(cut).logits)
+            np.testing.assert_allclose(losses[np.isfinite(losses)], whole, rtol=0, atol=1e-5)
+
+
 def test_what_is_padded_on_the_left_reads_as_if_it_were_not():
     left = RIGHT[:, ::-1]
     shifted = np.zeros_like(TOKENS)

@@ -211,3 +211,24 @@ def test_an_encoder_decoder_is_named():
     config = library.T5Config(vocab_size=16, d_model=8, d_kv=4, d_ff=8, num_layers=1, num_heads=2)
     with pytest.raises(ModelError, match="encoder-decoder"):
         run(library.T5ForConditionalGeneration(config), ROWS, **QUIET)
+
+
+def test_a_model_that_has_seen_what_it_predicts_is_named():
+    library = transformers()
+    sizes = {
+        "vocab_size": 16,
+        "hidden_size": 8,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "intermediate_size": 8,
+    }
+    model = library.BertForMaskedLM(library.BertConfig(**sizes, hidden_dropout_prob=0, attention_probs_dropout_prob=0))
+    with pytest.raises(ModelError, match="would have seen it"):
+        run(model, ROWS, **QUIET)
+
+    def hide_the_last(model, ids):
+        hidden = torch.cat([ids[:, :-1], torch.zeros_like(ids[:, :1])], dim=1)
+        losses = nn.functional.cross_entropy(model(hidden).logits.mT, ids, reduction="none")
+        return losses[:, 1:]
+
+    assert np.isfinite(run(model, ROWS, loss_fn=hide_the_last, **QUIET)["init_loss"]).all()

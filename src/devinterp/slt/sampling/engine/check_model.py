@@ -334,6 +334,12 @@ def _logits(model: nn.Module, batch: Batch) -> torch.Tensor:
             f"{type(model).__name__} is an encoder-decoder: a row of ids does not say what each side is given.",
             remedy="Pass loss_fn=, which is called as loss_fn(model, input_ids) and gives each side its ids.",
         )
+    if type(model).__name__.endswith("ForMaskedLM"):
+        raise ModelError(
+            f"{type(model).__name__} reads whole rows: every prediction of a next token would have seen it.",
+            expected="a model whose logits at a token depend on that token and those before",
+            remedy="Pass loss_fn=, which is called as loss_fn(model, input_ids), hides tokens and predicts them.",
+        )
     input_ids = batch.ids
     logits = forward_logits(model, input_ids, batch.beside)
     expected = f"(batch, token, vocabulary), here ({input_ids.shape[0]}, {input_ids.shape[1]}, ...)"
