@@ -208,6 +208,7 @@ def _facts(location: Location, status: StoreStatus) -> list[tuple[str, str]]:
             for o in observables
         ]
         facts += [("observables", ", ".join(named))] if named else []
+        facts += _rows(metadata)
         if len(status.runs) > 1:
             facts.append(("runs", str(len(status.runs))))
         facts += [] if status.saved is None else [("saved", status.saved)]
@@ -222,6 +223,17 @@ def _facts(location: Location, status: StoreStatus) -> list[tuple[str, str]]:
                 ("failed", "; ".join(failed[:5]) + (f"; and {len(failed) - 5} more" if len(failed) > 5 else ""))
             )
     return facts
+
+
+def _rows(metadata: Mapping[str, Any]) -> list[tuple[str, str]]:
+    from devinterp.slt.runs.overview import rows_text
+    from devinterp.slt.runs.results import loss_unit
+
+    config, provenance = (_mapping(metadata.get(part)) for part in ("config", "provenance"))
+    marked = {"sampling": provenance.get("visited"), **_mapping(provenance.get("observables"))}
+    masked = [name for name, told in marked.items() if "mask" in _mapping(told)]
+    said = rows_text(config.get("rows_are_tokens") is not False, loss_unit(metadata), masked)
+    return [("rows", said)] if said else []
 
 
 def _progress(state: ChainStatus, run: RunStatus) -> list[str]:

@@ -12,6 +12,7 @@ from tiny_lm import build_model, build_tokens
 from torch import nn
 
 import devinterp
+from devinterp.cli import main
 from devinterp.errors import DataError, ModelError, SettingError, StoreConflictError
 from devinterp.slt.sampling import sample
 from devinterp.slt.sampling.engine.losses import next_token_loss
@@ -303,3 +304,14 @@ def test_of_rows_that_are_no_tokens_some_losses_may_not_count():
         nn.Linear(3, 3), from_rows, {"train": (from_rows, 2)}, **{**OPTIONS, "loss_fn": lambda m, b: loss(m, b["x"])}
     )
     np.testing.assert_array_equal(again["mask_train"].values, tree["mask_train"].values)
+
+
+def test_what_does_not_count_is_told_at_a_glance(tmp_path, capsys):
+    tree = run(padded(), {"train": (padded(), 2), "whole": (TOKENS, 1)}, output_path=tmp_path / "run.zarr")
+    with pytest.raises(SystemExit):
+        main(["info", str(tmp_path / "run.zarr")])
+    said = capsys.readouterr().out
+    for text in (repr(tree.devinterp), said):
+        (line,) = [each for each in text.splitlines() if each.strip().startswith("rows:")]
+        assert line.split(":", 1)[1].strip() == "not all positions count of: sampling, train"
+    assert "rows:" not in repr(run(TOKENS).devinterp)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from html import escape
 
 import numpy as np
@@ -18,7 +18,7 @@ from devinterp.slt.runs.kind import kind_of
 from devinterp.slt.runs.results import loss_unit
 from devinterp.slt.runs.run import Samples, Tree, is_samples, metadata_of, series_members, study_members
 
-__all__ = ["calls", "how_made", "observables", "overview", "overview_html", "overview_text", "rows_and_masks"]
+__all__ = ["calls", "how_made", "observables", "overview", "overview_html", "overview_text", "rows_text"]
 
 TITLES = {
     "samples": "SGLD run",
@@ -67,19 +67,21 @@ def observables(obj: Tree) -> tuple[str, ...]:
     return ()
 
 
-def rows_and_masks(obj: Tree) -> str:
-    """Say what is special about the rows of a run, of the run ``full`` of a study, or of a result; else nothing.
-
-    That they are no tokens, the unit of their loss where it is not nat, and where positions do not count.
-    """
-    run = _one_run(obj)
-    metadata = {} if run is None else metadata_of(run)
-    unit = loss_unit(metadata) if run is not None else str(obj.attrs.get("loss_unit", NAT))
-    masked = [] if run is None else [str(n).removeprefix("mask_") for n in run.data_vars if str(n).startswith("mask_")]
-    parts = [] if _of_tokens(obj) else ["no tokens"]
+def rows_text(tokens: bool, unit: str, masked: Sequence[str]) -> str:
+    """Say what is special about rows: that they are no tokens, a unit other than nat, where positions do not count."""
+    parts = [] if tokens else ["no tokens"]
     parts += [] if unit == NAT else [f"losses in units of {unit}"]
-    parts += [f"not all positions count of: {', '.join(n for n in masked if n != 'sampling_micro')}"] if masked else []
+    parts += [f"not all positions count of: {', '.join(masked)}"] if masked else []
     return "; ".join(parts)
+
+
+def _rows(obj: Tree) -> str:
+    """What is special about the rows of a run, of the run ``full`` of a study, or of a result."""
+    run = _one_run(obj)
+    if run is None:
+        return rows_text(_of_tokens(obj), str(obj.attrs.get("loss_unit", NAT)), ())
+    masked = [name for name in ("sampling", *observables(run)) if f"mask_{name}" in run.data_vars]
+    return rows_text(_of_tokens(obj), loss_unit(metadata_of(run)), masked)
 
 
 def _one_run(obj: Tree) -> Tree | None:
@@ -136,7 +138,7 @@ def overview(obj: Tree) -> list[tuple[str, str]]:
         rows.append(("health", "diagnose() reads the losses and judges"))
     names_found = observables(obj)
     rows += [("observables", ", ".join(names_found))] if names_found else []
-    told = rows_and_masks(obj)
+    told = _rows(obj)
     rows += [("rows", told)] if told else []
     rows.append(("can be called", calls(kind, tokens=_of_tokens(obj))))
     return rows
