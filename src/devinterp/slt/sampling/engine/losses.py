@@ -29,8 +29,9 @@ __all__ = [
     "takes_attention_mask",
 ]
 
-_PIECE = 2**18
-"""Logits that are worked on together where no gradient is wanted: 1 MiB, which a core's cache holds."""
+_PIECE = 2**19
+"""Logits that are worked on together where no gradient is wanted: 2 MiB, and as much of results.
+Of 128 x 49,152 logits, where a core has 2 MiB of second-level cache: 6.9 ms, 7.3 at half the size, 9.5 row by row."""
 
 LossFn = Callable[[nn.Module, Any], torch.Tensor]
 """``(model, input_ids (batch, token)) -> (batch, token - 1)``, a loss per predicted token; of rows that are no tokens,
@@ -126,13 +127,20 @@ def next_token_loss(logits: torch.Tensor, input_ids: torch.Tensor) -> torch.Tens
     (batch, token - 1)
         Minus the log-probability of token t + 1 given the tokens up to t.
     """
-    if logits.dtype in (torch.float16, torch.bfloat16):
-        logits = logits.float()
-    log_probs = torch.log_softmax(logits, dim=-1)
     # The last position predicts nothing. Its target is a dummy whose loss is cut off after the gather: to slice the
     # log-probabilities instead would cost two more passes over (batch, token, vocabulary) going back.
-    targets = torch.cat([input_ids[:, 1:], input_ids[:, :1]], dim=1)
-    return -log_probs.gather(-1, targets[..., None])[:, :-1, 0]
+    return _cross_entropy(logits, _next_ids(input_ids))[:, :-1]
+
+
+def _next_ids(input_ids: torch.Tensor) -> torch.Tensor:
+    return torch.cat([input_ids[:, 1:], input_ids[:, :1]], dim=1)
+
+
+def _cross_entropy(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Return minus the log-probability of targets (...) under logits (..., vocabulary)."""
+    if logits.dtype in (torch.float16, torch.bfloat16):
+        logits = logits.float()
+    return -torch.log_softmax(logits, dim=-1).gather(-1, targets[..., None])[..., 0]
 
 
 class PerTokenLoss:
@@ -199,26 +207,29 @@ class PerTokenLoss:
         """Return the default loss of logits, (batch, token - 1), with the same check."""
         input_ids = batch.ids
         if batch.counts is not None:
-            return self._checked(logits, input_ids, batch.counts)
-        if logits.device.type == "cpu" and not logits.requires_grad and logits.dtype == torch.float32:
+            # What stands where nothing counts is nobody's business.
+            self._check(torch.where(batch.counts[..., None], logits.detach()[:, :-1], logits.new_zeros(())))
+            return next_token_loss(logits, input_ids)
+        plain = logits.device.type == "cpu" and not logits.requires_grad and logits.dtype == torch.float32
+        if plain and logits.numel() and logits.is_contiguous():
             # Piece by piece, so that what the check has read is still in the cache, and no second array of the
-            # vocabulary's size is written to memory. Rows do not depend on each other: the bits are the same.
-            rows = max(1, _PIECE // max(1, logits[0].numel())) if len(logits) else 1
-            pieces = zip(torch.split(logits, rows), torch.split(input_ids, rows), strict=True)
-            return torch.cat([self._checked(*piece) for piece in pieces])
-        return self._checked(logits, input_ids)
-
-    def _checked(
-        self, logits: torch.Tensor, input_ids: torch.Tensor, counts: torch.Tensor | None = None
-    ) -> torch.Tensor:
-        detached = logits.detach()
-        if counts is not None:  # what stands where nothing counts is nobody's business
-            detached = torch.where(counts[..., None], detached[:, :-1], detached.new_zeros(()))
-        if logits.device.type != "cpu":
-            self._flags.append(torch.isfinite(detached).all())
-        elif not all_finite(detached):
-            raise NonFiniteError("the logits are not finite")
+            # vocabulary's size is written to memory. Positions do not depend on each other: the bits are the same.
+            size = max(1, _PIECE // logits.shape[-1])
+            losses = []
+            flat, targets = logits.flatten(0, 1), _next_ids(input_ids).flatten()
+            for some, wanted in zip(torch.split(flat, size), torch.split(targets, size), strict=True):
+                self._check(some)
+                losses.append(_cross_entropy(some, wanted))
+            return torch.cat(losses).view(input_ids.shape)[:, :-1]
+        self._check(logits)
         return next_token_loss(logits, input_ids)
+
+    def _check(self, logits: torch.Tensor) -> None:
+        """See that logits are finite."""
+        if logits.device.type != "cpu":
+            self._flags.append(torch.isfinite(logits.detach()).all())
+        elif not all_finite(logits.detach()):
+            raise NonFiniteError("the logits are not finite")
 
     def finite(self) -> torch.Tensor | None:
         """Whether all logits since the last call were finite, as a 0-d bool on the device; None on the CPU."""
