@@ -419,6 +419,7 @@ def test_what_a_grid_varies_besides_has_panels_of_its_own():
     facets = sweep_map(summary)
     titles = [f"localization = {v}, batch_size = {b}" for v in (1, 100) for b in (8, 16)]
     assert list(facets.names) == titles
+    assert [axes.get_title(loc="left") for axes in facets] == [name.replace(", ", "\n") for name in titles]
     chosen = recommend(summary).settings
     framed = [
         name

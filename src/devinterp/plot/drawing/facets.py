@@ -86,12 +86,18 @@ def make_facets(
     return Facets(fig, axs, tuple(names))
 
 
+def _lines(name: str, room: int) -> str:
+    """Break what has several parts where it is longer than its panel is wide."""
+    parts = [name] if len(name) <= room else name.split(", ")
+    return "\n".join(drawable(parts, longest=room, names=True))
+
+
 def draw_facets(facets: Facets, draw: Callable[[Axes, int], Any], *, own_labels: bool = False) -> Facets:
     """Call ``draw(ax, index)`` for every panel; labels stay on the outer axes, one legend beside all panels."""
     columns = facets.axs.shape[1]
     # As many letters of a title as its panel has room for.
     room = max(12, int(facets.fig.get_figwidth() / columns * 9))
-    titles = drawable(facets.names, longest=room, names=True)
+    titles = [_lines(name, room) for name in facets.names]
     keys: dict[str, Any] = {}
     for index, ax in enumerate(facets):
         facets.artists.append(draw(ax, index))
