@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from devinterp.errors import StoreError
-from devinterp.plain_json import dig, plain_json
+from devinterp.plain_json import dig, listed, plain_json
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
@@ -80,3 +80,12 @@ def test_dig_takes_nothing_but_mappings_apart() -> None:
     assert dig(document, "x.y", "z") == "z"
     assert dig(None, "a") is None
     assert dig("text", "a") is None
+
+
+@pytest.mark.parametrize(
+    ("found", "wanted"),
+    [("code", ["code"]), (["code", "math"], ["code", "math"]), (np.array(["a"]), ["a"]), (np.int64(3), [3]), ([], [])],
+)
+def test_a_list_of_one_is_read_as_netcdf_leaves_it(found, wanted):
+    assert listed({"names": found}, "names") == wanted
+    assert listed({}, "names") == []

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal
 
 import numpy as np
 
 from devinterp.errors import StoreError
 
-__all__ = ["dig", "plain_json"]
+__all__ = ["dig", "listed", "plain_json"]
 
 NonFinite = Literal["refuse", "keep", "null", "text"]
 
@@ -26,6 +26,12 @@ def dig(document: Any, path: str, default: Any = None) -> Any:
             return default
         document = document[key]
     return document
+
+
+def listed(attrs: Mapping[Any, Any], name: str) -> list[Any]:
+    """Return an attribute that is a list, empty where there is none; netCDF makes its only entry of a list of one."""
+    found = attrs.get(name, [])
+    return list(found) if isinstance(found, Iterable) and not isinstance(found, str) else [found]
 
 
 def plain_json(

@@ -15,17 +15,18 @@ import xarray as xr
 
 import devinterp
 from devinterp.cli import main
-from devinterp.errors import IncompleteStoreError
+from devinterp.errors import ChainFailedWarning, IncompleteStoreError
 from devinterp.schema import load
 from devinterp.schema.model.load import available
 from devinterp.slt.bif import compute_bif
 from devinterp.slt.bif.reweighting import compute_reweighting
-from devinterp.slt.estimands import ESTIMANDS
+from devinterp.slt.estimands import ESTIMANDS, resolve
 from devinterp.slt.information.waic import compute_waic
 from devinterp.slt.information.wbic import compute_wbic
 from devinterp.slt.llc import compute_llc
 from devinterp.slt.runs.results import told
 from devinterp.slt.susceptibilities import compute_susceptibilities
+from devinterp.slt.susceptibilities.views import flatten, unflatten
 from devinterp.slt.sweep import compute_sweep
 from devinterp.slt.sweep.temperature import compute_temperature
 from devinterp.testing import make_tree
@@ -132,6 +133,42 @@ def test_a_result_can_be_saved_as_netcdf(result, tmp_path, engine):
             xr.testing.assert_equal(back[group].to_dataset(), again[group].to_dataset())
             assert set(back[group].attrs) == set(again[group].attrs)
         assert devinterp.validate(back).ok
+
+
+@pytest.mark.parametrize("engine", ["netcdf4", "h5netcdf"])
+def test_lists_of_one_come_back_from_netcdf_as_lists(tmp_path, engine, capsys):
+    pytest.importorskip({"netcdf4": "netCDF4"}.get(engine, engine))
+    small = {"rows": {"train": 3, "code": 2}}
+    run, study = made_runs.make_run(**small), made_runs.make_study(**small)
+    failed = made_runs.fail_chain(run, 0, 9)
+    with pytest.warns(ChainFailedWarning):
+        llc = compute_llc(failed)
+    results = {
+        "bif": compute_bif(run, loss_keys=["code"]),
+        "bif_topk": compute_bif(run, loss_keys=["code"], top_k=1),
+        "reweighting": compute_reweighting(run, num_samples=100, loss_keys=["code"]),
+        "susceptibilities": compute_susceptibilities(study),
+        "unflattened": unflatten(compute_susceptibilities(study)),
+        "llc": llc,
+    }
+    for kind, result in results.items():
+        result.to_netcdf(tmp_path / f"{kind}.nc", engine=engine)
+        with xr.open_datatree(tmp_path / f"{kind}.nc", engine=engine) as back:
+            if kind != "llc":
+                assert back.devinterp.observables == ("code",)
+            if kind == "unflattened":
+                folded = flatten(back)["susceptibilities"].to_dataset()
+                assert folded.equals(results["susceptibilities"]["susceptibilities"].to_dataset())
+                continue
+            assert devinterp.validate(back).ok, str(devinterp.validate(back))
+            back.devinterp.save(tmp_path / f"{kind}.zarr")
+            devinterp.open_store(tmp_path / f"{kind}.zarr", level="values")
+            estimand = ESTIMANDS["bif" if kind == "bif_topk" else kind]
+            resolve(estimand.screen)(back if kind == "susceptibilities" else back.to_dataset(), kind, estimand)
+    said = capsys.readouterr().out
+    assert "0-1 code" in said
+    assert "mean on code" in said
+    assert "chains left out: 0" in said
 
 
 def test_results_are_pickled_copied_and_written_as_json(result):

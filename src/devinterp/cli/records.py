@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from devinterp.plain_json import listed
 from devinterp.slt.estimands import Estimand
 from devinterp.slt.runs.results import told, with_unit
 
@@ -74,7 +75,7 @@ def screen(result: xr.Dataset, store: str, estimand: Estimand) -> None:
         meaning = next((str(v.attrs.get("long_name", "")) for v in result.data_vars.values() if "bound" in v.dims), "")
         put(f"from, to: {100 * float(result.attrs['ci']):g} % interval. {meaning}".rstrip())
     excluded = told(result.attrs, "chains_excluded")
-    lines = excluded.items() if isinstance(excluded, dict) else [("", excluded or [])]
+    lines = excluded.items() if isinstance(excluded, dict) else [("", listed(result.attrs, "chains_excluded"))]
     for name, chains in lines:
         if chains:
             put(f"{name + ': ' if name else ''}chains left out: {', '.join(map(str, chains))}")
@@ -157,13 +158,13 @@ def show_bif(result: xr.Dataset, store: str, estimand: Estimand) -> None:
     header, rows = bif_records(result)
     name = str(next(iter(result.data_vars)))
     value = header.index(name.removesuffix("s"))
-    listed = [row for row in rows if "partner_batch" in result or row[0] != row[1]]
-    listed = [row for row in listed if np.isfinite(row[value])]
-    listed.sort(key=lambda row: -abs(row[value]))
+    strongest = [row for row in rows if "partner_batch" in result or row[0] != row[1]]
+    strongest = [row for row in strongest if np.isfinite(row[value])]
+    strongest.sort(key=lambda row: -abs(row[value]))
     unit = {"1": "correlation", "nat^2": "covariance, nat^2"}.get(unit := str(result[name].attrs["units"]), unit)
-    cells = [[_text(v) for v in row] for row in listed[: 2 * STRONGEST]]
+    cells = [[_text(v) for v in row] for row in strongest[: 2 * STRONGEST]]
     put(table(list(header), cells, right=list(header), title=f"{store}: strongest {name} ({unit})"))
-    sizes = zip(result.attrs["observables"], result.attrs["observable_sizes"], strict=True)
+    sizes = zip(*(listed(result.attrs, key) for key in ("observables", "observable_sizes")), strict=True)
     start, parts = 0, []
     for name, size in sizes:
         parts.append(f"{start}-{start + int(size) - 1} {name}")
@@ -184,7 +185,7 @@ def sus_records(result: xr.DataTree) -> tuple[list[str], Iterator[Sequence[Any]]
         each = [(int(s), sus_records(result.sel(checkpoint=s))) for s in sus["checkpoint"].values]
         joined = ([step, *row] for step, (_, rows) in each for row in rows)
         return ["checkpoint", *each[0][1][0]], joined
-    names = sus.attrs["dataset_id_to_name"]
+    names = listed(sus.attrs, "dataset_id_to_name")
     kinds = [n for n in ("sus", "sus_se", "sus_cov", "sus_shift") if n in sus]
     columns = [(n, i, str(w)) for n in kinds for i, w in enumerate(sus["wr"].values)]
 
@@ -210,7 +211,7 @@ def show_susceptibilities(result: xr.DataTree, study: str, estimand: Estimand) -
     from devinterp.slt.susceptibilities.views import matrix
 
     sus = result["susceptibilities"].to_dataset()
-    names = [str(n) for n in sus.attrs["dataset_id_to_name"]]
+    names = [str(n) for n in listed(sus.attrs, "dataset_id_to_name")]
     of = [np.flatnonzero(sus["dataset_id"].values == k) for k in range(len(names))]
     steps = [int(s) for s in sus["checkpoint"].values] if "checkpoint" in sus.dims else []
     rows: list[list[str]] = []

@@ -10,6 +10,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from devinterp.demo.corpus import HALF, KINDS
+from devinterp.plain_json import listed
 from devinterp.slt.bif import compute_bif
 from devinterp.slt.llc import compute_llc
 from devinterp.slt.susceptibilities import compute_susceptibilities
@@ -218,7 +219,7 @@ def _class_means(study: xr.DataTree) -> xr.Dataset:
     tree = compute_susceptibilities(study, TASK, [*KINDS, REPEATED], baseline="observable")
     tokens = tree["susceptibilities"].to_dataset()
     position = tokens["target_position"].values
-    name = np.array(tokens.attrs["dataset_id_to_name"])[tokens["dataset_id"].values]
+    name = np.array(listed(tokens.attrs, "dataset_id_to_name"))[tokens["dataset_id"].values]
     # The first byte of the second showing belongs to neither class, as in COPIED.
     showing = np.select([position <= HALF, position > HALF + 1], ["first showing", "second showing"], "")
     label = np.where(name == REPEATED, showing, name)

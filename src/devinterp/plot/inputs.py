@@ -9,6 +9,7 @@ import numpy as np
 import xarray as xr
 
 from devinterp.errors import MissingVariableError, SettingError
+from devinterp.plain_json import listed
 from devinterp.slt.runs.chains import known_states
 from devinterp.slt.runs.kind import kind_of
 from devinterp.slt.runs.results import no_text
@@ -159,7 +160,6 @@ def context_of(tree: xr.DataTree) -> xr.Dataset:
 
 def observable_names(dataset: xr.Dataset) -> list[str]:
     """Return the names behind ``dataset_id``."""
-    names = dataset.attrs.get("dataset_id_to_name")
-    if names is None:
+    if "dataset_id_to_name" not in dataset.attrs:
         return [str(i) for i in range(int(np.max(dataset["dataset_id"].values, initial=0)) + 1)]
-    return [str(n) for n in names]
+    return [str(n) for n in listed(dataset.attrs, "dataset_id_to_name")]

@@ -9,6 +9,7 @@ import numpy.typing as npt
 import xarray as xr
 
 from devinterp.errors import SettingError
+from devinterp.plain_json import listed
 from devinterp.plot.drawing.facets import Facets, draw_facets, make_facets
 from devinterp.plot.drawing.style import NEUTRAL, PALETTE, colours, legend, new_axes, note, title
 from devinterp.plot.inputs import as_llc
@@ -314,7 +315,7 @@ def llc_over_checkpoints(
     ax.set_ylabel(LABEL)
     ax.grid(axis="y", alpha=0.3)
     title(ax, _average(result))
-    mixed = result.attrs.get("mixed")
+    mixed = listed(result.attrs, "mixed")
     note(ax, f"{what}; with different {', '.join(map(str, mixed))}" if mixed else what)
     return bars
 

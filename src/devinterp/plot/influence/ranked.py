@@ -8,6 +8,7 @@ import numpy as np
 import xarray as xr
 
 from devinterp.errors import MissingVariableError, SettingError
+from devinterp.plain_json import listed
 from devinterp.plot.drawing.contexts import ContextLine, bars_with_contexts
 from devinterp.plot.drawing.facets import Facets, make_facets
 from devinterp.plot.drawing.images import as_pictures, show_picture
@@ -143,7 +144,7 @@ def influence_images(
     if "influences" not in obj.data_vars:
         options = {"correlation_method": "sequence", "batch_index_range_1": asked, **options}
     result = as_bif(obj, **options)
-    pictures = as_pictures(images, obj, result.attrs.get("observables"), result.attrs.get("observable_sizes"))
+    pictures = as_pictures(images, obj, *(listed(result.attrs, key) for key in ("observables", "observable_sizes")))
     lines = []
     for row in asked:
         ranked = _ranked_rows(result.isel(batch_1=position_of(result, "batch_1", row)), row, top)

@@ -7,6 +7,7 @@ import numpy.typing as npt
 import xarray as xr
 
 from devinterp.errors import SettingError
+from devinterp.plain_json import listed
 from devinterp.slt.runs.results import with_unit
 
 __all__ = [
@@ -23,11 +24,8 @@ __all__ = [
 
 def observable_of(result: xr.Dataset, index: int) -> tuple[str, int] | None:
     """Return the observable that a concatenated sequence belongs to and its row there, where the result tells."""
-    names, sizes = result.attrs.get("observables"), result.attrs.get("observable_sizes")
-    if names is None or sizes is None:
-        return None
     start = 0
-    for name, size in zip(names, sizes, strict=True):
+    for name, size in zip(*(listed(result.attrs, key) for key in ("observables", "observable_sizes")), strict=True):
         if index < start + int(size):
             return str(name), index - start
         start += int(size)

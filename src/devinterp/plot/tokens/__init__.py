@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from devinterp.errors import SettingError
+from devinterp.plain_json import listed
 from devinterp.plot.drawing.style import symmetric_limit
 from devinterp.plot.inputs import as_bif, as_susceptibilities, context_of, observable_names, one_run, refuse_options
 from devinterp.plot.tokens.coloured import TextRow, TokenText
@@ -18,7 +19,6 @@ from devinterp.slt.runs.kind import kind_of
 from devinterp.slt.runs.read_blocks import block_slices, read_blocks
 from devinterp.slt.runs.results import loss_unit
 from devinterp.slt.runs.run import Tree, study_members
-from devinterp.slt.susceptibilities.flat import names_in
 from devinterp.slt.susceptibilities.views import matrix
 
 if TYPE_CHECKING:
@@ -209,7 +209,7 @@ def _susceptibility_rows(
         values = np.full(positions.size, np.nan)
         values[np.searchsorted(positions, sus["target_position"].values[line])] = column[line]
         texts = token_strings(context["input_ids"].values[text][order], tokenizer)
-        counts = np.isfinite(values) if observable in names_in(sus, "masked") else None
+        counts = np.isfinite(values) if observable in listed(sus.attrs, "masked") else None
         found.append(TextRow(f"{observable}, row {row}", tuple(texts), values, counts=counts))
     return wr, found
 

@@ -36,6 +36,7 @@ class AttributeRules:
         for number, error in enumerate(self._validators[key].iter_errors(bound.group.attrs)):
             if number >= _MAX_PER_GROUP:
                 break
+            error = _nearest(error)
             where = ".".join(str(p) for p in error.absolute_path)
             if error.validator == "required":
                 _report_required(bound, error, where, findings)
@@ -85,7 +86,15 @@ def _report_required(bound: Bound, error: Any, where: str, findings: Collector) 
             findings.add(RuleCode.ATTRIBUTE, bound.path, message, remedy=near)
 
 
+def _nearest(error: Any) -> Any:
+    """Return what is wrong by the alternative that is of the right type, where there are alternatives."""
+    wrong = [e for e in error.context if e.validator != "type"] if error.validator == "anyOf" else []
+    return wrong[0] if wrong else error
+
+
 def _expected(error: Any) -> str:
+    if error.validator == "anyOf":
+        return " or ".join(_expected(e) for e in error.context)
     texts = {
         "type": "of type {}",
         "enum": "one of {}",

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from devinterp.plain_json import listed
 from devinterp.schema.reading.nodes import NotReadableError
 from devinterp.schema.rules.context import Context
 from devinterp.schema.rules.registry import Problem, predicate
@@ -249,8 +250,8 @@ def _check_diagonal(values: NDArray[Any], left: NDArray[Any], right: NDArray[Any
 
 
 def _flat(context: Context, position: str) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any], int] | None:
-    names = context.attrs.get("dataset_id_to_name")
-    if not context.has("dataset_id", "batch", position) or not isinstance(names, list):
+    names = listed(context.attrs, "dataset_id_to_name")
+    if not context.has("dataset_id", "batch", position) or not names:
         return None
     total = context.group.arrays["dataset_id"].shape
     if len(total) != 1 or 5 * 8 * total[0] > context.budget:
@@ -266,8 +267,8 @@ def flat_bijection(context: Context, *, position: str, start: int) -> Iterator[P
     if flat is None:
         return
     dataset, row, place, count = flat
-    masked, names = context.attrs.get("masked", ()), context.attrs["dataset_id_to_name"]
-    gaps = {names.index(name) for name in ([masked] if isinstance(masked, str) else masked) if name in names}
+    masked, names = (listed(context.attrs, key) for key in ("masked", "dataset_id_to_name"))
+    gaps = {names.index(name) for name in masked if name in names}
     if dataset.size and (dataset.min() < 0 or dataset.max() >= count):
         yield Problem(
             "dataset_id names an observable that is not there.", f"below {count}", int(dataset.max()), "dataset_id"
@@ -306,8 +307,8 @@ def flat_names_agree(context: Context) -> Iterator[Problem]:
     sus, tokens = context.child("susceptibilities"), context.child("context")
     if sus is None or tokens is None:
         return
-    wanted, found = (c.attrs.get("dataset_id_to_name") for c in (sus, tokens))
-    if isinstance(wanted, list) and isinstance(found, list) and wanted != found:
+    wanted, found = (listed(c.attrs, "dataset_id_to_name") for c in (sus, tokens))
+    if wanted and found and wanted != found:
         yield Problem("The groups list different observables.", wanted, found, "context")
 
 
@@ -317,7 +318,7 @@ def flat_groups_agree(context: Context) -> Iterator[Problem]:
     sus, tokens = context.child("susceptibilities"), context.child("context")
     if sus is None or tokens is None or context.attrs.get("rows_are_tokens") in (0, False):
         return
-    if sus.attrs.get("dataset_id_to_name") != tokens.attrs.get("dataset_id_to_name"):
+    if listed(sus.attrs, "dataset_id_to_name") != listed(tokens.attrs, "dataset_id_to_name"):
         return  # the lists have their own finding
     predicted, there = (_grids(c, p) or {} for c, p in ((sus, "target_position"), (tokens, "position")))
     for identity, (rows, targets) in predicted.items():

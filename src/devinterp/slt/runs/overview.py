@@ -9,7 +9,7 @@ import numpy as np
 import xarray as xr
 
 from devinterp.errors import DataError, ProvenanceError
-from devinterp.plain_json import dig
+from devinterp.plain_json import dig, listed
 from devinterp.schema.model.spec import NAT
 from devinterp.slt.estimands import ESTIMANDS
 from devinterp.slt.runs.chains import known_states
@@ -63,7 +63,7 @@ def observables(obj: Tree) -> tuple[str, ...]:
     for node in nodes:
         for key in ("dataset_id_to_name", "observables"):
             if key in node.attrs:
-                return tuple(str(name) for name in node.attrs[key])
+                return tuple(str(name) for name in listed(node.attrs, key))
     return ()
 
 

@@ -10,9 +10,8 @@ import numpy.typing as npt
 import xarray as xr
 
 from devinterp.slt.runs.results import label_result, schema_id, string_index
-from devinterp.slt.runs.run import Tree
 
-__all__ = ["flat_tree", "names_in"]
+__all__ = ["flat_tree"]
 
 Positions = Sequence[npt.NDArray[np.int64]]
 
@@ -115,12 +114,3 @@ def _flat(
     for name in ("dataset_id", "batch", position):
         joined[name] = (dim, joined[name][1].astype(np.int64))
     return xr.Coordinates(joined, indexes={})
-
-
-def names_in(obj: Tree, attribute: str) -> list[str]:
-    """Return the observables that an attribute of a result lists.
-
-    ``masked`` are those of which not all positions count, so that their rows have gaps.
-    """
-    found = obj.attrs.get(attribute, [])
-    return [found] if isinstance(found, str) else [str(name) for name in found]  # netCDF makes a text of a list of one

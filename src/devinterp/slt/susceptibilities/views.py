@@ -15,11 +15,11 @@ import numpy.typing as npt
 import xarray as xr
 
 from devinterp.errors import MissingVariableError, SettingError
-from devinterp.plain_json import dig
+from devinterp.plain_json import dig, listed
 from devinterp.slt.runs.comparable import check_curve
 from devinterp.slt.runs.run import Tree, metadata_of, series_members, study_members
 from devinterp.slt.runs.side_by_side import along_checkpoints
-from devinterp.slt.susceptibilities.flat import flat_tree, names_in
+from devinterp.slt.susceptibilities.flat import flat_tree
 
 __all__ = ["flatten", "matrix", "pca", "split_half", "unflatten"]
 
@@ -50,7 +50,7 @@ def unflatten(result: xr.DataTree) -> xr.DataTree:
         A selection left rows of unequal length.
     """
     sus, context = (_group(result, name) for name in ("susceptibilities", "context"))
-    names = names_in(sus, "dataset_id_to_name")
+    names = listed(sus.attrs, "dataset_id_to_name")
     groups: dict[str, xr.Dataset] = {}
     for k, name in enumerate(names):
         inside = sus["dataset_id"].values == k
@@ -59,7 +59,7 @@ def unflatten(result: xr.DataTree) -> xr.DataTree:
         tokens = context["dataset_id"].values == k if "input_ids" in context else np.zeros(0, dtype=bool)
         known = np.unique(sus["target_position"].values[inside])
         ids_rows, ids_position = _grid(context, tokens, "position")[:2] if tokens.size else (known[:0], known)
-        holes = ids_position if name in names_in(sus, "masked") else None
+        holes = ids_position if name in listed(sus.attrs, "masked") else None
         rows, position, at = _grid(sus, inside, "target_position", among=holes)
         part, shape = sus.isel(sus_flat=inside), (rows.size, position.size)
         data: dict[str, Any] = {variable: _folded(part[variable], shape, at) for variable in VALUES if variable in part}
@@ -107,7 +107,7 @@ def flatten(tree: xr.DataTree) -> xr.DataTree:
     MissingVariableError
         A child has no ``sus``.
     """
-    names = [name for name in tree.attrs.get("dataset_id_to_name", tree.children) if name in tree.children]
+    names = [name for name in listed(tree.attrs, "dataset_id_to_name") or tree.children if name in tree.children]
     children = [tree[name].to_dataset() for name in names]
     if not children or any("sus" not in child for child in children):
         raise MissingVariableError(
@@ -116,7 +116,7 @@ def flatten(tree: xr.DataTree) -> xr.DataTree:
             found=list(tree.children),
         )
     present = [variable for variable in VALUES if all(variable in child for child in children)]
-    holes = names_in(tree, "masked")
+    holes = listed(tree.attrs, "masked")
     counts = [_numbers(child) if name in holes else None for name, child in zip(names, children, strict=True)]
     order = ("batch", "target_position", "wr")
     flat = {}

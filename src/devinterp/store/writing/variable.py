@@ -26,6 +26,7 @@ from devinterp.schema.model.suggest import suggestion
 from devinterp.schema.reading.access import open_access
 from devinterp.schema.reading.keys import DOCUMENT, STATE_FOLDER, document_key, join_key
 from devinterp.schema.reading.limits import Limits
+from devinterp.schema.reading.nodes import GroupNode
 from devinterp.schema.reading.store_tree import gathered_documents, read_store
 from devinterp.schema.rules.bound import Bound, members_of
 from devinterp.store.filesystem import remove_empty
@@ -98,13 +99,14 @@ def write_variable(
         new = dict(attributes or {}) | ({} if extension is None else {"devinterp_schema": extension.id})
         asked = extension if path == "/" else None
         # What the schema so far does not declare is what a call that was killed has left.
-        there = _bind(location, path, None, profile, {})
+        root = _read(location)
+        there = _bind(root, path, None, profile, {})
         if name in there.group.arrays and name in there.variables:
             raise StoreExistsError(
                 f"The variable {name!r} is in {location.name} already; it was left untouched.",
                 remedy="Write it under another name, or into a copy of the store without it.",
             )
-        bound = _bind(location, path, asked, profile, new)
+        bound = _bind(root, path, asked, profile, new)
         bound.group.arrays.pop(name, None)
         spec, placeholders = _declared(bound, name)
         layout, block = _lay_out(bound, name, spec, placeholders, values)
@@ -119,17 +121,22 @@ def write_variable(
         remove_empty(location.folder / STATE_FOLDER)
 
 
-def _bind(location: Location, path: str, asked: Schema | None, profile: str, new: Mapping[str, Any]) -> Bound:
-    """Return the group with the schema that it will have."""
+def _read(location: Location) -> GroupNode:
+    tree = read_store(open_access(location.store), Limits(), Collector(), None)
+    if tree is None:
+        raise MissingVariableError(f"There is no group in {location.name}.")
+    return tree.root
+
+
+def _bind(root: GroupNode, path: str, asked: Schema | None, profile: str, new: Mapping[str, Any]) -> Bound:
+    """Return the group with the schema that it has with these attributes."""
     findings, limits = Collector(), Limits()
-    tree = read_store(open_access(location.store), limits, findings, None)
-    assert tree is not None  # the store has just been validated
-    group = next((g for g in tree.root.subtree() if g.path == path), None)
+    group = next((g for g in root.subtree() if g.path == path), None)
     if group is None:
-        raise MissingVariableError(f"There is no group {path!r} in {location.name}.")
+        raise MissingVariableError(f"There is no group {path!r} in the store.")
     group.attrs.update(new)
-    schema = choose_schema(tree.root, asked, profile, findings)
-    bounds = {} if schema is None else {b.path: b for b in bind_tree(tree.root, schema, findings, limits)}
+    schema = choose_schema(root, asked, profile, findings)
+    bounds = {} if schema is None else {b.path: b for b in bind_tree(root, schema, findings, limits)}
     if path not in bounds:
         raise MissingVariableError(f"The schema declares no group {path!r}.", found=new.get("devinterp_schema"))
     return bounds[path]

@@ -93,6 +93,8 @@ def draw_instance(
         return [draw_instance(items, rng, item, f"{where}[{i}]") for i, item in enumerate(known)]
     if known is not _UNSET:
         return known
+    if "anyOf" in schema:
+        return draw_instance(schema["anyOf"][0], rng, _UNSET, where)
     if "const" in schema:
         return schema["const"]
     if "enum" in schema:
