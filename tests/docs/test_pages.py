@@ -227,3 +227,10 @@ def test_every_sentence_of_the_formats_has_a_rule_and_every_rule_a_sentence() ->
     for sentence in sentences:
         assert ("codes" in sentence) is not ("tested" in sentence), sentence
         assert (ROOT / sentence.get("tested", ".")).exists(), sentence
+
+
+def test_tests_that_the_page_of_other_tools_names_are_there() -> None:
+    named = re.findall(r"`([a-z_/]+\.py) (test_\w+)`", (DOCS / "contributing/other-tools.md").read_text())
+    assert len(named) > 25
+    missing = [n for n in named if f"def {n[1]}(" not in (ROOT / "tests" / n[0]).read_text()]
+    assert not missing

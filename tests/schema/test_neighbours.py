@@ -42,6 +42,15 @@ BROKEN = {
         **SOUND,
         "nodes": variables(votes={**VOTES, "checks": UNKNOWN}),
     },
+    "attributes of no type": {**SOUND, "nodes": {"/": {"doc": "D.", "attributes": {"type": "objekt"}}}},
+    "attributes with half a pattern": {
+        **SOUND,
+        "nodes": {"/": {"doc": "D.", "attributes": {"properties": {"by": {"pattern": "("}}}}},
+    },
+    "attributes described elsewhere": {
+        **SOUND,
+        "nodes": {"/": {"doc": "D.", "attributes": {"allOf": [{"$ref": "http://127.0.0.1:9/attributes.json"}]}}},
+    },
     "no YAML": "a: [",
     "no text": b"\xff\xfe\x00",
     "not a mapping": [1, 2],
@@ -98,8 +107,12 @@ def test_a_broken_document_harms_only_itself(install, tmp_path, kind):
     assert devinterp.validate(make_tree("llc").to_dataset().assign_attrs(devinterp_schema="lab/sound@1")).ok
 
 
-@pytest.mark.parametrize("text", ["raise RuntimeError('no')", "import not_there_at_all", "1/0", "def ("])
+RAISING = ["raise RuntimeError('no')", "import not_there_at_all", "1/0", "def (", "raise SystemExit(3)"]
+
+
+@pytest.mark.parametrize("text", RAISING)
 def test_broken_predicates_harm_only_those_who_need_them(tmp_path, monkeypatch, text):
+    devinterp.validate(make_tree("llc"))  # whose own imports look for entry points too
     (tmp_path / "bad_rules.py").write_text(text)
     (tmp_path / "good_rules.py").write_text(
         "from devinterp.schema import predicate\n@predicate('neighbourly')\ndef f(values):\n    return values < 0\n"

@@ -7,6 +7,7 @@ import json
 import pickle
 import shutil
 import threading
+import uuid
 from contextlib import contextmanager
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -14,6 +15,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 import lifelike
+import numpy as np
 import pytest
 import xarray as xr
 import zarr
@@ -258,6 +260,44 @@ def test_a_store_that_is_gone_under_an_open_tree_is_said_to_be(tmp_path, opened,
     if opened != "xarray":
         with pytest.raises(StoreGoneError):
             _ = tree["loss_code"].values
+
+
+OBJECTS = {
+    "memory": MemoryStore,
+    "a group": lambda: StorePath(MemoryStore(), "runs/s"),
+    "fsspec": lambda: FsspecStore.from_url(f"memory://{uuid.uuid4().hex}/s.zarr"),
+    "obstore": lambda: zarr.storage.ObjectStore(pytest.importorskip("obstore.store").MemoryStore()),
+}
+
+
+@pytest.mark.parametrize("make", OBJECTS)
+@pytest.mark.parametrize("consolidated", [True, False])
+@pytest.mark.parametrize("which", ["", "loss_code"])
+def test_a_store_object_that_is_emptied_is_said_to_be_gone(tmp_path, make, consolidated, which):
+    whole, store = open_store(make_store(tmp_path / "s.zarr")), OBJECTS[make]()
+    whole.devinterp.save(store)
+    tree = open_store(store, consolidated=consolidated)
+    if make != "obstore":  # whose memory does not travel
+        assert pickle.loads(pickle.dumps(tree)).identical(tree)
+    locate(store, mode="w").delete_below(which)
+    with pytest.raises(StoreGoneError, match="is gone"):
+        _ = tree["loss_code"].values
+    with pytest.raises(StoreGoneError, match="moved or deleted"):
+        tree.devinterp.bif()
+    if which:
+        assert np.isfinite(tree["loss_math"].values).all()
+
+
+def test_what_may_be_absent_of_a_store_object_that_stands_is_fill(tmp_path):
+    result, store = open_store(make_store(tmp_path / "s.zarr", "llc")), MemoryStore()
+    result.devinterp.save(store)
+    location = locate(store, mode="w")
+    for key in [key for key in location.list_keys("llc_std") if "/c" in key]:
+        location.delete(key)
+    tree = open_store(store)
+    for _ in range(2):
+        assert np.isnan(tree["llc_std"].values).all()
+        tree = tree.copy()
 
 
 def test_what_may_be_absent_in_a_store_that_stands_is_fill(tmp_path):

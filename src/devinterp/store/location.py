@@ -7,7 +7,7 @@ import json
 import os
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -133,6 +133,10 @@ class Location:
         """Whether it is this process's own memory, so that no other process can reach it."""
         return isinstance(self.store, MemoryStore) or "memory" in protocols(getattr(self.store, "fs", None))
 
+    def watched(self) -> Location:
+        """Return the same location for a tree that stays open, so that its store may go meanwhile."""
+        return self if self.folder is not None else replace(self, store=OpenedStore(self.store, self.name))
+
     def read_only(self) -> Location:
         """Return the same location, opened for reading."""
         return Location(self.store.with_read_only(True), self.name, self.folder, self.url)
@@ -221,8 +225,7 @@ class OpenedFolder(LocalStore):
     async def get(self, key: str, prototype: Any = None, byte_range: Any = None) -> Any:
         """Return what lies at ``key``, or None; refuse to where a chunk is not there because its array is not."""
         found = await super().get(key, prototype, byte_range)
-        # Documents (of Zarr v2 too: .zgroup) and the state of a run may be asked for where there are none.
-        if found is None and documented_node(key) is None and "/." not in f"/{key}":
+        if found is None and is_chunk(key):
             refuse_gone(self.root, key)
         return found
 
@@ -242,8 +245,57 @@ def refuse_gone(root: Path, key: str) -> None:
             break
         if above == root:
             break
-    raise StoreGoneError(
-        f"The store {root} is gone, or the array of {key} in it: it was moved or deleted after it was opened.",
+    raise _gone(root, key)
+
+
+class OpenedStore(WrapperStore[Store]):
+    """A store of any other make that tells the same: `OpenedFolder` for object stores, URLs and memory."""
+
+    def __init__(self, store: Store, name: str = "", arrays: Iterable[str] = ()) -> None:
+        super().__init__(store)
+        self._name = name
+        self._arrays = set(arrays)
+        """Arrays that were there when one of their chunks was not."""
+
+    def _with_store(self, store: Store) -> OpenedStore:
+        return type(self)(store, self._name, self._arrays)
+
+    def with_read_only(self, read_only: bool = False) -> OpenedStore:
+        return self._with_store(self._store.with_read_only(read_only))
+
+    def __str__(self) -> str:
+        return str(self._store)
+
+    async def get(self, key: str, prototype: Any = None, byte_range: Any = None) -> Any:
+        """Return what lies at ``key``, or None; refuse to where a chunk is not there because its array is not."""
+        prototype = prototype or default_buffer_prototype()
+        found = await self._store.get(key, prototype, byte_range)
+        if found is None and is_chunk(key) and not await self._has_array(key, prototype):
+            raise _gone(self._name, key)
+        return found
+
+    async def _has_array(self, key: str, prototype: Any) -> bool:
+        known = next((path for path in self._arrays if key.startswith(f"{path}/")), None)
+        if known is not None:
+            return await self._store.exists(join_key(known, DOCUMENT))
+        parts = key.split("/")[:-1]
+        for depth in range(len(parts), 0, -1):
+            raw = await self._store.get("/".join([*parts[:depth], DOCUMENT]), prototype)
+            if raw is not None:
+                is_array = json.loads(raw.to_bytes()).get("node_type") == "array"
+                self._arrays |= {"/".join(parts[:depth])} if is_array else set()
+                return bool(is_array)
+        return False
+
+
+def is_chunk(key: str) -> bool:
+    """Whether a chunk may lie there: documents (of Zarr v2 too: .zgroup) and the state of a run may not be there."""
+    return documented_node(key) is None and "/." not in f"/{key}"
+
+
+def _gone(name: object, key: str) -> StoreGoneError:
+    return StoreGoneError(
+        f"The store {name} is gone, or the array of {key} in it: it was moved or deleted after it was opened.",
         remedy="Open it again where it lies now.",
     )
 

@@ -61,7 +61,7 @@ def _installed() -> tuple[tuple[str, Path], ...]:
             # The entry's value names a package and, after the colon, a document inside it: nothing is called.
             path = _entry_path(entry.module, entry.attr)
             document = load_document(path)
-        except Exception as error:  # whatever another package does wrong, it must not harm anything but itself
+        except (Exception, SystemExit) as error:  # whatever another package does wrong harms nothing but itself
             _leave_out(f"The schema that the entry point {entry.name!r} names", f"{type(error).__name__}: {error}")
             continue
         found.append((f"{document['schema']}@{document['version']}", path))
@@ -138,6 +138,8 @@ def _read(path: Path, stamp: tuple[int, int]) -> Any:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise SchemaError(f"{path} is not a YAML document: {error}") from error
     check_grammar(document, str(path))
+    if path.parent != schemas_folder():
+        _check_attributes(document, str(path))
     return document
 
 
@@ -163,6 +165,35 @@ def check_grammar(document: object, source: str) -> None:
         raise SchemaError(f"{source} breaks the schema grammar in {len(problems)} place(s):\n" + "\n".join(lines))
 
 
+def _check_attributes(document: Mapping[str, Any], source: str) -> None:
+    """Raise `SchemaError` where what a document says of attributes is not JSON Schema, or leads elsewhere."""
+    import jsonschema
+
+    own = {f"nodes/{path}": node.get("attributes") for path, node in document["nodes"].items()}
+    for name, profile in document.get("profiles", {}).items():
+        own |= {f"profiles/{name}{path}": schema for path, schema in profile.get("attributes", {}).items()}
+    for place, schema in own.items():
+        try:
+            jsonschema.Draft202012Validator.check_schema(schema or {})
+        except jsonschema.SchemaError as error:
+            where = "/".join(map(str, error.absolute_path))
+            raise SchemaError(
+                f"{source} has attributes that are not JSON Schema, at {place}/{where}: {error.message}"
+            ) from error
+        if reference := _reference(schema):
+            raise SchemaError(
+                f"{source} refers to another schema for attributes, at {place}.",
+                expected="a JSON Schema that stands by itself: nothing is fetched to validate a store",
+                found=reference,
+            )
+
+
+def _reference(schema: Any) -> str | None:
+    inner = schema.values() if isinstance(schema, Mapping) else schema if isinstance(schema, list) else ()
+    own = [str(schema[key]) for key in ("$ref", "$dynamicRef") if isinstance(schema, Mapping) and key in schema]
+    return own[0] if own else next((found for value in inner if (found := _reference(value))), None)
+
+
 def load(source: str | Path | Mapping[str, Any], *, profile: str = "strict") -> Schema:
     """Load a schema.
 
@@ -184,6 +215,7 @@ def load(source: str | Path | Mapping[str, Any], *, profile: str = "strict") -> 
     """
     if isinstance(source, Mapping):
         check_grammar(source, "The document")
+        _check_attributes(source, "The document")
         return _build(dict(source), profile)
     path = _locate(source)
     status = path.stat()

@@ -146,7 +146,7 @@ def _load_installed() -> None:
     for entry in entry_points(group=ENTRY_POINT_GROUP):
         try:
             entry.load()
-        except Exception as error:  # its own schemas then lack their rules; no other is harmed
+        except (Exception, SystemExit) as error:  # its own schemas then lack their rules; no other is harmed
             warnings.warn(
                 f"The predicates that the entry point {entry.name!r} names cannot be used, and are left out: "
                 f"{type(error).__name__}: {error}",

@@ -143,6 +143,7 @@ def _is_older(location: Location) -> bool:
 def open_tree(location: Location, *, consolidated: bool | None = None, chunks: Any = None) -> xr.DataTree:
     """Open without validating; warn of failed chains in a completed store."""
     document = root_document(location)
+    location = location.watched()
     if consolidated is None:
         consolidated = gathered_documents(document) is not None
     try:
