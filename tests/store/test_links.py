@@ -41,7 +41,10 @@ def test_links_out_of_a_store_are_followed_where_that_is_asked_for(tmp_path: Pat
             devinterp.open_store(store)
 
 
-@pytest.mark.parametrize("command", [["validate"], ["llc", "--format", "json"], ["report", "-o", "{out}"], ["bif"]])
+@pytest.mark.parametrize(
+    "command",
+    [["validate"], ["info"], ["repair", "--dry-run"], ["llc", "--format", "json"], ["report", "-o", "{out}"], ["bif"]],
+)
 def test_the_command_line_has_the_same_option(
     tmp_path: Path, command: list[str], capsys: pytest.CaptureFixture
 ) -> None:
@@ -54,6 +57,22 @@ def test_the_command_line_has_the_same_option(
         codes.append(ended.value.code or 0)
     assert codes == [0 if name == "report" else codes[0], 0], capsys.readouterr()  # a report tells of what is invalid
     assert codes[0] or name == "report"
+
+
+def test_what_a_repair_writes_replaces_links_and_not_what_they_lead_to(tmp_path: Path) -> None:
+    parameters = {"num_chains": 2, "num_draws": 4}
+    store = annexed(Path(make_store(tmp_path / "s.zarr", parameters=parameters)), tmp_path / "pool", "all")
+    pool = {p.name: p.read_bytes() for p in (tmp_path / "pool").iterdir()}
+    next(p for p in sorted((store / "loss_code").rglob("*")) if p.is_symlink() and p.name != "zarr.json").unlink()
+    with pytest.raises(SystemExit) as ended:
+        main(["repair", str(store), "--yes"])
+    assert ended.value.code == 2
+    for more in (["--yes"], ["--undo"], ["--yes"]):
+        with pytest.raises(SystemExit) as ended:
+            main(["repair", str(store), "--follow-links", *more])
+        assert not ended.value.code
+    assert devinterp.validate(store, follow_links=True).ok
+    assert {p.name: p.read_bytes() for p in (tmp_path / "pool").iterdir()} == pool
 
 
 def test_a_link_to_nothing_is_a_missing_chunk(tmp_path: Path) -> None:

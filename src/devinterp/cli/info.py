@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from devinterp.cli.console import FOLLOW_LINKS
 from devinterp.errors import StoreError
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ def info(
     ] = False,
     interval: Annotated[float, typer.Option(min=0.1, metavar="SECONDS", help="With --watch: how often to look.")] = 2.0,
     format: Annotated[Format, typer.Option(help="json prints one document for each look.")] = Format.text,
+    follow_links: FOLLOW_LINKS = False,
 ) -> None:
     """Show what a store is; of a run that is still being written: progress, loss, LLC so far, R-hat.
 
@@ -64,9 +66,12 @@ def info(
     from devinterp.cli.console import put
     from devinterp.cli.watch import Traces
     from devinterp.store import locate
+    from devinterp.store.filesystem import refuse_links_out
     from devinterp.store.reading.status import read_status
 
     location = locate(store)
+    if location.folder is not None and location.folder.is_dir() and not follow_links:
+        refuse_links_out(location.folder)
     status = read_status(location)
     traces = Traces(location, _mapping(status.attributes.get("metadata")))
     if not watch:

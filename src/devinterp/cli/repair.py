@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from devinterp.cli.console import FOLLOW_LINKS
+
 __all__ = ["repair"]
 
 
@@ -20,6 +22,7 @@ def repair(
         bool, typer.Option("--undo", help="Take the last repair back, as long as the run has not gone on.")
     ] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    follow_links: FOLLOW_LINKS = False,
 ) -> None:
     """Mark what a store lost (missing or damaged chunks), so that the rest can be trusted.
 
@@ -46,7 +49,7 @@ def repair(
         for line in undo_repair(store):
             put(f"taken back: {line}")
         return
-    plan = plan_repair(store)
+    plan = plan_repair(store, follow_links=follow_links)
     if plan.nothing:
         put(f"{store}: nothing is lost")
         return

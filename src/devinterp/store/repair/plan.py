@@ -20,6 +20,7 @@ from devinterp.schema import load
 from devinterp.schema.model.spec import NodeSpec, VariableSpec
 from devinterp.schema.reading.keys import ChunkKeys, chunk_grid, is_leftover, join_key
 from devinterp.schema.rules.registry import holds_where_filled
+from devinterp.store.filesystem import refuse_links_out
 from devinterp.store.location import Location, StoreLike, locate
 from devinterp.store.reading.status import RunStatus, read_status
 from devinterp.store.repair.record import open_records
@@ -217,12 +218,15 @@ class StoredArray:
             ) from error
 
 
-def plan_repair(target: StoreLike) -> RepairPlan:
+def plan_repair(target: StoreLike, *, follow_links: bool = False) -> RepairPlan:
     """Look for what is lost: every chunk is read; nothing is changed.
 
     Parameters
     ----------
     target : path, URL or zarr Store
+    follow_links : bool
+        Whether symbolic links may lead out of the store's folder; what a repair writes replaces a link and not what it
+        leads to.
 
     Returns
     -------
@@ -232,9 +236,11 @@ def plan_repair(target: StoreLike) -> RepairPlan:
     ------
     StoreError
         The store holds no run that `devinterp` wrote, its metadata are damaged, it cannot be read, or a repair of it
-        was killed.
+        was killed; or a symbolic link leads out of it.
     """
     location = locate(target)
+    if location.folder is not None and location.folder.is_dir() and not follow_links:
+        refuse_links_out(location.folder)
     status = read_status(location)
     if not status.runs or status.schema is None:
         raise StoreError(
