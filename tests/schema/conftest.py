@@ -9,7 +9,10 @@ import pytest
 
 from devinterp.testing import make_store
 
-KINDS = ("samples", "study", "llc", "bif", "bif_topk", "susceptibilities", "sweep", "sweep_summary")
+KINDS = (
+    "samples", "study", "llc", "bif", "bif_topk", "susceptibilities", "sweep", "sweep_summary", "waic", "wbic",
+    "reweighting",
+)  # fmt: skip
 
 
 @pytest.fixture(scope="session")

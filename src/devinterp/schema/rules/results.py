@@ -23,26 +23,77 @@ _CORRELATION = 1e-5
 @predicate("llc_identities", kind="relation")
 def llc_identities(context: Context) -> Iterator[Problem]:
     """llc_mean and llc_std are those of llc_per_chain, over the chains that are not NaN."""
-    if not context.has("llc_mean", "llc_std", "llc_per_chain"):
+    yield from moments_of_chains(context, of="llc_per_chain", mean="llc_mean", std="llc_std")
+
+
+@predicate("moments_of_chains", kind="relation")
+def moments_of_chains(context: Context, *, of: str, mean: str, std: str) -> Iterator[Problem]:
+    """Mean and standard deviation (ddof 0) are those over the chains that are not NaN."""
+    names = (mean, std)
+    if not context.has(of, *names):
         return
-    per_chain = context.read("llc_per_chain").astype(np.float64)
-    tolerance = 1e-4 if context.group.arrays["llc_per_chain"].dtype == "float32" else 1e-9
+    per_chain = context.read(of).astype(np.float64)
+    tolerance = 1e-4 if context.group.arrays[of].dtype == "float32" else 1e-9
     counted = np.isfinite(per_chain).sum(axis=-1)
     with np.errstate(invalid="ignore", divide="ignore"):
         total = np.where(np.isfinite(per_chain), per_chain, 0.0).sum(axis=-1)
-        mean = np.where(counted > 0, total / counted, np.nan)
-        spread = np.where(np.isfinite(per_chain), per_chain - np.expand_dims(mean, -1), 0.0)
-        std = np.where(counted > 0, np.sqrt((spread**2).sum(axis=-1) / counted), np.nan)
+        centre = np.where(counted > 0, total / counted, np.nan)
+        apart = np.where(np.isfinite(per_chain), per_chain - np.expand_dims(centre, -1), 0.0)
+        spread = np.where(counted > 0, np.sqrt((apart**2).sum(axis=-1) / counted), np.nan)
     # The spread of nearly equal numbers is only as good as the numbers.
-    scale = tolerance * np.maximum(np.abs(mean), 1e-12)
-    for name, wanted in (("llc_mean", mean), ("llc_std", std)):
+    scale = tolerance * np.maximum(np.abs(centre), 1e-12)
+    for name, wanted in zip(names, (centre, spread), strict=True):
         found = context.read(name).astype(np.float64)
         if found.shape != wanted.shape:
             continue  # the dimensions have their own finding
         close = (np.abs(found - wanted) <= scale + tolerance * np.abs(wanted)) | (np.isnan(found) & np.isnan(wanted))
         if not close.all():
             where = int(np.flatnonzero(~close.ravel())[0])
-            yield Problem(f"{name} is not that of llc_per_chain.", wanted.ravel()[where], found.ravel()[where], name)
+            yield Problem(f"{name} is not that of {of}.", wanted.ravel()[where], found.ravel()[where], name)
+
+
+@predicate("sum_of_products", kind="relation")
+def sum_of_products(context: Context, *, variable: str, terms: list[list[Any]]) -> Iterator[Problem]:
+    """A variable is a sum of products of other variables, of numbers, and of numbers in attributes (``@n_beta``)."""
+    values = _terms(context, terms) if context.has(variable) else None
+    if values is None:
+        return
+    found, dims = context.read(variable).astype(np.float64), context.group.arrays[variable].dims
+    wanted, size = (sum(each) for each in (values, [abs(v) for v in values]))
+    if set(wanted.dims) != set(dims) or wanted.transpose(*dims).shape != found.shape:
+        return  # the dimensions have their own finding
+    wanted, size = (v.transpose(*dims).values for v in (wanted, size))
+    close = (np.abs(found - wanted) <= 1e-9 * size) | (np.isnan(found) & np.isnan(wanted))
+    if not close.all():
+        where = int(np.flatnonzero(~close.ravel())[0])
+        said = " + ".join(" * ".join(str(factor).lstrip("@") for factor in term) for term in terms)
+        yield Problem(
+            f"{variable} does not follow from the other numbers.",
+            f"{said} = {wanted.ravel()[where]:.9g}",
+            f"{found.ravel()[where]:.9g}",
+            variable,
+        )
+
+
+def _terms(context: Context, terms: list[list[Any]]) -> list[Any] | None:
+    """Return the products with their dimensions, or None where one is not known."""
+    import xarray as xr
+
+    out = []
+    for term in terms:
+        product = xr.Variable((), 1.0)
+        for factor in term:
+            value = factor
+            if isinstance(factor, str) and factor.startswith("@"):
+                value = context.setting(factor[1:])
+            elif isinstance(factor, str):
+                known = context.has(factor)
+                value = xr.Variable(context.group.arrays[factor].dims, context.read(factor)) if known else None
+            if isinstance(value, bool) or not isinstance(value, int | float | xr.Variable):
+                return None  # of a study an attribute is a mapping
+            product = product * value
+        out.append(product)
+    return out
 
 
 @predicate("llc_from_trace", kind="relation")
@@ -206,21 +257,44 @@ def _one_correlation(
         worst = float(np.nanmax(np.abs(values))) if np.isfinite(values).any() else 0.0
         if worst > 1 + _CORRELATION:
             yield Problem("A correlation is beyond 1.", "from -1 to 1", worst, "influences")
-    scale = max(1.0, float(np.nanmax(np.abs(values)))) if values.size and np.isfinite(values).any() else 1.0
+    yield from _asymmetry("influences", values, shared, left, right)
+    if not covariance and (by_token or context.setting("correlation_method") == "sequence"):
+        yield from _check_diagonal(values, left, right, by_token)
+
+
+def _asymmetry(
+    name: str, values: NDArray[Any], shared: NDArray[Any], left: NDArray[Any], right: NDArray[Any], least: float = 1.0
+) -> Iterator[Problem]:
+    known = values.size and np.isfinite(values).any()
+    scale = max(least, float(np.nanmax(np.abs(values)))) if known else 1.0
     for row in range(shared.size):
         ours, theirs = values[left[row], right], values[left, right[row]]
-        mirrored = np.swapaxes(theirs, -1, -2) if by_token else theirs
+        mirrored = np.swapaxes(theirs, -1, -2) if values.ndim == 4 else theirs
         difference = np.abs(ours - mirrored)
         if difference.size and float(np.nanmax(difference, initial=0.0)) > 2 * _CORRELATION * scale:
             yield Problem(
-                "The influences are not symmetric.",
+                f"The {name} are not symmetric.",
                 "the same value under (batch_1, p) and (batch_2, q) exchanged",
                 f"a difference of {float(np.nanmax(difference))} in the row of sequence {int(shared[row])}",
-                "influences",
+                name,
             )
-            break
-    if not covariance and (by_token or context.setting("correlation_method") == "sequence"):
-        yield from _check_diagonal(values, left, right, by_token)
+            return
+
+
+@predicate("symmetric", kind="relation")
+def symmetric(context: Context, *, variable: str) -> Iterator[Problem]:
+    """What two sequences do to each other is the same either way, and no loss is raised by weight on itself."""
+    if not context.has(variable, "batch_1", "batch_2"):
+        return
+    values, first, second = (context.read(name) for name in (variable, "batch_1", "batch_2"))
+    square = values.ndim == 2 or (values.ndim == 4 and values.shape[2] == values.shape[3])
+    if not square or values.shape[:2] != (first.size, second.size):
+        return  # the sizes have their own finding
+    shared, left, right = np.intersect1d(first, second, return_indices=True)
+    yield from _asymmetry(variable, values, shared, left, right, least=0.0)
+    own = _diagonal(values, left, right, values.ndim == 4)
+    if (own > 0).any():
+        yield Problem(f"{variable} are positive with themselves.", "0 or less", float(own[own > 0][0]), variable)
 
 
 def _is_covariance(context: Context, values: NDArray[Any], left: NDArray[Any], right: NDArray[Any]) -> bool:

@@ -8,6 +8,7 @@ from copy import deepcopy
 from typing import Any
 
 import numpy as np
+import xarray as xr
 
 from devinterp.names import SECONDARY, sanitize_observable_name, swept_value
 from devinterp.plain_json import dig
@@ -268,6 +269,39 @@ def _llc(draft: Draft, group: GroupDraft, arguments: Arguments) -> None:
         centre = group.values["llc_mean"][..., None]
         group.set("llc_ci", np.concatenate([centre - 0.5, centre + 0.7], axis=-1))
         group.attributes["ci"] = 0.9
+
+
+@rule_maker("moments_of_chains")
+def _moments(draft: Draft, group: GroupDraft, arguments: Arguments) -> None:
+    per_chain = group.values[arguments["of"]]
+    group.set(arguments["mean"], per_chain.mean(axis=-1))
+    group.set(arguments["std"], per_chain.std(axis=-1))
+
+
+@rule_maker("sum_of_products")
+def _sum(draft: Draft, group: GroupDraft, arguments: Arguments) -> None:
+    """Compute the variable, where everything that it is made of is drawn."""
+    total: Any = 0.0
+    for term in arguments["terms"]:
+        product: Any = xr.Variable((), 1.0)
+        for factor in term:
+            if isinstance(factor, str) and factor.startswith("@"):
+                factor = group.attributes.setdefault(factor[1:], float(draft.rng.uniform(1.0, 50.0)))
+            known = isinstance(factor, str)
+            product = product * (xr.Variable(group.dims(factor), group.values[factor]) if known else factor)
+        total = total + product
+    group.set(arguments["variable"], total.transpose(*group.dims(arguments["variable"])).values)
+
+
+@rule_maker("symmetric")
+def _symmetric(draft: Draft, group: GroupDraft, arguments: Arguments) -> None:
+    """Make what is drawn of pairs minus the covariance of as many random series."""
+    name = arguments["variable"]
+    places = [group.values[b] for b in ("batch_1", "batch_2")]
+    tokens = group.sizes["target_position"] if "target_position" in group.dims(name) else 1
+    series = draft.rng.normal(size=(int(max(p.max() for p in places)) + 1, tokens, 8))
+    made = -np.einsum("ipk,jqk->ijpq", series[places[0]], series[places[1]])
+    group.set(name, made if "target_position" in group.dims(name) else made[:, :, 0, 0])
 
 
 # ---- bif -----------------------------------------------------------------------------------------------------------
