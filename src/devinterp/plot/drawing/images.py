@@ -66,7 +66,7 @@ def as_pictures(
             parts.append(whole[rows])
         return np.concatenate(parts)
     found = _as_images(images)
-    count = sum(map(int, sizes)) if sizes is not None else len(found)
+    count = sum(map(int, sizes)) if sizes else len(found)
     if len(found) != count:
         raise DataError("There must be an image for each row.", expected=f"{count} images", found=f"{len(found)}")
     return found
