@@ -94,7 +94,7 @@ def deep_linear() -> Problem:
         return 0.5 * ((network(x[rows]) - y[rows]) ** 2).sum(dim=1, keepdim=True)
 
     index = np.stack([np.arange(count), np.zeros(count, np.int64)], axis=1)
-    settings = {"lr": 5e-5, "n_beta": 2000.0, "localization": 20.0, "batch_size": 1024, "num_burnin_steps": 500}
+    settings = {"lr": 1e-4, "n_beta": 2000.0, "localization": 20.0, "batch_size": 256, "num_burnin_steps": 500}
     return Problem(model, index, loss, loss, settings, 3000, deep_linear_lambda(widths, rank))
 
 

@@ -8,6 +8,7 @@ import sys
 
 import pytest
 
+from devinterp.slt.sampling.running import pool
 from devinterp.slt.sampling.running.pool import orphaned, worker_pool
 
 
@@ -25,18 +26,28 @@ def test_workers_have_the_present_environment_and_leave_ctrl_c_to_the_coordinato
     found = []
     for day in ("one", "two"):
         monkeypatch.setenv("OF_THE_DAY", day)
-        with worker_pool(1) as pool:
-            found.append(pool.submit(look).result())
+        with worker_pool(1) as workers:
+            found.append(workers.submit(look).result())
     assert [each[1] for each in found] == ["one", "two"]
     assert all(handler == signal.SIG_IGN and not lost for *_, handler, _, lost in found)
+
+
+def test_processes_that_cannot_start_are_not_waited_for(monkeypatch):
+    def refuse(count):
+        raise OSError("no more processes")
+
+    monkeypatch.setattr(pool, "worker_pool", refuse)
+    starting = pool.StartingPool(1, lambda executor: None)
+    assert isinstance(starting.begun.exception(timeout=60), OSError)
+    starting.close(wait=True)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere each worker is a process of its own making")
 def test_workers_are_forked_from_one_server_that_has_torch():
     found = set()
     for _ in range(2):
-        with worker_pool(1) as pool:
-            parent, _, _, torch, _ = pool.submit(look).result()
+        with worker_pool(1) as workers:
+            parent, _, _, torch, _ = workers.submit(look).result()
         found.add(parent)
         assert torch
     assert len(found) == 1

@@ -51,7 +51,12 @@ class StartingPool:
         self._thread.start()
 
     def _serve(self) -> None:
-        with worker_pool(self._count) as executor:
+        try:
+            pool = worker_pool(self._count)
+        except BaseException as error:
+            self.begun.set_exception(error)
+            return
+        with pool as executor:
             try:
                 with children_ignore_sigint():
                     executor.submit(os.getpid)  # returns when there is a process: once its server has imported torch
