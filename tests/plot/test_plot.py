@@ -11,6 +11,7 @@ from made_runs import make_series
 from made_sweeps import make_sweep
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from patterned import VOCABULARY, patterned
 
 from devinterp.errors import MissingVariableError, ProvenanceError, SettingError
 from devinterp.plot import (
@@ -514,3 +515,15 @@ def test_ranked_influences_are_those_of_the_matrix_and_of_the_strongest(run):
         ranked_influences(whole, 77, 5)
     with pytest.raises(MissingVariableError, match="between tokens"):
         ranked_influences(compute_bif(run, correlation_method="sequence"), 2, 5)
+
+
+@pytest.mark.parametrize("draw", [susceptibility_classes, susceptibility_text])
+def test_a_picture_of_many_restrictions_says_at_both_ends_what_its_columns_are(draw):
+    for count, above in ((8, False), (300, True)):
+        axes = draw(patterned(count), tokenizer=VOCABULARY).axes
+        ticks = axes.xaxis.get_major_ticks()
+        assert [tick.label2.get_visible() for tick in ticks] == [above] * len(ticks)
+        if above:
+            axes.figure.draw_without_rendering()
+            assert [t.label2.get_text() for t in ticks] == [t.label1.get_text() for t in ticks] != [""] * len(ticks)
+        plt.close("all")

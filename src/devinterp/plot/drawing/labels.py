@@ -13,7 +13,20 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.axis import Axis
 
-__all__ = ["label_tokens", "place_labels"]
+__all__ = ["label_above", "label_tokens", "place_labels"]
+
+MOST_ROWS_AT_A_GLANCE = 60
+
+
+def label_above(ax: Axes, rows: int) -> None:
+    """Repeat what stands below an image of many rows above it, since both ends are not seen at once."""
+    if rows <= MOST_ROWS_AT_A_GLANCE:
+        return
+    ax.tick_params(axis="x", labeltop=True)
+    for tick in ax.xaxis.get_major_ticks():
+        turned, size = tick.label1.get_rotation(), tick.label1.get_fontsize()
+        at = {"ha": "left", "va": "center" if turned == 90 else "bottom", "rotation_mode": "anchor"}
+        tick.label2.set(rotation=turned, fontsize=size, parse_math=False, **at)
 
 
 def place_labels(ax: Axes, x: Any, y: Any, names: Sequence[str], *, most: int = 40, size: float = 7.0) -> int:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from devinterp.errors import MissingVariableError, SettingError
-from devinterp.plot.drawing.labels import label_tokens
+from devinterp.plot.drawing.labels import label_above, label_tokens
 from devinterp.plot.drawing.numbers import rounded
 from devinterp.plot.drawing.style import add_colorbar, heat_map, new_axes, symmetric_limit
 from devinterp.plot.inputs import as_susceptibilities, observable_names
@@ -95,6 +95,7 @@ def susceptibility_classes(
     )
     kind = entries(tree)
     ax.set_xlabel(f"class of the {'predicted token' if kind == 'tokens' else 'row'} ({kind})")
+    label_above(ax, len(restrictions))
     if means.size <= MOST_WRITTEN_CELLS:
         for (row, column), mean in np.ndenumerate(means):
             shown, spread = rounded(float(mean), float(errors[row, column]))
@@ -158,6 +159,7 @@ def susceptibility_text(
     restriction_axis(ax, restrictions)
     label_tokens(ax.xaxis, tokens, width, turned=True)
     ax.set_xlabel(f"predicted token of {observable}, row {batch}", parse_math=False)
+    label_above(ax, len(restrictions))
     if colorbar:
         add_colorbar(ax, image, called("susceptibility", tree, standardize), beyond=beyond)
     return image
