@@ -8,6 +8,7 @@ import pytest
 import torch
 import xarray as xr
 from engine import assert_same_snapshot, snapshot
+from interrupted import assert_same_in_other_ways
 from tiny_lm import build_model, build_tokens
 from torch import nn
 
@@ -239,22 +240,9 @@ def test_what_does_not_count_may_be_anything():
 
 
 def test_other_processes_and_an_interruption_change_no_byte(tmp_path):
-    plain = run(padded(), output_path=tmp_path / "plain.zarr")
-    parallel = {"chain_method": "parallel", "num_workers": 1, "threads_per_chain": torch.get_num_threads()}
-    equal(run(padded(), output_path=tmp_path / "b.zarr", **parallel), plain)
-
-    class Stop(Exception):
-        pass
-
-    def stop(event):
-        if event.chain == 1 and event.step == 2:
-            raise Stop
-
-    with pytest.raises(Stop):
-        run(padded(), output_path=tmp_path / "c.zarr", progress=stop)
-    equal(run(padded(), output_path=tmp_path / "c.zarr"), plain)
+    where = assert_same_in_other_ways(lambda **options: run(padded(), **options), tmp_path)
     with pytest.raises(StoreConflictError, match="mask"):
-        run(padded(loss_mask=np.arange(LENGTH) != 2 + 0 * TOKENS), output_path=tmp_path / "c.zarr")
+        run(padded(loss_mask=np.arange(LENGTH) != 2 + 0 * TOKENS), output_path=where)
 
 
 def without_answer():

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 import xarray as xr
+from interrupted import assert_same_in_other_ways
 from torch import nn
 from torch.utils.data import TensorDataset
 
@@ -81,26 +82,7 @@ def test_a_row_may_have_several_losses():
 
 
 def test_chains_in_other_processes_and_after_an_interruption_write_the_same_bytes(tmp_path):
-    plain = run(output_path=tmp_path / "plain.zarr").load()
-    parallel = run(
-        output_path=tmp_path / "parallel.zarr",
-        chain_method="parallel",
-        num_workers=1,
-        threads_per_chain=torch.get_num_threads(),
-    )
-
-    class Stop(Exception):
-        pass
-
-    def stop(event):
-        if event.chain == 1 and event.step == 2:
-            raise Stop
-
-    with pytest.raises(Stop):
-        run(output_path=tmp_path / "resumed.zarr", progress=stop)
-    resumed = run(output_path=tmp_path / "resumed.zarr")
-    for tree in (parallel, resumed):
-        xr.testing.assert_equal(tree.to_dataset().load(), plain.to_dataset())
+    assert_same_in_other_ways(run, tmp_path)
 
 
 def test_the_store_tells_the_rows_by_their_contents(tmp_path):

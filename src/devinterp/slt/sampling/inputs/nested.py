@@ -80,15 +80,21 @@ class Batch(NamedTuple):
 
 def each_tensor(value: Any, change: Callable[[torch.Tensor], torch.Tensor]) -> Any:
     """Return a copy of plain containers, with every tensor changed."""
-    if isinstance(value, torch.Tensor):
-        return change(value)
+    return _each(value, lambda leaf: change(leaf) if isinstance(leaf, torch.Tensor) else leaf)
+
+
+def _each(value: Any, change: Callable[[Any], Any]) -> Any:
+    """Return a copy of containers, with everything changed that is none of them; a list of text is none."""
     if isinstance(value, Mapping):
-        return {key: each_tensor(one, change) for key, one in value.items()}
-    if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return type(value)(*(each_tensor(one, change) for one in value))
-    if type(value) in (tuple, list):
-        return type(value)(each_tensor(one, change) for one in value)
-    return value
+        return {key: _each(one, change) for key, one in value.items()}
+    if isinstance(value, list | tuple) and not _is_text(value):
+        return _like(value, tuple(_each(one, change) for one in value))
+    return change(value)
+
+
+def _like(value: Any, parts: tuple[Any, ...]) -> Any:
+    """Return a list or tuple of the same type: named tuples take their fields one by one."""
+    return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
 
 
 def tensors_within(value: Any, path: str = "") -> Iterator[tuple[str, torch.Tensor | Sequence[str | bytes]]]:
@@ -110,15 +116,16 @@ def num_rows(value: Any) -> int:
 
 def take_rows(value: Any, where: Where) -> Any:
     """Return some of the rows, in the same containers."""
-    if _is_text(value):
-        return value[where] if isinstance(where, slice) else type(value)(value[place] for place in where)
-    if isinstance(value, torch.Tensor):
-        return value[where if isinstance(where, slice) else torch.from_numpy(where)]
-    if isinstance(value, Mapping):
-        return {key: take_rows(one, where) for key, one in value.items()}
-    if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return type(value)(*(take_rows(one, where) for one in value))
-    return type(value)(take_rows(one, where) for one in value) if isinstance(value, list | tuple) else value
+    places = where if isinstance(where, slice) else torch.from_numpy(where)
+
+    def take(leaf: Any) -> Any:
+        if isinstance(leaf, torch.Tensor):
+            return leaf[places]
+        if _is_text(leaf):
+            return leaf[where] if isinstance(where, slice) else type(leaf)(leaf[place] for place in where)
+        return leaf
+
+    return _each(value, take)
 
 
 def first_tokens(batch: Batch, rows: int, tokens: int) -> Batch | None:
@@ -140,8 +147,7 @@ def join(parts: list[Any]) -> Any:
         return type(first)(text for part in parts for text in part)
     if isinstance(first, Mapping):
         return {key: join([part[key] for part in parts]) for key in first}
-    together = (join(list(same)) for same in zip(*parts, strict=True))
-    return type(first)(*together) if hasattr(first, "_fields") else type(first)(together)
+    return _like(first, tuple(join(list(same)) for same in zip(*parts, strict=True)))
 
 
 def hash_nested(value: Any, positions: npt.NDArray[np.int64] | None = None) -> str:
