@@ -1,9 +1,9 @@
-"""How often the intervals of an LLC hold the truth where rows are of unequal lengths, and of one length, in simulated runs.
+"""How often intervals of an LLC hold the truth, with rows of unequal lengths and of one length, in simulated runs.
 
     python tests/benchmarks/masks/interval_coverage.py [runs]
 
-Rows come from a population of 4096 whose long rows rise more; a chain moves all losses by the square of an autoregressive
-coordinate, so that the mean rise of the population, and that of the rows of a run, are known.
+Rows come from a population of 4096 whose long rows rise more; a chain moves all losses by the square of a coordinate
+that is autoregressive, so that the mean rise of the population, and that of the rows of a run, are known.
 """
 
 from __future__ import annotations
