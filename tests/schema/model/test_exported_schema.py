@@ -192,6 +192,21 @@ def test_both_accept_or_both_refuse(kind: str, profile: str, tmp_path_factory: A
         assert not found, [f"{f.code} {f.path} {f.message} {f.found}" for f in found]
 
 
+@pytest.mark.parametrize(("kind", "profile"), PROFILES)
+def test_a_shape_of_another_number_of_dimensions_is_refused_by_both(
+    kind: str, profile: str, tmp_path_factory: Any
+) -> None:
+    text = documents(kind, profile, str(tmp_path_factory.getbasetemp()))
+    nodes = json.loads(text)["consolidated_metadata"]["metadata"]
+    arrays = [path for path, node in nodes.items() if node["node_type"] == "array"][:6]
+    for path in arrays:
+        root = json.loads(text)
+        document = root["consolidated_metadata"]["metadata"][path]
+        document["shape"] = document["shape"][1:] if document["shape"] else [1]
+        assert not exported(kind, profile).is_valid(root), path
+        assert path != arrays[0] or findings(kind, profile, root)
+
+
 READERS = Path(__file__).resolve().parents[2] / "benchmarks" / "readers"
 
 

@@ -214,6 +214,7 @@ def _array(variable: VariableSpec, owner: SchemaSpec) -> dict[str, Any]:
         },
         "codecs": {"anyOf": [_codec_list(names) for names in _codecs(dtype, storage)]},
     }
+    ranks = sorted({len(t) for t in (legal[:1] if "prefixItems" in dims else legal)})
     named = ["dimension_names"]
     if () in legal:  # Zarr leaves the names out where there are none
         properties["dimension_names"] = {"enum": [None, *map(list, legal)]}
@@ -227,12 +228,31 @@ def _array(variable: VariableSpec, owner: SchemaSpec) -> dict[str, Any]:
         "description": f"{variable.doc} (unit: {variable.unit})",
         "required": ["node_type", "zarr_format", *_REQUIRED, *named],
         "properties": properties,
+        # A document whose shape, chunks and names are of different numbers of dimensions is no array's.
+        "anyOf": [
+            _of_rank(rank, [list(t) for t in legal if len(t) == rank] if len(ranks) > 1 else []) for rank in ranks
+        ],
         # A member that Zarr does not know may be there where readers need not understand it.
         "additionalProperties": {
             "type": "object",
             "required": ["must_understand"],
             "properties": {"must_understand": {"const": False}},
         },
+    }
+
+
+def _of_rank(rank: int, dims: list[list[str]]) -> dict[str, Any]:
+    """What members have in common that speak of every dimension; ``dims`` where arrays of other ranks are legal too."""
+    each = {"type": "array", "minItems": rank, "maxItems": rank}
+    named = {"dimension_names": {"enum": [*dims, *([None] if not rank else [])]}} if dims else {}
+    configuration = {"type": "object", "properties": {"chunk_shape": each}}
+    return {
+        "properties": {
+            **named,
+            "shape": each,
+            "chunk_grid": {"type": "object", "properties": {"configuration": configuration}},
+        },
+        **({"required": ["dimension_names"]} if named and rank else {}),
     }
 
 
