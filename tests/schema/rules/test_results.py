@@ -299,7 +299,7 @@ def test_a_flat_index_that_is_not_whole_is_not_judged() -> None:
     tree["susceptibilities"]["batch"].values[0] = 1
     assert problems("flat_bijection", tree, "susceptibilities", **arguments)
     nameless = tree.copy(deep=True)
-    nameless["susceptibilities"].attrs["dataset_id_to_name"] = "code"
+    nameless["susceptibilities"].attrs["dataset_id_to_name"] = {"code": 0}
     assert problems("flat_bijection", nameless, "susceptibilities", **arguments) == []
     tree["susceptibilities"] = xr.DataTree(tree["susceptibilities"].to_dataset().drop_vars("dataset_id"))
     assert problems("flat_bijection", tree, "susceptibilities", **arguments) == []

@@ -325,7 +325,8 @@ def _check_diagonal(values: NDArray[Any], left: NDArray[Any], right: NDArray[Any
 
 def _flat(context: Context, position: str) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any], int] | None:
     names = listed(context.attrs, "dataset_id_to_name")
-    if not context.has("dataset_id", "batch", position) or not names:
+    told = isinstance(context.attrs.get("dataset_id_to_name"), list | str)
+    if not context.has("dataset_id", "batch", position) or not told:
         return None
     total = context.group.arrays["dataset_id"].shape
     if len(total) != 1 or 5 * 8 * total[0] > context.budget:
