@@ -66,8 +66,8 @@ class Settings:
     batch_size: int = 16
     num_chains: int = 4
     num_draws: int = 36
-    checkpoint_draws: int = 24
-    refined_draws: int = 24
+    checkpoint_draws: int = 20
+    refined_draws: int = 18
     dataset_rows: int = 2048
     noise_draws: int = 50
     permutations: int = 1000
@@ -123,4 +123,6 @@ class Settings:
             "batches_per_draw": 1,
             "init_seed": self.seed,
             "save_metrics": True,
+            # Chains of their own minibatches are independent, gradient noise included.
+            "match_sampling_input_ids_across_chains": False,
         }
