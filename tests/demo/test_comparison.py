@@ -54,3 +54,24 @@ def test_without_a_circuit_nothing_agrees() -> None:
     found = comparison([0.1, 0.5, 0.9, 0.2], [0.3, 0.2, 0.9, 0.1], members=())
     assert not any(found.agrees.values())
     assert "nothing to compare" in found.sentence()
+
+
+@pytest.mark.parametrize(
+    ("llc", "half", "said"),
+    [
+        ([5.0, 22.0, 17.0, 6.0], 2.0, "matters most to copying is not the one"),
+        ([5.0, 22.0, 17.0, 6.0], 3.0, "intervals overlap"),
+        ([5.0, 17.0, 22.0, 6.0], 9.0, "l1h0, whose sampling costs copied bytes the most, has the largest"),
+    ],
+)
+def test_the_largest_llc_on_copied_text_is_claimed_only_where_the_intervals_tell(
+    llc: list[float], half: float, said: str
+) -> None:
+    bounds = np.array(llc)[:, None] + np.array([-half, half])
+    refined = xr.Dataset({"copied": ("wr", llc), "copied_ci": (("wr", "bound"), bounds)}, {"wr": list(NAMES)})
+    sampled = comparison([0.1, 0.5, 0.9, 0.2], [0.3, 0.2, 0.9, 0.1])
+    sentence = sampled.refined_sentence(refined, 200.0)
+    assert said in sentence
+    assert f"{max(llc):.1f} ± {half:.1f}" in sentence
+    none = comparison([0.1, 0.5, 0.9, 0.2], [0.3, 0.2, 0.9, 0.1], members=())
+    assert "no induction circuit" in none.refined_sentence(refined, 200.0)

@@ -118,6 +118,36 @@ class Comparison:
             "matters for one behaviour is not how sharply all of the loss rises around it."
         )
 
+    def refined_sentence(self, refined: xr.Dataset, n_beta: float) -> str:
+        """Say whether the head that matters most to copied bytes has the largest LLC on copied text alone.
+
+        ``refined`` is from `refined_llc`, sampled at ``n_beta``.
+        """
+        if not self.circuit.members:
+            return "Attention shows no induction circuit, so there is no head to ask about."
+        first = self.largest[0]
+        heads = refined.sel(wr=list(self.circuit.names))
+        sharpest = str(heads["wr"].values[int(np.argmax(heads["copied"].values))])
+        own, other = (heads.sel(wr=name) for name in (first, sharpest))
+        said = f"Sampled on snippets alone, which copying predicts, at n_beta {n_beta:g}: "
+        if first == sharpest:
+            return said + (
+                f"{first}, whose sampling costs copied bytes the most, has the largest data-refined LLC as well, "
+                f"{_refined(own)}."
+            )
+        said += (
+            f"{first}, whose sampling costs copied bytes the most, has a data-refined LLC of {_refined(own)}, and "
+            f"{sharpest} the largest, {_refined(other)}: "
+        )
+        if float(other["copied_ci"][0]) <= float(own["copied_ci"][1]):
+            return said + "their intervals overlap, so which of the two is larger is open."
+        return said + "the head that matters most to copying is not the one around which its loss is sharpest."
+
     def _share(self, column: str) -> xr.DataArray:
         heads = list(self.circuit.names)
         return self.heads["task"].sel(wr=heads) / self.n_beta / self.baselines[column].sel(wr=heads)
+
+
+def _refined(found: xr.Dataset) -> str:
+    low, high = found["copied_ci"].values
+    return f"{float(found['copied']):.1f} ± {(high - low) / 2:.1f}"

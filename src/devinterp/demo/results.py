@@ -81,7 +81,7 @@ class Results:
         return {
             "training": self._training(),
             "heads": self.comparison.sentence(),
-            "refined": self._refined(),
+            "refined": self.comparison.refined_sentence(self.refined, self.settings.refined_n_beta),
             "llc": self._llc(),
             "influence": self._influence(),
             "susceptibilities": self._susceptibilities(),
@@ -94,25 +94,6 @@ class Results:
         return (
             f"Around step {self.transition} the model learns to copy: shuffled bytes cost {first:.2f} nat each when "
             f"first shown, {second:.2f} nat when shown again."
-        )
-
-    def _refined(self) -> str:
-        heads = self.refined.sel(wr=list(self.comparison.circuit.names))
-        effects = self.comparison.measures["sampling"]
-        first = max(effects, key=effects.__getitem__)
-        sharpest = str(heads["wr"].values[int(np.argmax(heads["copied"].values))])
-        own, other = (heads.sel(wr=name) for name in (first, sharpest))
-        said = f"Sampled on snippets alone, which copying predicts, at n_beta {self.settings.refined_n_beta:g}, "
-        if first == sharpest:
-            return said + (
-                f"{first}, whose sampling costs copied bytes the most, has the largest data-refined LLC as well: "
-                f"{_with_error(own)}."
-            )
-        apart = float(other["copied_ci"][0]) > float(own["copied_ci"][1])
-        return said + (
-            f"{first}, whose sampling costs copied bytes the most, has a data-refined LLC of {_with_error(own)}; "
-            f"{sharpest} has the largest, {_with_error(other)}{'' if apart else ', within the errors'}: the head that "
-            "matters most to copying is not the one that is determined most sharply by it."
         )
 
     def _llc(self) -> str:
@@ -217,8 +198,3 @@ class Results:
             "verdicts": dict(self.verdicts),
             "findings": dict(self.stores),
         }
-
-
-def _with_error(found: xr.Dataset) -> str:
-    low, high = found["copied_ci"].values
-    return f"{float(found['copied']):.1f} ± {(high - low) / 2:.1f}"
