@@ -254,3 +254,16 @@ def test_chains_that_share_minibatches_count_for_less():
     alone.attrs = {"metadata": {**run.attrs["metadata"], "config": {"sampler": sampler, "sampling_task": "train"}}}
     assert diagnose(alone).shared_noise == 1.0
     assert diagnose(one()).shared_noise == 1.0  # the whole dataset at every step
+
+
+@pytest.mark.parametrize(("level", "said"), [(0.1, "0.01 times the temperature"), (2.0, "4 times"), (0.0, "descent")])
+def test_noise_of_another_size_is_another_temperature_and_no_posterior(level, said):
+    run = one().copy()
+    config = run.attrs["metadata"]["config"]
+    sampler = {**config["sampler"], "noise_level": level}
+    run.attrs["metadata"] = {**run.attrs["metadata"], "config": {**config, "sampler": sampler}}
+    verdict = diagnose(run).verdict
+    assert verdict.code == "not_converged"
+    assert f"noise_level is {level:g}" in verdict.evidence
+    assert said in verdict.evidence
+    assert "noise_level of 1" in verdict.remedy

@@ -45,6 +45,7 @@ SETTINGS = (
     "bounding_box_size",
     "sampling_method",
     "rmsprop_eps",
+    "noise_level",
 )
 """What verdicts and remedies speak of."""
 

@@ -57,6 +57,16 @@ def judge(d: Diagnosis, trace: F64, weights: int | None = None) -> list[Verdict]
     if d.settings.get("lr") == 0:
         evidence = "lr is 0: every draw is the start, a control that says nothing of the posterior."
         return [*found, Verdict("not_converged", evidence, "an lr above 0, unless the control is what was asked for.")]
+    level = float(d.settings.get("noise_level", 1.0))
+    if level != 1:
+        evidence = f"noise_level is {level:g}: " + (
+            f"this samples at {level**2:.3g} times the temperature, and an LLC is about {level**2:.3g} times as large."
+            if level
+            else "this is gradient descent, which samples nothing."
+        )
+        found.append(Verdict("not_converged", evidence, "a noise_level of 1, the posterior's."))
+        if not level:
+            return found
     if not failed:
         found += _grows(d, trace, weights)
     if trace.shape[1] < FEWEST_DRAWS:
