@@ -267,3 +267,15 @@ def test_noise_of_another_size_is_another_temperature_and_no_posterior(level, sa
     assert f"noise_level is {level:g}" in verdict.evidence
     assert said in verdict.evidence
     assert "noise_level of 1" in verdict.remedy
+
+
+def test_chains_share_no_more_noise_than_their_gradients_have():
+    """Of few draws the variance of the chains' mean may be anything: one run in ten had its errors doubled."""
+    model = Regression(4, 2048, 16, 64, spread=0.3)
+    settings = {"lr": 4e-4, "n_beta": 100.0, "localization": 20.0, "burnin": 60, "between": 12, "draws": 36}
+    runs = simulate(model, runs=16, seed=1, **settings)
+    found = [diagnose(run) for run in runs]
+    assert max(d.step_bias.noise_share for d in found) < 0.05
+    assert max(d.shared_noise for d in found) < 1.15
+    without = [run.drop_vars([n for n in run if n.startswith("metrics_")]) for run in runs]
+    assert max(diagnose(run).shared_noise for run in without) > 1.5

@@ -118,17 +118,18 @@ def _diagnose(run: Samples, sampling_task: str | None) -> Diagnosis:
     kept = traces[used] if used else traces[:0]
     numbers = _numbers(kept)
     rise = float(kept.mean()) - start if used and start is not None else None
-    shared_noise = _shared_noise(run, kept)
+    try:
+        llc = None if rise is None else run.n_beta * rise
+    except MissingVariableError:
+        llc = None
+    bias = step_bias(run, used, llc if rows == "fixed" else None)
+    shared_noise = _shared_noise(run, kept, bias.noise_share if bias is not None and rows == "fixed" else None)
     rise_se = None
     if numbers["mcse"] is not None and start_se is not None:
         rise_se = float(np.hypot(shared_noise * numbers["mcse"], start_se))
     if numbers["drift_se"] is not None:
         numbers["drift_se"] *= shared_noise
     variations = [c.signal_to_variation for c in chains if c.signal_to_variation is not None and c.chain in used]
-    try:
-        llc = None if rise is None else run.n_beta * rise
-    except MissingVariableError:
-        llc = None
     diagnosis = Diagnosis(
         label=run.label,
         source=source,
@@ -142,7 +143,7 @@ def _diagnose(run: Samples, sampling_task: str | None) -> Diagnosis:
         gradient_to_noise=_gradient_to_noise(run, used),
         chains=chains,
         settings={name: run.setting(name) for name in SETTINGS if run.setting(name) is not None},
-        step_bias=step_bias(run, used, llc if rows == "fixed" else None),
+        step_bias=bias,
         shared_noise=shared_noise,
         reach=reach_of(run, used),
         unit=loss_unit(run.metadata),
@@ -151,18 +152,20 @@ def _diagnose(run: Samples, sampling_task: str | None) -> Diagnosis:
     return replace(diagnosis, verdicts=tuple(judge(diagnosis, kept, sampled_weights(run))))
 
 
-def _shared_noise(run: Samples, kept: F64) -> float:
+def _shared_noise(run: Samples, kept: F64, share: float | None) -> float:
     """What independent chains' standard errors are multiplied with, where the same minibatches move all chains.
 
     Chains that still drift from their common start move alike as well: only the second half is looked at, without its
-    trend.
+    trend. Few draws give few batches, whose variance may be anything: where the metrics tell the largest ``share`` that
+    gradient noise can have of the loss, the traces of fixed rows do not correlate by more than twice that.
     """
     if kept.shape[0] < 2 or kept.shape[1] < FEWEST_DRAWS or not shares_minibatches(run):
         return 1.0
     half = without_trend(kept[:, kept.shape[1] // 2 :])
     passes = Passes.of(run, kept.shape[1])
     alone, together = (mean_variance(half, shared=shared, passes=passes)[0] for shared in (False, True))
-    return float(np.sqrt(together / alone)) if alone > 0 else 1.0
+    most = np.inf if share is None else 1 + (kept.shape[0] - 1) * min(1.0, 2 * share)
+    return float(np.sqrt(min(together / alone, most))) if alone > 0 else 1.0
 
 
 def _trace(
