@@ -67,7 +67,7 @@ class Settings:
     num_chains: int = 4
     num_draws: int = 36
     checkpoint_draws: int = 20
-    refined_draws: int = 18
+    refined_draws: int = 24
     dataset_rows: int = 2048
     noise_draws: int = 50
     permutations: int = 1000
