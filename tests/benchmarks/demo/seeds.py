@@ -12,7 +12,7 @@ import datetime as dt
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -36,9 +36,9 @@ orphan: true
 
 # The demo with other seeds
 
-`tests/benchmarks/demo/seeds.py` trained a model per seed and sampled each of its heads, on {date}: lr {lr:g}, n_beta
-{n_beta:g}, localization {localization:g}, {num_chains} chains of {num_draws} draws, {num_steps_bw_draws} steps apart.
-`make demo` is one such seed ({seed}), with more chains and draws.
+`tests/benchmarks/demo/seeds.py` trained a model per seed and sampled each of its heads, on {date}: n_beta {n_beta:g},
+localization {localization:g}, the demo's step sizes, {num_chains} chains of {num_draws} draws. `make demo` is one such
+seed ({shown}), with more chains and draws.
 
 *Names the circuit*: whether the heads that a measure ranks highest, as many as attention names, are the same ones.
 *Rank correlation* is of sampling with each other measure over all heads. *Of n_beta = 0* and *of noise* are the
@@ -123,8 +123,8 @@ def main() -> None:
                 date=dt.date.today().isoformat(),
                 table="\n".join([f"| {' | '.join(COLUMNS)} |", "|---" * len(COLUMNS) + "|", *rows]),
                 summary=summary(comparisons),
-                seed=Settings().seed,
-                **settings.sampler(settings.num_draws),
+                shown=Settings().seed,
+                **asdict(settings),
             ),
             encoding="utf-8",
         )
