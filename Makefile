@@ -93,7 +93,7 @@ lane-core: constraints.txt
 	.venv-core/bin/python -m pytest --core -n 2 --dist loadfile
 
 # The lowest version that pyproject.toml declares of every requirement, extras included. Left out: what is about the models
-# of transformers, which is no requirement, and about the wheel. torch before 2.6 warns where a pickled tensor is read.
+# of transformers, which is not a requirement, and about the wheel. torch before 2.6 warns where a pickled tensor is read.
 lane-lowest: constraints-lowest.txt
 	$(PYTHON) -m venv --clear .venv-lowest
 	.venv-lowest/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-lowest.txt -e '.[sampling,plot,dask,remote,testing]' pytest-randomly pytest-xdist transformers datasets

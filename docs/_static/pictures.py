@@ -25,7 +25,7 @@ from rich.console import Console
 
 from devinterp import sample_restrictions
 from devinterp.cli.info import _view
-from devinterp.cli.watch import Traces
+from devinterp.cli.so_far import Traces
 from devinterp.store import locate
 from devinterp.store.reading.status import read_status
 

@@ -13,8 +13,8 @@ from torch import nn
 from devinterp.slt.sampling.engine.chain import ChainResult, run_chain
 from devinterp.slt.sampling.engine.losses import PerTokenLoss
 from devinterp.slt.sampling.inputs.batches import SamplingData
-from devinterp.slt.sampling.inputs.masks import check_masks
 from devinterp.slt.sampling.inputs.observables import build_observables
+from devinterp.slt.sampling.inputs.parameter_masks import check_masks
 from devinterp.slt.sampling.inputs.token_rows import TokenRows
 from devinterp.slt.sampling.settings import SamplerSettings
 

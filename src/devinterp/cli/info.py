@@ -15,7 +15,7 @@ from devinterp.errors import StoreError
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from devinterp.cli.watch import Live, Traces
+    from devinterp.cli.so_far import Live, Traces
     from devinterp.store.location import Location
     from devinterp.store.reading.status import ChainStatus, RunStatus, StoreStatus
 
@@ -64,7 +64,7 @@ def info(
       devinterp info run.zarr --format json | jq .completed
     """
     from devinterp.cli.console import put
-    from devinterp.cli.watch import Traces
+    from devinterp.cli.so_far import Traces
     from devinterp.store import locate
     from devinterp.store.filesystem import refuse_links_out
     from devinterp.store.reading.status import read_status

@@ -112,7 +112,7 @@ class Results:
         return f"Around {self.comparison.circuit.induction} it is {said}: " + (
             "flat, as a learning coefficient is."
             if flat
-            else "not flat over this range, so it is no learning coefficient; it compares what has one n_beta."
+            else "not flat over this range, so it is not a learning coefficient; it compares what has one n_beta."
         )
 
     def _influence(self) -> str:

@@ -46,7 +46,6 @@ from devinterp.demo.train import Training, train
 from devinterp.schema import Report, validate
 from devinterp.slt.diagnostics import Diagnosis, SeriesDiagnosis, diagnose
 from devinterp.slt.sampling.running.progress import ProgressEvent
-from devinterp.steps import StepLayout
 
 __all__ = ["main"]
 
@@ -141,30 +140,28 @@ def _sample(
     """Sample everything, ``model`` as it was trained; return the stores by what they hold."""
     paths = {"study": out / STUDY, "series": out / SERIES}
 
-    def steps(draws: int, lr: float) -> int:
-        pace = settings.pace(lr)
-        layout = StepLayout(pace["num_burnin_steps"], pace["num_steps_bw_draws"], draws)
-        return settings.num_chains * layout.num_steps
-
     heads, draws = circuit.names, settings.num_draws
     with workers(min(processes, settings.num_chains)) as execution:
-        total = steps(draws, settings.lr) + sum(steps(draws, settings.lr_of(each, circuit.members)) for each in heads)
+        sizes = [settings.lr, *(settings.lr_of(each, circuit.members) for each in heads)]
+        total = sum(settings.steps(draws, lr) for lr in sizes)
         with _stage(console, f"sampling the model and each of its {len(heads)} heads", total) as advance:
             members, meter = circuit.members, _Meter(advance)
             sample_study(model, data, settings, paths["study"], circuit=members, show=meter, execution=execution)
         count = len(settings.checkpoints)
-        total = count * steps(settings.checkpoint_draws, settings.checkpoint_lr)
+        total = count * settings.steps(settings.checkpoint_draws, settings.checkpoint_lr)
         with _stage(console, f"sampling {count} checkpoints", total) as advance:
             sample_series(out / "weights", data, settings, paths["series"], show=_Meter(advance), execution=execution)
         kinds = (TASK, COPIED_KIND)
-        total = len(kinds) * (len(heads) + 1) * steps(settings.refined_draws, settings.refined_lr)
+        total = len(kinds) * (len(heads) + 1) * settings.steps(settings.refined_draws, settings.refined_lr)
         with _stage(console, f"sampling them on all text and on {COPIED_KIND} alone", total) as advance:
             for kind in kinds:
                 paths[kind] = path = out / REFINED.format(settings.refined_n_beta, kind)
                 meter = _Meter(advance)
                 sample_refined(model, data, settings, path, kind=kind, show=meter, execution=execution)
         level, head = settings.n_beta_share * settings.n_beta, circuit.induction
-        with _stage(console, f"sampling {head} at n_beta {level:g}", steps(draws, settings.head_lr)) as advance:
+        with _stage(
+            console, f"sampling {head} at n_beta {level:g}", settings.steps(draws, settings.head_lr)
+        ) as advance:
             paths["n_beta"] = path = out / N_BETA.format(level)
             sample_n_beta(model, head, level, data, settings, path, show=_Meter(advance), execution=execution)
     return paths

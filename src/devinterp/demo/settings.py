@@ -6,6 +6,8 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
+from devinterp.steps import StepLayout
+
 __all__ = ["Settings"]
 
 
@@ -108,6 +110,12 @@ class Settings:
             "num_burnin_steps": max(2, round(self.burnin_times * relaxation)),
             "num_steps_bw_draws": max(1, round(self.draw_times * relaxation)),
         }
+
+    def steps(self, draws: int, lr: float) -> int:
+        """Return the steps of all chains of a run."""
+        pace = self.pace(lr)
+        layout = StepLayout(pace["num_burnin_steps"], pace["num_steps_bw_draws"], draws)
+        return self.num_chains * layout.num_steps
 
     def sampler(self, draws: int, *, lr: float, n_beta: float) -> dict[str, Any]:
         """Return the keyword arguments of ``devinterp.sample``: of all runs the same, but for these."""

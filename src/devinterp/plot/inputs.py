@@ -145,7 +145,7 @@ def as_susceptibilities(obj: Tree, **options: Any) -> xr.DataTree:
 def context_of(tree: xr.DataTree) -> xr.Dataset:
     """Return the tokens beside susceptibilities.
 
-    Raises `MissingVariableError` where they are not there, or the rows are no tokens.
+    Raises `MissingVariableError` where they are not there, or the rows are not tokens.
     """
     if not tree.attrs.get("rows_are_tokens", 1):
         raise no_text("The rows of these susceptibilities")

@@ -12,7 +12,7 @@ from devinterp.errors import MissingVariableError, SettingError
 from devinterp.plot.drawing.facets import Facets, draw_facets, make_facets
 from devinterp.plot.drawing.style import NEUTRAL, colours, legend, new_axes, note, title
 from devinterp.plot.inputs import chain_failures, one_run
-from devinterp.slt.runs.counted import Start, minibatch_rows, observed_rows, start_rows
+from devinterp.slt.runs.masked_means import Start, minibatch_rows, observed_rows, start_rows
 from devinterp.slt.runs.results import loss_unit, with_unit
 from devinterp.slt.runs.run import Samples, Tree, series_members, study_members
 

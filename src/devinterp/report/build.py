@@ -19,7 +19,7 @@ from devinterp.report.style import SHEET
 from devinterp.report.subject import Subject, open_subject
 from devinterp.report.sweep import settings_swept
 from devinterp.slt.estimands import ESTIMANDS, resolve
-from devinterp.slt.runs.counted import row_mask
+from devinterp.slt.runs.masked_means import row_mask
 from devinterp.slt.runs.read_blocks import remembered_means
 from devinterp.store.location import StoreLike
 

@@ -17,7 +17,7 @@ ROWS = {"a": [4, 0, 2, 1], "b": [1, 0, 3]}
 
 @pytest.fixture(scope="module")
 def run():
-    """Rows that are no tokens: the losses of those of one label go together."""
+    """Rows that are not tokens: the losses of those of one label go together."""
     rng = np.random.default_rng(0)
     classes = {"3": rng.normal(size=(2, 40)), "1": rng.normal(size=(2, 40))}
     variables, coords = {}, {}

@@ -1,4 +1,4 @@
-"""Runs on rows that are no tokens: pairs of an image and its class, a regression's table, several losses per row."""
+"""Runs on rows that are not tokens: pairs of an image and its class, a regression's table, several losses per row."""
 
 from __future__ import annotations
 

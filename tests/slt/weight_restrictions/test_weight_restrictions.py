@@ -102,7 +102,7 @@ def test_one_wrong_item_spoils_the_list(model):
 
 
 def test_masks_are_what_sampling_takes(model):
-    from devinterp.slt.sampling.inputs.masks import check_masks, sampled_size
+    from devinterp.slt.sampling.inputs.parameter_masks import check_masks, sampled_size
 
     masks = create_param_masks(model, ["l0h0", "embed"])
     checked = check_masks(model, masks)

@@ -41,7 +41,7 @@ def ranked_influences(
     batch_1 : int
         The query's sequence or row, as an index into the concatenated observables.
     target_position : int, optional
-        The position of its token, from 1. None ranks whole sequences, or rows that are no tokens, by their labels.
+        The position of its token, from 1. None ranks whole sequences, or rows that are not tokens, by their labels.
     top : int
         Partners of either sign.
     tokenizer : optional

@@ -14,8 +14,8 @@ from devinterp.plot.drawing.style import symmetric_limit
 from devinterp.plot.inputs import as_bif, as_susceptibilities, context_of, observable_names, one_run, refuse_options
 from devinterp.plot.tokens.coloured import TextRow, TokenText
 from devinterp.plot.tokens.decode import token_strings
-from devinterp.slt.runs.counted import row_mask
 from devinterp.slt.runs.kind import kind_of
+from devinterp.slt.runs.masked_means import row_mask
 from devinterp.slt.runs.read_blocks import block_slices, read_blocks
 from devinterp.slt.runs.results import loss_unit
 from devinterp.slt.runs.run import Tree, study_members

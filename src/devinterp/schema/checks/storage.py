@@ -63,7 +63,7 @@ def _check_decoding(array: ArrayNode, findings: Collector) -> None:
         findings.add(
             RuleCode.ATTRIBUTE,
             array.path,
-            "The attribute coordinates, which xarray reads names from, is no text.",
+            "The attribute coordinates, which xarray reads names from, is not text.",
             expected="names separated by blanks, or no such attribute",
             found=repr(beside),
         )

@@ -228,7 +228,7 @@ def _array(variable: VariableSpec, owner: SchemaSpec) -> dict[str, Any]:
         "description": f"{variable.doc} (unit: {variable.unit})",
         "required": ["node_type", "zarr_format", *_REQUIRED, *named],
         "properties": properties,
-        # A document whose shape, chunks and names are of different numbers of dimensions is no array's.
+        # A document whose shape, chunks and names are of different numbers of dimensions is not an array's.
         "anyOf": [
             _of_rank(rank, [list(t) for t in legal if len(t) == rank] if len(ranks) > 1 else []) for rank in ranks
         ],

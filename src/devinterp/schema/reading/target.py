@@ -100,7 +100,7 @@ def resolve_target(target: Any) -> Target:
 
 
 def _as_mapping(target: Any) -> FSMap | None:
-    """Return fsspec's mapping for a target that is one, or a `UPath` that is no path of this machine."""
+    """Return fsspec's mapping for a target that is one, or a `UPath` that is not a path of this machine."""
     if not hasattr(target, "fs"):
         return None
     from fsspec.mapping import FSMap

@@ -13,7 +13,7 @@ import xarray as xr
 
 from devinterp.errors import SettingError
 from devinterp.slt.runs.chains import ChainSelection, known_states, select_chains
-from devinterp.slt.runs.counted import row_mask
+from devinterp.slt.runs.masked_means import row_mask
 from devinterp.slt.runs.read_blocks import block_slices, read_blocks
 from devinterp.slt.runs.run import Samples
 

@@ -146,7 +146,7 @@ class Plan:
     def input_ids(self) -> npt.NDArray[np.int64] | None:
         """Token ids of every sequence, (batch, position): whole rows, so that a position finds its token.
 
-        None where the rows are no tokens.
+        None where the rows are not tokens.
         """
         if not self.run.has_tokens:
             return None

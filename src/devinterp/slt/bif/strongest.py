@@ -56,7 +56,7 @@ def topk_of_source(source: Source, k: int) -> xr.Dataset:
     """
     plan = source.plan
     found = plan.input_ids()
-    # Of rows that are no tokens none begins like another, as far as anybody can tell.
+    # Of rows that are not tokens none begins like another, as far as anybody can tell.
     ids = np.arange(len(plan.sequences))[:, None] if found is None else found
     tokens = plan.sequences.num_tokens if plan.by_token else 1
     if plan.by_token and not np.array_equal(plan.target_positions(), np.arange(1, tokens + 1)):

@@ -21,7 +21,7 @@ from devinterp.slt.diagnostics.reach import reach_of, sampled_weights, without_t
 from devinterp.slt.diagnostics.step_bias import step_bias
 from devinterp.slt.diagnostics.verdicts import FEWEST_DRAWS, RHAT_LIMIT, judge
 from devinterp.slt.runs.chains import known_states
-from devinterp.slt.runs.counted import Start, minibatch_rows, observed_rows, start_rows
+from devinterp.slt.runs.masked_means import Start, minibatch_rows, observed_rows, start_rows
 from devinterp.slt.runs.results import loss_unit
 from devinterp.slt.runs.run import Samples, Tree, series_members, study_members
 from devinterp.slt.uncertainty.batch_means import Passes, mean_variance, shares_minibatches

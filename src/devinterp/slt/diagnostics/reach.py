@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from devinterp.plain_json import dig
 from devinterp.slt.diagnostics.step_bias import relaxation_steps
-from devinterp.slt.runs.counted import Start
+from devinterp.slt.runs.masked_means import Start
 from devinterp.slt.runs.run import Samples
 from devinterp.slt.uncertainty.batch_means import mean_variance
 from devinterp.steps import StepLayout

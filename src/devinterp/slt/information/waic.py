@@ -26,7 +26,7 @@ import xarray as xr
 from devinterp.errors import SettingError
 from devinterp.slt.llc.of_run import task_of
 from devinterp.slt.runs.chains import ChainSelection, select_chains, warn_excluded
-from devinterp.slt.runs.counted import mean_of_rows, observed_rows, row_mask
+from devinterp.slt.runs.masked_means import mean_of_rows, observed_rows, row_mask
 from devinterp.slt.runs.read_blocks import block_slices, is_dask, read_blocks
 from devinterp.slt.runs.results import said_of_losses
 from devinterp.slt.runs.run import Samples, Tree

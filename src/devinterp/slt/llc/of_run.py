@@ -15,7 +15,15 @@ from devinterp.errors import DataError, DevinterpWarning, MissingVariableError, 
 from devinterp.plain_json import dig
 from devinterp.slt.diagnostics.step_bias import step_bias
 from devinterp.slt.runs.chains import ChainSelection, select_chains, warn_excluded
-from devinterp.slt.runs.counted import Rows, Start, averaged_steps, minibatch_rows, observed_rows, start_rows, step_rows
+from devinterp.slt.runs.masked_means import (
+    Rows,
+    Start,
+    averaged_steps,
+    minibatch_rows,
+    observed_rows,
+    start_rows,
+    step_rows,
+)
 from devinterp.slt.runs.results import said_of_losses
 from devinterp.slt.runs.run import Samples, Tree, series_members, study_members
 from devinterp.slt.thinning import Thinning, thinning_of
@@ -148,7 +156,7 @@ def _warn_noised_start(run: Samples, over: Over) -> None:
         return
     warnings.warn(
         f"init_loss was taken after init_noise = {run.setting('init_noise'):g} had moved the weights (all of them, "
-        "whatever the masks), so that this LLC is no rise over the trained weights. Use over='observable', which "
+        "whatever the masks), so that this LLC is not a rise over the trained weights. Use over='observable', which "
         "compares with init_loss_{observable} at the trained weights.",
         DevinterpWarning,
         stacklevel=4,

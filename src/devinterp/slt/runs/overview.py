@@ -68,7 +68,7 @@ def observables(obj: Tree) -> tuple[str, ...]:
 
 
 def rows_text(tokens: bool, unit: str, masked: Sequence[str]) -> str:
-    """Say what is special about rows: that they are no tokens, a unit other than nat, where positions do not count."""
+    """Say what is special about rows: that they are not tokens, a unit other than nat, where positions do not count."""
     parts = [] if tokens else ["no tokens"]
     parts += [] if unit == NAT else [f"losses in units of {unit}"]
     parts += [f"not all positions count of: {', '.join(masked)}"] if masked else []

@@ -254,15 +254,15 @@ def said_of_losses(metadata: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def said_of_rows(metadata: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the same, and that the rows are no tokens where they are not."""
+    """Return the same, and that the rows are not tokens where they are not."""
     no_tokens = dig(metadata, "config.rows_are_tokens") is False
     return {**said_of_losses(metadata), **({"rows_are_tokens": 0} if no_tokens else {})}
 
 
 def no_text(what: str) -> MissingVariableError:
-    """Return the error of whatever needs the text of rows that are no tokens."""
+    """Return the error of whatever needs the text of rows that are not tokens."""
     return MissingVariableError(
-        f"{what} are no tokens, so that there is no text to show.",
+        f"{what} are not tokens, so that there is no text to show.",
         expected="a run on token ids",
         found="metadata.config.rows_are_tokens = false",
         remedy="Look at their losses, loss_{obs} and row_{obs}; labels come along if sample() got row_labels=.",

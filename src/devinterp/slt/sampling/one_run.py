@@ -83,7 +83,7 @@ def sample(
         Returns logits, or an object with ``.logits``; any module will do with `loss_fn`.
     dataset : datasets.Dataset, indexable of ``{"input_ids": ...}``, or 2-D integer array or tensor
         Sequences of at least 2 tokens that chains sample on. With `loss_fn` also any map-style dataset whose
-        rows are no tokens (pairs of image and class, a ``TensorDataset``, a dict of tensors or arrays, a float table):
+        rows are not tokens (pairs of image and class, a ``TensorDataset``, a dict of tensors or arrays, a float table):
         they are read once and collated as ``torch.utils.data.default_collate`` does.
 
         Rows of tokens may carry ``attention_mask``, ``labels`` with -100 (unshifted: that of the token at p masks the

@@ -26,7 +26,7 @@ from devinterp._renamed import successor
 from devinterp.errors import MissingVariableError, ProvenanceError, SettingError
 from devinterp.slt.runs.chains import warn_excluded
 from devinterp.slt.runs.comparable import check_curve, check_same_origin, own_settings
-from devinterp.slt.runs.counted import row_mask
+from devinterp.slt.runs.masked_means import row_mask
 from devinterp.slt.runs.results import label_result, row_labels, said_of_rows
 from devinterp.slt.runs.run import Samples, Tree, series_members, study_members
 from devinterp.slt.runs.side_by_side import along_checkpoints
@@ -293,7 +293,7 @@ def _runs(wr_map: xr.DataTree | Mapping[str, Tree], allow_partial: bool) -> dict
 
 
 def _tokens(runs: Mapping[str, Samples], probes: tuple[str, ...]) -> dict[str, npt.NDArray[np.int64]]:
-    """Token ids of the probes, which all runs must share; none where rows are no tokens."""
+    """Token ids of the probes, which all runs must share; none where rows are not tokens."""
     if not runs["full"].has_tokens:
         return {}
     reference = {obs_id: runs["full"].input_ids(obs_id) for obs_id in probes}

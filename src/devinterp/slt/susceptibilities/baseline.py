@@ -7,7 +7,7 @@ from typing import Literal
 import numpy as np
 
 from devinterp.errors import DataError, MissingVariableError
-from devinterp.slt.runs.counted import Start, mean_of_rows, row_mask, start_rows
+from devinterp.slt.runs.masked_means import Start, mean_of_rows, row_mask, start_rows
 from devinterp.slt.runs.run import Samples
 
 __all__ = ["Baseline", "init_loss_variance", "loss_at_start"]

@@ -38,7 +38,7 @@ def flat_tree(
     data : mapping of str to array, shape (sus_flat, wr) or (checkpoint, sus_flat, wr)
         ``sus`` and what else there is, (observable, batch, target_position) flattened.
     tokens : mapping of str to array, shape (batch, position)
-        Token ids of each observable, in the order of ``sus_flat``; empty where rows are no tokens.
+        Token ids of each observable, in the order of ``sus_flat``; empty where rows are not tokens.
     restrictions : sequence of str
         Names, in the order of ``wr``.
     attrs : mapping

@@ -18,7 +18,7 @@ import xarray as xr
 
 from devinterp.errors import imported
 from devinterp.slt.runs.chains import ChainSelection, known_states, select_chains
-from devinterp.slt.runs.counted import row_mask
+from devinterp.slt.runs.masked_means import row_mask
 from devinterp.slt.runs.read_blocks import block_slices, in_memory, is_dask, read_blocks
 from devinterp.slt.runs.run import Samples
 from devinterp.slt.uncertainty.batch_means import (

@@ -74,7 +74,7 @@ def sweep(
         that disagree.
     grid : mapping of str to sequence of float, optional
         Values of ``lr``, ``n_beta`` and ``localization``; one that is left out is given as a keyword, as in
-        `devinterp.slt.sampling.sample`. Without a grid, those that are no keyword are searched around what models of
+        `devinterp.slt.sampling.sample`. Without a grid, those that are not keywords are searched around what models of
         this size were published with (`devinterp.utils.starting_points`): that lr and a third of it, n_beta 10, 30
         and 100, localization 10, 100 and the largest of 300 and 1000, as far as lr * localization stays below the 0.36
         at which the step alone inflates a variance by a tenth. ``batch_size``, ``rmsprop_eps`` and ``rmsprop_alpha``
@@ -256,7 +256,7 @@ def _micro_batches(rows: float, smallest: int, settings: Mapping[str, Any]) -> d
 
 
 def _default_grid(num_parameters: int, settings: Mapping[str, Any]) -> dict[str, list[float]]:
-    """Return the axes that are no keyword, around what was published of models of this size."""
+    """Return the axes that are not keywords, around what was published of models of this size."""
     rest = {name: value for name, value in settings.items() if name not in SETTINGS}
     checked = read_settings("sweep", rest, lr=1.0, n_beta=1.0)[0].as_dict()
     largest = starting_points(num_parameters)[0].lr[0]

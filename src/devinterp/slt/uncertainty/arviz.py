@@ -8,7 +8,7 @@ import numpy as np
 import xarray as xr
 
 from devinterp.slt.runs.chains import select_chains, warn_excluded
-from devinterp.slt.runs.counted import minibatch_rows, observed_rows, row_mask
+from devinterp.slt.runs.masked_means import minibatch_rows, observed_rows, row_mask
 from devinterp.slt.runs.results import loss_unit
 from devinterp.slt.runs.run import Samples, Tree
 

@@ -150,7 +150,7 @@ def preview_restriction(
     from devinterp.slt.weight_restrictions.preview import preview
 
     if isinstance(restriction, MappingType):
-        from devinterp.slt.sampling.inputs.masks import check_masks
+        from devinterp.slt.sampling.inputs.parameter_masks import check_masks
 
         return preview(model, check_masks(model, restriction, "restriction"), "masks")
     masks = create_param_masks(

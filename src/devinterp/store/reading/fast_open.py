@@ -50,7 +50,7 @@ def open_many_groups(location: Location, root: Mapping[str, Any]) -> xr.DataTree
     kinds: list[tuple[Documents, _Template]] = []
     datasets = {}
     for path, (attributes, arrays) in groups.items():
-        if "coordinates" in attributes:  # arrays that are no indexes, and yet coordinates: labels of rows
+        if "coordinates" in attributes:  # arrays that are not indexes, and yet coordinates: labels of rows
             return None
         if _has_coordinates(arrays):
             indexed = _indexes(location, path, arrays)

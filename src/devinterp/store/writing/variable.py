@@ -198,7 +198,7 @@ def _as_declared(name: str, spec: VariableSpec, block: NDArray[Any]) -> NDArray[
         right = np.can_cast(block.dtype, wanted, "same_kind")
     if not right:
         raise DataError(f"The values of {name!r} are of the wrong kind.", expected=spec.dtype, found=str(block.dtype))
-    with np.errstate(over="ignore"):  # what is no number then is for its checks to say
+    with np.errstate(over="ignore"):  # what is not a number then is for its checks to say
         return block.astype(wanted)
 
 

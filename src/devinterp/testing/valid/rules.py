@@ -366,7 +366,7 @@ def _partners(draft: Draft, group: GroupDraft, arguments: Arguments) -> None:
     group.set("partner_batch", partner)
     group.set("influences", -np.sort(-rng.random(shape), axis=-1) * np.array([1, -1])[:, None])
     if "partner_position" in group.names:
-        ids = group.values.get("input_ids")  # rows that are no tokens have none
+        ids = group.values.get("input_ids")  # rows that are not tokens have none
         last = group.sizes["target_position"] if ids is None else ids.shape[-1] - 1
         position = rng.integers(1, last + 1, shape)
         group.set("partner_position", position)
@@ -408,7 +408,7 @@ def _flat_sizes(draft: Draft, group: GroupDraft, arguments: Arguments) -> None:
 
 @rule_maker("flat_bijection")
 def _flat_coordinates(draft: Draft, group: GroupDraft, arguments: Arguments) -> None:
-    if "dataset_id" not in group.values:  # of rows that are no tokens
+    if "dataset_id" not in group.values:  # of rows that are not tokens
         return
     start = int(arguments["start"])
     parts = []

@@ -15,8 +15,8 @@ from devinterp.slt.sampling.engine import frozen_prefix
 from devinterp.slt.sampling.engine.check_model import choose_device, probe_model
 from devinterp.slt.sampling.engine.losses import PerTokenLoss
 from devinterp.slt.sampling.engine.restore import Generators
-from devinterp.slt.sampling.inputs.masks import check_masks
 from devinterp.slt.sampling.inputs.observables import build_observables
+from devinterp.slt.sampling.inputs.parameter_masks import check_masks
 
 
 def probe(model, loss_fn=None, rows=None, observables=OBSERVABLES, masks=None, **changes):

@@ -1,4 +1,4 @@
-"""Rows that are no tokens, from every kind of dataset, and what is refused."""
+"""Rows that are not tokens, from every kind of dataset, and what is refused."""
 
 from __future__ import annotations
 

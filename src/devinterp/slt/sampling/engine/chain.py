@@ -24,9 +24,9 @@ from devinterp.slt.sampling.engine.parameters import SampledParameter
 from devinterp.slt.sampling.engine.restore import Generators, restoring, seed_generators
 from devinterp.slt.sampling.engine.update import UpdateRule
 from devinterp.slt.sampling.inputs.batches import Feed
-from devinterp.slt.sampling.inputs.masks import Masks
 from devinterp.slt.sampling.inputs.nested import Batch
 from devinterp.slt.sampling.inputs.observables import Observable
+from devinterp.slt.sampling.inputs.parameter_masks import Masks
 from devinterp.slt.sampling.settings import METRICS, SamplerSettings
 
 __all__ = ["ChainResult", "ChainSink", "moving", "run_chain"]

@@ -18,9 +18,9 @@ from devinterp.slt.sampling.engine.losses import NonFiniteError, PerTokenLoss, f
 from devinterp.slt.sampling.engine.restore import Generators, restoring, same_values, seed_generators
 from devinterp.slt.sampling.inputs.batches import SamplingData
 from devinterp.slt.sampling.inputs.held import HeldTokens, IdArray
-from devinterp.slt.sampling.inputs.masks import Masks
 from devinterp.slt.sampling.inputs.nested import Batch
 from devinterp.slt.sampling.inputs.observables import Observable
+from devinterp.slt.sampling.inputs.parameter_masks import Masks
 from devinterp.slt.sampling.inputs.token_rows import check_vocabulary
 from devinterp.slt.sampling.settings import SamplerSettings
 

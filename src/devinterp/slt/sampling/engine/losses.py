@@ -34,7 +34,7 @@ _PIECE = 2**19
 Of 128 x 49,152 logits, where a core has 2 MiB of second-level cache: 6.9 ms, 7.3 at half the size, 9.5 row by row."""
 
 LossFn = Callable[[nn.Module, Any], torch.Tensor]
-"""``(model, input_ids (batch, token)) -> (batch, token - 1)``, a loss per predicted token; of rows that are no tokens,
+"""``(model, input_ids (batch, token)) -> (batch, token - 1)``, a loss per predicted token; of rows that are not tokens,
 ``(model, batch) -> (batch,) or (batch, token_pos)``."""
 
 
@@ -158,7 +158,7 @@ class PerTokenLoss:
                 "loss_fn cannot be called.", expected="(model, input_ids) -> loss", found=type(loss_fn).__name__
             )
         self.loss_fn = loss_fn
-        self._positions: int | None = None  # of rows that are no tokens, whose loss alone knows
+        self._positions: int | None = None  # of rows that are not tokens, whose loss alone knows
         self._flags: list[torch.Tensor] = []
 
     def __call__(self, model: nn.Module, batch: Batch) -> torch.Tensor:

@@ -267,7 +267,7 @@ class _Walk:
 
 
 def _is_switch(value: Any) -> bool:
-    """Whether it is a list, dict or set of one plain value, or of several that are no numbers or texts."""
+    """Whether it is a list, dict or set of one plain value, or of several that are neither numbers nor texts."""
     if not isinstance(value, list | dict | set):
         return False
     parts = list(value.values()) if isinstance(value, dict) else list(value)

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 
 from devinterp.schema.rules.row_hash import hash_rows
-from devinterp.slt.sampling.inputs.counted import Flags
+from devinterp.slt.sampling.inputs.loss_masks import Flags
 from devinterp.slt.sampling.inputs.nested import Batch, Where, hash_nested, num_rows, take_rows
 
 __all__ = ["HeldRows", "HeldTokens", "HeldValues", "IdArray", "hash_marks", "lacks_tokens", "with_attention"]
@@ -91,7 +91,7 @@ class HeldTokens:
 
 @dataclass(frozen=True)
 class HeldValues:
-    """Rows that are no tokens.
+    """Rows that are not tokens.
 
     Attributes
     ----------

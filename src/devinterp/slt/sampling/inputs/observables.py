@@ -127,7 +127,7 @@ def build_observables(
         if rows.positions != like.positions:
             both_of_tokens = None not in (like.positions, rows.positions)
             other = "sequences of another length" if both_of_tokens else "rows of another kind"
-            kinds = [f"{n + 1} tokens" if n else "rows that are no tokens" for n in (like.positions, rows.positions)]
+            kinds = [f"{n + 1} tokens" if n else "rows that are not tokens" for n in (like.positions, rows.positions)]
             raise DataError(f"{rows.name} has {other} than the sampling dataset.", expected=kinds[0], found=kinds[1])
         indices = np.asarray(random.Random(settings.obs_seed).sample(range(len(rows)), size), dtype=np.int64)
         named = options.labels(name, len(rows))

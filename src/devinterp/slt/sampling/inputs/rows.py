@@ -14,8 +14,8 @@ import torch
 
 from devinterp.errors import DataError, SettingError
 from devinterp.schema.model.spec import NAT
-from devinterp.slt.sampling.inputs.counted import within_sentence
 from devinterp.slt.sampling.inputs.held import HeldRows
+from devinterp.slt.sampling.inputs.loss_masks import within_sentence
 from devinterp.slt.sampling.inputs.token_rows import TokenRows, table_of
 from devinterp.slt.sampling.inputs.value_rows import ValueRows
 
@@ -44,7 +44,7 @@ class RowOptions:
             raise SettingError("loss_unit is not a unit.", expected="text such as 'nat'", found=repr(self.loss_unit))
         if isinstance(self.loss_mask, Mapping) and not set(self.loss_mask) <= {SAMPLING, *observables}:
             raise SettingError(
-                "loss_mask is given for what is no dataset of this run.",
+                "loss_mask is given for what is not a dataset of this run.",
                 expected=f"keys among {', '.join(map(repr, (SAMPLING, *observables)))}",
                 found=", ".join(map(repr, self.loss_mask)),
             )
@@ -130,7 +130,7 @@ def open_rows(data: Any, name: str, *, own_loss: bool, loss_mask: Any = None) ->
     Raises
     ------
     DataError
-        It is no dataset, or its rows are not of tokens and there is no loss for them.
+        It is not a dataset, or its rows are not of tokens and there is no loss for them.
     """
     columns = isinstance(data, torch.utils.data.TensorDataset)
     several = columns and len(data.tensors) > 1
@@ -145,10 +145,10 @@ def open_rows(data: Any, name: str, *, own_loss: bool, loss_mask: Any = None) ->
             raise
         told = error if isinstance(error, DataError) else None
         raise DataError(
-            f"The rows of {within_sentence(name)} are no sequences of token ids." if told is None else told.problem,
+            f"The rows of {within_sentence(name)} are not sequences of token ids." if told is None else told.problem,
             expected="token ids" if told is None else told.expected,
             found=type(data).__name__ if told is None else told.found,
-            remedy="Rows that are no tokens need a loss: pass loss_fn=, called as loss_fn(model, batch).",
+            remedy="Rows that are not tokens need a loss: pass loss_fn=, called as loss_fn(model, batch).",
         ) from error
 
 
@@ -172,7 +172,7 @@ def fingerprint(rows: Rows) -> dict[str, Any]:
 
 
 def _holds_tokens(table: Any) -> bool:
-    """Whether rows are of token ids, as far as the first of them tells; True for what is no dataset at all."""
+    """Whether rows are of token ids, as far as the first of them tells; True for what is not a dataset at all."""
     if isinstance(table, Mapping):
         return not table or not all(isinstance(each, np.ndarray | torch.Tensor | list) for each in table.values())
     if isinstance(table, torch.Tensor | np.ndarray):

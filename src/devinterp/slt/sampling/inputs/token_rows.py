@@ -12,7 +12,8 @@ import torch
 
 from devinterp.errors import DataError
 from devinterp.schema.rules.row_hash import hash_rows
-from devinterp.slt.sampling.inputs.counted import (
+from devinterp.slt.sampling.inputs.held import HeldTokens, IdArray
+from devinterp.slt.sampling.inputs.loss_masks import (
     MARKS,
     Flags,
     all_flags,
@@ -23,7 +24,6 @@ from devinterp.slt.sampling.inputs.counted import (
     select_mask,
     within_sentence,
 )
-from devinterp.slt.sampling.inputs.held import HeldTokens, IdArray
 
 __all__ = ["TokenRows", "check_vocabulary", "table_of"]
 
@@ -41,7 +41,7 @@ class TokenRows:
     name : str
         What messages call it.
     loss_mask : optional
-        What the caller says beside the dataset of which positions count; see `counted.select_mask`.
+        What the caller says beside the dataset of which positions count; see `select_mask`.
     table : optional
         What `table_of` returned of it, where that is known.
 

@@ -1,4 +1,4 @@
-"""Rows that are no tokens: any map-style dataset, collated as torch does."""
+"""Rows that are not tokens: any map-style dataset, collated as torch does."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import torch
 from torch.utils.data import TensorDataset, default_collate
 
 from devinterp.errors import DataError
-from devinterp.slt.sampling.inputs.counted import check_rows_count, mask_of_rows, select_mask, within_sentence
 from devinterp.slt.sampling.inputs.held import HeldValues
+from devinterp.slt.sampling.inputs.loss_masks import check_rows_count, mask_of_rows, select_mask, within_sentence
 from devinterp.slt.sampling.inputs.nested import each_tensor, hash_nested, join, tensors_within
 
 __all__ = ["ValueRows"]
@@ -30,7 +30,7 @@ class ValueRows:
     name : str
         What messages call it.
     loss_mask : optional
-        What the caller says beside the dataset of which positions count; see `counted.select_mask`.
+        What the caller says beside the dataset of which positions count; see `select_mask`.
 
     Attributes
     ----------

@@ -23,8 +23,8 @@ from devinterp.slt.sampling.engine.losses import LossFn, PerTokenLoss
 from devinterp.slt.sampling.engine.restore import LENDING, parameter_hooks
 from devinterp.slt.sampling.inputs.batches import SamplingData
 from devinterp.slt.sampling.inputs.held import lacks_tokens, with_attention
-from devinterp.slt.sampling.inputs.masks import Masks, check_masks, hash_masks, sampled_size, scaled_weights
 from devinterp.slt.sampling.inputs.observables import Observable, build_observables
+from devinterp.slt.sampling.inputs.parameter_masks import Masks, check_masks, hash_masks, sampled_size, scaled_weights
 from devinterp.slt.sampling.inputs.provenance import (
     describe_loss,
     describe_tokenizer,

@@ -9,7 +9,7 @@ from tiny_lm import build_model, head_masks
 from torch import nn
 
 from devinterp.errors import RestrictionError
-from devinterp.slt.sampling.inputs.masks import check_masks, hash_masks, sampled_size
+from devinterp.slt.sampling.inputs.parameter_masks import check_masks, hash_masks, sampled_size
 
 MODEL = build_model()
 NAMES = [name for name, _ in MODEL.named_parameters()]

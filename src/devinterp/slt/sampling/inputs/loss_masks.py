@@ -121,7 +121,7 @@ def select_mask(mask: Any, num_rows: int, name: str) -> Any:
     Raises
     ------
     DataError
-        It is no table of 0 and 1, or has another number of rows.
+        It is not a table of 0 and 1, or has another number of rows.
     """
     table = mask.detach().cpu().numpy() if isinstance(mask, torch.Tensor) else np.asarray(mask)
     if table.ndim not in (1, 2) or (table.ndim == 2 and len(table) != num_rows):
