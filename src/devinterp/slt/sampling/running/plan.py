@@ -290,7 +290,7 @@ def describe(
         requests[group] = replace(request, provenance=own)
     if doubtful:
         warnings.warn(
-            f"Of what model and loss hold, {_few(list(doubtful))} differ from what {target} was sampled with. The "
+            f"Of what the model holds, {_few(list(doubtful))} differ from what {target} was sampled with. The "
             "losses of the first batch are the same, so that it is taken for the same request; where other rows have "
             "another loss now, choose another output_path.",
             DevinterpWarning,

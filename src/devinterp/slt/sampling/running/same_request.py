@@ -116,13 +116,13 @@ def reconcile(ours: Mapping[str, Any], stored: Any, again: Callable[[], npt.NDAr
 
 
 def unproved(ours: Mapping[str, Any], stored: Mapping[str, Any]) -> list[str]:
-    """Return what differs by name and may compute another loss, of other rows than those that were compared."""
-    found = []
-    for part in ("loss_fn", "model"):
-        own, theirs = ours[part], stored.get(part) or {}
-        both = [n for n in own if n in theirs and own[n] != theirs[n] and _VARIES not in (own[n], theirs[n])]
-        found += [f"{part}.{n}" for n in both if own[n].startswith(LOOSE) or theirs[n].startswith(LOOSE)]
-    return found
+    """Return what of the model differs and may compute another loss, of other rows than those that were compared.
+
+    Not a switch of the loss, which is set back where a run goes on after what it stopped for.
+    """
+    own, theirs = ours["model"], stored.get("model") or {}
+    differ = [n for n in own if n in theirs and own[n] != theirs[n] and _VARIES not in (own[n], theirs[n])]
+    return [f"model.{name}" for name in differ if LOOSE in (own[name][:1], theirs[name][:1])]
 
 
 def _firm(held: Mapping[str, str], other: Mapping[str, str]) -> dict[str, str]:
