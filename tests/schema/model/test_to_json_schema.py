@@ -57,13 +57,16 @@ def codecs(*names: str) -> list[dict[str, Any]]:
 
 
 def array(**members: Any) -> dict[str, Any]:
+    """An array's document, of as many dimensions as it has names."""
+    names = members.get("dimension_names", ["d"])
+    sizes = [3] * len(names or ())
     return {
         "node_type": "array",
         "zarr_format": 3,
         "data_type": "float32",
         "dimension_names": ["d"],
-        "shape": [3],
-        "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [3]}},
+        "shape": sizes,
+        "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": sizes}},
         "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
         "fill_value": "NaN",
         "attributes": {"units": "nat"},

@@ -358,7 +358,7 @@ def test_a_chunk_that_a_shard_lacks_is_fill() -> None:
     assert decode_chunk(shard([None] * 3), sharded(fill=0), 0).tolist() == [0] * 6
     assert np.isnan(decode_chunk(shard([None] * 3), sharded(fill="NaN", dtype="float32"), 0)).all()
     texts = decode_chunk(shard([None] * 3), sharded(fill="x", dtype="string", codecs=["vlen-utf8"]), 0)
-    assert texts.tolist() == [""] * 6
+    assert texts.tolist() == ["x"] * 6
 
 
 def test_an_index_lies_in_front_or_behind_with_or_without_checksum() -> None:

@@ -204,9 +204,9 @@ def test_what_is_estimated_has_no_tokens_either_and_keeps_labels_and_units(study
 
 
 def test_what_needs_text_says_that_there_is_none(study):
-    with pytest.raises(MissingVariableError, match="no tokens"):
+    with pytest.raises(MissingVariableError, match="not tokens"):
         study["full"].devinterp.tokens()
-    with pytest.raises(MissingVariableError, match="no tokens"):
+    with pytest.raises(MissingVariableError, match="not tokens"):
         study.devinterp.susceptibilities().devinterp.tokens()
 
 

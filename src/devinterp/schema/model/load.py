@@ -169,7 +169,7 @@ def _check_attributes(document: Mapping[str, Any], source: str) -> None:
     """Raise `SchemaError` where what a document says of attributes is not JSON Schema, or leads elsewhere."""
     import jsonschema
 
-    own = {f"nodes/{path}": node.get("attributes") for path, node in document["nodes"].items()}
+    own = {f"nodes/{path}": node.get("attributes") for path, node in document.get("nodes", {}).items()}
     for name, profile in document.get("profiles", {}).items():
         own |= {f"profiles/{name}{path}": schema for path, schema in profile.get("attributes", {}).items()}
     for place, schema in own.items():

@@ -261,7 +261,9 @@ class _Coordinator:
             for group, chain in self._order()
         )
         count, futures = len(tasks), dict[Future[Any], ChainTask]()
-        own, helps = self.options.executor, self.options.executor is None and self.options.num_workers is None
+        own = self.options.executor
+        # A script that no worker can run again is told so, also where its chains would be over before.
+        helps = own is None and self.options.num_workers is None and _is_guarded()
         wanted = replace(self.options, threads_per_chain=threads).workers(count)
         pool = StartingPool(wanted, partial(self._send, tasks, futures)) if own is None else None
         done_here = 0
