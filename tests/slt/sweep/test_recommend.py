@@ -7,13 +7,14 @@ lr = 0.002 crawls (it forgets in 2 / (lr a) draws), 0.02 is right, 0.1 is biased
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from made_sweeps import make_sweep
 
 from devinterp.errors import SettingError
-from devinterp.slt.sweep.recommend import promising, recommend
+from devinterp.slt.sweep.recommend import _reason, promising, recommend
 
 LR, N_BETA, LOCALIZATION = (0.002, 0.02, 0.1, 1.0), (0.0, 1.0, 10.0), (1.0, 100.0)
 
@@ -123,3 +124,12 @@ def test_no_share_is_told_in_powers_of_ten(summary):
     uncertain["share_of_control"] = summary["share_of_control"] * 0 - 0.32
     told = {c.name: c.evidence for c in recommend(uncertain).criteria}["the loss shows against the control"]
     assert told.split("±")[1].startswith(" 610 %")
+
+
+@pytest.mark.parametrize(("information", "words"), [(0.0, "tell nothing of the loss"), (0.5, "4 times less")])
+def test_why_a_neighbour_was_not_taken_is_a_finite_sentence(monkeypatch, information, words):
+    monkeypatch.setattr("devinterp.slt.sweep.recommend.rank", lambda cell: (0, 0))
+    best, other = (
+        SimpleNamespace(is_control=False, draws=9, information=i, verdict="good") for i in (2.0, information)
+    )
+    assert words in _reason(best, other)

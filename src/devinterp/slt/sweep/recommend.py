@@ -207,7 +207,9 @@ def _reason(best: Cell, other: Cell) -> str:
         return "; ".join(f"✗ {c.name} ({c.evidence})" for c in unmet(other))
     if other.draws < best.draws and other.information > best.information:
         return f"{verdict_title(other.verdict)}, but only by {other.draws} draws a chain"
-    times = best.information / other.information if other.information > 0 else np.inf
+    if other.information <= 0:
+        return f"{verdict_title(other.verdict)}, but its draws tell nothing of the loss"
+    times = best.information / other.information
     return f"{verdict_title(other.verdict)}, but as many draws tell {times:.2g} times less of the loss"
 
 
