@@ -1,4 +1,4 @@
-"""What the demo's comparison of heads gives with other seeds; writes docs/demo-seeds.md.
+"""What the demo's comparison of heads gives with other seeds; writes docs/demo-seeds.md, and what the demo says of it.
 
 python tests/benchmarks/demo/seeds.py [--seeds 2 3 4 5 6] [--chains 2] [--draws 20] [--page docs/demo-seeds.md]
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import datetime as dt
+import json
 import tempfile
 import time
 from collections.abc import Sequence
@@ -18,6 +19,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+import devinterp.demo
 from devinterp.demo.analysis import head_effects
 from devinterp.demo.baselines import baselines
 from devinterp.demo.circuit import find_circuit
@@ -29,7 +31,8 @@ from devinterp.demo.settings import Settings
 from devinterp.demo.train import train
 from devinterp.slt.diagnostics import diagnose
 
-MEASURES = ("sampling", "removal", "noise", "control")
+RECORD = Path(devinterp.demo.__file__).parent / "page" / "several_seeds.json"
+MEASURES = {"sampling": "sampling", "removal": "removal", "noise": "noise", "control": "n_beta = 0"}
 PAGE = """---
 orphan: true
 ---
@@ -94,7 +97,7 @@ def row(seed: int, found: Comparison, good: int) -> str:
 def summary(all_found: Sequence[Comparison]) -> str:
     """Count over the seeds."""
     formed = [each for each in all_found if each.circuit.members]
-    counts = ", ".join(f"{label} in {sum(each.agrees[label] for each in formed)}" for label in MEASURES)
+    counts = ", ".join(f"{label} in {sum(each.agrees[name] for each in formed)}" for name, label in MEASURES.items())
     apart = sum(each.largest[0] != each.largest[1] for each in formed)
     return (
         f"A circuit formed in {len(formed)} of {len(all_found)} seeds. Of these, the circuit is named by {counts}. The "
@@ -118,16 +121,19 @@ def main() -> None:
         comparisons.append(found)
         rows.append(row(seed, found, good))
         print(rows[-1], f"{time.monotonic() - started:.0f} s", found.measures, found.heads["task"].values, flush=True)
+        date, said = dt.date.today().isoformat(), summary(comparisons)
         arguments.page.write_text(
             PAGE.format(
-                date=dt.date.today().isoformat(),
+                date=date,
                 table="\n".join([f"| {' | '.join(COLUMNS)} |", "|---" * len(COLUMNS) + "|", *rows]),
-                summary=summary(comparisons),
+                summary=said,
                 shown=Settings().seed,
                 **asdict(settings),
             ),
             encoding="utf-8",
         )
+        known = {"script": "tests/benchmarks/demo/seeds.py", "date": date, "found": said}
+        RECORD.write_text(json.dumps(known, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

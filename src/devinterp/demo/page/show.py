@@ -6,6 +6,7 @@ import json
 from base64 import b64encode
 from collections.abc import Mapping
 from html import escape
+from importlib.resources import files
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -87,6 +88,7 @@ def introduction(corpus: Corpus, model: AttentionOnly, settings: Settings) -> st
 def show(results: Results, intro: str, out: Path, console: Console) -> Path:
     """Print the results, and write figures, numbers and the page."""
     tables, sentences, figures = make_tables(results), results.sentences(), {}
+    sentences["heads"] += f" {several_seeds()}"
     (out / "figures").mkdir(exist_ok=True)
     for name, figure in make_figures(results).items():
         buffer = BytesIO()
@@ -106,6 +108,12 @@ def show(results: Results, intro: str, out: Path, console: Console) -> Path:
     snippet = SNIPPET.format(study=out / "study.zarr", series=out / "checkpoints.zarr").strip()
     page.write_text(_page(intro.strip(), sentences | {"stores": local}, figures, tables, snippet), encoding="utf-8")
     return page
+
+
+def several_seeds() -> str:
+    """Say what the comparison of heads gave with several seeds, when and by which script."""
+    record = json.loads(files("devinterp.demo.page").joinpath("several_seeds.json").read_text(encoding="utf-8"))
+    return f"With several seeds ({record['script']}, {record['date']}): {record['found']}"
 
 
 def _locality(results: Results) -> str:
