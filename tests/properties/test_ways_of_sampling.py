@@ -65,7 +65,7 @@ class Cut(Exception):
     """Ends a run at a chosen call of the loss."""
 
 
-@settings(max_examples=12)
+@settings(max_examples=20)
 @given(sample_settings(max_steps=6), st.integers(0, 9), st.sampled_from([1, 2, None]))
 def test_a_run_that_is_cut_and_resumed_has_the_bytes_of_one_that_is_not(
     arguments: dict[str, Any], tenths: int, every: int | None
