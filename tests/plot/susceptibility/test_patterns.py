@@ -55,3 +55,11 @@ def test_what_is_not_there_is_refused():
         susceptibility_patterns(patterned(3), tokenizer=VOCABULARY, ax=plt.subplots()[1])
     with pytest.raises(SettingError, match="one checkpoint"):
         susceptibility_patterns(patterned(3, checkpoints=(0, 1)), tokenizer=VOCABULARY)
+
+
+def test_labels_of_panels_side_by_side_do_not_run_into_each_other():
+    facets = susceptibility_patterns(patterned(8), tokenizer=VOCABULARY)
+    facets.fig.canvas.draw()
+    boxes = [ax.xaxis.label.get_window_extent().padded(15) for ax in facets if ax.get_xlabel()]
+    assert len(boxes) >= 2
+    assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])

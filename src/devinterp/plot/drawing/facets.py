@@ -108,6 +108,8 @@ def draw_facets(facets: Facets, draw: Callable[[Axes, int], Any], *, own_labels:
         below_is_empty = index + columns >= len(facets)
         if not below_is_empty:
             ax.set_xlabel("")
+        elif len(label := ax.get_xlabel()) > room:  # its neighbour's begins there
+            ax.set_xlabel(label.replace(" (", "\n("))
         if index % columns:
             ax.set_ylabel("")
         if below_is_empty:
