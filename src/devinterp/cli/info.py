@@ -232,12 +232,12 @@ def _facts(location: Location, status: StoreStatus) -> list[tuple[str, str]]:
 
 def _rows(metadata: Mapping[str, Any]) -> list[tuple[str, str]]:
     from devinterp.slt.runs.overview import rows_text
-    from devinterp.slt.runs.results import loss_unit
+    from devinterp.slt.runs.results import loss_unit, of_tokens
 
-    config, provenance = (_mapping(metadata.get(part)) for part in ("config", "provenance"))
+    provenance = _mapping(metadata.get("provenance"))
     marked = {"sampling": provenance.get("visited"), **_mapping(provenance.get("observables"))}
     masked = [name for name, told in marked.items() if "mask" in _mapping(told)]
-    said = rows_text(config.get("rows_are_tokens") is not False, loss_unit(metadata), masked)
+    said = rows_text(of_tokens(metadata), loss_unit(metadata), masked)
     return [("rows", said)] if said else []
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from devinterp.plain_json import listed
 from devinterp.slt.estimands import Estimand
-from devinterp.slt.runs.results import told, with_unit
+from devinterp.slt.runs.results import result_of_tokens, told, with_unit
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -169,7 +169,7 @@ def show_bif(result: xr.Dataset, store: str, estimand: Estimand) -> None:
     for name, size in sizes:
         parts.append(f"{start}-{start + int(size) - 1} {name}")
         start += int(size)
-    put(f"{'sequences' if result.attrs.get('rows_are_tokens', 1) else 'rows'}: {', '.join(parts)}")
+    put(f"{'sequences' if result_of_tokens(result.attrs) else 'rows'}: {', '.join(parts)}")
     if "noise_floor_strongest" in result.attrs:
         put(f"noise: of unrelated losses the strongest stays below {float(result.attrs['noise_floor_strongest']):.2g}")
 
@@ -228,7 +228,7 @@ def show_susceptibilities(result: xr.DataTree, study: str, estimand: Estimand) -
     leading = ["checkpoint", "restriction"] if steps else ["restriction"]
     heads = [*leading, with_unit("spread", sus["sus"].attrs["units"]), *(f"mean on {n}" for n in names)]
     put(table(heads, rows, right=heads[len(leading) :], title=f"{study}: {estimand.title}"))
-    what = "tokens" if result.attrs.get("rows_are_tokens", 1) else "rows"
+    what = "tokens" if result_of_tokens(result.attrs) else "rows"
     put(f"means: in standard deviations of the restriction's own values over all {what}")
     put(f"sampling task: {sus.attrs.get('sampling_task')}; write single {what} with -o sus.csv or .zarr")
 

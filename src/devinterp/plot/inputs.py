@@ -12,7 +12,7 @@ from devinterp.errors import MissingVariableError, SettingError
 from devinterp.plain_json import listed
 from devinterp.slt.runs.chains import known_states
 from devinterp.slt.runs.kind import kind_of
-from devinterp.slt.runs.results import no_text
+from devinterp.slt.runs.results import no_text, result_of_tokens
 from devinterp.slt.runs.run import Samples, Tree, series_members, study_members
 from devinterp.slt.sweep.recommend import recommend
 
@@ -147,7 +147,7 @@ def context_of(tree: xr.DataTree) -> xr.Dataset:
 
     Raises `MissingVariableError` where they are not there, or the rows are not tokens.
     """
-    if not tree.attrs.get("rows_are_tokens", 1):
+    if not result_of_tokens(tree.attrs):
         raise no_text("The rows of these susceptibilities")
     if "context" not in tree.children:
         raise MissingVariableError(

@@ -8,7 +8,7 @@ import xarray as xr
 
 from devinterp.errors import SettingError
 from devinterp.plain_json import listed
-from devinterp.slt.runs.results import with_unit
+from devinterp.slt.runs.results import result_of_tokens, with_unit
 
 __all__ = [
     "describe",
@@ -40,12 +40,12 @@ def numbers_along(result: xr.Dataset, dim: str, size: int) -> npt.NDArray[np.int
 
 
 def position_of(result: xr.Dataset, dim: str, index: int) -> int:
-    """Return where a sequence or row stands along a dimension of the result."""
+    """Return where a sequence, row or position stands along a dimension of the result."""
     labels = numbers_along(result, dim, result.sizes[dim])
     found = np.flatnonzero(labels == index)
     if found.size == 0:
         raise SettingError(
-            f"The result has no sequence {index} along {dim}.",
+            f"The result has no {'sequence' if dim.startswith('batch') else 'position'} {index} along {dim}.",
             expected=f"one of {labels[:20].tolist()}{' ...' if labels.size > 20 else ''}",
             found=index,
         )
@@ -54,7 +54,7 @@ def position_of(result: xr.Dataset, dim: str, index: int) -> int:
 
 def kind_of_rows(result: xr.Dataset) -> str:
     """Return what the rows are: sequences of tokens, or plain rows."""
-    return "sequence" if result.attrs.get("rows_are_tokens", 1) else "row"
+    return "sequence" if result_of_tokens(result.attrs) else "row"
 
 
 def place_of(result: xr.Dataset, index: int) -> str:

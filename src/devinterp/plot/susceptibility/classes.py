@@ -13,7 +13,7 @@ from devinterp.errors import MissingVariableError, SettingError
 from devinterp.plot.drawing.style import colours, legend, thin_labels
 from devinterp.plot.inputs import context_of, observable_names
 from devinterp.plot.tokens.decode import KINDS, drawable, token_kind, token_strings
-from devinterp.slt.runs.results import with_unit
+from devinterp.slt.runs.results import result_of_tokens, with_unit
 from devinterp.slt.susceptibilities.views import matrix
 
 if TYPE_CHECKING:
@@ -128,7 +128,7 @@ def called(what: str, tree: xr.DataTree, standardize: Standardize) -> str:
 
 def entries(tree: xr.DataTree) -> str:
     """Return what the entries of ``sus_flat`` are: tokens, or rows that are none."""
-    return "tokens" if tree.attrs.get("rows_are_tokens", 1) else "rows"
+    return "tokens" if result_of_tokens(tree.attrs) else "rows"
 
 
 def class_order(labels: npt.NDArray[np.str_]) -> list[str]:

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 __all__ = ["tokens"]
 
+_QUERY = ("batch_1", "target_position")
+
 
 def tokens(
     obj: Tree,
@@ -223,7 +225,7 @@ def _influence_rows(
     query: tuple[int, int],
     options: dict[str, Any],
 ) -> tuple[list[TextRow], str]:
-    from devinterp.plot.influence.rows import observable_of
+    from devinterp.plot.influence.rows import numbers_along, observable_of, position_of
 
     sequence, position = query
     if kind_of(obj) in ("samples", "study"):
@@ -243,14 +245,8 @@ def _influence_rows(
     matrix = result["influences"]
     if "target_position" not in matrix.dims:
         raise SettingError("These are influences between sequences.", expected='correlation_method="token"')
-    labels = {d: np.asarray(result[d].values if d in result.coords else range(result.sizes[d])) for d in matrix.dims}
-    for dim, wanted in (("batch_1", sequence), ("target_position", position)):
-        if wanted not in labels[dim]:
-            raise SettingError(f"The result has no {dim} {wanted}.", expected=f"one of {labels[dim].tolist()[:30]}")
-    line = matrix.isel(
-        batch_1=int(np.flatnonzero(labels["batch_1"] == sequence)[0]),
-        target_position=int(np.flatnonzero(labels["target_position"] == position)[0]),
-    )
+    line = matrix.isel({d: position_of(result, d, n) for d, n in zip(_QUERY, query, strict=True)})
+    labels = {d: numbers_along(result, d, result.sizes[d]) for d in ("batch_2", "target_position_T")}
     values = np.asarray(line.transpose("batch_2", "target_position_T").values, dtype=np.float64)
     found = [observable_of(result, int(i)) or ("sequence", int(i)) for i in labels["batch_2"]]
     allowed = [k for k, (name, _) in enumerate(found) if observable is None or name == observable]
@@ -274,7 +270,7 @@ def _influence_rows(
         index = int(labels["batch_2"][k])
         text = token_strings(ids[index], tokenizer)
         numbers = np.full(len(text), np.nan)
-        at = labels["target_position_T"].astype(int)
+        at = labels["target_position_T"]
         numbers[at] = values[k]
         counts = None
         if "mask" in result:
@@ -295,15 +291,11 @@ def _own(labels: dict[Any, Any], k: int, sequence: int, position: int) -> list[i
 
 def _partner_rows(result: xr.Dataset, tokenizer: Any, query: tuple[int, int], most: int) -> list[TextRow]:
     """The query's own text, then those of its strongest partners."""
-    from devinterp.plot.influence.rows import observable_of
+    from devinterp.plot.influence.rows import observable_of, position_of
 
     if "partner_position" not in result:
         raise SettingError("These are influences between sequences.", expected='correlation_method="token"')
-    labels = {d: np.asarray(result[d].values) for d in ("batch_1", "target_position")}
-    for dim, wanted in zip(labels, query, strict=True):
-        if wanted not in labels[dim]:
-            raise SettingError(f"The result has no {dim} {wanted}.", expected=f"one of {labels[dim].tolist()[:30]}")
-    one = result.isel({d: int(np.flatnonzero(v == w)[0]) for (d, v), w in zip(labels.items(), query, strict=True)})
+    one = result.isel({d: position_of(result, d, n) for d, n in zip(_QUERY, query, strict=True)})
     values = np.asarray(one["influences"].values, dtype=np.float64).ravel()
     batches, positions = (np.asarray(one[f"partner_{n}"].values).ravel() for n in ("batch", "position"))
     ids = np.asarray(result["input_ids"].transpose("batch", "position").values)

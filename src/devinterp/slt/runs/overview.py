@@ -15,7 +15,7 @@ from devinterp.slt.estimands import ESTIMANDS
 from devinterp.slt.runs.chains import known_states
 from devinterp.slt.runs.grid import grid_of
 from devinterp.slt.runs.kind import kind_of
-from devinterp.slt.runs.results import loss_unit
+from devinterp.slt.runs.results import loss_unit, of_tokens, result_of_tokens
 from devinterp.slt.runs.run import Samples, Tree, is_samples, metadata_of, series_members, study_members
 
 __all__ = ["calls", "how_made", "observables", "overview", "overview_html", "overview_text", "rows_text"]
@@ -95,9 +95,7 @@ def _one_run(obj: Tree) -> Tree | None:
 
 def _of_tokens(obj: Tree) -> bool:
     run = _one_run(obj)
-    if run is None:
-        return bool(obj.attrs.get("rows_are_tokens", 1))
-    return dig(metadata_of(run), "config.rows_are_tokens") is not False
+    return result_of_tokens(obj.attrs) if run is None else of_tokens(metadata_of(run))
 
 
 def overview(obj: Tree) -> list[tuple[str, str]]:

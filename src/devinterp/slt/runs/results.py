@@ -19,10 +19,13 @@ from devinterp.plain_json import dig
 from devinterp.schema.model.spec import NAT
 
 __all__ = [
+    "SAID_OF_ROWS",
     "label_result",
     "lay_out",
     "loss_unit",
     "no_text",
+    "of_tokens",
+    "result_of_tokens",
     "row_labels",
     "said_of_losses",
     "said_of_rows",
@@ -34,6 +37,7 @@ __all__ = [
 ]
 
 RAGGED = ("chain", "draw", "step")
+SAID_OF_ROWS = ("rows_are_tokens", "loss_unit")
 """Dimensions along which runs may have other sizes: NaN fills up."""
 
 
@@ -253,10 +257,19 @@ def said_of_losses(metadata: Mapping[str, Any]) -> dict[str, Any]:
     return {} if unit == NAT else {"loss_unit": unit}
 
 
+def of_tokens(metadata: Mapping[str, Any]) -> bool:
+    """Whether the rows of a run are of token ids."""
+    return dig(metadata, "config.rows_are_tokens") is not False
+
+
 def said_of_rows(metadata: Mapping[str, Any]) -> dict[str, Any]:
     """Return the same, and that the rows are not tokens where they are not."""
-    no_tokens = dig(metadata, "config.rows_are_tokens") is False
-    return {**said_of_losses(metadata), **({"rows_are_tokens": 0} if no_tokens else {})}
+    return {**said_of_losses(metadata), **({} if of_tokens(metadata) else {"rows_are_tokens": 0})}
+
+
+def result_of_tokens(attrs: Mapping[Any, Any]) -> bool:
+    """Whether a result is of token ids, by what `said_of_rows` has put into its attributes."""
+    return bool(attrs.get("rows_are_tokens", 1))
 
 
 def no_text(what: str) -> MissingVariableError:

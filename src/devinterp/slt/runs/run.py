@@ -14,7 +14,7 @@ from devinterp.errors import DataError, IncompleteStoreError, MissingVariableErr
 from devinterp.names import sanitize_observable_name
 from devinterp.plain_json import dig
 from devinterp.slt.runs.positions import target_positions, token_positions
-from devinterp.slt.runs.results import no_text, with_plain_coords
+from devinterp.slt.runs.results import no_text, of_tokens, with_plain_coords
 from devinterp.steps import StepLayout
 from devinterp.store.reading.fast_chunks import refuse_gone_tree
 
@@ -200,7 +200,7 @@ class Samples:
     @property
     def has_tokens(self) -> bool:
         """Whether the rows are of token ids."""
-        return dig(self.metadata, "config.rows_are_tokens") is not False
+        return of_tokens(self.metadata)
 
     @property
     def step_layout(self) -> StepLayout | None:

@@ -17,6 +17,7 @@ import xarray as xr
 from devinterp.errors import MissingVariableError, SettingError
 from devinterp.plain_json import dig, listed
 from devinterp.slt.runs.comparable import check_curve
+from devinterp.slt.runs.results import SAID_OF_ROWS
 from devinterp.slt.runs.run import Tree, metadata_of, series_members, study_members
 from devinterp.slt.runs.side_by_side import along_checkpoints
 from devinterp.slt.susceptibilities.flat import flat_tree
@@ -84,7 +85,7 @@ def unflatten(result: xr.DataTree) -> xr.DataTree:
         groups[f"/{name}"] = dataset
     tree = xr.DataTree.from_dict(groups)
     attrs = {key: value for key, value in sus.attrs.items() if key != "dataset_id_to_name"}
-    attrs |= {key: value for key, value in result.attrs.items() if key in ("rows_are_tokens", "loss_unit")}
+    attrs |= {key: value for key, value in result.attrs.items() if key in SAID_OF_ROWS}
     tree.attrs = {**attrs, "dataset_id_to_name": [name for name in names if f"/{name}" in groups]}
     return tree
 
@@ -126,7 +127,7 @@ def flatten(tree: xr.DataTree) -> xr.DataTree:
         kept = [p if at is None else p[..., at.ravel(), :] for p, at in zip(folded, counts, strict=True)]
         flat[variable] = np.concatenate(kept, axis=-2)
     attrs = {str(key): value for key, value in tree.attrs.items() if key not in ("dataset_id_to_name", "masked")}
-    root: dict[str, Any] = {key: attrs.pop(key) for key in ("rows_are_tokens", "loss_unit") if key in attrs}
+    root: dict[str, Any] = {key: attrs.pop(key) for key in SAID_OF_ROWS if key in attrs}
     ids = {
         n: child["input_ids"].transpose("batch", "position").values
         for n, child in zip(names, children, strict=True)
