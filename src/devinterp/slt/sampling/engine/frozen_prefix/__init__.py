@@ -79,13 +79,8 @@ class Evaluator:
         at_start: bool = False,
         checked_later: bool = False,
     ) -> None:
-        self._prefix, self._model, self._names, self._device, self._mode = (
-            prefix,
-            model,
-            frozenset(sampled),
-            device,
-            mode,
-        )
+        self._prefix, self._model, self._device, self._mode = prefix, model, device, mode
+        self._names = frozenset(sampled)
         self.at_start, self._checked_later = at_start, checked_later
         self.reuse = Reuse(reason=None if prefix.enabled else "it is switched off")
 
