@@ -80,7 +80,7 @@ def reference() -> Path:
 @pytest.fixture
 def installed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Callable[..., None]]:
     """Register schema documents as an installed package would."""
-    from devinterp.schema.model import load as loader
+    from devinterp.schema.definition import load as loader
 
     def install(*documents: Path) -> None:
         package = tmp_path / "lab_schemas"

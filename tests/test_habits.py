@@ -64,7 +64,7 @@ def test_the_hook_for_others_calls_what_there_is():
 ACROSS = {
     "schema/checks/test_unseen_files.py",
     "schema/findings/test_remedies.py",
-    "schema/model/test_exported_schema.py",
+    "schema/definition/test_exported_schema.py",
     "schema/test_extension.py",
     "schema/test_hostile.py",
     "schema/test_neighbours.py",

@@ -40,12 +40,12 @@ STORE = {"store/filesystem", "store/location", "store/lock", "store/metadata", "
 UNCERTAINTY = {"slt/uncertainty/batch_means", "slt/uncertainty/arviz", "slt/uncertainty/intervals"}
 ENGINE_SIDE = {"slt/sampling/settings", "slt/sampling/inputs", "slt/sampling/engine", "slt/sampling/running"}
 ROOMS: dict[str, set[str]] = {
-    "schema/model": set(),
-    "schema/findings": {"schema/model"},
-    "schema/reading": {"schema/model", "schema/findings"},
-    "schema/rules": {"schema/model", "schema/findings", "schema/reading"},
-    "schema/checks": {"schema/model", "schema/findings", "schema/reading", "schema/rules"},
-    "schema/validation": {"schema/model", "schema/findings", "schema/reading", "schema/rules", "schema/checks"},
+    "schema/definition": set(),
+    "schema/findings": {"schema/definition"},
+    "schema/reading": {"schema/definition", "schema/findings"},
+    "schema/rules": {"schema/definition", "schema/findings", "schema/reading"},
+    "schema/checks": {"schema/definition", "schema/findings", "schema/reading", "schema/rules"},
+    "schema/validation": {"schema/definition", "schema/findings", "schema/reading", "schema/rules", "schema/checks"},
     "store/filesystem": set(),
     "store/location": {"store/filesystem"},
     "store/lock": {"store/filesystem", "store/location"},

@@ -45,7 +45,7 @@ def copies_of_keys(tree: ast.AST) -> list[str]:
 MAY_NAME_KEYS = {
     "schema/reading/keys.py": "the one place",
     "schema/reading/array_metadata.py": "names of a document's members",
-    "schema/model/to_json_schema.py": "says which encodings are legal",
+    "schema/definition/to_json_schema.py": "says which encodings are legal",
     "store/metadata.py": "the encoding that we write",
     "store/reading/fast_open.py": "hands a document's encoding to the one place",
     "store/reading/unreadable.py": "names the spelling that zarr-python does not read",

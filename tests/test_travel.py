@@ -17,7 +17,7 @@ import devinterp
 from devinterp.errors import DevinterpError, StoreError, ValidationError
 from devinterp.schema import load
 from devinterp.schema.checks.to_pandera import to_pandera
-from devinterp.schema.model.load import available
+from devinterp.schema.definition.load import available
 from devinterp.slt.diagnostics import diagnose
 from devinterp.testing import make_store, make_tree
 

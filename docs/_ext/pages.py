@@ -22,7 +22,7 @@ from tables import cell, code, table
 import devinterp
 from devinterp._renamed import OLD_NAMES
 from devinterp.schema import RuleCode, Schema, VariableSpec, available, load
-from devinterp.schema.model.load import schemas_folder
+from devinterp.schema.definition.load import schemas_folder
 from devinterp.slt.estimands import ESTIMANDS, Estimand
 from devinterp.utils import starting_points
 

@@ -15,7 +15,7 @@ SOURCE = Path(devinterp.__file__).parent
 # From what is declared to what people see; each floor uses those above it.
 FLOORS = (("schema", "testing"), ("store",), ("slt",), ("accessor", "plot", "report", "cli", "demo"))
 FIRST = {  # the direction inside a part; rooms that are not named here follow by name
-    "schema": ("model", "findings", "reading", "rules", "checks"),
+    "schema": ("definition", "findings", "reading", "rules", "checks"),
     "store": ("reading", "writing", "repair"),
     "slt": ("sampling", "weight_restrictions", "runs"),
     "slt/sampling": ("inputs", "engine", "running"),

@@ -17,7 +17,7 @@ import yaml
 from docs_pages import DOCS, ROOT, blocks_of, pages
 
 from devinterp.schema import RuleCode, load
-from devinterp.schema.model.load import schemas_folder
+from devinterp.schema.definition.load import schemas_folder
 from devinterp.slt.estimands import ESTIMANDS, parameter_docs
 
 PUBLIC = {

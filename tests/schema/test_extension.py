@@ -15,7 +15,7 @@ import yaml
 
 from devinterp.errors import DevinterpWarning, SchemaError
 from devinterp.schema import available, load, to_pandera, validate
-from devinterp.schema.model import load as loader
+from devinterp.schema.definition import load as loader
 from devinterp.testing import make_store, make_tree
 
 EXAMPLE = Path(__file__).parents[2] / "docs" / "examples" / "extending_the_schema"

@@ -14,7 +14,7 @@ import xarray as xr
 import devinterp
 from devinterp.errors import DevinterpWarning, SchemaError
 from devinterp.schema import available, load
-from devinterp.schema.model import load as loading
+from devinterp.schema.definition import load as loading
 from devinterp.schema.rules import registry
 from devinterp.testing import make_store, make_tree
 

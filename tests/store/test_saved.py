@@ -17,7 +17,7 @@ import devinterp
 from devinterp.cli import main
 from devinterp.errors import ChainFailedWarning, IncompleteStoreError
 from devinterp.schema import load
-from devinterp.schema.model.load import available
+from devinterp.schema.definition.load import available
 from devinterp.slt.bif import compute_bif
 from devinterp.slt.bif.reweighting import compute_reweighting
 from devinterp.slt.estimands import ESTIMANDS, resolve
@@ -181,7 +181,7 @@ def test_results_are_pickled_copied_and_written_as_json(result):
 def test_a_consumers_result_that_xarray_saved_opens(tmp_path, monkeypatch):
     document = tmp_path / "llc.yaml"
     document.write_text(json.dumps(OTHER))
-    from devinterp.schema.model import load as module
+    from devinterp.schema.definition import load as module
 
     monkeypatch.setattr(module, "_installed", lambda: (("lab/llc@1", document),))
     make_tree(str(document)).to_zarr(tmp_path / "r.zarr")

@@ -13,7 +13,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from devinterp.schema import RuleCode, validate
-from devinterp.schema.model.spec import match_pattern
+from devinterp.schema.definition.spec import match_pattern
 from devinterp.testing import StoreRecipe, make_store, recipes
 from devinterp.testing.mutations.editor import StoreEditor
 

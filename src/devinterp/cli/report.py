@@ -9,7 +9,7 @@ import typer
 
 from devinterp.cli.console import FOLLOW_LINKS
 from devinterp.errors import MissingDependencyError, SettingError, StoreError
-from devinterp.schema.model.suggest import closest
+from devinterp.schema.definition.suggest import closest
 
 __all__ = ["load_tokenizer", "report"]
 

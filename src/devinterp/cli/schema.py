@@ -47,7 +47,7 @@ def show(
     """
     from devinterp.cli.console import put, table
     from devinterp.schema import load
-    from devinterp.schema.model.load import usable
+    from devinterp.schema.definition.load import usable
 
     if schema is None:
         rows = [[name, each.doc] for name, each in usable().items()]
@@ -100,7 +100,7 @@ def export(
       devinterp schema export samples --as document
     """
     from devinterp.schema import load
-    from devinterp.schema.model.to_json_schema import json_document, json_schema
+    from devinterp.schema.definition.to_json_schema import json_document, json_schema
 
     loaded = load(schema, profile=profile)
     document = json_schema(loaded) if what is As.jsonschema else json_document(loaded)

@@ -7,12 +7,9 @@ called, its dimensions, type, unit and rules stand there and nowhere else.
 from __future__ import annotations
 
 from devinterp.schema.checks.to_pandera import to_pandera
-from devinterp.schema.findings.codes import RuleCode
-from devinterp.schema.findings.finding import Finding, NotChecked
-from devinterp.schema.findings.report import Report
-from devinterp.schema.model.load import available, load
-from devinterp.schema.model.schema import Schema
-from devinterp.schema.model.spec import (
+from devinterp.schema.definition.load import available, load
+from devinterp.schema.definition.schema import Schema
+from devinterp.schema.definition.spec import (
     ArrayLayout,
     Check,
     DimensionSpec,
@@ -26,6 +23,9 @@ from devinterp.schema.model.spec import (
     StorageSpec,
     VariableSpec,
 )
+from devinterp.schema.findings.codes import RuleCode
+from devinterp.schema.findings.finding import Finding, NotChecked
+from devinterp.schema.findings.report import Report
 from devinterp.schema.reading.limits import Limits
 from devinterp.schema.rules.context import Context
 from devinterp.schema.rules.registry import Problem, predicate

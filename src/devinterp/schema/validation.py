@@ -9,9 +9,9 @@ from devinterp.schema.checks.completeness import check_completeness
 from devinterp.schema.checks.recognise import choose_schema, fitting_node
 from devinterp.schema.checks.structure import check_structure, offer_profile, run_rules
 from devinterp.schema.checks.values import check_values
+from devinterp.schema.definition.frozen import FrozenMapping
 from devinterp.schema.findings.codes import RuleCode
 from devinterp.schema.findings.report import Collector, Report, clip
-from devinterp.schema.model.frozen import FrozenMapping
 from devinterp.schema.reading.access import Access, open_access
 from devinterp.schema.reading.limits import Limits
 from devinterp.schema.reading.memory_tree import read_view
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     import zarr
     from zarr.abc.store import Store
 
-    from devinterp.schema.model.schema import Schema
-    from devinterp.schema.model.spec import Level
+    from devinterp.schema.definition.schema import Schema
+    from devinterp.schema.definition.spec import Level
 
 __all__ = ["validate"]
 

@@ -17,7 +17,7 @@ from zarr.core.metadata.v3 import ArrayV3Metadata
 from zarr.storage import StorePath
 
 from devinterp.plain_json import plain_json
-from devinterp.schema.model.spec import ArrayLayout, GroupLayout, StorageSpec, VariableSpec
+from devinterp.schema.definition.spec import ArrayLayout, GroupLayout, StorageSpec, VariableSpec
 from devinterp.schema.reading.keys import DOCUMENT, document_key, documented_node
 from devinterp.store.location import Location
 

@@ -12,9 +12,9 @@ import xarray as xr
 
 from devinterp.errors import SchemaError
 from devinterp.schema import load, validate
-from devinterp.schema.model.layout import array_attributes, bindings, chunk_shape, dimension_sizes
-from devinterp.schema.model.schema import Schema
-from devinterp.schema.model.spec import ArrayLayout, GroupLayout, NodeSpec, VariableSpec, match_pattern
+from devinterp.schema.definition.layout import array_attributes, bindings, chunk_shape, dimension_sizes
+from devinterp.schema.definition.schema import Schema
+from devinterp.schema.definition.spec import ArrayLayout, GroupLayout, NodeSpec, VariableSpec, match_pattern
 from devinterp.schema.rules.registry import find_predicate
 from devinterp.store.location import StoreLike, locate
 from devinterp.store.metadata import documents, open_array, write_consolidated_root

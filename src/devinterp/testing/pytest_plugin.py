@@ -12,7 +12,7 @@ import pytest
 
 if TYPE_CHECKING:
     from devinterp.schema import Report
-    from devinterp.schema.model.spec import Level
+    from devinterp.schema.definition.spec import Level
 
 __all__ = ["assert_valid_store"]
 

@@ -21,9 +21,9 @@ from hypothesis import strategies as st
 from devinterp.errors import RestrictionError, SettingError
 from devinterp.names import check_observable_names, check_restriction_names, sanitize_observable_name
 from devinterp.schema import load
-from devinterp.schema.model.layout import bindings
-from devinterp.schema.model.schema import Schema
-from devinterp.schema.model.spec import NodeSpec
+from devinterp.schema.definition.layout import bindings
+from devinterp.schema.definition.schema import Schema
+from devinterp.schema.definition.spec import NodeSpec
 from devinterp.steps import StepLayout
 from devinterp.testing.factory import StoreRecipe, included_schemas, make_tree, masks_of
 from devinterp.testing.valid.attributes import declared_attributes, put, subschema

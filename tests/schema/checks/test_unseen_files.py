@@ -96,7 +96,7 @@ def test_metadata_in_other_legal_spellings_are_read_alike(store):
 def test_every_nan_is_the_fill_for_validator_and_json_schema(store, bits):
     import re
 
-    from devinterp.schema.model.to_json_schema import _NAN
+    from devinterp.schema.definition.to_json_schema import _NAN
 
     assert re.search(_NAN, bits)
     if len(bits) in (3, 10):

@@ -115,4 +115,4 @@ def test_no_second_place_says_what_a_tree_is() -> None:
     sources = {p.relative_to(SOURCE).as_posix(): p.read_text() for p in SOURCE.rglob("*.py")}
     assert [name for name, text in sources.items() if "def kind_of(" in text] == ["slt/runs/kind.py"]
     cutting = {name for name, text in sources.items() if '.split("@")' in text or '.partition("@")' in text}
-    assert cutting == {"schema/model/spec.py", "slt/runs/kind.py"}
+    assert cutting == {"schema/definition/spec.py", "slt/runs/kind.py"}

@@ -10,7 +10,7 @@ from stores import Numbers, request, run_chain, write_fixed
 
 import devinterp
 from devinterp.errors import StoreConflictError
-from devinterp.schema.model import load as loading
+from devinterp.schema.definition import load as loading
 from devinterp.store import open_run, open_store
 
 pytestmark = pytest.mark.filterwarnings(

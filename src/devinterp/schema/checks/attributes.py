@@ -8,9 +8,9 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from devinterp.plain_json import plain_json
+from devinterp.schema.definition.suggest import suggestion
 from devinterp.schema.findings.codes import RuleCode
 from devinterp.schema.findings.report import Collector, clip, shown
-from devinterp.schema.model.suggest import suggestion
 
 if TYPE_CHECKING:
     from devinterp.schema.rules.bound import Bound

@@ -7,10 +7,10 @@ from dataclasses import replace
 from typing import Any
 
 from devinterp.errors import SchemaError
+from devinterp.schema.definition.schema import Schema
+from devinterp.schema.definition.suggest import suggestion
 from devinterp.schema.findings.codes import RuleCode
 from devinterp.schema.findings.report import Collector
-from devinterp.schema.model.schema import Schema
-from devinterp.schema.model.suggest import suggestion
 from devinterp.schema.reading.limits import Limits
 from devinterp.schema.reading.nodes import GroupNode, join
 from devinterp.schema.rules.bound import Bound, members_of
@@ -111,14 +111,14 @@ def load_by_id(identity: str, profile: str) -> Schema | None:
 
     Raises `SchemaError` where the schema is there, but has no such profile or is broken.
     """
-    from devinterp.schema.model.load import find_schema
+    from devinterp.schema.definition.load import find_schema
 
     path = find_schema(identity)
     return None if path is None else _load(path, profile)
 
 
 def _load(source: Any, profile: str) -> Schema:
-    from devinterp.schema.model.load import load
+    from devinterp.schema.definition.load import load
 
     try:
         schema: Schema = load(source, profile=profile)

@@ -33,8 +33,8 @@ from devinterp.schema.rules.registry import holds_where_filled
 
 if TYPE_CHECKING:
     from devinterp.schema.checks.structure import Checked
+    from devinterp.schema.definition.spec import VariableSpec
     from devinterp.schema.findings.report import Collector
-    from devinterp.schema.model.spec import VariableSpec
     from devinterp.schema.reading.access import Access
     from devinterp.schema.reading.limits import Limits
     from devinterp.schema.reading.nodes import ArrayNode, GroupNode

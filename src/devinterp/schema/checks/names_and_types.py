@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from devinterp.schema.checks.to_pandera import compile_node
+from devinterp.schema.definition.spec import legal_dims, stored_types
+from devinterp.schema.definition.suggest import closest
 from devinterp.schema.findings.codes import RuleCode
 from devinterp.schema.findings.report import Collector
-from devinterp.schema.model.spec import legal_dims, stored_types
-from devinterp.schema.model.suggest import closest
 from devinterp.schema.reading.array_metadata import NUMERIC
 from devinterp.schema.reading.nodes import ArrayNode, join
 from devinterp.schema.rules.registry import resolve_arguments

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from devinterp.errors import SchemaError
 from devinterp.schema.checks.bind import load_by_id
+from devinterp.schema.definition.schema import Schema
+from devinterp.schema.definition.spec import NodeSpec
 from devinterp.schema.findings.codes import RuleCode
 from devinterp.schema.findings.report import Collector, clip
-from devinterp.schema.model.schema import Schema
-from devinterp.schema.model.spec import NodeSpec
 from devinterp.schema.rules.registry import verify_predicates
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def choose_schema(root: GroupNode, asked: Any, profile: str, findings: Collector
 
 
 def _load(source: Any, profile: str) -> Schema:
-    from devinterp.schema.model.load import load
+    from devinterp.schema.definition.load import load
 
     schema: Schema = load(source, profile=profile)
     return schema
@@ -87,7 +87,7 @@ def _sound(identity: str, profile: str) -> tuple[Schema | None, str]:
 
 def known_schemas(profile: str) -> list[Schema]:
     """Every installed schema that extends none, under ``profile`` where it has it."""
-    from devinterp.schema.model.load import available, load, usable
+    from devinterp.schema.definition.load import available, load, usable
 
     paths = available()
     schemas = {i: s for i, s in usable().items() if not s.extends and profile in s.profiles}

@@ -6,12 +6,12 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from devinterp.schema.definition.layout import bindings
 from devinterp.schema.findings.codes import RuleCode
 from devinterp.schema.findings.report import Collector
-from devinterp.schema.model.layout import bindings
 
 if TYPE_CHECKING:
-    from devinterp.schema.model.spec import DimensionSpec
+    from devinterp.schema.definition.spec import DimensionSpec
     from devinterp.schema.rules.bound import Bound
 
 __all__ = ["check_sizes"]

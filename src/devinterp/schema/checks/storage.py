@@ -6,15 +6,15 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from devinterp.schema.definition.layout import chunk_shape
+from devinterp.schema.definition.spec import DECODED
 from devinterp.schema.findings.codes import RuleCode
 from devinterp.schema.findings.report import Collector
-from devinterp.schema.model.layout import chunk_shape
-from devinterp.schema.model.spec import DECODED
 from devinterp.schema.reading.array_metadata import TEXT, fill_attribute, fill_number, inner_codecs
 from devinterp.schema.reading.keys import ChunkKeys
 
 if TYPE_CHECKING:
-    from devinterp.schema.model.spec import StorageSpec, VariableSpec
+    from devinterp.schema.definition.spec import StorageSpec, VariableSpec
     from devinterp.schema.reading.nodes import ArrayNode, CodecNode, StorageNode
     from devinterp.schema.rules.bound import Bound
 

@@ -20,8 +20,8 @@ from devinterp.schema.rules.context import Context
 from devinterp.schema.rules.registry import find_predicate, verify_predicates
 
 if TYPE_CHECKING:
-    from devinterp.schema.model.schema import Schema
-    from devinterp.schema.model.spec import Level, Rule
+    from devinterp.schema.definition.schema import Schema
+    from devinterp.schema.definition.spec import Level, Rule
     from devinterp.schema.reading.nodes import GroupNode
 
 __all__ = ["Checked", "check_structure", "offer_profile", "run_rules"]
@@ -116,7 +116,7 @@ def _run_rule(bound: Bound, rule: Rule, values: Values | None, tree: Mapping[str
 
 def offer_profile(root: GroupNode, schema: Schema, findings: Collector, limits: Limits) -> None:
     """Add a note where the tree breaks this profile and another one fits it plainly better."""
-    from devinterp.schema.model.load import load
+    from devinterp.schema.definition.load import load
 
     errors = _departures(findings)
     best: tuple[int, str] | None = None

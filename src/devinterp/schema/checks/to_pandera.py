@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from devinterp.schema.model.schema import Schema
-from devinterp.schema.model.spec import Check, legal_dims
+from devinterp.schema.definition.schema import Schema
+from devinterp.schema.definition.spec import Check, legal_dims
 from devinterp.schema.reading.nodes import ArrayNode, GroupNode
 from devinterp.schema.rules.registry import find_predicate, resolve_arguments
 
@@ -58,7 +58,7 @@ def to_pandera(
     SchemaError
         There is no such schema, profile or predicate.
     """
-    from devinterp.schema.model.load import load
+    from devinterp.schema.definition.load import load
     from devinterp.schema.rules.bound import Bound
 
     loaded = schema if isinstance(schema, Schema) else load(schema, profile=profile)

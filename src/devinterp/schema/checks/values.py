@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from devinterp.errors import StoreError
 from devinterp.schema.checks.names_and_types import component, pinned
+from devinterp.schema.definition.spec import stored_types
 from devinterp.schema.findings.codes import RuleCode
-from devinterp.schema.model.spec import stored_types
 from devinterp.schema.reading.memory_values import ViewValues
 from devinterp.schema.reading.nodes import NotReadableError, join
 from devinterp.schema.reading.store_values import (
@@ -33,8 +33,8 @@ from devinterp.schema.rules.registry import Predicate, find_predicate, resolve_a
 
 if TYPE_CHECKING:
     from devinterp.schema.checks.structure import Checked
+    from devinterp.schema.definition.spec import VariableSpec
     from devinterp.schema.findings.report import Collector
-    from devinterp.schema.model.spec import VariableSpec
     from devinterp.schema.reading.limits import Limits
     from devinterp.schema.reading.nodes import ArrayNode
     from devinterp.schema.rules.bound import Bound

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import yaml
 
-from devinterp.schema.model.load import schemas_folder
+from devinterp.schema.definition.load import schemas_folder
 
 if TYPE_CHECKING:
-    from devinterp.schema.model.spec import Level, Severity
+    from devinterp.schema.definition.spec import Level, Severity
 
 __all__ = ["CodeText", "RuleCode", "code_texts"]
 

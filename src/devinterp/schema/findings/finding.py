@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from devinterp.schema.definition.frozen import FrozenMapping
 from devinterp.schema.findings.codes import RuleCode
-from devinterp.schema.model.frozen import FrozenMapping
 
 if TYPE_CHECKING:
-    from devinterp.schema.model.spec import Level, Severity
+    from devinterp.schema.definition.spec import Level, Severity
 
 __all__ = ["Finding", "NotChecked", "Record"]
 

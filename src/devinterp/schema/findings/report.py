@@ -16,7 +16,7 @@ from devinterp.schema.findings.render import report_html, report_rich, report_te
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderResult
 
-    from devinterp.schema.model.spec import Level, Severity
+    from devinterp.schema.definition.spec import Level, Severity
 
 __all__ = ["Collector", "Finding", "NotChecked", "Report", "clip", "shown"]
 

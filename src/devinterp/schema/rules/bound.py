@@ -10,9 +10,9 @@ from typing import Any
 
 from devinterp.names import sanitize_observable_name
 from devinterp.plain_json import dig
-from devinterp.schema.model.layout import bindings
-from devinterp.schema.model.schema import Schema
-from devinterp.schema.model.spec import NodeSpec, VariableSpec
+from devinterp.schema.definition.layout import bindings
+from devinterp.schema.definition.schema import Schema
+from devinterp.schema.definition.spec import NodeSpec, VariableSpec
 from devinterp.schema.reading.limits import Limits
 from devinterp.schema.reading.nodes import GroupNode
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from devinterp.plain_json import dig
-from devinterp.schema.model.spec import legal_dims, stored_types
+from devinterp.schema.definition.spec import legal_dims, stored_types
 from devinterp.schema.reading.nodes import NotReadableError, Values, join
 from devinterp.steps import StepLayout
 

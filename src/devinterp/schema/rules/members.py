@@ -14,7 +14,7 @@ import numpy as np
 from devinterp.errors import RestrictionError
 from devinterp.names import SECONDARY, SWEPT, check_restriction_names, swept_value
 from devinterp.plain_json import dig
-from devinterp.schema.model.may_differ import MAY, Combined, that
+from devinterp.schema.definition.may_differ import MAY, Combined, that
 from devinterp.schema.rules.context import Context
 from devinterp.schema.rules.registry import Problem, predicate
 

@@ -22,11 +22,11 @@ from numpy.typing import NDArray
 
 from devinterp.errors import DevinterpWarning, SchemaError
 from devinterp.plain_json import dig
-from devinterp.schema.model.suggest import suggestion
+from devinterp.schema.definition.suggest import suggestion
 
 if TYPE_CHECKING:
-    from devinterp.schema.model.schema import Schema
-    from devinterp.schema.model.spec import Check, Rule
+    from devinterp.schema.definition.schema import Schema
+    from devinterp.schema.definition.spec import Check, Rule
 
 __all__ = ["Predicate", "Problem", "find_predicate", "predicate", "verify_predicates"]
 

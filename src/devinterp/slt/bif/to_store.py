@@ -83,7 +83,7 @@ def stream_bif(source: Source, location: Location, *, se: bool = False) -> xr.Da
 
 def _layouts(plan: Plan, schema: Schema, se: bool) -> dict[str, ArrayLayout]:
     """The arrays of the store, from the schema, at the sizes of this result."""
-    from devinterp.schema.model.layout import array_attributes
+    from devinterp.schema.definition.layout import array_attributes
 
     sizes = dict(zip(plan.dims, plan.shape, strict=True))
     ids = plan.input_ids()

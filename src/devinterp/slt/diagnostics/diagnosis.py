@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-from devinterp.schema.model.spec import NAT
+from devinterp.schema.definition.spec import NAT
 from devinterp.slt.diagnostics.reach import Reach
 from devinterp.slt.diagnostics.step_bias import StepBias
 from devinterp.slt.runs.results import with_unit

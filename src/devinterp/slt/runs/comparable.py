@@ -7,7 +7,7 @@ from typing import Any
 
 from devinterp.errors import MissingVariableError, ProvenanceError
 from devinterp.plain_json import dig
-from devinterp.schema.model.may_differ import SETTING, Combined, Entry, entries, settings_that, that
+from devinterp.schema.definition.may_differ import SETTING, Combined, Entry, entries, settings_that, that
 from devinterp.slt.runs.run import Samples, Tree, metadata_of, series_members, study_members
 
 __all__ = ["check_cells", "check_curve", "check_same_origin", "own_settings", "shared_provenance"]

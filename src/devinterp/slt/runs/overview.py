@@ -10,7 +10,7 @@ import xarray as xr
 
 from devinterp.errors import DataError, ProvenanceError
 from devinterp.plain_json import dig, listed
-from devinterp.schema.model.spec import NAT
+from devinterp.schema.definition.spec import NAT
 from devinterp.slt.estimands import ESTIMANDS
 from devinterp.slt.runs.chains import known_states
 from devinterp.slt.runs.grid import grid_of

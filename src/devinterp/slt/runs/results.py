@@ -16,7 +16,7 @@ import xarray as xr
 
 from devinterp.errors import MissingVariableError, ProvenanceError
 from devinterp.plain_json import dig
-from devinterp.schema.model.spec import NAT
+from devinterp.schema.definition.spec import NAT
 
 __all__ = [
     "SAID_OF_ROWS",

@@ -13,7 +13,7 @@ import xarray as xr
 from devinterp.errors import DataError, MissingVariableError
 from devinterp.plain_json import dig
 from devinterp.schema import load, validate
-from devinterp.schema.model.layout import dimension_sizes
+from devinterp.schema.definition.layout import dimension_sizes
 from devinterp.schema.reading.memory_tree import strangers
 from devinterp.schema.rules.bound import members_of, parameters_of
 from devinterp.slt.runs.grid import grid_of

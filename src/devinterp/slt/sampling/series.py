@@ -11,7 +11,7 @@ import torch
 import xarray as xr
 
 from devinterp.errors import MissingDependencyError, SettingError, StoreNotFoundError
-from devinterp.schema.model.may_differ import overridable
+from devinterp.schema.definition.may_differ import overridable
 from devinterp.slt.diagnostics.step_bias import warn_of_step
 from devinterp.slt.sampling.engine.losses import LossFn
 from devinterp.slt.sampling.running.coordinator import complete_run, open_finished, sample_part

@@ -11,7 +11,7 @@ import xarray as xr
 
 from devinterp.errors import RestrictionError, SettingError
 from devinterp.names import check_restriction_names, sanitize_observable_name
-from devinterp.schema.model.may_differ import overridable
+from devinterp.schema.definition.may_differ import overridable
 from devinterp.slt.diagnostics.step_bias import warn_of_step
 from devinterp.slt.sampling.engine.losses import LossFn
 from devinterp.slt.sampling.inputs.rows import RowOptions

@@ -12,7 +12,7 @@ import xarray as xr
 
 from devinterp.errors import SettingError, StoreConflictError
 from devinterp.names import SECONDARY, swept_value
-from devinterp.schema.model.may_differ import settings_that
+from devinterp.schema.definition.may_differ import settings_that
 from devinterp.schema.reading.keys import STATE_FOLDER
 from devinterp.slt.diagnostics.step_bias import LARGEST_INFLATION, least_inflation
 from devinterp.slt.runs.grid import SETTINGS, axes_of, cell_name

@@ -17,7 +17,7 @@ import zarr
 
 from devinterp.errors import StoreError
 from devinterp.schema import load
-from devinterp.schema.model.spec import NodeSpec, VariableSpec
+from devinterp.schema.definition.spec import NodeSpec, VariableSpec
 from devinterp.schema.reading.keys import ChunkKeys, chunk_grid, is_leftover, join_key
 from devinterp.schema.rules.registry import holds_where_filled
 from devinterp.store.filesystem import refuse_links_out

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from devinterp.errors import StoreError
-from devinterp.schema.model.spec import ArrayLayout, GroupLayout, StorageSpec
+from devinterp.schema.definition.spec import ArrayLayout, GroupLayout, StorageSpec
 from devinterp.schema.reading.keys import ChunkKeys, join_key
 from devinterp.steps import StepLayout
 from devinterp.store.location import Location

@@ -9,7 +9,7 @@ from typing import Any
 
 from devinterp.errors import StoreConflictError
 from devinterp.plain_json import plain_json
-from devinterp.schema.model.may_differ import settings_that, that
+from devinterp.schema.definition.may_differ import settings_that, that
 from devinterp.store.location import Location
 from devinterp.store.reading.path_state import read_group
 from devinterp.store.writing.request import Container, SamplesRequest

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from devinterp.errors import StoreConflictError
-from devinterp.schema.model.spec import ArrayLayout, GroupLayout
+from devinterp.schema.definition.spec import ArrayLayout, GroupLayout
 from devinterp.schema.reading.keys import DOCUMENT, ChunkKeys, document_key, join_key
 from devinterp.store.metadata import differs_from_ours, documents, group_document, open_array
 from devinterp.store.reading.path_state import read_group

@@ -9,7 +9,7 @@ from contextlib import suppress
 from typing import Any
 
 from devinterp.errors import StoreError, StoreExistsError
-from devinterp.schema.model.spec import GroupLayout
+from devinterp.schema.definition.spec import GroupLayout
 from devinterp.schema.reading.keys import document_key, documented_node
 from devinterp.store.location import Location, StoreLike, locate
 from devinterp.store.lock import WriterLock

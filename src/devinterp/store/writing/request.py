@@ -7,8 +7,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from devinterp.schema import load
-from devinterp.schema.model.schema import Schema
-from devinterp.schema.model.spec import GroupLayout
+from devinterp.schema.definition.schema import Schema
+from devinterp.schema.definition.spec import GroupLayout
 from devinterp.steps import StepLayout
 from devinterp.store.location import Location, locate
 from devinterp.store.lock import WriterLock

@@ -15,9 +15,9 @@ import xarray as xr
 
 from devinterp.errors import DataError, StoreExistsError
 from devinterp.schema import load
-from devinterp.schema.model.layout import array_attributes, chunk_shape
-from devinterp.schema.model.schema import Schema
-from devinterp.schema.model.spec import ArrayLayout, GroupLayout, NodeSpec
+from devinterp.schema.definition.layout import array_attributes, chunk_shape
+from devinterp.schema.definition.schema import Schema
+from devinterp.schema.definition.spec import ArrayLayout, GroupLayout, NodeSpec
 from devinterp.store.location import Location, StoreLike, locate
 from devinterp.store.metadata import documents, open_array, write_consolidated_root
 from devinterp.store.reading.path_state import PathState, inspect_path

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from devinterp.errors import DevinterpError, StoreError
 from devinterp.schema import load
-from devinterp.schema.model.spec import ArrayLayout, GroupLayout
+from devinterp.schema.definition.spec import ArrayLayout, GroupLayout
 from devinterp.schema.reading.keys import DOCUMENT, STATE_FOLDER, document_key
 from devinterp.store.filesystem import remove_empty
 from devinterp.store.location import Location

@@ -19,10 +19,10 @@ from devinterp.errors import DataError, MissingVariableError, StoreExistsError
 from devinterp.schema import Schema, load, validate
 from devinterp.schema.checks.bind import bind_tree
 from devinterp.schema.checks.recognise import choose_schema
+from devinterp.schema.definition.layout import array_attributes, chunk_shape
+from devinterp.schema.definition.spec import ArrayLayout, Level, VariableSpec, legal_dims
+from devinterp.schema.definition.suggest import suggestion
 from devinterp.schema.findings.report import Collector
-from devinterp.schema.model.layout import array_attributes, chunk_shape
-from devinterp.schema.model.spec import ArrayLayout, Level, VariableSpec, legal_dims
-from devinterp.schema.model.suggest import suggestion
 from devinterp.schema.reading.access import open_access
 from devinterp.schema.reading.keys import DOCUMENT, STATE_FOLDER, document_key, join_key
 from devinterp.schema.reading.limits import Limits

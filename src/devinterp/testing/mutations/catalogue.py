@@ -14,7 +14,7 @@ from devinterp.testing.mutations.editor import StoreEditor
 
 if TYPE_CHECKING:
     from devinterp.schema import RuleCode
-    from devinterp.schema.model.spec import Level
+    from devinterp.schema.definition.spec import Level
     from devinterp.store.location import StoreLike
 
 __all__ = ["CATALOGUE", "Mutation"]

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from devinterp.errors import SchemaError
-from devinterp.schema.model.schema import Schema
+from devinterp.schema.definition.schema import Schema
 
 __all__ = ["declared_attributes", "draw_instance", "put", "subschema"]
 

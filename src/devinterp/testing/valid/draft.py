@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from devinterp.schema.model.schema import Schema
-from devinterp.schema.model.spec import GroupLayout, NodeSpec, Rule
+from devinterp.schema.definition.schema import Schema
+from devinterp.schema.definition.spec import GroupLayout, NodeSpec, Rule
 
 if TYPE_CHECKING:
     from devinterp.testing.valid.recipe import StoreRecipe

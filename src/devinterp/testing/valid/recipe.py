@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from devinterp.schema import load
-from devinterp.schema.model.schema import Schema
+from devinterp.schema.definition.schema import Schema
 
 __all__ = ["StoreRecipe"]
 

@@ -12,7 +12,7 @@ import xarray as xr
 
 from devinterp.names import SECONDARY, sanitize_observable_name, swept_value
 from devinterp.plain_json import dig
-from devinterp.schema.model.may_differ import that
+from devinterp.schema.definition.may_differ import that
 from devinterp.steps import StepLayout
 from devinterp.testing.valid.attributes import put
 from devinterp.testing.valid.draft import Draft, GroupDraft, rule_maker

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from devinterp.errors import SchemaError
 from devinterp.plain_json import dig
-from devinterp.schema.model.spec import ArrayLayout
+from devinterp.schema.definition.spec import ArrayLayout
 from devinterp.schema.rules.registry import find_predicate, resolve_arguments
 
 __all__ = ["draw_values", "value_maker"]

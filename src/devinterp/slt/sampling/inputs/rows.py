@@ -13,7 +13,7 @@ import numpy.typing as npt
 import torch
 
 from devinterp.errors import DataError, SettingError
-from devinterp.schema.model.spec import NAT
+from devinterp.schema.definition.spec import NAT
 from devinterp.slt.sampling.inputs.held import HeldRows
 from devinterp.slt.sampling.inputs.loss_masks import within_sentence
 from devinterp.slt.sampling.inputs.token_rows import TokenRows, table_of

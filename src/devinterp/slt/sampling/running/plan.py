@@ -14,8 +14,8 @@ from torch import nn
 
 from devinterp.errors import DevinterpWarning, StoreConflictError
 from devinterp.plain_json import dig
-from devinterp.schema.model.may_differ import settings_that
-from devinterp.schema.model.spec import NAT
+from devinterp.schema.definition.may_differ import settings_that
+from devinterp.schema.definition.spec import NAT
 from devinterp.slt.sampling.engine.chain import ChainResult, ChainSink, moving, run_chain
 from devinterp.slt.sampling.engine.check_model import Probe, check_parameters, choose_device, probe_model
 from devinterp.slt.sampling.engine.frozen_prefix import Evaluator, FrozenPrefix

@@ -13,7 +13,7 @@ import yaml
 
 from devinterp.errors import DevinterpWarning, SchemaError
 from devinterp.schema import available, load
-from devinterp.schema.model import load as loader
+from devinterp.schema.definition import load as loader
 
 OURS = {
     f"devinterp/{n}@1"

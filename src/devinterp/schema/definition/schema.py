@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from devinterp.schema.model.layout import resolve_node
-from devinterp.schema.model.spec import GroupLayout, SchemaSpec
-from devinterp.schema.model.to_json_schema import json_document, json_schema
+from devinterp.schema.definition.layout import resolve_node
+from devinterp.schema.definition.spec import GroupLayout, SchemaSpec
+from devinterp.schema.definition.to_json_schema import json_document, json_schema
 
 __all__ = ["Schema"]
 

@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from devinterp.plain_json import plain_json
-from devinterp.schema.model.spec import DECODED, NodeSpec, SchemaSpec, StorageSpec, VariableSpec
+from devinterp.schema.definition.spec import DECODED, NodeSpec, SchemaSpec, StorageSpec, VariableSpec
 
 __all__ = ["json_document", "json_schema"]
 

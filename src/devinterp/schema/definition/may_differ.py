@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import yaml
 
-from devinterp.schema.model.load import schemas_folder
+from devinterp.schema.definition.load import schemas_folder
 
 __all__ = ["Combined", "Entry", "entries", "overridable", "settings_that", "that"]
 

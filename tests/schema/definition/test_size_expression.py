@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from devinterp.errors import SchemaError
-from devinterp.schema.model.size_expression import parse_expression
+from devinterp.schema.definition.size_expression import parse_expression
 
 NAMES = st.sampled_from(["num_draws", "a", "_b2", "batch_size"])
 TERMS = st.lists(NAMES | st.integers(0, 99).map(str), min_size=1, max_size=3).map("*".join)

@@ -12,8 +12,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from devinterp.schema.model.frozen import FrozenMapping
-from devinterp.schema.model.size_expression import Expression
+from devinterp.schema.definition.frozen import FrozenMapping
+from devinterp.schema.definition.size_expression import Expression
 
 __all__ = [
     "DECODED",

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from devinterp.errors import SchemaError
-from devinterp.schema.model.frozen import FrozenMapping
-from devinterp.schema.model.spec import ArrayLayout, GroupLayout, NodeSpec, VariableSpec
+from devinterp.schema.definition.frozen import FrozenMapping
+from devinterp.schema.definition.spec import ArrayLayout, GroupLayout, NodeSpec, VariableSpec
 
 __all__ = ["array_attributes", "chunk_shape", "dimension_sizes", "resolve_node"]
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from devinterp.errors import SchemaError
-from devinterp.schema.model.extend import _merge_variable, merge_documents
+from devinterp.schema.definition.extend import _merge_variable, merge_documents
 
 VARIABLE = {
     "dims": ["chain"], "dtype": "float32", "unit": "nat", "doc": "x", "chunks": {"chain": 1}, "prefix": "draw",

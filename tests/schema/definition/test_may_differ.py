@@ -19,8 +19,8 @@ import devinterp
 from devinterp.errors import ProvenanceError
 from devinterp.names import SECONDARY, SWEPT
 from devinterp.schema import validate
-from devinterp.schema.model.load import schemas_folder
-from devinterp.schema.model.may_differ import SETTING, Entry, entries, overridable, settings_that, that
+from devinterp.schema.definition.load import schemas_folder
+from devinterp.schema.definition.may_differ import SETTING, Entry, entries, overridable, settings_that, that
 from devinterp.slt.llc import compute_llc
 from devinterp.slt.susceptibilities import compute_susceptibilities
 from devinterp.slt.sweep import compute_sweep

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from devinterp.errors import SchemaError
 from devinterp.schema import load
-from devinterp.schema.model.layout import bindings, chunk_shape
-from devinterp.schema.model.spec import VariableSpec, legal_dims, match_pattern, stored_types
+from devinterp.schema.definition.layout import bindings, chunk_shape
+from devinterp.schema.definition.spec import VariableSpec, legal_dims, match_pattern, stored_types
 
 
 def document(**node: Any) -> dict[str, Any]:

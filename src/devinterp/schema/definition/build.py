@@ -7,10 +7,10 @@ from dataclasses import fields
 from typing import Any, TypeVar, cast
 
 from devinterp.errors import SchemaError
-from devinterp.schema.model.frozen import FrozenMapping
-from devinterp.schema.model.schema import Schema
-from devinterp.schema.model.size_expression import parse_expression
-from devinterp.schema.model.spec import (
+from devinterp.schema.definition.frozen import FrozenMapping
+from devinterp.schema.definition.schema import Schema
+from devinterp.schema.definition.size_expression import parse_expression
+from devinterp.schema.definition.spec import (
     Check,
     DimensionSpec,
     FamilySpec,

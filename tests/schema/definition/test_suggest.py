@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from devinterp.schema.model.suggest import closest, suggestion
+from devinterp.schema.definition.suggest import closest, suggestion
 
 KNOWN = ["sampling_loss", "init_loss", "Step_Loss"]
 

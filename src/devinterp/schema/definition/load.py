@@ -14,10 +14,10 @@ from typing import Any
 import yaml
 
 from devinterp.errors import DevinterpWarning, SchemaError
-from devinterp.schema.model.build import freeze_schema
-from devinterp.schema.model.extend import merge_documents
-from devinterp.schema.model.schema import Schema
-from devinterp.schema.model.suggest import closest
+from devinterp.schema.definition.build import freeze_schema
+from devinterp.schema.definition.extend import merge_documents
+from devinterp.schema.definition.schema import Schema
+from devinterp.schema.definition.suggest import closest
 
 __all__ = ["available", "find_schema", "load", "load_document", "schemas_folder", "usable"]
 

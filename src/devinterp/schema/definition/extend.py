@@ -7,7 +7,7 @@ from copy import deepcopy
 from typing import Any
 
 from devinterp.errors import SchemaError
-from devinterp.schema.model.spec import match_pattern
+from devinterp.schema.definition.spec import match_pattern
 
 __all__ = ["merge_documents"]
 
