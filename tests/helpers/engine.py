@@ -13,7 +13,7 @@ from torch import nn
 from devinterp.slt.sampling.engine.chain import ChainResult, run_chain
 from devinterp.slt.sampling.engine.losses import PerTokenLoss
 from devinterp.slt.sampling.inputs.batches import SamplingData
-from devinterp.slt.sampling.inputs.observables import build_observables
+from devinterp.slt.sampling.inputs.observables import Observable, open_observables
 from devinterp.slt.sampling.inputs.parameter_masks import check_masks
 from devinterp.slt.sampling.inputs.token_rows import TokenRows
 from devinterp.slt.sampling.settings import SamplerSettings
@@ -39,6 +39,12 @@ def sampling_data(chosen: SamplerSettings, rows: Any = None) -> SamplingData:
     return SamplingData(like(rows), [chosen])
 
 
+def observed(chosen: SamplerSettings, observables: Any = OBSERVABLES, rows: Any = None) -> tuple[Observable, ...]:
+    """Open and read observables."""
+    opened = open_observables(observables, chosen)
+    return tuple(each.read(like(rows)) for each in opened)
+
+
 def run(
     model: nn.Module,
     chosen: SamplerSettings,
@@ -53,10 +59,10 @@ def run(
 ) -> tuple[ChainResult, MemorySink]:
     """Sample one chain into memory."""
     data = sampling_data(chosen, rows)
-    observed = build_observables(OBSERVABLES if observables is None else observables, chosen, like=like(rows))
+    fixed = observed(chosen, OBSERVABLES if observables is None else observables, rows)
     sink = sink or MemorySink()
     result = run_chain(
-        model, PerTokenLoss(loss_fn), chosen, data.feed(chain), observed, check_masks(model, masks), sink,
+        model, PerTokenLoss(loss_fn), chosen, data.feed(chain), fixed, check_masks(model, masks), sink,
         chain=chain, device=CPU, **options,
     )  # fmt: skip
     return result, sink

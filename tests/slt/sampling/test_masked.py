@@ -8,15 +8,20 @@ import pytest
 import torch
 import xarray as xr
 from engine import assert_same_snapshot, snapshot
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from interrupted import assert_same_in_other_ways
 from tiny_lm import build_model, build_tokens
 from torch import nn
+from torch.utils.data import ConcatDataset, Dataset, Subset
 
 import devinterp
 from devinterp.cli import main
 from devinterp.errors import DataError, ModelError, SettingError, StoreConflictError
 from devinterp.slt.sampling import sample
 from devinterp.slt.sampling.engine.losses import next_token_loss
+from devinterp.slt.sampling.running.plan import make_plan
+from devinterp.slt.sampling.settings import SamplerSettings
 
 TOKENS = build_tokens("train")[:, :9]
 N, LENGTH = TOKENS.shape
@@ -101,6 +106,73 @@ def test_rows_of_unequal_lengths_are_padded_on_the_right():
     # also where one dataset is shorter than the other, and has rows of one length
     tree = run(rows, {"short": (TOKENS[:, :4], 2)})
     assert tree["mask_short"].values.sum(1).tolist() == [3] * 8
+
+
+class Lazy(Dataset):
+    """Rows that come into being when they are asked for, and how many were."""
+
+    def __init__(self, lengths=LENGTHS, whole=True):
+        self.lengths, self.whole, self.asked = lengths, whole, 0
+
+    def __len__(self):
+        return N
+
+    def __getitem__(self, index):
+        self.asked += 1
+        ids = torch.from_numpy(TOKENS[index, : self.lengths[index]])
+        return {"input_ids": ids, "labels": ids.clone(), "attention_mask": torch.ones_like(ids)} if self.whole else ids
+
+
+def on_the_fly():
+    texts = datasets.Dataset.from_dict({"row": list(range(N))})
+    texts.set_transform(lambda some: {"input_ids": [TOKENS[i, : LENGTHS[i]].tolist() for i in some["row"]]})
+    return texts
+
+
+LAZY = {
+    "map-style": Lazy,
+    "bare": lambda: Lazy(whole=False),
+    "parts": lambda: ConcatDataset([Subset(Lazy(), range(5)), Subset(Lazy(), range(5, N))]),
+    "datasets": on_the_fly,
+}
+
+
+@pytest.mark.parametrize("kind", LAZY)
+def test_rows_that_do_not_tell_their_lengths_are_padded_as_those_that_do(kind):
+    equal(run(LAZY[kind]()), run(padded()))
+
+
+@given(seed=st.integers(0, 2**16), longest=st.integers(4, LENGTH), other=st.integers(2, LENGTH))
+@settings(max_examples=25, deadline=None)
+def test_wherever_the_longest_row_lies_all_datasets_are_as_wide(seed, longest, other):
+    """Also in a row that no step visits, and in no other: a run that is extended must find the same widths."""
+    lengths = np.minimum(LENGTHS, longest - 1)
+    lengths[np.random.default_rng(seed).integers(N)] = longest
+    chosen = SamplerSettings.build(
+        lr=1e-3, n_beta=30.0, batch_size=4, num_chains=1, num_draws=1, num_init_loss_batches=1
+    )
+    observables = {"train": (Lazy(lengths), 1), "other": (TOKENS[:, :other], 1)}
+    plan = make_plan(build_model(), Lazy(lengths), observables, {"/": (chosen, None)}, device="cpu", loss_fn=None)
+    for rows, of, held in [
+        (plan.data.feed(0).rows, lengths, plan.data.held),
+        (plan.observables[0].rows, lengths, plan.observables[0].held),
+        (plan.observables[1].rows, np.full(N, other), plan.observables[1].held),
+    ]:
+        assert held.ids.shape[1] == max(longest, other)
+        there = np.arange(held.ids.shape[1]) < of[rows][:, None]
+        np.testing.assert_array_equal(held.ids, np.where(there, TOKENS[rows][:, : there.shape[1]], 0))
+        np.testing.assert_array_equal(held.attended if held.attended is not None else True, there)
+        np.testing.assert_array_equal(held.counts if held.counts is not None else True, there[:, 1:])
+
+
+def test_only_rows_of_unequal_lengths_cost_a_look_at_all_of_them(monkeypatch):
+    monkeypatch.setattr("devinterp.slt.sampling.inputs.rows._FINGERPRINT_ROWS", 2)
+    few = {"num_chains": 1, "num_draws": 1, "num_init_loss_batches": 1}
+    alike, unequal = Lazy(np.full(N, LENGTH)), Lazy()
+    equal(run(alike, {}, **few), run(TOKENS, {}, **few))
+    assert alike.asked < 12
+    run(unequal, {}, **few)
+    assert N < unequal.asked < N + 24
 
 
 WAYS = ("labels", "loss_mask", "shorter loss_mask", "argument", "argument by dataset", "row of the argument")

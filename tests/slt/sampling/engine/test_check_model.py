@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from engine import CPU, OBSERVABLES, assert_same_snapshot, like, sampling_data, settings, snapshot
+from engine import CPU, OBSERVABLES, assert_same_snapshot, observed, sampling_data, settings, snapshot
 from tiny_lm import build_model, build_tokens
 from torch import nn
 
@@ -15,14 +15,13 @@ from devinterp.slt.sampling.engine import frozen_prefix
 from devinterp.slt.sampling.engine.check_model import choose_device, probe_model
 from devinterp.slt.sampling.engine.losses import PerTokenLoss
 from devinterp.slt.sampling.engine.restore import Generators
-from devinterp.slt.sampling.inputs.observables import build_observables
 from devinterp.slt.sampling.inputs.parameter_masks import check_masks
 
 
 def probe(model, loss_fn=None, rows=None, observables=OBSERVABLES, masks=None, **changes):
     chosen = settings(**changes)
     data = sampling_data(chosen, rows)
-    built = build_observables(observables, chosen, like=like(rows))
+    built = observed(chosen, observables, rows)
     return probe_model(model, PerTokenLoss(loss_fn), chosen, data, built, check_masks(model, masks), CPU)
 
 

@@ -8,9 +8,9 @@ import torch
 from engine import (
     CPU,
     OBSERVABLES,
-    ROWS,
     SameMemory,
     assert_same_snapshot,
+    observed,
     run,
     same_bytes,
     sampling_data,
@@ -25,7 +25,6 @@ from devinterp.slt.sampling.engine.check_model import probe_model
 from devinterp.slt.sampling.engine.init_loss import initial_losses, observable_initial_losses
 from devinterp.slt.sampling.engine.losses import PerTokenLoss, next_token_loss
 from devinterp.slt.sampling.engine.restore import Generators
-from devinterp.slt.sampling.inputs.observables import build_observables
 from devinterp.slt.sampling.inputs.parameter_masks import check_masks
 
 
@@ -88,7 +87,7 @@ def test_the_first_batch_is_not_evaluated_again_where_its_loss_is_known(case):
 @pytest.mark.parametrize("build", [Counting, Dropping])
 def test_observables_losses_are_those_of_the_callers_weights_and_change_no_draw(build):
     chosen = settings()
-    observables = build_observables(OBSERVABLES, chosen, like=ROWS)
+    observables = observed(chosen)
     model = build()
     before, generators = snapshot(model), Generators(CPU)
     losses = observable_initial_losses(model, PerTokenLoss(), chosen, observables, CPU)
@@ -110,7 +109,7 @@ def test_a_loss_may_come_in_the_same_memory_at_every_call():
 
     chosen = settings(batch_size=4)
     rows = {f"{name} {k}": (ids[k : k + 8], 1) for name, (ids, _) in OBSERVABLES.items() for k in (0, 4)}
-    observables = build_observables(rows, chosen, like=ROWS)
+    observables = observed(chosen, rows)
     expected = observable_initial_losses(build_model(), PerTokenLoss(loss), chosen, observables, CPU)
     same = PerTokenLoss(lambda model, ids: SameMemory.apply(loss(model, ids)))
     same_bytes(observable_initial_losses(build_model(), same, chosen, observables, CPU), expected)

@@ -6,23 +6,22 @@ import random
 
 import pytest
 import torch
-from engine import ROWS, settings
+from engine import observed, settings
 from tiny_lm import build_tokens
 
 from devinterp.errors import DataError, SettingError
-from devinterp.slt.sampling.inputs.observables import build_observables
 
 TOKENS = build_tokens("code", 12)
 
 
 def test_observables_have_the_rows_of_the_contract():
     chosen = settings(obs_seed=5)
-    (one,) = build_observables({"a b": (build_tokens("math"), 3)}, chosen, like=ROWS)
+    (one,) = observed(chosen, {"a b": (build_tokens("math"), 3)})
     expected = random.Random(5).sample(range(64), 12)
     assert one.rows.tolist() == expected
     assert torch.equal(one.batch().ids, torch.from_numpy(build_tokens("math")[expected]))
     assert (one.obs_id, one.name, one.batches_per_draw) == ("a_b", "a b", 3)
-    (default,) = build_observables({"x": build_tokens("math")}, chosen, like=ROWS)
+    (default,) = observed(chosen, {"x": build_tokens("math")})
     assert default.batches_per_draw == 3
 
 
@@ -44,4 +43,4 @@ def test_observables_have_the_rows_of_the_contract():
 )
 def test_bad_observables_are_one_clear_error(observables, error):
     with pytest.raises(error):
-        build_observables(observables, settings(), like=ROWS)
+        observed(settings(), observables)

@@ -17,10 +17,11 @@ from devinterp.names import check_observable_names
 from devinterp.slt.sampling.inputs.batches import name_rows
 from devinterp.slt.sampling.inputs.held import HeldRows, hash_marks
 from devinterp.slt.sampling.inputs.nested import Batch
-from devinterp.slt.sampling.inputs.rows import RowOptions, Rows, fingerprint, open_rows, pad_alike
+from devinterp.slt.sampling.inputs.rows import RowOptions, Rows, fingerprint, open_rows
+from devinterp.slt.sampling.inputs.token_rows import UnequalLengths
 from devinterp.slt.sampling.settings import SamplerSettings
 
-__all__ = ["Observable", "build_observables"]
+__all__ = ["Observable", "OpenedObservable", "open_observables"]
 
 
 @dataclass(frozen=True)
@@ -70,23 +71,68 @@ class Observable:
         return {**self.identity, "visited": self.held.hash(), **hash_marks(self.held), **named}
 
 
-def build_observables(
+@dataclass(frozen=True)
+class OpenedObservable:
+    """An observable of which no row was read yet.
+
+    Attributes
+    ----------
+    obs_id, name, batches_per_draw, labels
+        See `Observable`.
+    rows : Rows
+        Its dataset.
+    chosen : (batch_{obs},) int64
+        Indices of its fixed rows.
+    """
+
+    obs_id: str
+    name: str
+    batches_per_draw: int
+    rows: Rows
+    chosen: npt.NDArray[np.int64]
+    labels: tuple[str, ...] | None
+
+    def read(self, like: Rows) -> Observable:
+        """Read the fixed rows.
+
+        Parameters
+        ----------
+        like : Rows
+            The sampling dataset, whose losses per row the observables share.
+
+        Raises
+        ------
+        UnequalLengths
+            Its rows are of another length.
+        DataError
+            They are of another kind, or not integer ids.
+        """
+        if self.rows.positions != like.positions:
+            both_of_tokens = None not in (like.positions, self.rows.positions)
+            other = "sequences of another length" if both_of_tokens else "rows of another kind"
+            kinds = [
+                f"{n + 1} tokens" if n else "rows that are not tokens" for n in (like.positions, self.rows.positions)
+            ]
+            raise (UnequalLengths if both_of_tokens else DataError)(
+                f"{self.rows.name} has {other} than the sampling dataset.", expected=kinds[0], found=kinds[1]
+            )
+        held, identity = self.rows.hold(self.chosen), fingerprint(self.rows)
+        return Observable(self.obs_id, self.name, self.batches_per_draw, self.chosen, held, identity, self.labels)
+
+
+def open_observables(
     observables: Mapping[str, Any],
     settings: SamplerSettings,
     *,
-    like: Rows,
     own_loss: bool = False,
     options: RowOptions | None = None,
-) -> tuple[Observable, ...]:
-    """Choose and read the rows of every observable.
+) -> tuple[OpenedObservable, ...]:
+    """Choose the rows of every observable.
 
     Parameters
     ----------
     observables : mapping of str to a dataset or a (dataset, batches_per_draw) tuple
     settings : SamplerSettings
-    like : Rows
-        The sampling dataset, whose losses per row the observables share. Where a dataset has rows of unequal lengths,
-        all are padded to the longest of them.
     own_loss : bool
         Whether the caller has a loss of his own, without which rows must be of token ids.
     options : RowOptions, optional
@@ -96,7 +142,7 @@ def build_observables(
     SettingError
         Names clash, or a number of batches is not a positive integer.
     DataError
-        An observable has too few rows, rows of another length, or no integer ids.
+        An observable has too few rows, or no integer ids.
     """
     if not isinstance(observables, Mapping):
         raise DataError(
@@ -120,20 +166,11 @@ def build_observables(
                 found=f"{len(rows)} rows",
                 remedy="Pass (dataset, batches_per_draw) with fewer batches, or more rows.",
             )
-        opened.append((name, obs_id, batches, size, rows))
-    pad_alike([like, *(rows for *_, rows in opened)])
-    built = []
-    for name, obs_id, batches, size, rows in opened:
-        if rows.positions != like.positions:
-            both_of_tokens = None not in (like.positions, rows.positions)
-            other = "sequences of another length" if both_of_tokens else "rows of another kind"
-            kinds = [f"{n + 1} tokens" if n else "rows that are not tokens" for n in (like.positions, rows.positions)]
-            raise DataError(f"{rows.name} has {other} than the sampling dataset.", expected=kinds[0], found=kinds[1])
-        indices = np.asarray(random.Random(settings.obs_seed).sample(range(len(rows)), size), dtype=np.int64)
+        chosen = np.asarray(random.Random(settings.obs_seed).sample(range(len(rows)), size), dtype=np.int64)
         named = options.labels(name, len(rows))
-        labels = None if named is None else tuple(named[index] for index in indices)
-        built.append(Observable(obs_id, str(name), batches, indices, rows.hold(indices), fingerprint(rows), labels))
-    return tuple(built)
+        labels = None if named is None else tuple(named[index] for index in chosen)
+        opened.append(OpenedObservable(obs_id, str(name), batches, rows, chosen, labels))
+    return tuple(opened)
 
 
 def _is_pair(spec: Any) -> bool:

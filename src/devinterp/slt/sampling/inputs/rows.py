@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Integral
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -16,15 +16,17 @@ from devinterp.errors import DataError, SettingError
 from devinterp.schema.definition.spec import NAT
 from devinterp.slt.sampling.inputs.held import HeldRows
 from devinterp.slt.sampling.inputs.loss_masks import within_sentence
-from devinterp.slt.sampling.inputs.token_rows import TokenRows, table_of
+from devinterp.slt.sampling.inputs.token_rows import TokenRows, UnequalLengths, table_of
 from devinterp.slt.sampling.inputs.value_rows import ValueRows
 
-__all__ = ["SAMPLING", "RowOptions", "Rows", "fingerprint", "open_rows", "pad_alike"]
+__all__ = ["SAMPLING", "RowOptions", "Rows", "fingerprint", "open_rows", "read_alike"]
 
 SAMPLING = "sampling"
 """Names the sampling dataset among those of a run; no observable may be called so."""
 
 _FINGERPRINT_ROWS = 64
+
+Read = TypeVar("Read")
 
 
 @dataclass(frozen=True)
@@ -152,8 +154,24 @@ def open_rows(data: Any, name: str, *, own_loss: bool, loss_mask: Any = None) ->
         ) from error
 
 
-def pad_alike(datasets: Sequence[Rows]) -> None:
-    """Have rows of tokens padded to the longest of all datasets, where those of one are of unequal lengths."""
+def read_alike(datasets: Sequence[Rows], read: Callable[[], Read]) -> Read:
+    """Return what is read of datasets, rows of tokens padded to the longest of all where they are of unequal lengths.
+
+    A dataset that reads its rows one by one does not tell their lengths. They are taken to be of one length, as they
+    are as a rule, until two turn out not to be: then all of its rows are looked at, once, and the reading begins anew.
+    """
+    _pad_alike(datasets)
+    try:
+        return read()
+    except UnequalLengths:
+        for rows in datasets:
+            if isinstance(rows, TokenRows):
+                rows.measure()
+        _pad_alike(datasets)
+        return read()
+
+
+def _pad_alike(datasets: Sequence[Rows]) -> None:
     tokens = [rows for rows in datasets if isinstance(rows, TokenRows)]
     if any(rows.unequal for rows in tokens):
         longest = max(rows.length for rows in tokens)

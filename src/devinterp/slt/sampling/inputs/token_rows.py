@@ -25,10 +25,14 @@ from devinterp.slt.sampling.inputs.loss_masks import (
     within_sentence,
 )
 
-__all__ = ["TokenRows", "check_vocabulary", "table_of"]
+__all__ = ["TokenRows", "UnequalLengths", "check_vocabulary", "table_of"]
 
 _BLOCK_ROWS = 4096
 _LENGTH_ROWS = 1_000_000
+
+
+class UnequalLengths(DataError):
+    """Rows, of one dataset or of two, turned out to be of unequal lengths, which `TokenRows.measure` has not seen."""
 
 
 class TokenRows:
@@ -50,7 +54,8 @@ class TokenRows:
     length : int
         Tokens per row, the most that a row has where they are of unequal lengths.
     unequal : bool
-        Whether they are, so that `hold` pads them on the right.
+        Whether they are, so that `hold` pads them on the right. Of a dataset that reads its rows one by one this is
+        not known before `measure`.
 
     Raises
     ------
@@ -80,9 +85,14 @@ class TokenRows:
         if len(self) == 0:
             raise DataError(f"{name} is empty.", expected="at least one row", found="0 rows")
         lengths = self._lengths()
-        self.unequal = len(lengths) > 1
-        self.length = max(lengths) if self.unequal else int(self.take(np.zeros(1, dtype=np.int64)).shape[1])
+        self._measured = bool(lengths) or self._kind == "array"
+        self.length = 0  # or more, once a row is read
+        self._pad_to(lengths)
+        if not self.unequal:
+            self.length = int(self.take(np.zeros(1, dtype=np.int64)).shape[1])
         self._loss_mask = None if loss_mask is None else select_mask(loss_mask, len(self), name)
+        if self.length < 2:
+            self.measure()
         if self.length < 2:
             raise DataError(
                 f"The sequences of {within_sentence(name)} are too short: a loss needs a next token.",
@@ -109,13 +119,27 @@ class TokenRows:
             )
         return lengths
 
-    def _unequal(self, lengths: set[int]) -> DataError:
-        return DataError(
+    def measure(self) -> None:
+        """Look at the length of every row, where that means reading them all and was not done yet."""
+        if self._measured:
+            return
+        self._measured = True
+        lengths: set[int] = set()
+        for start in range(0, len(self), _BLOCK_ROWS):
+            block = range(start, min(start + _BLOCK_ROWS, len(self)))
+            lengths.update(len(row) for row in self._ids_and_marks(np.asarray(block))[0] if hasattr(row, "__len__"))
+        self._pad_to(lengths)
+
+    def _pad_to(self, lengths: set[int]) -> None:
+        self.unequal = len(lengths) > 1
+        if self.unequal:
+            self.length = max(lengths)
+
+    def _unequal(self, lengths: set[int]) -> UnequalLengths:
+        return UnequalLengths(
             f"The sequences of {within_sentence(self.name)} have unequal lengths.",
             expected="one length for all rows",
             found=", ".join(map(str, sorted(lengths)[:6])),
-            remedy="Pass them as a list, list(dataset), to have them padded; or pack or cut them to one length, as "
-            "devinterp.utils.tokenize_and_concatenate does.",
         )
 
     def take(self, indices: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
@@ -131,8 +155,10 @@ class TokenRows:
 
         Raises
         ------
+        UnequalLengths
+            They are, where that could not be known before.
         DataError
-            The rows differ in length where that could not be known before, or are not integers.
+            They are not integers.
         """
         return self._read(indices)[0]
 
@@ -140,6 +166,12 @@ class TokenRows:
         self, indices: npt.NDArray[np.int64]
     ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], dict[str, Any]]:
         """Return ids, the length of each row, and what else the dataset says of these rows."""
+        block, marks = self._ids_and_marks(indices)
+        ids, lengths = self._as_ids(block, indices)
+        return ids, lengths, marks
+
+    def _ids_and_marks(self, indices: npt.NDArray[np.int64]) -> tuple[Any, dict[str, Any]]:
+        """Return rows as the dataset has them."""
         marks: dict[str, Any] = {name: [column[int(i)] for i in indices] for name, column in self._beside.items()}
         if self._kind == "array":
             block = self._data[indices]
@@ -152,8 +184,7 @@ class TokenRows:
             block = [_row_of(row, self.name) for row in rows]
             if all(isinstance(row, Mapping) for row in rows):
                 marks |= {name: [row[name] for row in rows] for name in MARKS if all(name in row for row in rows)}
-        ids, lengths = self._as_ids(block, indices)
-        return ids, lengths, marks
+        return block, marks
 
     def hold(self, indices: npt.NDArray[np.int64]) -> HeldTokens:
         """Read rows block by block into the smallest dtype that takes them; negative ids are refused."""
@@ -241,7 +272,7 @@ class TokenRows:
                 expected="one dimension per row",
                 found=f"rows of shape {block.shape[1:]}",
             )
-        width = getattr(self, "length", block.shape[1])
+        width = self.length or block.shape[1]
         if lengths is None:
             lengths = np.full(len(block), block.shape[1], dtype=np.int64)
             if self.unequal and block.shape[1] < width:  # of one length by chance, or the shorter of two datasets

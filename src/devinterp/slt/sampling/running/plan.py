@@ -23,7 +23,7 @@ from devinterp.slt.sampling.engine.losses import LossFn, PerTokenLoss
 from devinterp.slt.sampling.engine.restore import LENDING, parameter_hooks
 from devinterp.slt.sampling.inputs.batches import SamplingData
 from devinterp.slt.sampling.inputs.held import lacks_tokens, with_attention
-from devinterp.slt.sampling.inputs.observables import Observable, build_observables
+from devinterp.slt.sampling.inputs.observables import Observable, open_observables
 from devinterp.slt.sampling.inputs.parameter_masks import Masks, check_masks, hash_masks, sampled_size, scaled_weights
 from devinterp.slt.sampling.inputs.provenance import (
     describe_loss,
@@ -32,7 +32,7 @@ from devinterp.slt.sampling.inputs.provenance import (
     hash_weights,
     unwrapped,
 )
-from devinterp.slt.sampling.inputs.rows import SAMPLING, RowOptions, open_rows
+from devinterp.slt.sampling.inputs.rows import SAMPLING, RowOptions, open_rows, read_alike
 from devinterp.slt.sampling.running.same_request import Held, describe_computation, reconcile, unproved
 from devinterp.slt.sampling.settings import SamplerSettings
 from devinterp.slt.thinning import thinning_of
@@ -175,8 +175,11 @@ def make_plan(
     options, own_loss = options or RowOptions(), loss_fn is not None
     name = "The sampling dataset"
     rows = open_rows(dataset, name, own_loss=own_loss, loss_mask=options.mask_of(SAMPLING))
-    built = build_observables(observables, settings[0], like=rows, own_loss=own_loss, options=options)
-    data = SamplingData(rows, settings)
+    opened = open_observables(observables, settings[0], own_loss=own_loss, options=options)
+    built, data = read_alike(
+        [rows, *(each.rows for each in opened)],
+        lambda: (tuple(each.read(rows) for each in opened), SamplingData(rows, settings)),
+    )
     if own_loss and any(lacks_tokens(held) for held in (data.held, *(each.held for each in built))):
         # One loss is called alike with rows of all datasets: with a dict where a token is missing in any.
         data.held = with_attention(data.held)
