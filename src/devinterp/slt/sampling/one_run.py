@@ -100,7 +100,8 @@ def sample(
     param_masks : mapping of parameter name to mask, optional
         The parameters to sample, in the order of the update, with boolean masks of their shapes or None. None samples
         every parameter. Parameters with ``requires_grad=False`` are never moved. A value m other than 0 and 1
-        multiplies drift and noise alike, which samples that weight with a step of m lr at a temperature of m.
+        multiplies drift and noise alike: above 0 that samples the weight with a step of m lr at a temperature of m,
+        below 0 the weight climbs the loss and flees from its start. A warning says so.
     num_chains, num_draws : int
         Chains, and draws of each.
     batch_size : int

@@ -8,8 +8,8 @@ import torch
 from tiny_lm import build_model, head_masks
 from torch import nn
 
-from devinterp.errors import RestrictionError
-from devinterp.slt.sampling.inputs.parameter_masks import check_masks, hash_masks, sampled_size
+from devinterp.errors import DevinterpWarning, RestrictionError
+from devinterp.slt.sampling.inputs.parameter_masks import check_masks, hash_masks, sampled_size, scaled_weights
 
 MODEL = build_model()
 NAMES = [name for name, _ in MODEL.named_parameters()]
@@ -88,3 +88,21 @@ def test_the_identity_depends_on_names_order_and_values_and_not_on_the_dtype():
     hashes = [hash_masks(MODEL, other) for other in others]
     assert len({first, *hashes}) == len(others) + 1
     assert None not in hashes
+
+
+@pytest.mark.parametrize(
+    ("values", "words", "not_said"),
+    [
+        ((1.0, 0.5), "temperature of m", "climbs the loss"),
+        ((1.0, -1.0), "climbs the loss", "temperature"),
+        ((-0.5, 2.0), "temperature of m.*climbs the loss", None),
+    ],
+)
+def test_a_mask_that_scales_is_warned_of_by_what_it_does(values, words, not_said):
+    mask = torch.zeros_like(MODEL.embed.weight)
+    mask[0, :2] = torch.tensor(values)
+    with pytest.warns(DevinterpWarning, match=words) as told:
+        masks = check_masks(MODEL, {"embed.weight": mask})
+    assert len(told) == 1
+    assert not_said is None or not_said not in str(told[0].message)
+    assert scaled_weights(masks) == {"scaled": sum(value != 1 for value in values)}

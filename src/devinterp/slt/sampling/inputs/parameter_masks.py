@@ -56,25 +56,38 @@ def check_masks(model: nn.Module, masks: Mapping[str, Any] | None, name: str = "
             expected="at least one weight of a parameter with requires_grad=True",
             found=f"{len(checked)} parameters, {len(frozen)} of them with requires_grad=False",
         )
-    scaled = [key for key, mask in checked.items() if mask is not None and _scaled(mask)]
+    scaled = {key: mask for key, mask in checked.items() if mask is not None and _scaled(mask).any()}
     if scaled:
+        away = any(bool((mask < 0).any()) for mask in scaled.values())
+        other = any(bool((_scaled(mask) & (mask > 0)).any()) for mask in scaled.values())
+        means = []
+        if other:
+            means.append(
+                "a mask of m above 0 samples with a step of m lr at a temperature of m, which is not the posterior at "
+                "n_beta"
+            )
+        if away:
+            means.append(
+                "one below 0 turns the drift round, so that the weight climbs the loss and flees from its start, and "
+                "no law is sampled"
+            )
         warnings.warn(
-            f"{name} scales {len(scaled)} parameters ({_some(scaled)}) by values other than 0 and 1: a mask of m "
-            "samples with a step of m lr at a temperature of m, which is not the posterior at n_beta.",
+            f"{name} scales {len(scaled)} parameters ({_some(list(scaled))}) by values other than 0 and 1: "
+            f"{'; '.join(means)}.",
             DevinterpWarning,
             stacklevel=4,
         )
     return checked
 
 
-def _scaled(mask: torch.Tensor) -> int:
-    """How many weights the mask scales by something other than 0 and 1."""
-    return int(((mask != 0) & (mask != 1)).count_nonzero())
+def _scaled(mask: torch.Tensor) -> torch.Tensor:
+    """Which weights the mask scales by something other than 0 and 1."""
+    return (mask != 0) & (mask != 1)
 
 
 def scaled_weights(masks: Masks) -> dict[str, int]:
     """What provenance records of masks that scale: how many weights, and nothing where none does."""
-    count = sum(_scaled(mask) for mask in masks.values() if mask is not None)
+    count = sum(int(_scaled(mask).count_nonzero()) for mask in masks.values() if mask is not None)
     return {"scaled": count} if count else {}
 
 
