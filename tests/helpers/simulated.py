@@ -93,12 +93,14 @@ def simulate(
     between: int = 1,
     box: float | None = None,
     metrics: bool = True,
+    rmsprop: tuple[float, float] | None = None,
 ) -> list[xr.Dataset]:
-    """Sample ``runs`` runs, as Datasets that `diagnose` and `compute_llc` take."""
+    """Sample ``runs`` runs, as Datasets that `diagnose` and `compute_llc` take; ``rmsprop`` is its eps and alpha."""
     rng = np.random.default_rng(seed)
     w = np.zeros((runs, chains, model.size))
     steps = burnin + draws * between
-    names = ("scaled_grad", "localization", "dot_grad_prior", "noise", "distance")
+    names = ("scaled_grad", "localization", "dot_grad_prior", "noise", "distance", "unscaled_grad")
+    average = np.zeros_like(w)
     kept = {name: np.empty((runs, chains, steps), dtype=np.float32) for name in names}
     losses = np.empty((runs, chains, draws, model.start().size), dtype=np.float32)
     step_loss = np.empty((runs, chains, steps), dtype=np.float32)
@@ -107,9 +109,14 @@ def simulate(
     with np.errstate(over="ignore", invalid="ignore"):
         for step in range(steps):
             gradient, pull = lr / 2 * n_beta * model.gradient(w, rng, step), lr / 2 * localization * w
-            noise = np.sqrt(lr) * rng.normal(size=w.shape)
+            noise, unscaled = np.sqrt(lr) * rng.normal(size=w.shape), gradient
+            if rmsprop is not None:
+                eps, alpha = rmsprop
+                average = alpha * average + (1 - alpha) * (gradient / (lr / 2 * n_beta)) ** 2
+                gain = 1 / (np.sqrt(average) + eps)
+                gradient, pull, noise = gain * gradient, gain * pull, np.sqrt(gain) * noise
             if metrics:
-                for name, value in zip(names, (gradient, pull, None, noise, w), strict=True):
+                for name, value in zip(names, (gradient, pull, None, noise, w, unscaled), strict=True):
                     kept[name][..., step] = (
                         (gradient * pull).sum(axis=-1) if value is None else np.sqrt((value**2).sum(axis=-1))
                     )
@@ -123,9 +130,12 @@ def simulate(
     settings = {
         "lr": lr, "n_beta": n_beta, "localization": localization, "num_chains": chains, "num_draws": draws,
         "num_burnin_steps": burnin, "num_steps_bw_draws": between, "bounding_box_size": box,
-        "match_sampling_input_ids_across_chains": True, "sampling_method": "sgmcmc_sgld", "noise_level": 1.0,
+        "match_sampling_input_ids_across_chains": True, "noise_level": 1.0,
+        "sampling_method": "sgmcmc_sgld" if rmsprop is None else "rmsprop_sgld",
         "batch_size": getattr(model, "batch", ROWS),
     }  # fmt: skip
+    if rmsprop is not None:
+        settings |= {"rmsprop_eps": rmsprop[0], "rmsprop_alpha": rmsprop[1]}
     count = getattr(model, "count", ROWS)
     metadata = {
         "config": {"sampler": settings, "sampling_task": "train"},

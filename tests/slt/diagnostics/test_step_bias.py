@@ -46,6 +46,53 @@ def test_rmsprop_has_its_preconditioner_in_the_bound():
     assert least_inflation({"lr": 1e-3, "localization": 0.0}) == 1.0
 
 
+ROTATED = np.linalg.qr(np.random.default_rng(0).normal(size=(30, 30)))[0]
+
+
+class Mixed(Quadratic):
+    """A few steep directions, none of them along a weight."""
+
+    def gradient(self, w, rng, step):
+        return ((w @ ROTATED) * self.h) @ ROTATED.T
+
+    def losses(self, w):
+        return super().losses(w @ ROTATED)
+
+
+@pytest.mark.parametrize(
+    ("model", "lr", "eps"),
+    [
+        (Quadratic(np.linspace(0.2, 3, 30)), 5e-4, 0.1),
+        (Quadratic(np.linspace(0.2, 3, 30)), 2e-3, 0.01),
+        (Quadratic(np.concatenate([np.full(5, 3.0), np.zeros(100)])), 2e-3, 0.1),
+        (Mixed(np.concatenate([np.full(5, 3.0), np.zeros(25)])), 2e-3, 0.01),  # the step's bias 1.5 of a mean 1.16
+    ],
+    ids=["linspace", "steeper", "few steep", "mixed"],
+)
+def test_of_rmsprop_the_step_and_what_follows_the_weights_are_told(model, lr, eps):
+    own = {"n_beta": 30.0, "localization": 20.0, "lr": lr}
+    (run,) = simulate(model, runs=1, seed=0, chains=12, draws=600, burnin=600, between=3, rmsprop=(eps, 0.99), **own)
+    found = diagnose(run)
+    said = found.step_bias.inflation * found.step_bias.preconditioner
+    assert said == pytest.approx(found.llc / model.llc(n_beta=30.0, localization=20.0), rel=0.04)
+    assert found.good == (found.step_bias.inflation <= 1.1)
+
+
+def test_the_smaller_the_steps_of_rmsprop_the_more_its_preconditioner_adds():
+    model, own = Quadratic(np.full(60, 1.0)), {"n_beta": 30.0, "localization": 20.0, "rmsprop": (0.1, 0.99)}
+    run, *_ = simulate(model, runs=1, seed=0, draws=300, burnin=500, between=8, lr=1e-4, **own)
+    found = diagnose(run)
+    more = found.llc / model.llc(n_beta=30.0, localization=20.0)
+    assert more > 1.1  # 1.17: of the step it is 1.005
+    assert found.step_bias.inflation < 1.01
+    assert more <= found.step_bias.preconditioner < 1.3
+    assert "rmsprop_alpha" in str(found) or not found.good
+    (run,) = simulate(
+        model, runs=1, seed=0, draws=400, burnin=500, between=10, lr=1e-4, **{**own, "rmsprop": (0.1, 0.9995)}
+    )
+    assert diagnose(run).step_bias.preconditioner < 1.05
+
+
 @pytest.mark.parametrize("largest", [0.3, 1.0, 2.0, 3.6])
 def test_the_metrics_tell_the_inflation_of_the_llc(largest):
     model = Quadratic(np.concatenate([np.linspace(0.2, 3, 10), np.zeros(90)]))

@@ -201,7 +201,8 @@ class Diagnosis:
         found = self.step_bias
         if found is None:
             return "an unknown factor"
-        return f"{'' if found.source == 'metrics' else 'at least '}{found.inflation:.2f}"
+        besides = f" and RMSprop by up to {found.preconditioner:.2f}" if found.preconditioner is not None else ""
+        return f"{'' if found.source == 'metrics' else 'at least '}{found.inflation:.2f}{besides}"
 
     def to_dict(self) -> dict[str, Any]:
         """Everything as plain, JSON-able types; an infinite inflation as None."""

@@ -58,11 +58,16 @@ class StepBias:
     noise_share : float or None
         Largest share of the LLC that the noise of the minibatches' gradients may have added, from the gradient at the
         first step, which starts from the trained weights; None where it is not known.
+    preconditioner : float or None
+        By what factor the LLC may be too large besides, since RMSprop's preconditioner follows the weights; about the
+        most that it may be, reached where each weight has a gradient of its own. None where it is not known, or not
+        RMSprop.
     """
 
     inflation: float
     source: Literal["settings", "metrics"]
     noise_share: float | None = None
+    preconditioner: float | None = None
 
 
 def _pull(settings: Mapping[str, Any]) -> float | None:
@@ -77,8 +82,15 @@ def _gain(settings: Mapping[str, Any]) -> float:
     """What RMSprop multiplies the step of a weight without gradients with, the most that it does; 1 for plain SGLD."""
     if settings.get("sampling_method") != "rmsprop_sgld":
         return 1.0
-    eps = settings.get("rmsprop_eps") or (settings.get("sampling_method_kwargs") or {}).get("eps")
-    return 1.0 / float(eps) if eps else math.inf
+    eps = _rmsprop(settings, "eps")
+    return 1.0 / eps if eps else math.inf
+
+
+def _rmsprop(settings: Mapping[str, Any], name: Literal["eps", "alpha"]) -> float | None:
+    """A constant of RMSprop; None where it is not recorded."""
+    value = settings.get(f"rmsprop_{name}")
+    value = (settings.get("sampling_method_kwargs") or {}).get(name) if value is None else value
+    return None if value is None else float(value)
 
 
 def least_inflation(settings: Mapping[str, Any]) -> float | None:
@@ -207,22 +219,42 @@ def _measured(run: Samples, used: list[int], settings: Mapping[str, Any], llc: f
     if injected <= 0:
         return None
     weights = 1 + float(drift[valid].mean()) / injected
-    lr, plain = settings.get("lr"), settings.get("sampling_method") in (None, "sgmcmc_sgld")
-    if not lr or not plain or run.setting("noise_level") not in (None, 1.0):
+    lr = settings.get("lr")
+    if not lr or run.setting("noise_level") not in (None, 1.0):
         return StepBias(weights, "metrics")
+    # Of G g: (lr / 2)**2 times the mean of G g**2, and the G that belongs to it. Of G alone, metrics have the square.
+    square, gain, plain = float(gradient[valid].mean()), 1.0, steps["scaled_grad"]
+    if settings.get("sampling_method") == "rmsprop_sgld":
+        if "metrics_unscaled_grad" not in run.dataset:
+            return StepBias(weights, "metrics")
+        plain = np.asarray(run.variable("metrics_unscaled_grad", ("chain", "step"))[used].values, dtype=np.float64)
+        unscaled = float((plain[:, burnin:][valid] ** 2).mean())
+        gain = math.sqrt(square / unscaled) if unscaled > 0 else 1.0
+    added = float(dot[valid].mean()) / gain
     localization = float(settings.get("localization") or 0.0)
     if localization and not (decay > 0).any():
-        llc = 2 * float(dot[valid].mean()) / (float(lr) ** 2 * localization)
-    if llc is None or llc <= 0:
-        return StepBias(weights, "metrics")
-    alone = steps["scaled_grad"][:, 0] ** 2
-    if not _starts_at_weights(run, used) or not np.isfinite(alone).all():
-        return StepBias(weights, "metrics")
-    at_start, at_draws = float(alone.mean()), float(gradient[valid].mean())
-    curved = at_draws - at_start if at_start <= NOISE_APART * at_draws else 0.0
-    added = (curved + float(dot[valid].mean())) / (2 * float(lr))
-    own = 1 / (1 - min(max(added / llc, 0.0), LARGEST_SHARE))
-    return StepBias(max(weights, own), "metrics", min(1.0, at_start / (2 * float(lr)) / llc))
+        llc = 2 * added / (float(lr) ** 2 * localization * gain)
+    alone, started = plain[:, 0] ** 2, _starts_at_weights(run, used)
+    started = started and bool(np.isfinite(alone).all())
+    at_start, at_draws = (float(alone.mean()) * gain if started else 0.0), square / gain
+    chance = at_start if at_start <= NOISE_APART * at_draws else at_draws
+    follows = None
+    if settings.get("sampling_method") == "rmsprop_sgld" and at_draws > 0:
+        noisy = chance / at_draws
+        follows = _preconditioner(settings, (weights - 1 - noisy * square / injected) / weights, gain, 1 - noisy)
+    if llc is None or llc <= 0 or not started:
+        return StepBias(weights, "metrics", preconditioner=follows)
+    own = 1 / (1 - min(max((at_draws - chance + added) / (2 * float(lr) * llc), 0.0), LARGEST_SHARE))
+    return StepBias(max(weights, own), "metrics", min(1.0, at_start / (2 * float(lr)) / llc), follows)
+
+
+def _preconditioner(settings: Mapping[str, Any], x: float, gain: float, own: float) -> float | None:
+    """About the most that RMSprop adds by following the weights, which move ``own`` of the gradients' square."""
+    eps, alpha = _rmsprop(settings, "eps"), _rmsprop(settings, "alpha")
+    if eps is None or alpha is None:
+        return None
+    kept = alpha * (1 - 2 * min(max(x, 0.0), 1.0)) ** 2
+    return 1 + (1 - alpha) / (1 - kept) * own * max(0.0, 1 - eps * gain) if kept < 1 else 1.0
 
 
 def _starts_at_weights(run: Samples, used: list[int]) -> bool:

@@ -29,6 +29,7 @@ FEWEST_DRAWS = 12
 SPIKE_SHARE = 0.01  # of the draws
 LARGEST_UNSEEN = 0.5  # of a flat direction's variance
 LARGEST_NOISE_SHARE = 0.1  # of the LLC, that minibatch noise may have added
+LEAST_TOLD = 1.01  # of what RMSprop's preconditioner may add
 BOX_DEVIATIONS = 3.0  # standard deviations of a weight that only localization holds, within the box
 
 F64 = npt.NDArray[np.float64]
@@ -226,6 +227,12 @@ def _good(d: Diagnosis) -> Verdict:
     notes = ["minibatch losses are blind to chains that disagree"] if d.rows == "minibatch" else []
     if d.step_bias is None or d.step_bias.source == "settings":
         notes.append("the step's bias is not measured: save_metrics=True does")
+    follows = 1.0 if d.step_bias is None else d.step_bias.preconditioner or 1.0
+    if follows > LEAST_TOLD:
+        notes.append(
+            f"RMSprop's preconditioner follows the weights, for which the LLC may be up to {100 * (follows - 1):.2g} % "
+            "too large besides, the more the smaller the steps: a larger rmsprop_alpha or rmsprop_eps makes it less"
+        )
     if d.settings.get("localization") == 0:
         notes.append("without localization, directions that the loss leaves flat are not judged")
     if d.settings.get("n_beta") == 0:
