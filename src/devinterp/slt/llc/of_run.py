@@ -13,6 +13,7 @@ import xarray as xr
 
 from devinterp.errors import DataError, DevinterpWarning, MissingVariableError, SettingError
 from devinterp.plain_json import dig
+from devinterp.slt.batches_seen import Thinning, thinning_of
 from devinterp.slt.diagnostics.step_bias import step_bias
 from devinterp.slt.runs.chains import ChainSelection, select_chains, warn_excluded
 from devinterp.slt.runs.masked_means import (
@@ -26,7 +27,6 @@ from devinterp.slt.runs.masked_means import (
 )
 from devinterp.slt.runs.results import said_of_losses
 from devinterp.slt.runs.run import Samples, Tree, series_members, study_members
-from devinterp.slt.thinning import Thinning, thinning_of
 
 __all__ = ["CI_IS_FOR", "Over", "best_average", "check_over", "llc_of_run", "llc_of_trace", "task_of"]
 

@@ -16,6 +16,7 @@ from devinterp.errors import DevinterpWarning, StoreConflictError
 from devinterp.plain_json import dig
 from devinterp.schema.definition.may_differ import settings_that
 from devinterp.schema.definition.spec import NAT
+from devinterp.slt.batches_seen import thinning_of
 from devinterp.slt.sampling.engine.chain import ChainResult, ChainSink, moving, run_chain
 from devinterp.slt.sampling.engine.check_model import Probe, check_parameters, choose_device, probe_model
 from devinterp.slt.sampling.engine.frozen_prefix import Evaluator, FrozenPrefix
@@ -35,7 +36,6 @@ from devinterp.slt.sampling.inputs.provenance import (
 from devinterp.slt.sampling.inputs.rows import SAMPLING, RowOptions, open_rows, read_alike
 from devinterp.slt.sampling.running.same_request import Held, describe_computation, reconcile, unproved
 from devinterp.slt.sampling.settings import SamplerSettings
-from devinterp.slt.thinning import thinning_of
 from devinterp.store import Location, SamplesRequest, StoreLike, locate
 from devinterp.store.reading.path_state import read_group
 

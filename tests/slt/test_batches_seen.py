@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from devinterp.errors import DevinterpWarning
-from devinterp.slt.thinning import thinning_of
+from devinterp.slt.batches_seen import thinning_of
 
 small = st.integers(1, 12)
 
