@@ -46,7 +46,7 @@ MAY_NAME_KEYS = {
     "schema/reading/keys.py": "the one place",
     "schema/reading/array_metadata.py": "names of a document's members",
     "schema/definition/to_json_schema.py": "says which encodings are legal",
-    "store/metadata.py": "the encoding that we write",
+    "store/zarr_metadata.py": "the encoding that we write",
     "store/reading/fast_open.py": "hands a document's encoding to the one place",
     "store/reading/unreadable.py": "names the spelling that zarr-python does not read",
     "store/repair/plan.py": "hands a document's encoding to the one place",

@@ -21,8 +21,8 @@ import xarray as xr
 from devinterp.schema import load
 from devinterp.store import SamplesRequest, open_run
 from devinterp.store.location import locate
-from devinterp.store.metadata import documents, write_consolidated_root
 from devinterp.store.reading.open import open_tree
+from devinterp.store.zarr_metadata import documents, write_consolidated_root
 
 SETTINGS: dict[str, Any] = {
     "num_chains": 4, "num_draws": 200, "batch_size": 32, "num_burnin_steps": 0, "num_steps_bw_draws": 1,

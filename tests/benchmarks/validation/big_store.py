@@ -9,7 +9,7 @@ import numpy as np
 
 from devinterp.schema import load
 from devinterp.store.location import locate
-from devinterp.store.metadata import documents, open_array, write_consolidated_root
+from devinterp.store.zarr_metadata import documents, open_array, write_consolidated_root
 
 CHAINS, BATCH, TOKENS = 4, 32, 256
 

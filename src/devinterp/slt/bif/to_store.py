@@ -20,10 +20,10 @@ from devinterp.slt.bif.operands import Source
 from devinterp.slt.bif.request import Plan
 from devinterp.store.location import Location, locate
 from devinterp.store.lock import WriterLock
-from devinterp.store.metadata import create_groups, documents, open_array, write_consolidated_root
 from devinterp.store.reading.path_state import PathState, inspect_path, read_group
 from devinterp.store.run_state import LOCK_KEY
 from devinterp.store.writing.compare_requests import differences
+from devinterp.store.zarr_metadata import create_groups, documents, open_array, write_consolidated_root
 
 __all__ = ["check_path", "stream_bif"]
 

@@ -21,13 +21,13 @@ from devinterp.schema.reading.keys import DOCUMENT, STATE_FOLDER, document_key, 
 from devinterp.store.filesystem import remove_empty
 from devinterp.store.location import Location, StoreLike, locate
 from devinterp.store.lock import WriterLock
-from devinterp.store.metadata import differs_from_ours, group_document
 from devinterp.store.reading.open import root_document
 from devinterp.store.reading.path_state import read_group
 from devinterp.store.reading.status import RunStatus, read_status
 from devinterp.store.repair.plan import ChainLoss, RepairPlan, StoredArray, draws_written, known_arrays
 from devinterp.store.repair.record import begin_record, open_records
 from devinterp.store.run_state import LOCK_KEY, ChainProgress, read_checkpoint, state_key, write_progress
+from devinterp.store.zarr_metadata import differs_from_ours, group_document
 
 __all__ = ["apply_repair", "undo_repair"]
 

@@ -18,8 +18,8 @@ from devinterp.schema.reading.keys import ChunkKeys, join_key
 from devinterp.steps import StepLayout
 from devinterp.store.location import Location
 from devinterp.store.lock import WriterLock
-from devinterp.store.metadata import open_array
 from devinterp.store.run_state import ChainProgress, state_key, write_checkpoint, write_progress
+from devinterp.store.zarr_metadata import open_array
 
 __all__ = ["ChainWriter"]
 

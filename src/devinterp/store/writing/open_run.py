@@ -13,13 +13,13 @@ from devinterp.schema.definition.spec import GroupLayout
 from devinterp.schema.reading.keys import document_key, documented_node
 from devinterp.store.location import Location, StoreLike, locate
 from devinterp.store.lock import WriterLock
-from devinterp.store.metadata import create_groups, documents
 from devinterp.store.reading.path_state import PathState, inspect_path
 from devinterp.store.run_state import LOCK_KEY
 from devinterp.store.writing.compare_requests import compare_requests
 from devinterp.store.writing.extend_run import grow_run
 from devinterp.store.writing.request import Container, SamplesRequest
 from devinterp.store.writing.run import Run
+from devinterp.store.zarr_metadata import create_groups, documents
 
 __all__ = ["open_run"]
 

@@ -19,8 +19,8 @@ from devinterp.schema.definition.layout import array_attributes, chunk_shape
 from devinterp.schema.definition.schema import Schema
 from devinterp.schema.definition.spec import ArrayLayout, GroupLayout, NodeSpec
 from devinterp.store.location import Location, StoreLike, locate
-from devinterp.store.metadata import documents, open_array, write_consolidated_root
 from devinterp.store.reading.path_state import PathState, inspect_path
+from devinterp.store.zarr_metadata import documents, open_array, write_consolidated_root
 
 __all__ = ["write_result"]
 
