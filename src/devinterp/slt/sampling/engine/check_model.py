@@ -17,10 +17,10 @@ from devinterp.slt.sampling.engine.frozen_prefix import Evaluator, beginning
 from devinterp.slt.sampling.engine.losses import NonFiniteError, PerTokenLoss, forward_logits, takes_attention_mask
 from devinterp.slt.sampling.engine.restore import Generators, restoring, same_values, seed_generators
 from devinterp.slt.sampling.inputs.batches import SamplingData
-from devinterp.slt.sampling.inputs.held import HeldTokens, IdArray
 from devinterp.slt.sampling.inputs.nested import Batch
 from devinterp.slt.sampling.inputs.observables import Observable
 from devinterp.slt.sampling.inputs.parameter_masks import Masks
+from devinterp.slt.sampling.inputs.rows_in_memory import HeldTokens, IdArray
 from devinterp.slt.sampling.inputs.token_rows import check_vocabulary
 from devinterp.slt.sampling.settings import SamplerSettings
 

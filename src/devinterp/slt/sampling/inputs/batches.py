@@ -11,9 +11,9 @@ import numpy.typing as npt
 import torch
 
 from devinterp.errors import DataError
-from devinterp.slt.sampling.inputs.held import HeldRows, hash_marks
 from devinterp.slt.sampling.inputs.nested import Batch
 from devinterp.slt.sampling.inputs.rows import Rows, fingerprint
+from devinterp.slt.sampling.inputs.rows_in_memory import HeldRows, hash_marks
 from devinterp.slt.sampling.settings import SamplerSettings
 
 __all__ = ["Feed", "SamplingData", "loader_order"]

@@ -15,9 +15,9 @@ import numpy.typing as npt
 from devinterp.errors import DataError
 from devinterp.names import check_observable_names
 from devinterp.slt.sampling.inputs.batches import name_rows
-from devinterp.slt.sampling.inputs.held import HeldRows, hash_marks
 from devinterp.slt.sampling.inputs.nested import Batch
 from devinterp.slt.sampling.inputs.rows import RowOptions, Rows, fingerprint, open_rows
+from devinterp.slt.sampling.inputs.rows_in_memory import HeldRows, hash_marks
 from devinterp.slt.sampling.inputs.token_rows import UnequalLengths
 from devinterp.slt.sampling.settings import SamplerSettings
 

@@ -14,8 +14,8 @@ import torch
 
 from devinterp.errors import DataError, SettingError
 from devinterp.schema.definition.spec import NAT
-from devinterp.slt.sampling.inputs.held import HeldRows
 from devinterp.slt.sampling.inputs.loss_masks import within_sentence
+from devinterp.slt.sampling.inputs.rows_in_memory import HeldRows
 from devinterp.slt.sampling.inputs.token_rows import TokenRows, UnequalLengths, table_of
 from devinterp.slt.sampling.inputs.value_rows import ValueRows
 

@@ -12,7 +12,6 @@ import torch
 
 from devinterp.errors import DataError
 from devinterp.schema.rules.row_hash import hash_rows
-from devinterp.slt.sampling.inputs.held import HeldTokens, IdArray
 from devinterp.slt.sampling.inputs.loss_masks import (
     MARKS,
     Flags,
@@ -24,6 +23,7 @@ from devinterp.slt.sampling.inputs.loss_masks import (
     select_mask,
     within_sentence,
 )
+from devinterp.slt.sampling.inputs.rows_in_memory import HeldTokens, IdArray
 
 __all__ = ["TokenRows", "UnequalLengths", "check_vocabulary", "table_of"]
 

@@ -11,9 +11,9 @@ import torch
 from torch.utils.data import TensorDataset, default_collate
 
 from devinterp.errors import DataError
-from devinterp.slt.sampling.inputs.held import HeldValues
 from devinterp.slt.sampling.inputs.loss_masks import check_rows_count, mask_of_rows, select_mask, within_sentence
 from devinterp.slt.sampling.inputs.nested import each_tensor, hash_nested, join, tensors_within
+from devinterp.slt.sampling.inputs.rows_in_memory import HeldValues
 
 __all__ = ["ValueRows"]
 

@@ -23,7 +23,6 @@ from devinterp.slt.sampling.engine.frozen_prefix import Evaluator, FrozenPrefix
 from devinterp.slt.sampling.engine.losses import LossFn, PerTokenLoss
 from devinterp.slt.sampling.engine.restore import LENDING, parameter_hooks
 from devinterp.slt.sampling.inputs.batches import SamplingData
-from devinterp.slt.sampling.inputs.held import lacks_tokens, with_attention
 from devinterp.slt.sampling.inputs.observables import Observable, open_observables
 from devinterp.slt.sampling.inputs.parameter_masks import Masks, check_masks, hash_masks, sampled_size, scaled_weights
 from devinterp.slt.sampling.inputs.provenance import (
@@ -34,6 +33,7 @@ from devinterp.slt.sampling.inputs.provenance import (
     unwrapped,
 )
 from devinterp.slt.sampling.inputs.rows import SAMPLING, RowOptions, open_rows, read_alike
+from devinterp.slt.sampling.inputs.rows_in_memory import lacks_tokens, with_attention
 from devinterp.slt.sampling.running.same_request import Held, describe_computation, reconcile, unproved
 from devinterp.slt.sampling.settings import SamplerSettings
 from devinterp.store import Location, SamplesRequest, StoreLike, locate
