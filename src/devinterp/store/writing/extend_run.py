@@ -18,7 +18,7 @@ from devinterp.schema.definition.spec import ArrayLayout, GroupLayout
 from devinterp.schema.reading.keys import DOCUMENT, ChunkKeys, document_key, join_key
 from devinterp.store.reading.path_state import read_group
 from devinterp.store.run_state import ChainProgress, read_checkpoint, write_progress
-from devinterp.store.writing.keep import check_growth, keep_others
+from devinterp.store.writing.foreign_contents import check_growth, keep_others
 from devinterp.store.zarr_metadata import differs_from_ours, documents, group_document, open_array
 
 if TYPE_CHECKING:
