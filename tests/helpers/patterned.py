@@ -8,7 +8,7 @@ import numpy as np
 import xarray as xr
 
 from devinterp.plot.tokens.patterns import PATTERNS, token_patterns
-from devinterp.slt.susceptibilities.flat import flat_tree
+from devinterp.slt.susceptibilities.flat_form import flat_tree
 
 TEXT = (
     "The cat sat on the mat (see page 12), and the cat sat on the mat again. def area(width, height): return width * "

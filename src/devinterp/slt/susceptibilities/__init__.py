@@ -32,7 +32,7 @@ from devinterp.slt.runs.run import Samples, Tree, series_members, study_members
 from devinterp.slt.runs.side_by_side import along_checkpoints
 from devinterp.slt.susceptibilities.baseline import Baseline, init_loss_variance, loss_at_start
 from devinterp.slt.susceptibilities.estimator import restriction_column
-from devinterp.slt.susceptibilities.flat import flat_tree
+from devinterp.slt.susceptibilities.flat_form import flat_tree
 from devinterp.slt.susceptibilities.moments import gather_moments
 
 if TYPE_CHECKING:

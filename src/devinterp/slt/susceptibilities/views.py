@@ -20,7 +20,7 @@ from devinterp.slt.runs.comparable import check_curve
 from devinterp.slt.runs.results import SAID_OF_ROWS
 from devinterp.slt.runs.run import Tree, metadata_of, series_members, study_members
 from devinterp.slt.runs.side_by_side import along_checkpoints
-from devinterp.slt.susceptibilities.flat import flat_tree
+from devinterp.slt.susceptibilities.flat_form import flat_tree
 
 __all__ = ["flatten", "matrix", "pca", "split_half", "unflatten"]
 
