@@ -14,7 +14,7 @@ from devinterp.errors import DataError, ModelError, SettingError
 from devinterp.slt.sampling.engine import frozen_prefix
 from devinterp.slt.sampling.engine.check_model import choose_device, probe_model
 from devinterp.slt.sampling.engine.losses import PerTokenLoss
-from devinterp.slt.sampling.engine.restore import Generators
+from devinterp.slt.sampling.engine.restore_model import Generators
 from devinterp.slt.sampling.inputs.parameter_masks import check_masks
 
 

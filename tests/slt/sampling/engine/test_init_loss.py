@@ -24,7 +24,7 @@ from torch import nn
 from devinterp.slt.sampling.engine.check_model import probe_model
 from devinterp.slt.sampling.engine.init_loss import initial_losses, observable_initial_losses
 from devinterp.slt.sampling.engine.losses import PerTokenLoss, next_token_loss
-from devinterp.slt.sampling.engine.restore import Generators
+from devinterp.slt.sampling.engine.restore_model import Generators
 from devinterp.slt.sampling.inputs.parameter_masks import check_masks
 
 

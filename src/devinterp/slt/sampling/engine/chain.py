@@ -21,7 +21,7 @@ from devinterp.slt.sampling.engine.init_loss import losses_or_nan
 from devinterp.slt.sampling.engine.losses import NonFiniteError, PerTokenLoss, StepMean
 from devinterp.slt.sampling.engine.metrics import pool_metrics
 from devinterp.slt.sampling.engine.parameters import SampledParameter
-from devinterp.slt.sampling.engine.restore import Generators, restoring, seed_generators
+from devinterp.slt.sampling.engine.restore_model import Generators, restoring, seed_generators
 from devinterp.slt.sampling.engine.update import UpdateRule
 from devinterp.slt.sampling.inputs.batches import Feed
 from devinterp.slt.sampling.inputs.nested import Batch

@@ -15,7 +15,7 @@ from torch import nn
 from devinterp.errors import DataError, ModelError, SettingError
 from devinterp.slt.sampling.engine.frozen_prefix import Evaluator, beginning
 from devinterp.slt.sampling.engine.losses import NonFiniteError, PerTokenLoss, forward_logits, takes_attention_mask
-from devinterp.slt.sampling.engine.restore import Generators, restoring, same_values, seed_generators
+from devinterp.slt.sampling.engine.restore_model import Generators, restoring, same_values, seed_generators
 from devinterp.slt.sampling.inputs.batches import SamplingData
 from devinterp.slt.sampling.inputs.nested import Batch
 from devinterp.slt.sampling.inputs.observables import Observable

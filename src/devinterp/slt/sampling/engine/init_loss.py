@@ -12,7 +12,7 @@ from torch import nn
 
 from devinterp.slt.sampling.engine.frozen_prefix import Evaluator
 from devinterp.slt.sampling.engine.losses import NonFiniteError, PerTokenLoss, StepMean
-from devinterp.slt.sampling.engine.restore import Generators, restoring, seed_generators
+from devinterp.slt.sampling.engine.restore_model import Generators, restoring, seed_generators
 from devinterp.slt.sampling.inputs.batches import SamplingData
 from devinterp.slt.sampling.inputs.nested import Batch
 from devinterp.slt.sampling.inputs.observables import Observable

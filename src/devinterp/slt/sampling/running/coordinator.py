@@ -31,7 +31,7 @@ import xarray as xr
 from devinterp.errors import ModelError, SamplingError
 from devinterp.slt.sampling.engine.chain import ChainResult
 from devinterp.slt.sampling.engine.frozen_prefix import Reuse
-from devinterp.slt.sampling.engine.restore import LENDING
+from devinterp.slt.sampling.engine.restore_model import LENDING
 from devinterp.slt.sampling.running.environment import choose_threads, enter_environment
 from devinterp.slt.sampling.running.finish import complete_run, open_finished
 from devinterp.slt.sampling.running.initial_arrays import write_initial_arrays

@@ -21,7 +21,7 @@ from devinterp.slt.sampling.engine.chain import ChainResult, ChainSink, moving, 
 from devinterp.slt.sampling.engine.check_model import Probe, check_parameters, choose_device, probe_model
 from devinterp.slt.sampling.engine.frozen_prefix import Evaluator, FrozenPrefix
 from devinterp.slt.sampling.engine.losses import LossFn, PerTokenLoss
-from devinterp.slt.sampling.engine.restore import LENDING, parameter_hooks
+from devinterp.slt.sampling.engine.restore_model import LENDING, parameter_hooks
 from devinterp.slt.sampling.inputs.batches import SamplingData
 from devinterp.slt.sampling.inputs.observables import Observable, open_observables
 from devinterp.slt.sampling.inputs.parameter_masks import Masks, check_masks, hash_masks, sampled_size, scaled_weights

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from devinterp.errors import SettingError
-from devinterp.slt.sampling.engine.restore import isolated_generators
+from devinterp.slt.sampling.engine.restore_model import isolated_generators
 
 __all__ = ["Progress", "ProgressEvent", "check_progress", "make_progress"]
 

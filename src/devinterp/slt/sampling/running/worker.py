@@ -19,7 +19,7 @@ import torch
 from devinterp.errors import SamplingError, StoreConflictError
 from devinterp.schema.reading.keys import STATE_FOLDER
 from devinterp.slt.sampling.engine.chain import ChainResult
-from devinterp.slt.sampling.engine.restore import LENDING
+from devinterp.slt.sampling.engine.restore_model import LENDING
 from devinterp.slt.sampling.running.environment import describe_environment, differences
 from devinterp.slt.sampling.running.plan import Plan
 from devinterp.slt.sampling.running.pool import orphaned

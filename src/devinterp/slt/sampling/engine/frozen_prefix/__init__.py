@@ -25,7 +25,7 @@ from devinterp.slt.sampling.engine.frozen_prefix.memory import MEMORY_BUDGET, Cu
 from devinterp.slt.sampling.engine.frozen_prefix.one_pass import Pass
 from devinterp.slt.sampling.engine.frozen_prefix.plan import Reuse, choose_calls
 from devinterp.slt.sampling.engine.losses import NonFiniteError
-from devinterp.slt.sampling.engine.restore import restoring
+from devinterp.slt.sampling.engine.restore_model import restoring
 from devinterp.slt.sampling.inputs.nested import Batch, each_tensor, first_tokens, take_rows
 
 __all__ = ["MEMORY_BUDGET", "Evaluator", "FrozenPrefix", "Reuse", "beginning", "plain_passes"]

@@ -18,7 +18,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from devinterp.slt.sampling.engine.restore import Generators
+from devinterp.slt.sampling.engine.restore_model import Generators
 from devinterp.slt.sampling.inputs.nested import tensors_within
 
 __all__ = ["Call", "Trace", "replaced_forward", "tensors_of", "trace_calls"]

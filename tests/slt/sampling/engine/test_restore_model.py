@@ -15,7 +15,7 @@ from tiny_lm import build_model, head_masks
 from torch import nn
 from torch.nn.utils import prune
 
-from devinterp.slt.sampling.engine.restore import Generators, isolated_generators, restoring, seed_generators
+from devinterp.slt.sampling.engine.restore_model import Generators, isolated_generators, restoring, seed_generators
 
 
 class Everything(nn.Module):
