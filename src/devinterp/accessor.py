@@ -68,7 +68,7 @@ class DevinterpAccessor:
     @property
     def observables(self) -> tuple[str, ...]:
         """Ids of the observables, in the caller's order."""
-        from devinterp.slt.runs.overview import observables
+        from devinterp.slt.runs.tree_overview import observables
 
         return observables(self._obj)
 
@@ -395,11 +395,11 @@ class DevinterpAccessor:
         return self._obj
 
     def __repr__(self) -> str:
-        from devinterp.slt.runs.overview import overview_text
+        from devinterp.slt.runs.tree_overview import overview_text
 
         return overview_text(self._obj)
 
     def _repr_html_(self) -> str:
-        from devinterp.slt.runs.overview import overview_html
+        from devinterp.slt.runs.tree_overview import overview_html
 
         return overview_html(self._obj)

@@ -19,7 +19,7 @@ from devinterp.plot import PlotAccessor
 from devinterp.schema import load
 from devinterp.slt.estimands import ESTIMANDS, RUNS, Estimand, parameter_docs, resolve
 from devinterp.slt.runs.kind import kind_of
-from devinterp.slt.runs.overview import calls
+from devinterp.slt.runs.tree_overview import calls
 
 EACH = pytest.mark.parametrize("estimand", ESTIMANDS.values(), ids=list(ESTIMANDS))
 

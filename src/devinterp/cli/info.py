@@ -231,8 +231,8 @@ def _facts(location: Location, status: StoreStatus) -> list[tuple[str, str]]:
 
 
 def _rows(metadata: Mapping[str, Any]) -> list[tuple[str, str]]:
-    from devinterp.slt.runs.overview import rows_text
     from devinterp.slt.runs.results import loss_unit, of_tokens
+    from devinterp.slt.runs.tree_overview import rows_text
 
     provenance = _mapping(metadata.get("provenance"))
     marked = {"sampling": provenance.get("visited"), **_mapping(provenance.get("observables"))}

@@ -61,7 +61,7 @@ def records(result: xr.Dataset) -> tuple[list[str], list[list[Any]]]:
 def screen(result: xr.Dataset, store: str, estimand: Estimand) -> None:
     """Print the numbers of a run, of every restriction, checkpoint or cell."""
     from devinterp.cli.console import put, table
-    from devinterp.slt.runs.overview import how_made
+    from devinterp.slt.runs.tree_overview import how_made
 
     header, rows = records(result)
     leading = next(iter(result.data_vars.values())).dims
