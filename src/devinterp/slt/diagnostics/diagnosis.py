@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from devinterp.schema.definition.spec import NAT
-from devinterp.slt.diagnostics.reach import Reach
+from devinterp.slt.diagnostics.equilibration import Reach
 from devinterp.slt.diagnostics.step_bias import StepBias
 from devinterp.slt.runs.results import with_unit
 
