@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from devinterp.errors import DevinterpWarning
-from devinterp.slt.batches_seen import thinning_of
+from devinterp.slt.batches_seen import batches_seen
 
 small = st.integers(1, 12)
 
@@ -22,7 +22,7 @@ def settings(size, burnin, every, draws, parts):
 @given(small, st.integers(0, 9), small, st.integers(1, 60), st.integers(1, 4), st.integers(0, 60))
 def test_batches_are_counted_right(size, burnin, every, draws, parts, more):
     rows = size + more
-    found = thinning_of(settings(size, burnin, every, draws, parts), rows)
+    found = batches_seen(settings(size, burnin, every, draws, parts), rows)
     per_pass = rows // size
     of_draw = [{((burnin + k * every) * parts + j) % per_pass for j in range(parts)} for k in range(draws + 200)]
     visited, ever = set().union(*of_draw[:draws]), set().union(*of_draw)
@@ -33,18 +33,18 @@ def test_batches_are_counted_right(size, burnin, every, draws, parts, more):
 
 
 def test_the_advice_sees_every_batch():
-    found = thinning_of(settings(4, 0, 8, 200, 1), 32)
+    found = batches_seen(settings(4, 0, 8, 200, 1), 32)
     assert found.blind
     assert "see 1 of the 8 batches of a pass over the data (12 %)" in str(found)
-    assert not thinning_of(settings(4, 0, 9, 200, 1), 32).blind
+    assert not batches_seen(settings(4, 0, 9, 200, 1), 32).blind
     assert "num_steps_bw_draws=9" in str(found)
 
 
 @pytest.mark.parametrize("missing", ["batch_size", "num_draws"])
 def test_what_is_not_known_tells_nothing(missing):
     known = settings(4, 0, 8, 200, 1)
-    assert thinning_of({**known, missing: None}, 32) is None
-    assert thinning_of(known, None) is None
+    assert batches_seen({**known, missing: None}, 32) is None
+    assert batches_seen(known, None) is None
 
 
 def run(every, **changes):

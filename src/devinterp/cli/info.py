@@ -65,12 +65,12 @@ def info(
     """
     from devinterp.cli.console import put
     from devinterp.cli.so_far import Traces
+    from devinterp.schema.reading.access import refuse_links_out
     from devinterp.store import locate
-    from devinterp.store.filesystem import refuse_links_out
     from devinterp.store.reading.status import read_status
 
     location = locate(store)
-    if location.folder is not None and location.folder.is_dir() and not follow_links:
+    if not follow_links:
         refuse_links_out(location.folder)
     status = read_status(location)
     traces = Traces(location, _mapping(status.attributes.get("metadata")))

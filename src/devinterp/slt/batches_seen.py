@@ -11,13 +11,13 @@ import numpy as np
 
 from devinterp.steps import StepLayout
 
-__all__ = ["Thinning", "thinning_of"]
+__all__ = ["BatchesSeen", "batches_seen"]
 
 _FEWEST = 4  # draws of a run that is more than a try of whether all works
 
 
 @dataclass(frozen=True)
-class Thinning:
+class BatchesSeen:
     """The batches that draws fall on.
 
     Attributes
@@ -52,7 +52,7 @@ class Thinning:
         )
 
 
-def thinning_of(sampler: Mapping[str, Any], num_rows: Any) -> Thinning | None:
+def batches_seen(sampler: Mapping[str, Any], num_rows: Any) -> BatchesSeen | None:
     """Return which batches the draws see; None where the settings, or the number of rows, are not known.
 
     Parameters
@@ -71,4 +71,4 @@ def thinning_of(sampler: Mapping[str, Any], num_rows: Any) -> Thinning | None:
     first = layout.draw_steps(min(layout.draws, per_pass)) * parts
     seen = len(np.unique((first[:, None] + np.arange(min(parts, per_pass))) % per_pass))
     orbit = per_pass // math.gcd(layout.between * parts, per_pass)  # draws, until they begin where the first one did
-    return Thinning(seen, per_pass, layout.draws >= max(_FEWEST, 2 * orbit), layout.between)
+    return BatchesSeen(seen, per_pass, layout.draws >= max(_FEWEST, 2 * orbit), layout.between)

@@ -9,9 +9,7 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from devinterp.errors import StoreError
-
-__all__ = ["is_network_folder", "refuse_links_out", "remove_empty", "sync_files"]
+__all__ = ["is_network_folder", "remove_empty", "sync_files"]
 
 # fmt: off
 _NETWORK = frozenset({
@@ -74,26 +72,6 @@ def _sync(path: Path) -> None:
             raise
     finally:
         os.close(descriptor)
-
-
-def refuse_links_out(folder: Path) -> None:
-    """Refuse a store in which a symbolic link leads out of its folder, to whatever file.
-
-    Raises
-    ------
-    StoreError
-    """
-    inside, waiting = folder.resolve(), [folder]
-    while waiting:
-        with os.scandir(waiting.pop()) as entries:
-            for entry in entries:
-                if entry.is_symlink() and not Path(entry.path).resolve().is_relative_to(inside):
-                    raise StoreError(
-                        f"A symbolic link leads out of the store {folder}: {Path(entry.path).relative_to(folder)}.",
-                        remedy="Where you trust whoever made it, as with git-annex and DVC: --follow-links.",
-                    )
-                if entry.is_dir(follow_symlinks=False):
-                    waiting.append(Path(entry.path))
 
 
 def remove_empty(folder: Path) -> None:

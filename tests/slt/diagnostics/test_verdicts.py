@@ -175,7 +175,7 @@ def test_steps_fewer_than_flat_directions_relax_in_are_told():
     told = next(v for v in slow.verdicts if "no drift shows it" in v.evidence)
     assert "2.5e+03 steps" in told.evidence
     assert "num_burnin_steps of 2500" in told.remedy
-    assert slow.reach.unseen == pytest.approx(np.exp(-2 * (np.arange(300) + 201) / 2500).mean())
+    assert slow.equilibration.unseen == pytest.approx(np.exp(-2 * (np.arange(300) + 201) / 2500).mean())
     mended = diagnose(one(model=Quadratic(h), **{**changes, "burnin": 2500}))
     assert not any("no drift shows it" in v.evidence for v in mended.verdicts)
 

@@ -16,9 +16,20 @@ from devinterp.schema.reading.keys import DOCUMENT, document_key, join_key
 from devinterp.schema.reading.target import Target, check_archive, open_url, plain_folder, resolve_target
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from zarr.abc.store import Store
 
-__all__ = ["Access", "Entry", "EscapeError", "TooLargeError", "UnlistableError", "open_access", "read_many"]
+__all__ = [
+    "Access",
+    "Entry",
+    "EscapeError",
+    "TooLargeError",
+    "UnlistableError",
+    "open_access",
+    "read_many",
+    "refuse_links_out",
+]
 
 # Answers of servers that give out objects, and no list of them.
 _NO_LISTING = frozenset({401, 403, 405, 501})
@@ -167,6 +178,21 @@ class LocalAccess:
             return True
         real = os.path.realpath(path)
         return real == self._root or real.startswith(self._root.rstrip("/") + "/")
+
+
+def refuse_links_out(folder: Path | None) -> None:
+    """Refuse the folder of a store in which a symbolic link leads out of it, to whatever file.
+
+    Raises
+    ------
+    EscapeError
+    """
+    out = None if folder is None else next((e.name for e in LocalAccess(folder).keys("") if e.escapes), None)
+    if out is not None:
+        raise EscapeError(
+            f"A symbolic link leads out of the store {folder}: {out}.",
+            remedy="Where you trust whoever made it, as with git-annex and DVC: --follow-links.",
+        )
 
 
 class ZarrAccess:

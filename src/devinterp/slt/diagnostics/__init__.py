@@ -17,7 +17,7 @@ import numpy.typing as npt
 from devinterp._renamed import successor
 from devinterp.errors import MissingVariableError
 from devinterp.slt.diagnostics.diagnosis import ChainDiagnosis, Diagnosis, SeriesDiagnosis, StudyDiagnosis, Verdict
-from devinterp.slt.diagnostics.equilibration import reach_of, sampled_weights, without_trend
+from devinterp.slt.diagnostics.equilibration import equilibration_of, sampled_weights, without_trend
 from devinterp.slt.diagnostics.step_bias import step_bias
 from devinterp.slt.diagnostics.verdicts import FEWEST_DRAWS, RHAT_LIMIT, judge
 from devinterp.slt.runs.chains import known_states
@@ -145,7 +145,7 @@ def _diagnose(run: Samples, sampling_task: str | None) -> Diagnosis:
         settings={name: run.setting(name) for name in SETTINGS if run.setting(name) is not None},
         step_bias=bias,
         shared_noise=shared_noise,
-        reach=reach_of(run, used),
+        equilibration=equilibration_of(run, used),
         unit=loss_unit(run.metadata),
         **numbers,
     )

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from devinterp.schema.definition.spec import NAT
-from devinterp.slt.diagnostics.equilibration import Reach
+from devinterp.slt.diagnostics.equilibration import Equilibration
 from devinterp.slt.diagnostics.step_bias import StepBias
 from devinterp.slt.runs.results import with_unit
 
@@ -148,7 +148,7 @@ class Diagnosis:
         By how much the step size inflates the LLC, measured from the metrics or at least, by the settings.
     shared_noise : float
         What the standard errors of independent chains are multiplied with where chains share minibatches; at least 1.
-    reach : Reach
+    equilibration : Equilibration
         What of the posterior the draws may lack, and what still grows.
     chains : tuple of ChainDiagnosis
         One per chain.
@@ -178,7 +178,7 @@ class Diagnosis:
     chains: tuple[ChainDiagnosis, ...]
     step_bias: StepBias | None = None
     shared_noise: float = 1.0
-    reach: Reach = field(default_factory=Reach)
+    equilibration: Equilibration = field(default_factory=Equilibration)
     verdicts: tuple[Verdict, ...] = ()
     settings: Mapping[str, Any] = field(default_factory=dict)
     unit: str = NAT

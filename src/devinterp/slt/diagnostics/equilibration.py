@@ -15,7 +15,7 @@ from devinterp.slt.runs.run import Samples
 from devinterp.slt.uncertainty.batch_means import mean_variance
 from devinterp.steps import StepLayout
 
-__all__ = ["Reach", "reach_of", "sampled_weights", "without_trend"]
+__all__ = ["Equilibration", "equilibration_of", "sampled_weights", "without_trend"]
 
 F64 = npt.NDArray[np.float64]
 
@@ -27,7 +27,7 @@ def sampled_weights(run: Samples) -> int | None:
 
 
 @dataclass(frozen=True)
-class Reach:
+class Equilibration:
     """What of the posterior the draws may lack, and what still grows.
 
     Attributes
@@ -55,7 +55,7 @@ class Reach:
     least_growth: float | None = None
 
 
-def reach_of(run: Samples, used: list[int]) -> Reach:
+def equilibration_of(run: Samples, used: list[int]) -> Equilibration:
     """Find what a run's settings, its losses at every step and its distances tell."""
     layout = run.step_layout
     found: dict[str, float] = {}
@@ -75,7 +75,7 @@ def reach_of(run: Samples, used: list[int]) -> Reach:
                 growth = last / first - 1  # of every chain: a walk has no error within a chain to hold it against
                 found |= {"growth": float(growth.mean()), "least_growth": float(growth.min())}
                 found["growth_se"] = float(growth.std(ddof=1)) / math.sqrt(growth.size)
-    return Reach(unseen=_unseen(run, layout), **found)
+    return Equilibration(unseen=_unseen(run, layout), **found)
 
 
 def _unseen(run: Samples, layout: StepLayout | None) -> float | None:

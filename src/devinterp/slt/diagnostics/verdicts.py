@@ -150,7 +150,7 @@ def _level(d: Diagnosis, trace: F64) -> Iterator[Verdict]:
     if still.size:
         evidence = f"{still.size} of {trace.shape[0]} chains never change: they are stuck, or their weights are held."
         yield Verdict("not_converged", evidence, "a larger lr, float32 weights, masks that let weights through.")
-    rise = d.rise if d.reach.step_rise is None else d.reach.step_rise
+    rise = d.rise if d.equilibration.step_rise is None else d.equilibration.step_rise
     size, own = DRIFT_SHARE * abs(d.rise or 0.0), DRIFT_SHARE * abs(rise or 0.0)
     if _beyond(d.drift, d.drift_se) and abs(d.drift or 0.0) > size:
         evidence = (
@@ -158,15 +158,18 @@ def _level(d: Diagnosis, trace: F64) -> Iterator[Verdict]:
             f"third of the draws, where the whole rise is {number(d.rise, 4)}."
         )
         yield Verdict("not_converged", evidence, _longer(d))
-    elif _beyond(d.reach.burnin_drift, d.reach.burnin_drift_se) and abs(d.reach.burnin_drift or 0.0) > own:
-        by = d.measured(f"{d.reach.burnin_drift:+.3g} ± {d.reach.burnin_drift_se:.2g}")
+    elif (
+        _beyond(d.equilibration.burnin_drift, d.equilibration.burnin_drift_se)
+        and abs(d.equilibration.burnin_drift or 0.0) > own
+    ):
+        by = d.measured(f"{d.equilibration.burnin_drift:+.3g} ± {d.equilibration.burnin_drift_se:.2g}")
         evidence = (
             f"the loss drifts from the second half of the burn-in to the draws, by {by}, where the whole rise is "
             f"{number(rise, 4)}."
         )
         yield Verdict("not_converged", evidence, _longer(d))
-    growth, error = d.reach.growth or 0.0, d.reach.growth_se or 0.0
-    least = d.reach.least_growth or 0.0
+    growth, error = d.equilibration.growth or 0.0, d.equilibration.growth_se or 0.0
+    least = d.equilibration.least_growth or 0.0
     # Beyond its errors; or so much in every single chain, of several, that few chains need not be asked for an error.
     if (least > 0 and growth > max(DISTANCE_GROWTH, DISTANCE_ERRORS * error)) or (error and least > DISTANCE_GROWTH):
         evidence = f"the squared distance from the start still drifts, by {100 * growth:+.2g} %."
@@ -184,11 +187,11 @@ def _agreement(d: Diagnosis, trace: F64) -> Iterator[Verdict]:
 
 
 def _reach(d: Diagnosis, trace: F64) -> Iterator[Verdict]:
-    if d.reach.unseen is not None and d.reach.unseen > LARGEST_UNSEEN and _localization(d):
+    if d.equilibration.unseen is not None and d.equilibration.unseen > LARGEST_UNSEEN and _localization(d):
         steps = relaxation_steps(d.settings) or math.inf
         evidence = (
             f"directions that the loss leaves nearly flat relax within {steps:.3g} steps: the draws lack "
-            f"{100 * d.reach.unseen:.0f} % of their variance, and no drift shows it."
+            f"{100 * d.equilibration.unseen:.0f} % of their variance, and no drift shows it."
         )
         remedy = f"num_burnin_steps of {math.ceil(steps):d}, a larger lr or a larger localization."
         yield Verdict("not_converged", evidence, remedy)

@@ -13,7 +13,7 @@ import xarray as xr
 
 from devinterp.errors import DataError, DevinterpWarning, MissingVariableError, SettingError
 from devinterp.plain_json import dig
-from devinterp.slt.batches_seen import Thinning, thinning_of
+from devinterp.slt.batches_seen import BatchesSeen, batches_seen
 from devinterp.slt.diagnostics.step_bias import step_bias
 from devinterp.slt.runs.chains import ChainSelection, select_chains, warn_excluded
 from devinterp.slt.runs.masked_means import (
@@ -89,9 +89,9 @@ def llc_of_run(
     n_beta = run.n_beta
     _warn_noised_start(run, over)
     if over == "draws":
-        thinning = _thinning(run)
-        if warn and thinning is not None and thinning.blind:
-            warnings.warn(f"{f'{run.label}: ' if run.label else ''}{thinning}", DevinterpWarning, stacklevel=4)
+        batches = _batches_seen(run)
+        if warn and batches is not None and batches.blind:
+            warnings.warn(f"{f'{run.label}: ' if run.label else ''}{batches}", DevinterpWarning, stacklevel=4)
         rows = minibatch_rows(run)
     elif over == "steps":
         axis = "step"
@@ -213,14 +213,14 @@ def _check_finite(run: Samples, rows: npt.NDArray[np.float64]) -> None:
         )
 
 
-def _thinning(run: Samples) -> Thinning | None:
+def _batches_seen(run: Samples) -> BatchesSeen | None:
     sampler, rows = (dig(run.metadata, path) for path in ("config.sampler", "provenance.dataset.length"))
-    return thinning_of(sampler, rows) if isinstance(sampler, Mapping) else None
+    return batches_seen(sampler, rows) if isinstance(sampler, Mapping) else None
 
 
 def _is_blind(run: Samples) -> bool:
-    thinning = _thinning(run)
-    return thinning is not None and thinning.blind
+    batches = _batches_seen(run)
+    return batches is not None and batches.blind
 
 
 def best_average(obj: Tree | Mapping[str, Tree]) -> Over:

@@ -18,9 +18,9 @@ import zarr
 from devinterp.errors import StoreError
 from devinterp.schema import load
 from devinterp.schema.definition.spec import NodeSpec, VariableSpec
+from devinterp.schema.reading.access import refuse_links_out
 from devinterp.schema.reading.keys import ChunkKeys, chunk_grid, is_leftover, join_key
 from devinterp.schema.rules.registry import holds_where_filled
-from devinterp.store.filesystem import refuse_links_out
 from devinterp.store.location import Location, StoreLike, locate
 from devinterp.store.reading.status import RunStatus, read_status
 from devinterp.store.repair.record import open_records
@@ -239,7 +239,7 @@ def plan_repair(target: StoreLike, *, follow_links: bool = False) -> RepairPlan:
         was killed; or a symbolic link leads out of it.
     """
     location = locate(target)
-    if location.folder is not None and location.folder.is_dir() and not follow_links:
+    if not follow_links:
         refuse_links_out(location.folder)
     status = read_status(location)
     if not status.runs or status.schema is None:

@@ -13,6 +13,7 @@ import zarr
 from numpy.typing import NDArray
 
 from devinterp.schema.reading.keys import document_key, documented_node
+from devinterp.store.filesystem import remove_empty
 from devinterp.store.location import Location, StoreLike, locate
 
 __all__ = ["StoreEditor"]
@@ -123,7 +124,7 @@ class StoreEditor:
         for key in self.keys(f"{path}/"):
             self.location.delete(key)
         if self.location.folder is not None:
-            _remove_empty(self.location.folder / path)
+            remove_empty(self.location.folder / path)
 
     def copy(self, source: str, target: str) -> None:
         """Copy a group or array."""
@@ -232,10 +233,3 @@ def _walk(inner: Any, dotted: str) -> tuple[Any, Any]:
 def _chunk_shape(document: Mapping[str, Any], ndim: int) -> list[int]:
     found = list(document["chunk_grid"]["configuration"]["chunk_shape"])
     return found if len(found) == ndim else [2**31] * ndim
-
-
-def _remove_empty(folder: Path) -> None:
-    if folder.is_dir():
-        for inner in sorted((p for p in folder.rglob("*") if p.is_dir()), key=lambda p: len(p.parts), reverse=True):
-            inner.rmdir()
-        folder.rmdir()

@@ -11,8 +11,8 @@ from tiny_lm import build_model, build_tokens
 from torch import nn
 
 from devinterp.errors import DataError, ModelError, SettingError
-from devinterp.slt.sampling.engine import frozen_prefix
 from devinterp.slt.sampling.engine.check_model import choose_device, probe_model
+from devinterp.slt.sampling.engine.frozen_prefix import evaluator
 from devinterp.slt.sampling.engine.losses import PerTokenLoss
 from devinterp.slt.sampling.engine.restore_model import Generators
 from devinterp.slt.sampling.inputs.parameter_masks import check_masks
@@ -142,14 +142,14 @@ class Routed(nn.Module):
 
 
 def test_what_a_few_tokens_do_not_reach_is_asked_of_the_whole_batch(monkeypatch):
-    monkeypatch.setattr(frozen_prefix, "_TOKENS", 4)
+    monkeypatch.setattr(evaluator, "_TOKENS", 4)
     assert probe(Routed()).idle == ("unused",)
     assert probe(Routed(), masks={"late": None}).idle == ()
     assert probe(build_model()).idle == ()
 
 
 def test_rows_that_may_not_be_shortened_are_taken_whole(monkeypatch):
-    monkeypatch.setattr(frozen_prefix, "_TOKENS", 4)
+    monkeypatch.setattr(evaluator, "_TOKENS", 4)
     lengths = []
 
     def strict(self, logits):

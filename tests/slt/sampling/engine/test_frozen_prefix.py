@@ -21,9 +21,8 @@ from odd_models import PARTS, VOCAB, WAYS, WIDTH, build
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from devinterp.slt.sampling.engine import frozen_prefix
 from devinterp.slt.sampling.engine.chain import ChainResult
-from devinterp.slt.sampling.engine.frozen_prefix import FrozenPrefix, plain_passes
+from devinterp.slt.sampling.engine.frozen_prefix import FrozenPrefix, evaluator, plain_passes
 
 ROWS = np.random.default_rng(3).integers(0, VOCAB, (12, 6))
 OBSERVABLES = {"a": (ROWS, 2), "b": (ROWS[::-1].copy(), 1)}
@@ -34,7 +33,7 @@ LOOK = 2  # tokens, where rows may be shortened
 def short_looks() -> Iterator[None]:
     """Have rows of six tokens be long."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(frozen_prefix, "_TOKENS", LOOK)
+        patch.setattr(evaluator, "_TOKENS", LOOK)
         yield
 
 

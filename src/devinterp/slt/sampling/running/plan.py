@@ -16,7 +16,7 @@ from devinterp.errors import DevinterpWarning, StoreConflictError
 from devinterp.plain_json import dig
 from devinterp.schema.definition.may_differ import settings_that
 from devinterp.schema.definition.spec import NAT
-from devinterp.slt.batches_seen import thinning_of
+from devinterp.slt.batches_seen import batches_seen
 from devinterp.slt.sampling.engine.chain import ChainResult, ChainSink, moving, run_chain
 from devinterp.slt.sampling.engine.check_model import Probe, check_parameters, choose_device, probe_model
 from devinterp.slt.sampling.engine.frozen_prefix import Evaluator, FrozenPrefix
@@ -267,8 +267,8 @@ def describe(
             DevinterpWarning,
             stacklevel=stacklevel,
         )
-    thinned = [thinning_of(v.settings.as_dict(), plan.data.num_rows) for v in plan.variants.values()]
-    blind = next((thinning for thinning in thinned if thinning is not None and thinning.blind), None)
+    at_draws = [batches_seen(v.settings.as_dict(), plan.data.num_rows) for v in plan.variants.values()]
+    blind = next((batches for batches in at_draws if batches is not None and batches.blind), None)
     if blind is not None:
         warnings.warn(str(blind), DevinterpWarning, stacklevel=stacklevel)
     if seen.idle:

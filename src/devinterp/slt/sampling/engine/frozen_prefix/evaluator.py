@@ -1,0 +1,204 @@
+"""A loss is evaluated without what cannot change, once the first batch has shown that not a bit differs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Hashable, Mapping
+from contextlib import suppress
+from typing import Any
+
+import torch
+from torch import nn
+
+from devinterp.slt.sampling.engine.frozen_prefix.call_trace import trace_calls
+from devinterp.slt.sampling.engine.frozen_prefix.memory import Cut, FrozenPrefix, Kept
+from devinterp.slt.sampling.engine.frozen_prefix.one_pass import Pass
+from devinterp.slt.sampling.engine.frozen_prefix.plan import Reuse, choose_calls
+from devinterp.slt.sampling.engine.losses import NonFiniteError
+from devinterp.slt.sampling.engine.restore_model import restoring
+from devinterp.slt.sampling.inputs.nested import Batch, each_tensor, first_tokens, take_rows
+
+__all__ = ["Evaluator", "beginning"]
+
+_ROWS, _TOKENS = 2, 16  # of the evaluation that is watched
+
+_OF_WATCHING = (RuntimeError, TypeError, ValueError, AttributeError, IndexError, NonFiniteError)
+
+_TOO_LITTLE = "too little comes before the first sampled weight"
+
+Evaluate = Callable[[Any], torch.Tensor]
+
+
+def beginning(batch: Batch) -> Batch | None:
+    """Return a few tokens of two rows, which show what a model does for a fraction of a pass; None of short rows."""
+    return first_tokens(batch, _ROWS, _TOKENS)
+
+
+class Evaluator:
+    """Evaluates a loss while certain parameters of a model move, and leaves out what cannot change.
+
+    Parameters
+    ----------
+    prefix : FrozenPrefix
+    model : torch.nn.Module
+    sampled : collection of str
+        Names of the parameters that move.
+    device : torch.device
+    mode : {"train", "eval"}
+    at_start : bool
+        Whether no weight has moved yet.
+    checked_later : bool
+        Whether the first step, at the same weights, is left to check what is kept of its batch.
+
+    Attributes
+    ----------
+    reuse : Reuse
+        What it has done so far.
+    at_start : bool
+        To be taken back once a weight moves.
+    """
+
+    def __init__(
+        self,
+        prefix: FrozenPrefix,
+        model: nn.Module,
+        sampled: Collection[str],
+        device: torch.device,
+        mode: str,
+        *,
+        at_start: bool = False,
+        checked_later: bool = False,
+    ) -> None:
+        self._prefix, self._model, self._device, self._mode = prefix, model, device, mode
+        self._names = frozenset(sampled)
+        self.at_start, self._checked_later = at_start, checked_later
+        self.reuse = Reuse(reason=None if prefix.enabled else "it is switched off")
+
+    def __call__(
+        self, evaluate: Evaluate, rows: Any, batch: Hashable = None, *, with_gradients: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Return ``evaluate(rows)``.
+
+        Parameters
+        ----------
+        evaluate : callable
+        rows : Batch, or tensors in plain containers
+        batch : hashable, optional
+            Equal where the rows are equal; bytes for a minibatch, anything else for rows that come at every draw.
+            None for rows that do not come again.
+        with_gradients : tensor, optional
+            Losses of the rows' `beginning`, from a pass with gradients, where such a one has been made.
+        """
+        self.reuse.passes += 1
+        cut = self._cut(evaluate, rows, batch, with_gradients)
+        if cut is None:
+            return evaluate(rows)
+        kept = self._prefix.kept(batch)
+        if kept is not None and kept.cut is cut and (cut.trusted or (self.at_start and kept.loss is not None)):
+            return self._served(cut, kept, evaluate, rows)
+        dear = not isinstance(batch, bytes)
+        if cut.trusted and kept is None and not self._prefix.has_room(cut, self._device, dear=dear):
+            return evaluate(rows)
+        under_way = self._pass(cut, kept if cut.trusted else None)
+        loss = under_way.run(evaluate, rows)
+        if loss is None:
+            reason = "it is compiled" if under_way.compiling else "it goes different ways"
+            return self._give_up(cut, reason, evaluate, rows)
+        self._prefix.keep(batch, under_way.recorded, self._device, dear=dear)
+        if cut.trusted:
+            return loss
+        if self._checked_later and self.at_start and self._prefix.modes_agree:
+            under_way.recorded.loss = loss.detach().clone()
+            return loss
+        return self._checked(cut, under_way.recorded, loss, evaluate, rows)
+
+    def _cut(self, evaluate: Evaluate, rows: Any, batch: Hashable, with_gradients: torch.Tensor | None) -> Cut | None:
+        """Return the plan for this evaluation, None where it must be plain."""
+        if batch is None or not self._prefix.enabled:
+            return None
+        cut = self._prefix.cut(self._names, torch.is_grad_enabled())
+        if cut.plan is None and cut.reason is None:
+            self._watch(cut, evaluate, rows, with_gradients)
+        if cut.reason is not None:
+            self.reuse.reason = self.reuse.reason or cut.reason
+            return None
+        return cut
+
+    def _watch(self, cut: Cut, evaluate: Evaluate, rows: Any, with_gradients: torch.Tensor | None) -> None:
+        parameters = dict(self._model.named_parameters())
+        if self._names >= parameters.keys():
+            cut.reason = "every weight is sampled"
+            return
+        few = beginning(rows) if self._prefix.any_length else None
+        if few is not None:
+            # A few tokens show the same calls for a fraction of a pass; whatever goes wrong with them proves nothing.
+            with suppress(Exception):
+                plain = self._look(cut, evaluate, few, parameters)
+                if cut.plan is not None and not torch.is_grad_enabled():
+                    self._prefix.modes_agree |= _same_bits(with_gradients, plain)
+            if cut.plan is not None or cut.reason == _TOO_LITTLE:
+                return
+            cut.reason = None
+        try:
+            self._look(cut, evaluate, each_tensor(take_rows(rows, slice(_ROWS)), torch.clone), parameters)
+        except _OF_WATCHING as error:  # or of the model, where the plain pass will meet it too
+            cut.reason = f"it cannot be watched ({type(error).__name__})"
+
+    def _look(
+        self, cut: Cut, evaluate: Evaluate, few: Any, parameters: Mapping[str, nn.Parameter]
+    ) -> torch.Tensor | None:
+        """Watch an evaluation of a few rows, plan what to leave out, and return the loss of a plain one."""
+        gradients, again = torch.is_grad_enabled(), None
+        with restoring(self._model, self._device, mode=self._mode), torch.set_grad_enabled(gradients):
+            trace = trace_calls(self._model, [parameters[name] for name in self._names], few, evaluate)
+            cut.reason = trace.reason
+            if cut.reason is None:  # generators of numpy, counters: what no operation shows
+                again = evaluate(few).detach().clone()
+                # The one that was watched may have gone another way: torch has faster ones that it takes unwatched.
+                if not _same_bits(trace.loss, again) and not _same_bits(evaluate(few).detach(), again):
+                    cut.reason = "two passes over the same rows differ"
+        if cut.reason is None:
+            cut.plan = choose_calls(trace)
+            cut.reason = None if cut.plan is not None else _TOO_LITTLE
+        return again
+
+    def _served(self, cut: Cut, kept: Kept, evaluate: Evaluate, rows: Any) -> torch.Tensor:
+        loss = self._pass(cut, kept).run(evaluate, rows)
+        if loss is None:
+            return self._give_up(cut, "it goes different ways", evaluate, rows)
+        if not cut.trusted and not (_same_bits(kept.loss, loss.detach()) and kept.untouched()):
+            return self._give_up(cut, _FAILED, evaluate, rows)
+        cut.trusted = True
+        self.reuse.reused += 1
+        self.reuse.share = 0.0 if cut.plan is None else cut.plan.share
+        if not kept.untouched():
+            cut.reason = "activations are written to in place"
+            self._prefix.forget(cut)
+        return loss
+
+    def _checked(self, cut: Cut, kept: Kept, loss: torch.Tensor, evaluate: Evaluate, rows: Any) -> torch.Tensor:
+        """Evaluate the first batch once more, without the prefix, and trust it from there on if nothing differs."""
+        plain = loss.detach().clone()
+        again = self._pass(cut, kept).run(evaluate, rows)
+        if again is None or not _same_bits(plain, again.detach()) or not kept.untouched():
+            return self._give_up(cut, _FAILED, evaluate, rows)
+        cut.trusted = True
+        return loss if loss.requires_grad else plain  # a compiled loss gives out the same memory at every call
+
+    def _pass(self, cut: Cut, given: Kept | None) -> Pass:
+        return Pass(cut, given, self._device, self._prefix.stand_in)
+
+    def _give_up(self, cut: Cut, reason: str, evaluate: Evaluate, rows: Any) -> torch.Tensor:
+        cut.reason = reason
+        self.reuse.reason = self.reuse.reason or reason
+        self._prefix.forget(cut)
+        return evaluate(rows)
+
+
+_FAILED = "the check on the first batch failed"
+
+
+def _same_bits(one: torch.Tensor | None, other: torch.Tensor | None) -> bool:
+    """Whether two tensors agree in every bit, signs of zeros included."""
+    if one is None or other is None or one.shape != other.shape or one.dtype != other.dtype:
+        return False
+    return bool(torch.equal(one.contiguous().view(torch.uint8), other.contiguous().view(torch.uint8)))
