@@ -12,7 +12,7 @@ from masked import masked_run, masked_study
 from rich.console import Console
 
 from devinterp._html import Markup, join, tag
-from devinterp.errors import SettingError
+from devinterp.errors import DataError, SettingError
 from devinterp.plot.tokens import tokens
 from devinterp.plot.tokens.coloured import TokenText
 from devinterp.plot.tokens.decode import token_kind, token_strings, visible
@@ -102,6 +102,29 @@ def test_rows_of_influences_come_as_asked_or_not_at_all(run):
     assert names == [every[5], every[0]]
     with pytest.raises(SettingError, match=r"no such row.*\[99\]"):
         tokens(result, query=(1, 4), rows=[0, 99])
+
+
+@pytest.mark.parametrize("lost", ["target_position_T", "target_position", "batch_2"])
+def test_values_keep_their_places_where_a_result_has_lost_a_coordinate(run, lost):
+    result = compute_bif(run)
+    kept, dropped = (tokens(r, query=(1, 4)).rows for r in (result, result.drop_vars(lost)))
+    for whole, less in zip(kept, dropped, strict=True):
+        np.testing.assert_array_equal(less.values, whole.values)
+        assert (less.name, less.marked) == (whole.name, whole.marked)
+
+
+def test_where_positions_were_cut_and_nothing_tells_which_no_place_is_guessed(run):
+    part = compute_bif(run).isel(target_position_T=slice(2, None))
+    assert np.isnan(tokens(part, query=(1, 4)).rows[0].values[:3]).all()
+    with pytest.raises(DataError, match=r"not known which positions.*target_position_T"):
+        tokens(part.drop_vars("target_position_T"), query=(1, 4))
+
+
+def test_marks_of_positions_stay_in_their_places_where_some_were_cut():
+    result = compute_bif(masked_run())
+    whole, part = (tokens(r, query=(1, 4), rows=[0, 1]).rows for r in (result, result.isel(target_position=[3, 4])))
+    for one, other in zip(whole, part, strict=True):
+        np.testing.assert_array_equal(other.counts[[4, 5]], one.counts[[4, 5]])
 
 
 def test_the_strongest_partners_are_found_from_a_run_as_well(run):

@@ -91,7 +91,7 @@ def influence_matrix(
         )
     averaged = [d for d in matrix.dims if d not in ("batch_1", "batch_2")]
     values = np.asarray(matrix.mean(averaged).transpose("batch_1", "batch_2").values, dtype=float)
-    first, second = (numbers_along(result, dim, result.sizes[dim]) for dim in ("batch_1", "batch_2"))
+    first, second = (numbers_along(result, dim) for dim in ("batch_1", "batch_2"))
     other = first[:, None] != second[None, :]  # a sequence's influence on itself would set the scale
     limit, beyond = symmetric_limit(values[other] if other.any() else values, limit=vmax)
     ax = new_axes(ax, (4.9, 4.2))
@@ -176,7 +176,7 @@ def _by_label(result: xr.Dataset) -> xr.Dataset:
                 remedy="Sample with row_labels={observable: one label for each row}.",
             )
         labels = result[label].values.astype(np.str_)
-        parts = [str((observable_of(result, int(i)) or ("", 0))[0]) for i in numbers_along(result, dim, labels.size)]
+        parts = [str((observable_of(result, int(i)) or ("", 0))[0]) for i in numbers_along(result, dim)]
         first = {part: k for k, part in reversed(list(enumerate(parts)))}
         order = [k for *_, k in sorted((first[part], str(labels[k]), k) for k, part in enumerate(parts))]
         result = result.isel({dim: order})
@@ -184,9 +184,7 @@ def _by_label(result: xr.Dataset) -> xr.Dataset:
 
 
 def _target_tokens(result: xr.Dataset, index: int, dim: str, tokenizer: Any) -> list[str]:
-    positions = (
-        np.asarray(result[dim].values, dtype=np.int64) if dim in result.coords else np.arange(1, result.sizes[dim] + 1)
-    )
+    positions = numbers_along(result, dim)
     if "input_ids" not in result:
         return [str(p) for p in positions]
     ids = np.asarray(result["input_ids"].transpose("batch", "position").values[index])

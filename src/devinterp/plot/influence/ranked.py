@@ -76,9 +76,7 @@ def ranked_influences(
             found=tuple(map(str, result["influences"].dims)),
             remedy='Compute them between tokens: correlation_method="token", average_tokenwise_bif=False.',
         )
-    positions = numbers_along(result, "target_position", result.sizes["target_position"])
-    if "target_position" not in result.coords:
-        positions = positions + 1
+    positions = numbers_along(result, "target_position")
     if target_position not in positions:
         raise SettingError("There is no such token.", expected=f"one of {positions[:20]}", found=target_position)
     query = result.isel(batch_1=position_of(result, "batch_1", batch_1))
@@ -191,8 +189,8 @@ def _ranked(query: xr.Dataset, batch_1: int, top: int) -> list[tuple[float, int,
         positions = query["partner_position"].transpose(*order).values[:, :top]
     else:
         matrix = query["influences"].transpose("batch_2", "target_position_T")
-        labels = numbers_along(query, "batch_2", matrix.shape[0])
-        at = numbers_along(query, "target_position_T", matrix.shape[1]) + ("target_position_T" not in query.coords)
+        labels = numbers_along(query, "batch_2")
+        at = numbers_along(query, "target_position_T")
         flat = np.where(labels[:, None] == batch_1, np.nan, np.asarray(matrix.values, dtype=float)).ravel()
         order_ = np.argsort(-np.nan_to_num(flat, nan=-np.inf), kind="stable")[: int(np.isfinite(flat).sum())]
         picked = [order_[flat[order_] > 0][:top], order_[::-1][flat[order_[::-1]] < 0][:top]]
@@ -220,7 +218,7 @@ def _ranked_rows(query: xr.Dataset, row: int, top: int) -> list[tuple[float, int
         values, rows = query["influences"].values.ravel().astype(float), query["partner_batch"].values.ravel()
     else:
         values = np.asarray(query["influences"].values, dtype=float)
-        rows = numbers_along(query, "batch_2", values.size)
+        rows = numbers_along(query, "batch_2")
     kept = np.flatnonzero(np.isfinite(values) & (rows != row))
     order = kept[np.argsort(-values[kept], kind="stable")]
     above, below = order[values[order] > 0][:top], order[values[order] < 0]

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
-from devinterp.errors import SettingError
+from devinterp.errors import DataError, SettingError
 from devinterp.plain_json import listed
 from devinterp.slt.runs.results import result_of_tokens, with_unit
 
@@ -32,16 +32,30 @@ def observable_of(result: xr.Dataset, index: int) -> tuple[str, int] | None:
     return None
 
 
-def numbers_along(result: xr.Dataset, dim: str, size: int) -> npt.NDArray[np.int64]:
-    """Return the coordinate of a dimension; its positions where it has none."""
+def numbers_along(result: xr.Dataset, dim: str) -> npt.NDArray[np.int64]:
+    """Return the coordinate of a dimension; where it has none, rows are counted from 0, and predicted tokens from 1.
+
+    Raises
+    ------
+    DataError
+        A dimension of positions has no coordinate, and not as many positions as the rows have.
+    """
     if dim in result.coords:
         return np.asarray(result[dim].values, dtype=np.int64)
-    return np.arange(size)
+    size, first = result.sizes[dim], int(dim.startswith("target_position"))
+    if first and size + 1 != result.sizes.get("position", size + 1):
+        raise DataError(
+            f"It is not known which positions these influences are of: the coordinate {dim!r} is missing.",
+            expected=f"{result.sizes['position'] - 1} positions, or the coordinate",
+            found=f"{size} positions",
+            remedy=f"Select from the result with its coordinate, or assign it: result.assign_coords({dim}=...).",
+        )
+    return np.arange(first, first + size)
 
 
 def position_of(result: xr.Dataset, dim: str, index: int) -> int:
     """Return where a sequence, row or position stands along a dimension of the result."""
-    labels = numbers_along(result, dim, result.sizes[dim])
+    labels = numbers_along(result, dim)
     found = np.flatnonzero(labels == index)
     if found.size == 0:
         raise SettingError(

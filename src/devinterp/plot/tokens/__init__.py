@@ -11,9 +11,10 @@ import numpy.typing as npt
 from devinterp.errors import SettingError
 from devinterp.plain_json import listed
 from devinterp.plot.drawing.style import symmetric_limit
-from devinterp.plot.inputs import as_bif, as_susceptibilities, context_of, observable_names, one_run, refuse_options
+from devinterp.plot.inputs import as_susceptibilities, context_of, observable_names, one_run, refuse_options
 from devinterp.plot.tokens.coloured import TextRow, TokenText
 from devinterp.plot.tokens.decode import token_strings
+from devinterp.plot.tokens.influence_rows import influence_rows
 from devinterp.slt.runs.kind import kind_of
 from devinterp.slt.runs.masked_means import row_mask
 from devinterp.slt.runs.read_blocks import block_slices, read_blocks
@@ -25,8 +26,6 @@ if TYPE_CHECKING:
     import xarray as xr
 
 __all__ = ["tokens"]
-
-_QUERY = ("batch_1", "target_position")
 
 
 def tokens(
@@ -95,7 +94,7 @@ def tokens(
     if by == "influence":
         if query is None:
             raise SettingError("Whose influences?", expected="query=(sequence, position)", found=None)
-        found, unit = _influence_rows(obj, tokenizer, observable, _row_list(rows), most, query, options)
+        found, unit = influence_rows(obj, tokenizer, observable, _row_list(rows), most, query, options)
         return _finish(found, f"influence on position {query[1]} of sequence {query[0]}", unit, limit, diverging=True)
     raise SettingError(
         "Tokens cannot be coloured by that.",
@@ -214,99 +213,3 @@ def _susceptibility_rows(
         counts = np.isfinite(values) if observable in listed(sus.attrs, "masked") else None
         found.append(TextRow(f"{observable}, row {row}", tuple(texts), values, counts=counts))
     return wr, found
-
-
-def _influence_rows(
-    obj: Tree,
-    tokenizer: Any,
-    observable: str | None,
-    rows: list[int] | None,
-    most: int,
-    query: tuple[int, int],
-    options: dict[str, Any],
-) -> tuple[list[TextRow], str]:
-    from devinterp.plot.influence.rows import numbers_along, observable_of, position_of
-
-    sequence, position = query
-    if kind_of(obj) in ("samples", "study"):
-        options = {"batch_index_range_1": [sequence], **options}
-        if observable is not None:
-            options.setdefault("batch_index_range_2", observable)
-    result = as_bif(obj, **options)
-    if kind_of(result) == "bif_topk":
-        if rows is not None or (observable is not None and result is obj):
-            raise SettingError(
-                "Of the strongest influences the texts are those of the partners.",
-                expected="no rows, and no observable where they are computed already",
-                found=f"observable={observable!r}, rows={rows!r}",
-                remedy="Give most=N for the number of partners, or analyse one observable: batch_index_range_2=NAME.",
-            )
-        return _partner_rows(result, tokenizer, query, most), "correlation"
-    matrix = result["influences"]
-    if "target_position" not in matrix.dims:
-        raise SettingError("These are influences between sequences.", expected='correlation_method="token"')
-    line = matrix.isel({d: position_of(result, d, n) for d, n in zip(_QUERY, query, strict=True)})
-    labels = {d: numbers_along(result, d, result.sizes[d]) for d in ("batch_2", "target_position_T")}
-    values = np.asarray(line.transpose("batch_2", "target_position_T").values, dtype=np.float64)
-    found = [observable_of(result, int(i)) or ("sequence", int(i)) for i in labels["batch_2"]]
-    allowed = [k for k, (name, _) in enumerate(found) if observable is None or name == observable]
-    if rows is not None:
-        places = {int(labels["batch_2"][k]) if observable is None else found[k][1]: k for k in allowed}
-        wrong = [r for r in rows if r not in places]
-        if wrong:
-            raise SettingError("There is no such row.", expected=f"rows among {sorted(places)[:30]}", found=wrong)
-        allowed = [places[r] for r in rows]
-    else:
-        strength = {
-            k: np.nan_to_num(np.abs(np.delete(values[k], _own(labels, k, sequence, position)))).max(initial=0)
-            for k in allowed
-        }
-        allowed = sorted(allowed, key=lambda k: -strength[k])[:most]
-    if not allowed:
-        raise SettingError("There is no such row.", found=rows if rows is not None else observable)
-    ids = np.asarray(result["input_ids"].transpose("batch", "position").values)
-    out = []
-    for k in allowed:
-        index = int(labels["batch_2"][k])
-        text = token_strings(ids[index], tokenizer)
-        numbers = np.full(len(text), np.nan)
-        at = labels["target_position_T"]
-        numbers[at] = values[k]
-        counts = None
-        if "mask" in result:
-            counts = np.ones(len(text), dtype=bool)
-            counts[at] = result["mask"].transpose("batch", ...).values[index] == 1
-        own = position if index == sequence else None
-        out.append(TextRow(f"{found[k][0]}, row {found[k][1]}", tuple(text), numbers, own, counts))
-    unit = str(result["influences"].attrs.get("units", "1"))
-    return out, "correlation" if unit == "1" else f"covariance, {unit.replace('^2', '²')}"
-
-
-def _own(labels: dict[Any, Any], k: int, sequence: int, position: int) -> list[int]:
-    """Place of the query itself, whose correlation of 1 with itself says nothing."""
-    if int(labels["batch_2"][k]) != sequence:
-        return []
-    return np.flatnonzero(labels["target_position_T"] == position).tolist()
-
-
-def _partner_rows(result: xr.Dataset, tokenizer: Any, query: tuple[int, int], most: int) -> list[TextRow]:
-    """The query's own text, then those of its strongest partners."""
-    from devinterp.plot.influence.rows import observable_of, position_of
-
-    if "partner_position" not in result:
-        raise SettingError("These are influences between sequences.", expected='correlation_method="token"')
-    one = result.isel({d: position_of(result, d, n) for d, n in zip(_QUERY, query, strict=True)})
-    values = np.asarray(one["influences"].values, dtype=np.float64).ravel()
-    batches, positions = (np.asarray(one[f"partner_{n}"].values).ravel() for n in ("batch", "position"))
-    ids = np.asarray(result["input_ids"].transpose("batch", "position").values)
-
-    def row(batch: int, position: int, value: float, marked: int | None) -> TextRow:
-        numbers = np.full(ids.shape[1], np.nan)
-        numbers[position] = value
-        name, index = observable_of(result, batch) or ("sequence", batch)
-        return TextRow(f"{name}, row {index}", tuple(token_strings(ids[batch], tokenizer)), numbers, marked)
-
-    order = np.argsort(-np.abs(np.nan_to_num(values)), kind="stable")
-    strongest = [k for k in order if np.isfinite(values[k])][:most]
-    partners = [row(int(batches[k]), int(positions[k]), float(values[k]), None) for k in strongest]
-    return [row(query[0], query[1], np.nan, query[1]), *partners]
