@@ -18,7 +18,8 @@ from devinterp.schema.definition.spec import ArrayLayout, GroupLayout, NodeSpec,
 from devinterp.schema.rules.registry import find_predicate
 from devinterp.store.location import StoreLike, locate
 from devinterp.store.zarr_metadata import documents, open_array, write_consolidated_root
-from devinterp.testing.valid import rules as rules  # registers how our own rules are satisfied
+from devinterp.testing.valid import result_rules as result_rules  # these two register how our own rules are satisfied
+from devinterp.testing.valid import rules as rules
 from devinterp.testing.valid.attributes import declared_attributes, draw_instance, put, subschema
 from devinterp.testing.valid.draft import Draft, GroupDraft, rule_makers
 from devinterp.testing.valid.recipe import StoreRecipe

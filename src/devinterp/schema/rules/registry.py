@@ -36,6 +36,7 @@ _OURS = (
     "devinterp.schema.rules.samples",
     "devinterp.schema.rules.members",
     "devinterp.schema.rules.results",
+    "devinterp.schema.rules.influences",
 )
 
 
