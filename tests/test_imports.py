@@ -36,7 +36,7 @@ MAY_IMPORT = {
 }
 # Inside a part the same by room: a room imports itself, the rooms of its part that are listed, and none of the modules
 # that stand above the rooms.
-STORE = {"store/filesystem", "store/location", "store/lock", "store/zarr_metadata", "store/run_state"}
+STORE = {f"store/{name}" for name in ("filesystem", "location", "lock", "lock_holder", "zarr_metadata", "run_state")}
 UNCERTAINTY = {"slt/uncertainty/batch_means", "slt/uncertainty/arviz", "slt/uncertainty/intervals"}
 ENGINE_SIDE = {"slt/sampling/settings", "slt/sampling/inputs", "slt/sampling/engine", "slt/sampling/running"}
 ROOMS: dict[str, set[str]] = {
@@ -48,7 +48,8 @@ ROOMS: dict[str, set[str]] = {
     "schema/validation": {"schema/definition", "schema/findings", "schema/reading", "schema/rules", "schema/checks"},
     "store/filesystem": set(),
     "store/location": {"store/filesystem"},
-    "store/lock": {"store/filesystem", "store/location"},
+    "store/lock_holder": {"store/filesystem", "store/location"},
+    "store/lock": {"store/location", "store/lock_holder"},
     "store/zarr_metadata": {"store/location"},
     "store/run_state": {"store/location"},
     "store/reading": STORE,

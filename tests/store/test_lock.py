@@ -13,8 +13,9 @@ import pytest
 from zarr.storage import MemoryStore
 
 from devinterp.errors import StoreError, StoreLockedError
-from devinterp.store import filesystem, locate, lock
-from devinterp.store.lock import HolderWatch, WriterLock
+from devinterp.store import filesystem, locate, lock, lock_holder
+from devinterp.store.lock import WriterLock
+from devinterp.store.lock_holder import STALE_SECONDS, HolderWatch
 
 KEY = ".devinterp/lock"
 
@@ -33,7 +34,7 @@ def place(request, tmp_path, monkeypatch):
 @pytest.fixture
 def network(tmp_path, monkeypatch):
     monkeypatch.setattr(lock, "_SETTLE_SECONDS", 0.05)
-    monkeypatch.setattr(lock, "_WATCH_SECONDS", 0.6)
+    monkeypatch.setattr(lock_holder, "_WATCH_SECONDS", 0.6)
     monkeypatch.setattr(filesystem, "_kind", lambda folder: "nfs4")
     return locate(tmp_path / "a.zarr", mode="w")
 
@@ -161,7 +162,7 @@ def test_a_holder_that_slept_learns_that_it_was_replaced(network, monkeypatch):
     held = WriterLock(network, KEY)
     held.confirm()
     beat_of(network)  # another took over while this process was suspended
-    held._hold._beaten -= lock.STALE_SECONDS
+    held._hold._beaten -= STALE_SECONDS
     with pytest.raises(StoreLockedError, match="process 1 on elsewhere"):
         held.confirm()
     held.release()

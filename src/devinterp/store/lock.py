@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import functools
 import json
 import os
 import socket
@@ -22,16 +21,14 @@ from types import TracebackType
 from typing import Any
 
 from devinterp.errors import StoreError, StoreLockedError
-from devinterp.store.filesystem import is_network_folder
 from devinterp.store.location import Location
+from devinterp.store.lock_holder import STALE_SECONDS, has_flock, lives, name_of, pid_space, read_lock
 
-__all__ = ["STALE_SECONDS", "HolderWatch", "WriterLock", "live_holder", "process_is_dead"]
+__all__ = ["WriterLock"]
 
-STALE_SECONDS = 60.0
 _BEAT_SECONDS = 10.0
 # Longer than the way from a look at the object to its being written: of two that start together, one sees the other.
 _SETTLE_SECONDS = 1.0
-_WATCH_SECONDS = 15.0
 _LOOK_SECONDS = 0.25
 _NO_FLOCK = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP}
 _IN_PROCESS = threading.Lock()  # threads of one process take objects in turn
@@ -64,7 +61,7 @@ class WriterLock:
     ) -> None:
         self.token = uuid.uuid4().hex
         self._what = what or location.name
-        identity = {"pid": os.getpid(), "host": socket.gethostname(), "where": _where(), "since": time.time()}
+        identity = {"pid": os.getpid(), "host": socket.gethostname(), "where": pid_space(), "since": time.time()}
         identity["token"] = self.token
         deadline = time.monotonic() + patience
         while True:
@@ -111,19 +108,11 @@ class WriterLock:
 
 
 def _take(location: Location, key: str, identity: dict[str, Any], what: str, settle: bool) -> _FileLock | _Heartbeat:
-    if _has_flock(location):
+    if has_flock(location):
         assert location.folder is not None
         with contextlib.suppress(_NoFlockError):
             return _FileLock(location.folder / key, identity, what)
     return _Heartbeat(location, key, identity, what, settle=settle)
-
-
-def _has_flock(location: Location) -> bool:
-    try:
-        import fcntl  # noqa: F401
-    except ImportError:
-        return False
-    return location.folder is not None and not is_network_folder(location.folder)
 
 
 class _NoFlockError(Exception):
@@ -211,13 +200,13 @@ class _Heartbeat:
         self._lost: StoreError | None = None
         with _IN_PROCESS:
             held = location.get(key)
-            if held is not None and _lives(location, key, held):
+            if held is not None and lives(location, key, held):
                 raise _locked(held, what)
             self._write()
             if settle and not location.in_memory:
                 time.sleep(_SETTLE_SECONDS)
             last = location.get(key)
-            if _read(last).get("token") != identity["token"]:
+            if read_lock(last).get("token") != identity["token"]:
                 raise _locked(last or b"", what)
         self._thread = threading.Thread(target=self._keep_beating, daemon=True, name="devinterp-lock")
         self._thread.start()
@@ -233,7 +222,7 @@ class _Heartbeat:
             held = self._location.get(self._key)
             if held is None:
                 self._lost = _removed(self._what)
-            elif _read(held).get("token") != self._identity["token"]:
+            elif read_lock(held).get("token") != self._identity["token"]:
                 self._lost = _locked(held, self._what)
             else:
                 self._write()
@@ -257,149 +246,14 @@ class _Heartbeat:
         self._thread.join()
         # An object that can no longer be removed is stale in a minute; one that is not ours stays.
         with contextlib.suppress(OSError):
-            if _read(self._location.get(self._key)).get("token") == self._identity["token"]:
+            if read_lock(self._location.get(self._key)).get("token") == self._identity["token"]:
                 self._location.delete(self._key)
-
-
-class HolderWatch:
-    """Whether the process that took a lock still holds it, for those who must end when it does.
-
-    Parameters
-    ----------
-    location : Location
-    key, token : str
-        Of the lock.
-    """
-
-    def __init__(self, location: Location, key: str, token: str) -> None:
-        self._location, self._key, self._token = location, key, token
-        self._last, self._changed = b"", time.monotonic()
-
-    def holds(self) -> bool:
-        """Look once."""
-        held = self._location.get(self._key)
-        who = _read(held)
-        if held is None or who.get("token") != self._token:
-            return False
-        if "beat" not in who:
-            return self._location.folder is None or _is_free(self._location.folder / self._key) is not True
-        if held != self._last:
-            self._last, self._changed = held, time.monotonic()
-        return not process_is_dead(who) and time.monotonic() - self._changed <= STALE_SECONDS
-
-
-def _is_free(path: Path) -> bool | None:
-    """Whether the kernel's lock of a file is free, or None where it cannot be asked."""
-    try:
-        import fcntl
-
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except (ImportError, OSError):
-        return None
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:
-        return None
-    finally:
-        os.close(descriptor)
-    return True
-
-
-def live_holder(location: Location, key: str) -> str | None:
-    """Name the live process that holds a lock, or return None; nothing is written, nobody is waited for.
-
-    Whom a second `WriterLock` would be refused for is named, and nobody else: a lock that was left behind by a process
-    that died, before a reboot or in another container among them, holds nothing.
-    """
-    held = location.get(key)
-    if held is None:
-        return None
-    who = _read(held)
-    alive = _beats(who) if "beat" in who else _holds_without_beat(location, key, who)
-    return _name(who) if alive and not process_is_dead(who) else None
-
-
-def _lives(location: Location, key: str, held: bytes) -> bool:
-    """Whether a lock that has to do without the kernel is held; waits where only time can tell."""
-    who = _read(held)
-    if process_is_dead(who):
-        return False
-    if "beat" not in who:  # torn, or left by a lock of the kernel, which says no more than whether its process lives
-        return _is_of_this_machine(who)
-    if _beats(who):
-        return True
-    # The clocks of two machines may differ by more than that; what still changes is alive.
-    deadline = time.monotonic() + _WATCH_SECONDS
-    while time.monotonic() < deadline:
-        time.sleep(_LOOK_SECONDS)
-        if location.get(key) != held:
-            return True
-    return False
-
-
-def _beats(who: dict[str, Any]) -> bool:
-    return abs(time.time() - float(who["beat"])) <= STALE_SECONDS
-
-
-def _holds_without_beat(location: Location, key: str, who: dict[str, Any]) -> bool:
-    """Whether a lock of the kernel is held: it is asked where it can be."""
-    if _has_flock(location):
-        assert location.folder is not None
-        free = _is_free(location.folder / key)
-        if free is not None:
-            return not free
-    return _is_of_this_machine(who)
-
-
-def _is_of_this_machine(who: dict[str, Any]) -> bool:
-    return who.get("where") is not None and who["where"] == _where()
-
-
-def process_is_dead(who: dict[str, Any]) -> bool:
-    """Whether the process that a lock names is known to be dead: it was one of this machine, and has ended."""
-    where = _where()
-    if where is None or who.get("where") != where or not isinstance(who.get("pid"), int):
-        return False
-    try:
-        os.kill(who["pid"], 0)
-    except ProcessLookupError:
-        return True
-    except (PermissionError, OverflowError):
-        return False
-    return False
-
-
-@functools.cache
-def _where() -> str | None:
-    """Name the space in which pids of this process mean something: this boot of this kernel, this namespace."""
-    try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
-    except OSError:  # no Linux
-        return None
-
-
-def _read(held: bytes | None) -> dict[str, Any]:
-    try:
-        who = json.loads(held or b"{}")
-        float(who.get("beat", 0.0))
-    except (ValueError, TypeError, AttributeError):
-        return {}
-    return dict(who)
-
-
-def _name(who: dict[str, Any]) -> str:
-    if "pid" in who and "host" in who:
-        return f"process {who['pid']} on {who['host']}"
-    return "a process that has not said who it is"
 
 
 def _locked(holder: bytes, what: str) -> StoreLockedError:
     return StoreLockedError(
         f"Another process is writing to {what}.",
-        found=_name(_read(holder)),
+        found=name_of(read_lock(holder)),
         remedy="Wait for it, or stop it: what it has written stays, and the same call then resumes.",
     )
 

@@ -13,7 +13,7 @@ from devinterp.schema.reading.keys import DOCUMENT, ChunkKeys, join_key
 from devinterp.schema.reading.store_tree import gathered_documents
 from devinterp.steps import StepLayout
 from devinterp.store.location import Location
-from devinterp.store.lock import live_holder
+from devinterp.store.lock_holder import live_holder
 from devinterp.store.reading.open import root_document
 from devinterp.store.reading.path_state import read_group
 from devinterp.store.run_state import LOCK_KEY, read_progress

@@ -25,7 +25,7 @@ from devinterp.slt.sampling.running.plan import Plan
 from devinterp.slt.sampling.running.pool import orphaned
 from devinterp.slt.sampling.running.torch_settings import TorchSettings
 from devinterp.store import ChainWriter, Location, WriterAddress, locate
-from devinterp.store.lock import HolderWatch
+from devinterp.store.lock_holder import HolderWatch
 from devinterp.store.run_state import LOCK_KEY, state_key
 
 __all__ = [
