@@ -28,6 +28,10 @@ def shared_provenance(obj: Tree) -> Mapping[str, Any]:
 def check_same_origin(runs: Mapping[str, Samples], *, observables: tuple[str, ...]) -> None:
     """Compare the runs of a study with the first of them.
 
+    The table says what may differ. Beside the three checks here it is read by what samples several runs (`study`,
+    `series`, `sample_sweep`), by resuming (`store.writing.compare_requests`), and by the validator's rules on members
+    (`schema.rules.members`) with the stores made to obey them (`testing.valid`).
+
     Parameters
     ----------
     runs : mapping of str to Samples
