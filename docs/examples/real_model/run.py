@@ -37,10 +37,14 @@ HERE = Path(__file__).parent
 BATCH = 4
 # Where models of this size began in published work: lr 1e-4 (160 M to 410 M weights), n_beta 30, localization 300.
 START = {"n_beta": 30.0, "localization": 300.0}
-COMMON = {**START, "batch_size": BATCH, "num_init_loss_batches": 8, "mode": "eval", "device": "cpu"}
-# The sweep found nothing good in two dozen draws: at localization 300 single draws hide the rise. The same step against a
-# looser pull (lr * localization = 0.3) forgets its start in seven steps and goes 1.7 times as far.
-STUDY = {"lr": 3e-3, "n_beta": 30.0, "localization": 100.0}
+COMMON = {"num_init_loss_batches": 8, "mode": "eval", "device": "cpu"}
+# A run needs some ten independent draws a chain. With lr * localization near 0.19, the most at which the step inflates an LLC by
+# less than a twentieth, a chain forgets its start in ten steps: draws nine apart (which see all of the 64 rows in turn) are
+# worth nearly half as many. Steps of one row are the cheapest; their noise stays far below the sampler's own at n_beta 10,
+# as the metrics tell.
+GRID = {"lr": [6e-4, 1.9e-3], "n_beta": [10.0, 30.0], "localization": [100.0]}
+SETTLED = {"lr": 1.9e-3, "n_beta": 10.0, "localization": 100.0}  # what came of it
+APART = {"batch_size": 1, "num_chains": 2, "num_burnin_steps": 20, "num_steps_bw_draws": 9, "save_metrics": True}
 HEADS, OTHERS = 2, 2
 
 
@@ -81,13 +85,17 @@ def calibration(real: Real) -> dict[str, Any]:
     head = next(iter(real.induction()))
     rows = real.mixture()
     trials = sweep(
-        real.model, rows, {"train": (rows, 2)}, grid={"lr": [1e-4, 3e-4, 1e-3]},
-        param_masks=create_param_masks(real.model, head), num_draws=24, pilot_draws=6, extend=1, num_chains=2,
-        output_path=real.out / "calibration.zarr", tokenizer=real.tokenizer, **COMMON,
+        real.model, rows, {"train": (rows, 8)}, grid=GRID,
+        param_masks=create_param_masks(real.model, head), num_draws=32, pilot_draws=8, extend=1,
+        output_path=real.out / "calibration.zarr", tokenizer=real.tokenizer, **COMMON, **APART,
     )  # fmt: skip
     found = trials.devinterp.recommend()
     summary = trials.devinterp.sweep()
-    table = summary[["llc_mean", "ess_bulk", "rhat", "share_of_control"]].to_dataframe().reset_index()
+    table = (
+        summary[["num_draws", "llc_mean", "ess_bulk", "rhat", "share_of_control", "verdict"]]
+        .to_dataframe()
+        .reset_index()
+    )
     trials.devinterp.plot.sweep().figure.savefig(real.out / "calibration.png", dpi=120)
     return {
         "sentences": [f"Sampled: {head}.", *str(found).splitlines()],
@@ -113,12 +121,11 @@ def study(real: Real) -> dict[str, Any]:
         strong, others, parts = strong[:1], [], []
     rows = real.mixture()
     tree = sample_restrictions(
-        real.model, rows, {"train": (rows, 2 if real.quick else 4)},
+        real.model, rows, {"train": (rows, 8)},
         {"full": None} | {name: name for name in (*strong, *others, *parts)}, sampling_task="train",
-        num_chains=2, num_draws=3 if real.quick else 40, num_burnin_steps=20, num_steps_bw_draws=3,
+        num_draws=3 if real.quick else 32,
         overrides={"full": {"num_draws": 2, "num_burnin_steps": 0, "num_chains": 1, "num_steps_bw_draws": 1, "lr": 1e-5}},
-        output_path=real.out / "study.zarr", tokenizer=real.tokenizer,
-        **{**COMMON, **STUDY},
+        output_path=real.out / "study.zarr", tokenizer=real.tokenizer, **COMMON, **SETTLED, **APART,
     )  # fmt: skip
     place = tree["full"]["row_train"].values
     kinds = {"copied": (place % 2 == 0, slice(PERIOD, None)), "other text": (place % 2 == 1, slice(None))}
@@ -128,13 +135,13 @@ def study(real: Real) -> dict[str, Any]:
         for kind, (which, positions) in kinds.items():
             some = tree[name].isel(batch_train=np.nonzero(which)[0], token_pos=positions)
             result = some.devinterp.llc(over="observable", ci=0.9)
-            row[kind] = result["llc_mean"].item() / STUDY["n_beta"]
-            row[f"{kind} 90 %"] = [float(v) / STUDY["n_beta"] for v in result["llc_ci"].values]
+            row[kind] = result["llc_mean"].item() / SETTLED["n_beta"]
+            row[f"{kind} 90 %"] = [float(v) / SETTLED["n_beta"] for v in result["llc_ci"].values]
         row["difference"] = row["copied"] - row["other text"]
         row["removed"] = removal(real, name, rows[place], kinds) if name in (*strong, *others) else np.nan
         row["verdict"] = str(tree[name].devinterp.diagnose().verdict.title)
         table.append(row)
-    said = [f"Settings: {', '.join(f'{k} = {v:g}' for k, v in STUDY.items())}."]
+    said = [f"Settings: {', '.join(f'{k} = {v:g}' for k, v in SETTLED.items())}."]
     heads = [row for row in table if row["restriction"] in (*strong, *others)]
     if len(heads) > 2:
         said += agreement(heads, strong)
@@ -176,17 +183,17 @@ def agreement(heads: list[dict[str, Any]], strong: list[str]) -> list[str]:
 
 
 def influence(real: Real) -> dict[str, Any]:
-    """Which sequences go together while the last two layers move, among code, prose and near-duplicates."""
+    """Which sequences go together while the last layer moves, among code, prose and near-duplicates."""
     code, prose = real.texts.rows("code", 9, seed=11), real.texts.rows("prose", 9, seed=12)
     pairs = np.concatenate([code[:3], prose[:3]])
     corpus = np.concatenate([code, prose, real.texts.near_duplicates(pairs, seed=13)])
     last = real.model.config.num_hidden_layers - 1
-    masks = create_param_masks(real.model, [f"l{last - 1}", f"l{last}"])
+    masks = create_param_masks(real.model, f"l{last}")
     rows = np.concatenate([real.texts.rows("code", 16, seed=14), real.texts.rows("prose", 16, seed=15)])
     tree = sample(
-        real.model, rows, {"corpus": (corpus, len(corpus) // BATCH)}, param_masks=masks, num_chains=2, num_draws=25,
-        num_burnin_steps=5, output_path=real.out / "influence.zarr", tokenizer=real.tokenizer,
-        **{**COMMON, "lr": 3e-4, "localization": 1000.0},
+        real.model, rows, {"corpus": (corpus, len(corpus))}, param_masks=masks, num_draws=32,
+        output_path=real.out / "influence.zarr", tokenizer=real.tokenizer,
+        **{**COMMON, **SETTLED, **APART, "lr": 1.9e-4, "localization": 1000.0},  # more weights: a tenth of the way
     )  # fmt: skip
     between = tree.devinterp.bif(method="sequence", se=True)
     place = tree["row_corpus"].values  # the rows come in an order of their own
@@ -315,8 +322,10 @@ def robustness(real: Real) -> dict[str, Any]:
     data = {"sampling": real.mixture(), "train": real.mixture()}
     last = real.model.config.num_hidden_layers - 1
     masks = create_param_masks(real.model, f"l{last}h0")
-    settings = {**COMMON, "lr": 1e-3, "num_chains": 2, "num_draws": 8, "batches_per_draw": 1, "checkpoint_every": 2}
-    del settings["device"]
+    settings = {
+        **START, "lr": 1e-3, "batch_size": BATCH, "num_chains": 2, "num_draws": 8, "batches_per_draw": 1,
+        "num_init_loss_batches": 8, "mode": "eval", "checkpoint_every": 2,
+    }  # fmt: skip
     said = []
     side(real, folder / "whole.zarr", data, masks, settings)
     killed = folder / "killed.zarr"
