@@ -234,3 +234,10 @@ def test_tests_that_the_page_of_other_tools_names_are_there() -> None:
     assert len(named) > 25
     missing = [n for n in named if f"def {n[1]}(" not in (ROOT / "tests" / n[0]).read_text()]
     assert not missing
+
+
+def test_tests_that_the_page_of_a_real_model_names_are_there() -> None:
+    named = re.findall(r"`(test_\w+)`", (DOCS / "real-model.md").read_text(encoding="utf-8"))
+    assert len(named) > 5
+    sources = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("test_*.py"))
+    assert [name for name in named if f"def {name}(" not in sources] == []

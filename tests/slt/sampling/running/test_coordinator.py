@@ -23,7 +23,7 @@ import devinterp
 from devinterp.errors import ChainFailedWarning, DevinterpWarning, SamplingError, StoreLockedError
 from devinterp.schema import validate
 from devinterp.slt.sampling import ProgressEvent, sample, sample_restrictions
-from devinterp.slt.sampling.running import initial_arrays, worker
+from devinterp.slt.sampling.running import coordinator, initial_arrays, worker
 from devinterp.slt.sampling.running import pool as processes
 from devinterp.slt.sampling.running.plan import Plan
 from devinterp.store import locate
@@ -116,6 +116,24 @@ def test_a_signal_while_processes_start_does_not_wait_for_them(arrival, tmp_path
 def test_an_executor_of_the_callers_gives_the_same_bytes_and_is_left_running(pool, options):
     assert_same_store(run(chain_method="parallel", executor=pool, **options), run(**options))
     assert pool.submit(os.getpid).result() > 0
+
+
+def test_the_pickled_plan_which_is_as_large_as_the_model_is_not_held_while_chains_run(monkeypatch):
+    freed, at_submission = [], []
+
+    class Packed(bytes):
+        def __del__(self):
+            freed.append(len(self))
+
+    class Looks(ThreadPoolExecutor):
+        def submit(self, *args, **options):
+            at_submission.append(len(freed))
+            return super().submit(*args, **options)
+
+    monkeypatch.setattr(coordinator, "pack_plan", lambda plan: Packed(worker.pack_plan(plan)))
+    with Looks(1) as threads:
+        run(chain_method="parallel", executor=threads)
+    assert at_submission == [1, 1]
 
 
 def test_threads_take_turns():

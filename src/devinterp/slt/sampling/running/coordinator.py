@@ -132,6 +132,7 @@ class _Coordinator:
         self.plan, self.run, self.options = plan, run, options
         self.stop = Stop()
         self.reuse: dict[str, Reuse] = {}
+        self.packed = b""
 
     def carry_out(self) -> None:
         parallel = self.options.chain_method == "parallel"
@@ -139,11 +140,12 @@ class _Coordinator:
         device, inexact = self.plan.device, self.options.resume == "inexact"
         self.environment = enter_environment(self.run, device, threads, inexact=inexact)
         self._note("started", threads)
-        packed = self._pack() if parallel else b""
+        if parallel:
+            self.packed = self._pack()
         try:
             with self.stop.listening(), self._bars() as bars:
                 if parallel:
-                    self._parallel(bars, threads, packed)
+                    self._parallel(bars, threads)
                 else:
                     with LENDING, limited_threads(threads):
                         write_initial_arrays(self.plan, self.run, chains_follow=True)
@@ -242,16 +244,17 @@ class _Coordinator:
                 "chain_method='sequential'.",
             ) from error
 
-    def _parallel(self, bars: Progress, threads: int, packed: bytes) -> None:
+    def _parallel(self, bars: Progress, threads: int) -> None:
         self.run.location.delete(STOP_KEY)
-        self.run.write_state(PLAN_KEY, packed)
+        self.run.write_state(PLAN_KEY, self.packed)
+        digest, self.packed = hashlib.sha256(self.packed).hexdigest(), b""  # as large as the model
         token = self.run.token
         assert token is not None, "a run that samples holds its lock"
         exact = None if self.options.resume == "inexact" or self.run.nothing_done_yet else self.environment
         tasks = deque(
             ChainTask(
                 self.run.address(group, chain),
-                hashlib.sha256(packed).hexdigest(),
+                digest,
                 threads,
                 self.options.keep_state,
                 token,
