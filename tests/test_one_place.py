@@ -49,7 +49,7 @@ MAY_NAME_KEYS = {
     "store/zarr_metadata.py": "the encoding that we write",
     "store/reading/fast_open.py": "hands a document's encoding to the one place",
     "store/reading/unreadable.py": "names the spelling that zarr-python does not read",
-    "store/repair/plan.py": "hands a document's encoding to the one place",
+    "store/repair/stored_array.py": "hands a document's encoding to the one place",
     "store/reading/status.py": "hands a document's encoding to the one place",
     "names.py": "refuses the name for a restriction",
     "testing/strategies.py": "a name that restrictions may not have",

@@ -50,12 +50,12 @@ def repair(
             put(f"taken back: {line}")
         return
     plan = plan_repair(store, follow_links=follow_links)
-    if plan.nothing:
+    if plan.nothing and not plan.others:
         put(f"{store}: nothing is lost")
         return
     for line in plan.lines(reopen=reopen):
         put(line)
-    if dry_run:
+    if dry_run or plan.nothing:
         raise typer.Exit(1)
     if not yes:
         if not sys.stdin.isatty():

@@ -219,6 +219,25 @@ def test_a_vocabulary_that_is_not_recorded_is_not_looked_at(store_of: StoreOf) -
     assert "within vocabulary" not in {n.what for n in validate(store).not_checked}
 
 
+def test_omitted_chunks_are_the_fill_of_their_array_and_not_of_the_schema(tmp_path: Path) -> None:
+    """Zarr's own default is 0, and leaves out a chunk of zeros: losses that are constant have no influence."""
+    store = Path(make_store(tmp_path / "bif.zarr", "bif"))
+    group = zarr.open_group(store, mode="r+", use_consolidated=False)
+    old = group["influences"]
+    names, shape = old.metadata.dimension_names, old.shape
+    values = np.array(old[...])
+    values[1:] = values[:, 1:] = 0
+    new = group.create_array(
+        "influences", shape=shape, chunks=(1, *shape[1:]), dtype="f4", fill_value=0, dimension_names=names,
+        attributes=dict(old.attrs), overwrite=True,
+    )  # fmt: skip
+    new[...] = values
+    assert not (store / "influences/c/1/0/0/0").exists()
+    report = validate(store, consolidated=False)
+    assert report.ok, str(report)
+    assert "influences: values" not in str(report)
+
+
 def test_omitted_chunks_are_fill(reference: Path, tmp_path: Path, way: str) -> None:
     store = Path(shutil.copytree(reference / "full.zarr", tmp_path / "full.zarr"))
     before = validate(store, profile="devinterp-2.0")

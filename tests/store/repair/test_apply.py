@@ -12,7 +12,7 @@ from masked import ALL, SIZES
 
 from devinterp.errors import StoreError, StoreLockedError
 from devinterp.schema.validation import validate
-from devinterp.store import locate, open_run
+from devinterp.store import locate, open_run, open_store
 from devinterp.store.lock import WriterLock
 from devinterp.store.reading.status import ChainStatus, RunStatus
 from devinterp.store.repair.apply import _completed, apply_repair, undo_repair
@@ -210,6 +210,50 @@ def test_a_repair_can_be_taken_back_to_the_byte(study, copy, harm, reopen):
     assert content(store) == before
     with pytest.raises(StoreError, match="No repair"):
         undo_repair(store)
+
+
+@pytest.mark.parametrize("harm", [Path.unlink, flip], ids=["gone", "flipped"])
+def test_where_what_was_kept_is_lost_itself_nothing_is_put_back(samples, copy, harm):
+    store = copy(samples)
+    for key in ("loss_code/c/1/1/0/0", "sampling_loss/c/0/0/0/0"):
+        flip(store / key)
+    apply_repair(plan_repair(store))
+    kept = [p for p in (store / ".devinterp").rglob("*") if p.is_file() and p.name != "record.json"]
+    for path in kept:
+        harm(path)
+        before = content(store)
+        with pytest.raises(StoreError, match="gone or damaged"):
+            undo_repair(store)
+        assert content(store) == before
+
+
+@pytest.mark.parametrize("states", [None, [], [{"status": "complete"}], ["complete", "complete"]])
+def test_a_store_that_says_nothing_of_its_chains_is_refused_before_anything_is_written(samples, copy, states):
+    store = copy(samples)
+    (store / "loss_code/c/1/1/0/0").unlink()
+    root = zarr.open_group(store, mode="r+")
+    metadata = root.attrs["metadata"]
+    metadata["run"] = {**metadata["run"], "chains": states}
+    root.attrs["metadata"] = metadata
+    before = content(store)
+    with pytest.raises(StoreError, match="how its chains ended"):
+        plan_repair(store)
+    assert content(store) == before
+
+
+def test_a_session_of_icechunk_is_looked_at_and_not_changed(samples):
+    icechunk = pytest.importorskip("icechunk")
+    session = icechunk.Repository.create(icechunk.in_memory_storage()).writable_session("main")
+    open_store(samples).load().devinterp.save(session.store)
+    assert plan_repair(session.store).nothing
+    location = locate(session.store, mode="w")
+    location.delete("loss_code/c/1/1/0/0")
+    before = {key: location.get(key) for key in location.list_keys()}
+    plan = plan_repair(session.store)
+    assert [loss.chain for loss in plan.chains] == [1]
+    with pytest.raises(StoreError, match="takes no key beside"):
+        apply_repair(plan)
+    assert {key: location.get(key) for key in location.list_keys()} == before
 
 
 def test_two_repairs_are_taken_back_one_after_the_other(samples, copy):

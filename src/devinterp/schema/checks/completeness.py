@@ -5,7 +5,6 @@ The exception are a few small arrays that say which draws were written.
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Iterator, Mapping
@@ -28,6 +27,7 @@ from devinterp.schema.reading.keys import (
 )
 from devinterp.schema.reading.nodes import join
 from devinterp.schema.reading.parse_json import parse_document
+from devinterp.schema.reading.store_tree import same_document
 from devinterp.schema.rules.context import Context, written_rows
 from devinterp.schema.rules.registry import holds_where_filled
 
@@ -79,16 +79,8 @@ def _compare_consolidated(access: Access, gathered: Mapping[str, Any], limits: L
             findings.add(RuleCode.STALE_CONSOLIDATED, f"/{key}", "The node's own document cannot be read.")
         else:
             own = parse_document(raw, f"/{key}", limits, findings)  # which says what keeps it from being read
-            if own is not None and _plain(own) != _plain(gathered[key]):
+            if own is not None and not same_document(own, gathered[key]):
                 findings.add(RuleCode.STALE_CONSOLIDATED, f"/{key}", "The node's own document says otherwise.")
-
-
-def _plain(document: Any) -> str:
-    """A document's text without what may be left out."""
-    if not isinstance(document, Mapping):
-        return ""
-    kept = {k: v for k, v in document.items() if k != "consolidated_metadata" and v not in (None, [], {})}
-    return json.dumps(kept, sort_keys=True)
 
 
 def _check_group(access: Access, group: GroupNode, tree: StoreTree, findings: Collector) -> None:

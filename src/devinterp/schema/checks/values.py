@@ -16,6 +16,7 @@ from devinterp.errors import StoreError
 from devinterp.schema.checks.names_and_types import component, pinned
 from devinterp.schema.definition.spec import stored_types
 from devinterp.schema.findings.codes import RuleCode
+from devinterp.schema.reading.decode_chunk import stored_fill
 from devinterp.schema.reading.memory_values import ViewValues
 from devinterp.schema.reading.nodes import NotReadableError, join
 from devinterp.schema.reading.store_values import (
@@ -358,7 +359,7 @@ class _Stream:
         region = tuple(
             slice(s, min(s + c, n)) for s, c, n in zip(start, self.array.storage.chunks, self.array.shape, strict=True)
         )
-        self.whole[region] = self.variable.spec.fill if block is None else block
+        self.whole[region] = stored_fill(self.array) if block is None else block
         self.placed.append((start, region))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -35,6 +36,18 @@ def gathered_documents(root: Mapping[str, Any]) -> Mapping[str, Any] | None:
     """
     found = dig(root, "consolidated_metadata.metadata")
     return found if isinstance(found, Mapping) and found else None
+
+
+def same_document(one: Any, other: Any) -> bool:
+    """Whether two documents of a node say the same, whatever may be left out being there or not."""
+    return _plain(one) == _plain(other)
+
+
+def _plain(document: Any) -> str:
+    if not isinstance(document, Mapping):
+        return ""
+    kept = {k: v for k, v in document.items() if k != "consolidated_metadata" and v not in (None, [], {})}
+    return json.dumps(kept, sort_keys=True)
 
 
 def read_store(access: Access, limits: Limits, findings: Collector, consolidated: bool | None) -> StoreTree | None:

@@ -24,8 +24,9 @@ from devinterp.store.lock import WriterLock
 from devinterp.store.reading.open import root_document
 from devinterp.store.reading.path_state import read_group
 from devinterp.store.reading.status import RunStatus, read_status
-from devinterp.store.repair.plan import ChainLoss, RepairPlan, StoredArray, draws_written, known_arrays
+from devinterp.store.repair.plan import ChainLoss, RepairPlan, draws_written
 from devinterp.store.repair.record import begin_record, open_records
+from devinterp.store.repair.stored_array import StoredArray, known_arrays
 from devinterp.store.run_state import LOCK_KEY, ChainProgress, read_checkpoint, state_key, write_progress
 from devinterp.store.zarr_metadata import differs_from_ours, group_document
 
@@ -58,6 +59,13 @@ def apply_repair(plan: RepairPlan, *, reopen: bool = False) -> None:
             remedy="Repair with reopen=True (--reopen), then call sample() again with the same arguments.",
         )
     location = locate(plan.location.url if plan.location.url is not None else plan.location.store, mode="w")
+    if not location.takes_any_key():
+        raise StoreError(
+            f"{location.name} cannot be repaired: it takes no key beside those of Zarr's own objects, and so neither a "
+            "lock nor the record by which a repair is taken back.",
+            expected="a folder, a URL, or a store of any keys (zarr's, fsspec's, obstore's)",
+            remedy="Copy what is in it into a folder, key by key, and repair that.",
+        )
     lock = WriterLock(location, LOCK_KEY)
     try:
         attributes = root_document(location).get("attributes", {})
@@ -180,10 +188,12 @@ def _blank(location: Location, plan: RepairPlan) -> None:
         lost[loss.group] |= set(loss.keys)
     for group, keys in lost.items():
         for stored in known_arrays(location, group, node, "r+").values():
-            for index in stored.all_chunks():
-                if stored.key(index) in keys:
-                    location.delete(stored.key(index))  # zarr would read what it is to write over
-                    stored.array[stored.region(index)] = _fill(stored)
+            for key in sorted(keys & set(map(stored.key, stored.all_chunks()))):
+                inside = [index for index in stored.all_chunks() if stored.key(index) == key]
+                kept = stored.readable(inside) if len(inside) > 1 else {}
+                location.delete(key)  # zarr would read what it is to write over
+                for index in inside:
+                    stored.array[stored.region(index)] = kept.get(index, _fill(stored))
 
 
 def _fill(stored: StoredArray) -> Any:

@@ -3,30 +3,31 @@
 A chain is a prefix: whatever was lost in it, the draws before the first lost chunk stand. Only what is proved counts as
 lost: where chunks lie is taken from each array's own metadata, and a chunk that is absent is a loss only where what
 reads in its place, the array's fill value, cannot be what was written. (Zarr's own default leaves chunks out that hold
-nothing but fill.)
+nothing but fill.) Of a shard, each chunk inside it is looked at for itself.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import numpy as np
-import zarr
 
-from devinterp.errors import StoreError
+from devinterp.errors import SchemaError, StoreError
+from devinterp.plain_json import dig
 from devinterp.schema import load
-from devinterp.schema.definition.spec import NodeSpec, VariableSpec
 from devinterp.schema.reading.access import refuse_links_out
-from devinterp.schema.reading.keys import ChunkKeys, chunk_grid, is_leftover, join_key
-from devinterp.schema.rules.registry import holds_where_filled
+from devinterp.schema.reading.keys import is_leftover, join_key
+from devinterp.schema.reading.store_tree import gathered_documents, same_document
 from devinterp.store.location import Location, StoreLike, locate
-from devinterp.store.reading.status import RunStatus, read_status
+from devinterp.store.reading.open import root_document
+from devinterp.store.reading.path_state import read_group
+from devinterp.store.reading.status import RunStatus, StoreStatus, read_status
 from devinterp.store.repair.record import open_records
+from devinterp.store.repair.stored_array import StoredArray, known_arrays
 from devinterp.store.run_state import read_checkpoint, state_key
 
-__all__ = ["ChainLoss", "RepairPlan", "StoredArray", "draws_written", "known_arrays", "plan_repair"]
+__all__ = ["ChainLoss", "RepairPlan", "draws_written", "plan_repair"]
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,8 @@ class RepairPlan:
         Arrays of no chain that are lost, with why: only another ``sample()`` call computes them again.
     leftovers : tuple of str
         Files that a killed writer left behind.
+    others : mapping of str to str
+        Keys of lost chunks of an extension's own arrays, with why: what wrote these must write them again.
     """
 
     location: Location
@@ -83,10 +86,11 @@ class RepairPlan:
     derived: tuple[str, ...] = ()
     recomputed: Mapping[str, str] = field(default_factory=dict)
     leftovers: tuple[str, ...] = ()
+    others: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def nothing(self) -> bool:
-        """Whether nothing is lost."""
+        """Whether there is nothing to mend here."""
         return not (self.chains or self.derived or self.recomputed or self.leftovers)
 
     def lines(self, *, reopen: bool = False) -> list[str]:
@@ -105,117 +109,11 @@ class RepairPlan:
         for name, why in self.recomputed.items():
             mend = "will be computed again by sample()" if again else "cannot be mended without sampling: see --reopen"
             out.append(f"{name}: {why}; {mend}")
+        out += [
+            f"{key}: {why}; what wrote this array beside the run must write it again"
+            for key, why in self.others.items()
+        ]
         return out + [f"{key}: left behind by a writer that was killed; will be removed" for key in self.leftovers]
-
-
-class StoredArray:
-    """An array of a run as it lies in the store, whoever wrote it last.
-
-    Attributes
-    ----------
-    array : zarr.Array
-    spec : VariableSpec
-        What the schema declares of it.
-    keys : ChunkKeys
-    chunks : tuple of int
-        Shape of what one object holds: of a shard, where there are shards.
-    """
-
-    def __init__(self, location: Location, group: str, name: str, spec: VariableSpec, mode: Any = "r") -> None:
-        self.path, self.spec, self._location = join_key(group, name), spec, location
-        try:
-            array = zarr.open_array(location.store, path=self.path, mode=mode)
-            # A chunk that equals the fill value is written too: only then does its object show that it was written.
-            self.array = array.with_config({"write_empty_chunks": True})
-            self.keys = ChunkKeys.parse(array.metadata.to_dict()["chunk_key_encoding"])
-            dims = array.metadata.dimension_names  # type: ignore[union-attr]
-        except Exception as error:  # whatever zarr raises at a document that is not an array's
-            raise StoreError(
-                f"The metadata of {self.path} in {location.name} cannot be read: {error}.",
-                expected="a zarr.json as it was written",
-                remedy="Copy the store again, or take that file from a store of the same settings.",
-            ) from error
-        self.chunks: tuple[int, ...] = array.shards or array.chunks
-        self._dims = tuple(map(str, dims or ()))
-        if spec.prefix is not None and not {"chain", spec.prefix} <= set(self._dims):
-            raise StoreError(
-                f"{self.path} in {location.name} has other dimensions than a run's.",
-                expected=", ".join(spec.dims),
-                found=", ".join(self._dims) or "none",
-                remedy="See what `devinterp validate` says of it.",
-            )
-
-    def key(self, index: tuple[int, ...]) -> str:
-        """Return the key of a chunk in the store."""
-        return join_key(self.path, self.keys.name(index))
-
-    def all_chunks(self) -> Iterator[tuple[int, ...]]:
-        """Yield the index of every chunk."""
-        yield from np.ndindex(*chunk_grid(self.array.shape, self.chunks))
-
-    def region(self, index: tuple[int, ...]) -> tuple[slice, ...]:
-        """Return what a chunk covers of the array."""
-        return tuple(
-            slice(i * c, min((i + 1) * c, n)) for i, c, n in zip(index, self.chunks, self.array.shape, strict=True)
-        )
-
-    def chains(self, index: tuple[int, ...]) -> range:
-        """Return the chains that a chunk holds rows of."""
-        part = self.region(index)[self._dims.index("chain")]
-        return range(part.start, part.stop)
-
-    def rows(self, index: tuple[int, ...]) -> range:
-        """Return the rows along the prefix's dimension that a chunk holds."""
-        assert self.spec.prefix is not None
-        part = self.region(index)[self._dims.index(self.spec.prefix)]
-        return range(part.start, part.stop)
-
-    def loss(self, index: tuple[int, ...], listed: set[str], attributes: Mapping[str, Any]) -> str | None:
-        """Say why a chunk is lost, ``missing`` or unreadable; None where it is not, or where nothing proves it.
-
-        Raises
-        ------
-        StoreError
-            The store cannot say: a disk or network that fails has lost nothing.
-        """
-        key, region = self.key(index), self.region(index)
-        if key not in listed and not self._location.exists(key):  # a listing may be cut short, or forbidden
-            self._refuse_misplaced(index, listed)
-            shape = tuple(part.stop - part.start for part in region)
-            fill = np.asarray(self.array.fill_value, self.array.dtype)
-            return None if holds_where_filled(self.spec.checks, fill, shape, attributes) else "missing"
-        raw = self._bytes(key)
-        try:
-            self.array[region if region else ...]
-        except (ImportError, MemoryError):
-            raise
-        except Exception as error:  # whatever a codec raises means that the chunk cannot be decoded
-            if raw is None or self._bytes(key) != raw:
-                raise StoreError(
-                    f"{key} in {self._location.name} changed while it was read.",
-                    remedy="Repair the store when nobody writes to it.",
-                ) from error
-            return f"unreadable ({type(error).__name__})"
-        return None
-
-    def _refuse_misplaced(self, index: tuple[int, ...], listed: set[str]) -> None:
-        for name in self.keys.elsewhere(index):
-            if (found := join_key(self.path, name)) in listed:
-                raise StoreError(
-                    f"A chunk of {self.path} in {self._location.name} is not lost: it lies at another key.",
-                    expected=self.key(index),
-                    found=found,
-                    remedy="Give it the name that readers look for, then repair what is left.",
-                )
-
-    def _bytes(self, key: str) -> bytes | None:
-        try:
-            return self._location.get(key)
-        except Exception as error:  # a store may raise whatever its transport raises
-            raise StoreError(
-                f"{key} in {self._location.name} cannot be read: {type(error).__name__}: {error}.",
-                remedy="Nothing shows that it is lost: mend the cause, then repair.",
-            ) from error
 
 
 def plan_repair(target: StoreLike, *, follow_links: bool = False) -> RepairPlan:
@@ -254,10 +152,56 @@ def plan_repair(target: StoreLike, *, follow_links: bool = False) -> RepairPlan:
             remedy="Take back what it did: devinterp repair STORE --undo. Then repair again.",
         )
     leftovers = tuple(sorted(k for k in location.list_keys() if is_leftover(k)))
-    plan = RepairPlan(location, status.completed, leftovers=leftovers)
+    plan = RepairPlan(location, status.completed, leftovers=leftovers, others=_lost_by_others(location, status))
     for run in status.runs:
         plan = _look(plan, run)
+    if plan.chains or plan.derived or plan.recomputed:
+        _refuse_two_stories(location)
+        for run in status.runs if plan.completed else ():
+            _refuse_without_states(location, run)
     return plan
+
+
+def _lost_by_others(location: Location, status: StoreStatus) -> dict[str, str]:
+    """Return the lost chunks of arrays that an extension declares in a run of its own kind, where it is known here."""
+    try:
+        extension = load(status.schema or "")
+    except SchemaError:
+        return {}
+    ours = load("samples").node("/")
+    if extension.kind != "samples" or not status.completed:
+        return {}
+    listed = set(location.list_keys())
+    found = {}
+    for name, stored in known_arrays(location, "/", extension.node("/")).items():
+        for index in stored.all_chunks() if ours.find(name) is None else ():
+            why = stored.loss(index, listed, status.attributes)
+            if why is not None:
+                found[stored.key(index)] = why
+    return found
+
+
+def _refuse_two_stories(location: Location) -> None:
+    """Refuse where the gathered metadata read chunks otherwise than the arrays' own: either may be the right ones."""
+    for path, gathered in (gathered_documents(root_document(location)) or {}).items():
+        if not same_document(read_group(location, path), gathered):
+            raise StoreError(
+                f"Nothing shows what is lost in {location.name}: its metadata are two stories.",
+                expected=f"what the root's zarr.json says of {path}",
+                found="another document there",
+                remedy="Whichever reads its chunks is right: restore that document, or gather the metadata again by "
+                "zarr.consolidate_metadata(path); then repair.",
+            )
+
+
+def _refuse_without_states(location: Location, run: RunStatus) -> None:
+    states = dig(run.metadata, "run.chains")
+    if not isinstance(states, list) or len(states) != len(run.chains) or not all(isinstance(s, dict) for s in states):
+        raise StoreError(
+            f"The metadata of {run.group} in {location.name} do not say how its chains ended.",
+            expected=f"metadata.run.chains with {len(run.chains)} entries",
+            remedy="See what `devinterp validate` says of it, and mend that first.",
+        )
 
 
 def _look(plan: RepairPlan, run: RunStatus) -> RepairPlan:
@@ -317,21 +261,11 @@ def _damaged_checkpoint(location: Location, group: str, chain: int) -> bool:
     return False
 
 
-def known_arrays(location: Location, group: str, node: NodeSpec, mode: Any = "r") -> dict[str, StoredArray]:
-    """The group's arrays that the schema knows, by name."""
-    found: dict[str, StoredArray] = {}
-    for name in sorted(location.list_dir(join_key(group))):
-        known = node.find(name)
-        if known is not None:
-            found[name] = StoredArray(location, group, name, known[0], mode)
-    return found
-
-
 def draws_written(plan: RepairPlan, run: RunStatus, arrays: Mapping[str, StoredArray]) -> list[int]:
     """How many draws each chain had: as stored, else by its state, else by where its losses end."""
     if "draws_written" in arrays:
         stored = arrays["draws_written"]
-        if any(plan.location.exists(stored.key(index)) for index in stored.all_chunks()):
+        if all(plan.location.exists(stored.key(index)) for index in stored.all_chunks()):
             try:
                 return [int(n) for n in np.asarray(stored.array[...])]
             except Exception:  # unreadable: derived below

@@ -1,7 +1,8 @@
 """What a repair did to a store, and the way back: every object that it changes is kept as it was.
 
 A record lies in the store's state folder, one folder for each repair: ``record.json`` names the objects that the repair
-may change, in order, and for each the file that holds what it was (none where there was nothing). It is written before
+may change, in order, and for each the file that holds what it was (none where there was nothing), itself named by what
+it holds. It is written before
 the first change, so that a repair that was killed can be taken back as well. It is of no use once the run goes on.
 """
 
@@ -33,7 +34,7 @@ class RepairRecord:
     did : list of str
         What it did, one line each.
     before : dict of str to (str or None)
-        By key of an object: the name of the file in the record's folder that holds what it was; None for nothing.
+        By key of an object: SHA-256 of what it was, under which it is kept in the record's folder; None for nothing.
     after : dict of str to (str or None)
         SHA-256 of what the repair left there; None for nothing. Empty until it is done.
     done : bool
@@ -58,22 +59,28 @@ class RepairRecord:
         return [key for key, digest in self.after.items() if _digest(self.location.get(key)) != digest]
 
     def restore(self) -> None:
-        """Put everything back as it was, in the opposite order, and remove the record."""
-        for key, name in reversed(self.before.items()):
-            kept = None if name is None else self.location.get(self._key(name))
-            if name is not None and kept is None:
+        """Put everything back as it was, in the opposite order, and remove the record.
+
+        Raises
+        ------
+        StoreError
+            Something that was kept is gone or damaged; then nothing is put back.
+        """
+        for key, digest in self.before.items():
+            if digest is not None and _digest(self.location.get(self._key(digest))) != digest:
                 raise StoreError(
-                    f"What the repair of {self.location.name} kept of {key} is gone.",
-                    remedy="Nothing more can be taken back; the store stays as the repair left it.",
+                    f"What the repair of {self.location.name} kept of {key} is gone or damaged.",
+                    remedy="The repair can no longer be taken back; the store stays as the repair left it.",
                 )
+        for key, digest in reversed(self.before.items()):
+            kept = None if digest is None else self.location.get(self._key(digest))
             if kept is None:
                 self.location.delete(key)
             else:
                 self.location.set(key, kept)
         self.location.delete(self._key(_NAME))  # first of all: without it the rest means nothing
-        for name in self.before.values():
-            if name is not None:
-                self.location.delete(self._key(name))
+        for digest in {d for d in self.before.values() if d is not None}:
+            self.location.delete(self._key(digest))
 
     def _key(self, name: str) -> str:
         return join_key(_FOLDER, f"{self.number:04d}", name)
@@ -89,18 +96,18 @@ def begin_record(location: Location, keys: Iterable[str], did: list[str]) -> Rep
     record = RepairRecord(location, number, did)
     for key in dict.fromkeys(keys):
         raw = location.get(key)
-        record.before[key] = None
-        if raw is not None:
-            name = f"{len(record.before):06d}"
-            location.set(record._key(name), raw)
-            record.before[key] = name
+        record.before[key] = digest = _digest(raw)
+        if raw is not None and digest is not None:
+            location.set(record._key(digest), raw)
     record._write()
     return record
 
 
 def open_records(location: Location) -> list[RepairRecord]:
-    """Return the records of a store's repairs, the oldest first."""
-    found = []
+    """Return the records of a store's repairs, the oldest first; a store that takes Zarr's keys alone has none."""
+    found: list[RepairRecord] = []
+    if not location.takes_any_key():
+        return found
     for key in sorted(location.list_keys(f"{_FOLDER}/")):
         folder, _, name = key.removeprefix(f"{_FOLDER}/").partition("/")
         raw = location.get(key) if name == _NAME and folder.isdecimal() else None
