@@ -333,6 +333,7 @@ def sample_settings(draw: st.DrawFn, *, max_steps: int = 12) -> dict[str, Any]:
         "init_noise": draw(st.sampled_from([None, 0.01])),
         "save_metrics": draw(st.booleans()),
         "save_step_losses": draw(st.booleans()),
+        "save_paired_losses": draw(st.booleans()),
         "sampling_method": draw(st.sampled_from(["sgmcmc_sgld", "rmsprop_sgld"])),
     }
     if settings["sampling_method"] == "rmsprop_sgld":

@@ -49,9 +49,9 @@ def compute_wbic(
     num_samples : int, optional
         The number of samples n; the run's ``n_beta`` must be its n / ln n within 1 %. By default the n of which that
         is so.
-    over : {"draws", "steps", "observable"}
+    over : {"draws", "steps", "observable", "paired"}
         Whose loss is L, as in `devinterp.slt.llc.compute_llc`: minibatches of the draws, of every step, or the fixed
-        rows of an observable, which stand for the data.
+        rows of an observable, which stand for the data; paired, the loss at the start is of the draws' own rows.
     observable : str, optional
         With ``over="observable"``: which observable; by default the sampling task's, where the store tells it.
     allow_partial : bool

@@ -33,12 +33,15 @@ def compute_llc(
         What ``sample()`` returned, or a selection of it (``tree.isel(draw=slice(50, None))``); a study, or a mapping
         from restriction names to runs, gives results with a leading dimension ``wr``; a series, with ``checkpoint``
         before it; a sweep, with ``lr``, ``n_beta`` and ``localization``, NaN where no chain is left.
-    over : {"draws", "steps", "observable"}
+    over : {"draws", "steps", "observable", "paired"}
         ``"draws"``: the minibatch losses at the draws, ``sampling_loss``, against ``init_loss``: the documented LLC.
         Where ``num_steps_bw_draws`` and the batches of a pass have a common divisor, these are of some batches alone.
         ``"steps"``: the minibatch losses of every step, ``sampling_loss_micro`` or else ``step_loss``.
         ``"observable"``: the sampling task's fixed rows, ``loss_{obs}`` against ``init_loss_{obs}``: the same rows
         before and after, hence far less noise.
+        ``"paired"``: the minibatch losses at the draws against those of the very same rows at the start,
+        ``init_loss_sampling``, of a run with ``save_paired_losses=True``: as little noise, and new rows at every draw.
+        ``loss_trace`` is then ``init_loss``, the mean of these, plus the rise of each draw's rows.
     burnin : bool
         With ``over="steps"``: include the burn-in, as devinterp 2.0 does.
     observable : str, optional

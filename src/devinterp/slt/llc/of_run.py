@@ -30,8 +30,8 @@ from devinterp.slt.runs.run import Samples, Tree, series_members, study_members
 
 __all__ = ["CI_IS_FOR", "Over", "best_average", "check_over", "llc_of_run", "llc_of_trace", "task_of"]
 
-Over = Literal["draws", "steps", "observable"]
-OVERS = ("draws", "steps", "observable")
+Over = Literal["draws", "steps", "observable", "paired"]
+OVERS = ("draws", "steps", "observable", "paired")
 CI_IS_FOR = "n_beta * E[L - L_0] at this step size, n_beta, localization and length; not for the learning coefficient"
 
 
@@ -88,11 +88,11 @@ def llc_of_run(
     task: str | None = None
     n_beta = run.n_beta
     _warn_noised_start(run, over)
-    if over == "draws":
+    if over in ("draws", "paired"):
         batches = _batches_seen(run)
         if warn and batches is not None and batches.blind:
             warnings.warn(f"{f'{run.label}: ' if run.label else ''}{batches}", DevinterpWarning, stacklevel=4)
-        rows = minibatch_rows(run)
+        rows = minibatch_rows(run) if over == "draws" else minibatch_rows(run, known=False)
     elif over == "steps":
         axis = "step"
         rows = _step_rows(run, burnin)
@@ -102,7 +102,11 @@ def llc_of_run(
     selection = select_chains(run, rows.finite, allow_partial=allow_partial, axis=axis)
     if warn:
         warn_excluded(run, selection)
-    if task is not None:
+    if over == "paired":
+        rows, start = _paired(run, rows, selection)
+    if over == "paired":
+        init_rows = np.array([start])
+    elif task is not None:
         init_rows = _init_rows(run, task)
     elif over == "steps" and "sampling_loss_micro" in run.dataset:
         init_rows = Start.of(run, selection.used, "sampling_loss_micro", averaged_steps(run, burnin)).per_chain
@@ -134,7 +138,8 @@ def llc_of_run(
         result["loss_count"] = (("chain", axis), rows.sums[1])
     if over == "steps":
         result.attrs["burnin"] = int(burnin)
-    bias = step_bias(run, selection.used, float(values["llc_mean"]) if task is not None else None)
+    exact = over in ("observable", "paired")  # no noise of the rows
+    bias = step_bias(run, selection.used, float(values["llc_mean"]) if exact else None)
     if bias is not None and np.isfinite(bias.inflation):
         result.attrs["step_inflation"] = round(bias.inflation, 6)
         result.attrs["step_inflation_is"] = "measured" if bias.source == "metrics" else "lower bound"
@@ -152,15 +157,32 @@ def llc_of_run(
 
 def _warn_noised_start(run: Samples, over: Over) -> None:
     """With ``init_noise`` the initial loss is that of noised weights, as devinterp 2.0 takes it, and no reference."""
-    if over == "observable" or not run.setting("init_noise"):
+    if over in ("observable", "paired") or not run.setting("init_noise"):
         return
     warnings.warn(
         f"init_loss was taken after init_noise = {run.setting('init_noise'):g} had moved the weights (all of them, "
         "whatever the masks), so that this LLC is not a rise over the trained weights. Use over='observable', which "
-        "compares with init_loss_{observable} at the trained weights.",
+        "compares with init_loss_{observable} at the trained weights, or over='paired', likewise.",
         DevinterpWarning,
         stacklevel=4,
     )
+
+
+def _paired(run: Samples, rows: Rows, selection: ChainSelection) -> tuple[Rows, float]:
+    """Return each minibatch row at the common start plus its own rise, and that start: the mean of all, of chains used.
+
+    The row's own loss at the start, which differs from row to row by far more than it rises, cancels.
+    """
+    if "init_loss_sampling" not in run.dataset:
+        raise MissingVariableError(
+            "The losses of the minibatches at the start were not kept.",
+            expected="the variable init_loss_sampling",
+            found=sorted(map(str, run.dataset.data_vars)),
+            remedy="Sample again with save_paired_losses=True, or use over='observable', or over='draws'.",
+        )
+    starts = minibatch_rows(run, "init_loss_sampling", known=False)
+    start = starts.of(selection.used, selection.length).mean
+    return Rows(start + (rows.means - starts.means), rows.counts), start
 
 
 def _step_rows(run: Samples, burnin: bool) -> Rows:

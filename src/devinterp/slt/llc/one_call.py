@@ -42,7 +42,7 @@ def llc(
     model, dataset, observables, lr, n_beta, param_masks, loss_fn, **kwargs
         As in `devinterp.sample`.
     over, burnin, observable, ci
-        As in `compute_llc`.
+        As in `compute_llc`; ``over="paired"`` implies ``save_paired_losses=True``.
 
     Returns
     -------
@@ -51,6 +51,8 @@ def llc(
     """
     from devinterp.slt.sampling import sample
 
+    if over == "paired":
+        kwargs.setdefault("save_paired_losses", True)
     samples = sample(
         model, dataset, observables, lr=lr, n_beta=n_beta, param_masks=param_masks, loss_fn=loss_fn, **kwargs
     )

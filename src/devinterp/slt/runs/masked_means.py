@@ -140,26 +140,32 @@ def mean_of_rows(values: F64, counts: npt.NDArray[np.bool_]) -> Rows:
 
 
 _MINIBATCHES = {
+    "init_loss_sampling": ("mask_sampling", ("chain", "draw", "batch", "token_pos")),
     "sampling_loss": ("mask_sampling", ("chain", "draw", "batch", "token_pos")),
     "sampling_loss_micro": ("mask_sampling_micro", ("chain", "step", "batch_sampling", "token_pos")),
 }
 
 
-def minibatch_rows(run: Samples, name: str = "sampling_loss", *, steps: slice = slice(None)) -> Rows:
+def minibatch_rows(
+    run: Samples, name: str = "sampling_loss", *, steps: slice = slice(None), known: bool = True
+) -> Rows:
     """Average the losses of minibatch rows over the positions that count, and that have a loss at the start.
 
     Parameters
     ----------
     run : Samples
-    name : {"sampling_loss", "sampling_loss_micro"}
+    name : {"sampling_loss", "sampling_loss_micro", "init_loss_sampling"}
     steps : slice
         Which draws or steps.
+    known : bool
+        Whether to leave out positions of which ``init_loss`` has none; a loss of each row at the start needs it not.
     """
     mask, dims = _MINIBATCHES[name]
     array = run.variable(name, dims)[:, steps] if steps != slice(None) else run.variable(name, dims)
     if mask not in run.dataset:
         return Rows(row_means(array))
-    rows = Rows(*counted_means(array, run.variable(mask, dims)[:, steps], Start.known_positions(run)))
+    positions = Start.known_positions(run) if known else None
+    rows = Rows(*counted_means(array, run.variable(mask, dims)[:, steps], positions))
     if not rows.sums[1].sum(axis=1).all():
         raise _nothing_counts(run, mask)
     return rows

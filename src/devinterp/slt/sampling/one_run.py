@@ -60,6 +60,7 @@ def sample(
     row_labels: Mapping[str, Sequence[Any]] | None = None,
     loss_unit: str = "nat",
     save_step_losses: bool = False,
+    save_paired_losses: bool = False,
     mode: str = "train",
     tokenizer: Any = None,
     chain_method: str = "sequential",
@@ -166,6 +167,10 @@ def sample(
         Unit of what `loss_fn` returns, where it is not minus the logarithm of a probability.
     save_step_losses : bool
         Keep the losses and ids of every micro-batch of every step.
+    save_paired_losses : bool
+        Keep the loss of every draw's minibatch at the caller's weights too, `init_loss_sampling`, from which
+        ``llc(over="paired")`` takes an LLC without the noise of which rows were drawn. It costs a forward pass per
+        draw, or per minibatch of the dataset where these come again; no draw changes.
     mode : {"train", "eval"}
         Mode of the model while it is sampled.
     tokenizer : HuggingFace tokenizer or str, optional

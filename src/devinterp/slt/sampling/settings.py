@@ -69,6 +69,7 @@ class SamplerSettings:
     init_noise: float | None = None
     save_metrics: bool = False
     save_step_losses: bool = False
+    save_paired_losses: bool = False
     mode: str = "train"
 
     @classmethod
@@ -276,5 +277,6 @@ _CHECKS: dict[str, Any] = {
     "init_noise": _optional(_number(minimum=0)),
     "save_metrics": _flag,
     "save_step_losses": _flag,
+    "save_paired_losses": _flag,
     "mode": _choice(*MODES),
 }

@@ -26,7 +26,7 @@ CONTROL = "control"
 def compute_sweep(
     sweep: Tree,
     *,
-    over: Literal["draws", "observable"] | None = None,
+    over: Literal["draws", "observable", "paired"] | None = None,
     observable: str | None = None,
     ci: float = 0.9,
     allow_partial: bool = False,

@@ -40,7 +40,7 @@ def compute_temperature(
     sweep: Tree,
     *,
     largest: int = 3,
-    over: Literal["draws", "observable"] | None = None,
+    over: Literal["draws", "observable", "paired"] | None = None,
     observable: str | None = None,
     ci: float = 0.9,
     allow_partial: bool = False,

@@ -65,8 +65,8 @@ def llc_interval(
         Inverse temperature.
     level : float
         Such as 0.9.
-    over : {"draws", "steps", "observable"}
-        What the rows are.
+    over : {"draws", "steps", "observable", "paired"}
+        What the rows are; of ``"paired"``, the rise of each above the loss at the start.
     init_rows : array
         Loss at the start, per row of the observable (``over="observable"``) or per chain.
     rows_of : int, optional
@@ -86,6 +86,9 @@ def llc_interval(
     """
     trace = rows.mean(axis=2)
     centre = n_beta * (float(trace.mean()) - float(init_rows.mean()))
+    if over == "paired":  # rows come anew at every draw, so that their noise is in how the draws vary
+        parts = [mean_variance(trace, shared=shares_minibatches(run), passes=Passes.of(run, trace.shape[1]))]
+        return t_interval(centre, n_beta**2 * parts[0][0], parts[0][1], level)
     if over == "observable":
         shared = shares_minibatches(run)
         parts = [mean_variance(trace, shared=shared, passes=Passes.of(run, trace.shape[1]))]

@@ -133,7 +133,7 @@ def _has_full(draft: Draft, group: GroupDraft, arguments: Arguments) -> None:
     put(group.attributes, "metadata.config.restrictions", [n for n in listed if n in draft.members["restriction"]])
 
 
-_PER_CHAIN = ("mask_sampling", "mask_sampling_micro")
+_PER_CHAIN = ("mask_sampling", "mask_sampling_micro", "init_loss_sampling")
 
 
 @rule_maker("study_members_agree")

@@ -17,7 +17,7 @@ from torch import nn
 from devinterp.slt.sampling.engine.allocator import give_back_freed_memory, keep_freed_memory
 from devinterp.slt.sampling.engine.frozen_prefix import Evaluator, FrozenPrefix, Reuse
 from devinterp.slt.sampling.engine.health import Health, not_finite
-from devinterp.slt.sampling.engine.init_loss import losses_or_nan
+from devinterp.slt.sampling.engine.init_loss import PairedLosses, StartLosses, losses_or_nan
 from devinterp.slt.sampling.engine.losses import NonFiniteError, PerTokenLoss, StepMean
 from devinterp.slt.sampling.engine.metrics import pool_metrics
 from devinterp.slt.sampling.engine.parameters import SampledParameter
@@ -117,6 +117,7 @@ class _Chain:
         chain: int,
         device: torch.device,
         prefix: FrozenPrefix,
+        at_start: StartLosses,
     ) -> None:
         self.model, self.loss, self.settings, self.device = model, loss, settings, device
         parameters = dict(model.named_parameters())
@@ -128,6 +129,9 @@ class _Chain:
         # What never moves needs neither a copy nor a place in a checkpoint.
         self.rule = UpdateRule(
             [SampledParameter.take(n, parameters[n], masks[n]) for n in masks if n in moved], settings
+        )
+        self.pairing = PairedLosses(
+            model, loss, settings, self.rule.parameters, self.buffers, device, self.evaluator, prefix, at_start
         )
         self.health = Health(device)
         self.step = 0
@@ -158,7 +162,7 @@ class _Chain:
             torch.clear_autocast_cache()  # it keeps weights as they were cast, whatever becomes of them
             batch = feed.batch(number)
             key, here = feed.batch_key(number), batch.to(self.device)
-            comes_again = self.prefix.minibatches or self.prefix.kept(key) is not None
+            comes_again = self.prefix.minibatches or self.pairs_now() or self.prefix.kept(key) is not None
             try:
                 per_token = self.evaluator(self.evaluate, here, key if comes_again else None)
             except NonFiniteError:  # of the logits, on the CPU
@@ -191,6 +195,10 @@ class _Chain:
         if masks:
             record["mask_sampling_micro"] = torch.cat(masks)
         return record
+
+    def pairs_now(self) -> bool:
+        """Whether the minibatch of this step is evaluated at the start's weights too."""
+        return self.settings.save_paired_losses and self.settings.steps.draw_at(self.step) is not None
 
     def evaluate(self, batch: Batch) -> torch.Tensor:
         """Return the losses at the present weights, (batch, token_pos)."""
@@ -295,6 +303,7 @@ def run_chain(
     should_stop: Callable[[], bool] = lambda: False,
     on_step: Callable[[int], None] = lambda step: None,
     prefix: FrozenPrefix | None = None,
+    at_start: StartLosses | None = None,
 ) -> ChainResult:
     """Sample one chain from the model's present weights, and give the model back unchanged.
 
@@ -325,6 +334,9 @@ def run_chain(
         Told the number of steps that are done.
     prefix : FrozenPrefix, optional
         What other chains of the same weights have left to give out; one of the chain's own by default.
+    at_start : StartLosses, optional
+        Losses of minibatches at the caller's weights that other chains have evaluated; what this one evaluates is
+        added.
 
     Returns
     -------
@@ -338,7 +350,9 @@ def run_chain(
     """
     keep_freed_memory()
     with restoring(model, device, mode=settings.mode, sampled=frozenset(masks)):
-        state = _Chain(model, loss, settings, masks, chain, device, prefix or FrozenPrefix())
+        state = _Chain(
+            model, loss, settings, masks, chain, device, prefix or FrozenPrefix(), {} if at_start is None else at_start
+        )
         if start_state is None:
             state.add_init_noise()
         else:
@@ -353,6 +367,8 @@ def run_chain(
                 total, mask = record.pop("loss"), record.pop("mask", None)
                 draw = settings.steps.draw_at(state.step)
                 arrays = {} if draw is None else state.observe(observables, rows)
+                if state.pairs_now():
+                    arrays["init_loss_sampling"] = state.pairing.losses(feed, state.step)
                 state.health.settle()
                 records.add(record)
                 state.step += 1

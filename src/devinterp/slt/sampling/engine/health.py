@@ -27,7 +27,7 @@ def not_finite(what: str, named: Callable[[Any], str], losses: Sequence[torch.Te
         Batch by batch, as they were evaluated.
     """
     where = named(torch.cat(list(losses)).float().cpu().numpy())
-    return f"{what}{where and ' on '}{where} {'is' if what == 'the loss' else 'are'} not finite"
+    return f"{what}{where and ' on '}{where} {'is' if what.startswith('the loss') else 'are'} not finite"
 
 
 class Health:

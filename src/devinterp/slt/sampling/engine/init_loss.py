@@ -1,24 +1,30 @@
-"""Losses before sampling: each chain's initial loss, and the observables' losses at the caller's weights."""
+"""Losses before sampling: each chain's own, and those of observables and minibatches at the caller's weights."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import nn
 
-from devinterp.slt.sampling.engine.frozen_prefix import Evaluator
-from devinterp.slt.sampling.engine.losses import NonFiniteError, PerTokenLoss, StepMean
-from devinterp.slt.sampling.engine.restore_model import Generators, restoring, seed_generators
-from devinterp.slt.sampling.inputs.batches import SamplingData
+from devinterp.slt.sampling.engine.frozen_prefix import Evaluator, FrozenPrefix
+from devinterp.slt.sampling.engine.health import not_finite
+from devinterp.slt.sampling.engine.losses import NonFiniteError, PerTokenLoss, StepMean, all_finite
+from devinterp.slt.sampling.engine.parameters import SampledParameter
+from devinterp.slt.sampling.engine.restore_model import Generators, restoring, same_values, seed_generators
+from devinterp.slt.sampling.inputs.batches import Feed, SamplingData
 from devinterp.slt.sampling.inputs.nested import Batch
 from devinterp.slt.sampling.inputs.observables import Observable
 from devinterp.slt.sampling.settings import SamplerSettings
 
-__all__ = ["initial_losses", "losses_or_nan", "observable_initial_losses"]
+__all__ = ["PairedLosses", "StartLosses", "initial_losses", "losses_or_nan", "observable_initial_losses"]
+
+StartLosses = dict[tuple[int, bytes], torch.Tensor]
+"""Losses of micro-batches at the caller's weights, (batch, token_pos), by ``init_seed`` and `Feed.batch_key`."""
 
 
 def initial_losses(
@@ -135,3 +141,88 @@ def observable_initial_losses(
                 parts.append(per_token.to(torch.float32, copy=True))
             losses[observable.obs_id] = fixed.where_counted(torch.cat(parts), math.nan).cpu().numpy()
     return losses
+
+
+class PairedLosses:
+    """Losses of a chain's minibatches at the caller's weights, evaluated while the chain stands elsewhere.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+    loss : PerTokenLoss
+    settings : SamplerSettings
+    sampled : sequence of SampledParameter
+        What the chain moves.
+    buffers : mapping of str to tensor
+        The caller's.
+    device : torch.device
+    evaluator : Evaluator
+        The chain's.
+    prefix : FrozenPrefix
+    known : StartLosses
+        What has been evaluated already; what comes again is added.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        loss: PerTokenLoss,
+        settings: SamplerSettings,
+        sampled: Sequence[SampledParameter],
+        buffers: Mapping[str, torch.Tensor],
+        device: torch.device,
+        evaluator: Evaluator,
+        prefix: FrozenPrefix,
+        known: StartLosses,
+    ) -> None:
+        self._model, self._loss, self._settings, self._device = model, loss, settings, device
+        self._sampled, self._buffers = sampled, buffers
+        self._evaluator, self._prefix, self._known = evaluator, prefix, known
+
+    def losses(self, feed: Feed, step: int) -> torch.Tensor:
+        """Return those of a step's minibatch, (batch, token_pos), put together as the step's own are.
+
+        Raises
+        ------
+        NonFiniteError
+            One that counts is not finite.
+        """
+        parts = self._settings.gradient_accumulation_steps
+        numbers = range(step * parts, (step + 1) * parts)
+        mean, seen = StepMean(parts, [feed.counted(number) for number in numbers]), []
+        for number in numbers:
+            batch, key = feed.batch(number), feed.batch_key(number)
+            named = self._settings.init_seed, key
+            losses = self._known.get(named)
+            if losses is None:
+                losses = self._evaluate(batch.to(self._device), key).cpu()
+                if self._prefix.minibatches:
+                    self._known[named] = losses
+            seen.append(mean.add(losses, batch)[1])
+        if not all_finite(torch.cat(seen)):
+            raise NonFiniteError(not_finite("the loss at the start", partial(feed.not_finite, numbers[0]), seen))
+        return mean.losses()
+
+    def _evaluate(self, batch: Batch, key: bytes) -> torch.Tensor:
+        """Evaluate a micro-batch and leave no trace in the chain.
+
+        What a model draws by itself is the same for a batch whenever it is evaluated: any chain may be the one.
+        """
+        with restoring(self._model, self._device, mode=self._settings.mode):
+            for sampled in self._sampled:
+                sampled.parameter.data = sampled.initial
+            for name, buffer in self._model.named_buffers():
+                if name in self._buffers and not same_values(buffer, self._buffers[name]):
+                    buffer.copy_(self._buffers[name])
+            seed_generators(self._settings.init_seed, self._device)
+            # What is kept of the batch is from a pass with gradients.
+            again = key if self._prefix.modes_agree else None
+            try:
+                per_token = self._evaluator(lambda rows: self._loss(self._model, rows), batch, again)
+            except NonFiniteError:
+                per_token = losses_or_nan(self._model, self._loss, batch)
+            losses = per_token.to(torch.float32, copy=True)
+        if not self._prefix.minibatches:
+            self._prefix.drop(key)
+        self._loss.finite()  # what an accelerator knows of the logits, the losses tell as well
+        return losses

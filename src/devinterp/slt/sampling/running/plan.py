@@ -20,6 +20,7 @@ from devinterp.slt.batches_seen import batches_seen
 from devinterp.slt.sampling.engine.chain import ChainResult, ChainSink, moving, run_chain
 from devinterp.slt.sampling.engine.check_model import Probe, check_parameters, choose_device, probe_model
 from devinterp.slt.sampling.engine.frozen_prefix import Evaluator, FrozenPrefix
+from devinterp.slt.sampling.engine.init_loss import StartLosses
 from devinterp.slt.sampling.engine.losses import LossFn, PerTokenLoss
 from devinterp.slt.sampling.engine.restore_model import LENDING, parameter_hooks
 from devinterp.slt.sampling.inputs.batches import SamplingData
@@ -68,6 +69,8 @@ class Plan:
         What this process remembers of activations that no chain changes.
     probed : list of Probe
         What `describe` saw of the model, last.
+    at_start : StartLosses
+        What this process knows of minibatches at the caller's weights.
     """
 
     model: nn.Module
@@ -79,6 +82,7 @@ class Plan:
     loss_unit: str = NAT
     prefix: FrozenPrefix = field(default_factory=FrozenPrefix)
     probed: list[Probe] = field(default_factory=list)
+    at_start: StartLosses = field(default_factory=dict)
 
     def first_loss(self) -> npt.NDArray[np.float32] | None:
         """Return the loss of the first chain's first batch, (batch, token_pos), where no other pass would differ."""
@@ -129,6 +133,7 @@ class Plan:
             should_stop=should_stop,
             on_step=on_step,
             prefix=self.prefix,
+            at_start=self.at_start,
         )
 
     def depth(self, group: str) -> tuple[int, list[str]]:

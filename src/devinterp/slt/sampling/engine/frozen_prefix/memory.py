@@ -161,6 +161,10 @@ class FrozenPrefix:
         probe = Kept(cut, size=cut.size)
         return any(self._make_room(probe, dear, place) for place in _places(device))
 
+    def drop(self, batch: Hashable) -> None:
+        """Forget a batch that does not come again."""
+        self._kept.pop(batch, None)
+
     def forget(self, cut: Cut) -> None:
         """Drop everything that belongs to a cut."""
         self._kept = {batch: kept for batch, kept in self._kept.items() if kept.cut is not cut}
