@@ -75,6 +75,7 @@ ACROSS = {
     "slt/sampling/running/test_start_server.py",
     "slt/sampling/test_arguments.py",
     "slt/sampling/test_masked.py",
+    "slt/sampling/test_masked_trees.py",
     "slt/sampling/test_values.py",
     "slt/test_cluster.py",
     "store/repair/test_rewritten.py",
