@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from types import SimpleNamespace
 
 import numpy as np
@@ -213,6 +214,13 @@ def test_an_encoder_decoder_is_named():
         run(library.T5ForConditionalGeneration(config), ROWS, **QUIET)
 
 
+class Ahead(Model):
+    """Each token reads the next one as well."""
+
+    def forward(self, ids):
+        return super().forward(ids) + super().forward(ids.roll(-1, 1))
+
+
 def test_a_model_that_has_seen_what_it_predicts_is_named():
     library = transformers()
     sizes = {
@@ -223,8 +231,19 @@ def test_a_model_that_has_seen_what_it_predicts_is_named():
         "intermediate_size": 8,
     }
     model = library.BertForMaskedLM(library.BertConfig(**sizes, hidden_dropout_prob=0, attention_probs_dropout_prob=0))
-    with pytest.raises(ModelError, match="would have seen it"):
-        run(model, ROWS, **QUIET)
+    both_ways = library.BertLMHeadModel(library.BertConfig(**sizes))
+    half = copy.deepcopy(both_ways).to(torch.bfloat16)
+    with torch.no_grad():
+        for weight in half.parameters():  # as large as those of a trained model
+            weight.mul_(8 if weight.ndim > 1 else 1)
+    for each, rows in ((model, ROWS), (both_ways, ROWS), (half, ROWS), (Ahead(), IDS)):
+        with pytest.raises(ModelError, match="would have seen it"):
+            run(each, rows)
+    decoder = library.BertLMHeadModel(library.BertConfig(**sizes, is_decoder=True))
+    with torch.no_grad():
+        for weight in decoder.parameters():
+            weight.mul_(8 if weight.ndim > 1 else 1)
+    assert np.isfinite(run(decoder, ROWS, **QUIET)["init_loss"]).all()
 
     def hide_the_last(model, ids):
         hidden = torch.cat([ids[:, :-1], torch.zeros_like(ids[:, :1])], dim=1)

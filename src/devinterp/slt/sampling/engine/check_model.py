@@ -26,6 +26,9 @@ from devinterp.slt.sampling.settings import SamplerSettings
 
 __all__ = ["Probe", "check_parameters", "choose_device", "probe_model"]
 
+_FEW = 8
+"""Tokens that show whether a model looks ahead."""
+
 
 @dataclass(frozen=True)
 class Probe:
@@ -133,13 +136,16 @@ def probe_model(
     DataError
         Ids lie outside the vocabulary.
     ModelError
-        The loss has the wrong shape or dtype, is not finite, or does not depend on the parameters to sample.
+        The loss has the wrong shape or dtype, is not finite, or does not depend on the parameters to sample; or it is
+        that of a next token which the model has seen.
     """
     with restoring(model, device, mode=settings.mode, sampled=frozenset(masks)):
         feed = data.feed(0)
         batch = feed.batch(0)
         vocabulary = _check_tokens(model, loss, data, observables, batch, device) if batch.tokens else None
         batch, marks = batch.to(device), _Marks(model, device)
+        if batch.tokens and loss.loss_fn is None:
+            _check_causal(model, batch.ids, device)
         all_reached, few = False, None
         if loss.loss_fn is None:
             with restoring(model, device, mode=settings.mode, sampled=frozenset(masks)), marks.left_here():
@@ -304,6 +310,32 @@ def _check_mask_is_taken(model: nn.Module) -> None:
         )
 
 
+def _check_causal(model: nn.Module, ids: torch.Tensor, device: torch.device) -> None:
+    """Raise `ModelError` where logits at a token change with a token after it.
+
+    Asked of a few tokens of one row, beside the same with another last token, without what is random in training.
+    """
+    row = ids[0, :_FEW]
+    other = torch.cat([row[:-1], torch.where(row[-1:] == 0, ids.max(), 0)])
+    logits = None
+    with suppress(Exception), restoring(model, device, mode="eval"):  # rows that may not be shortened
+        logits = _logits(model, Batch(torch.stack([row, other]), tokens=True))[:, :-1]
+    if logits is None or not bool(torch.isfinite(logits).all()):
+        return
+    # A token that nothing before it reads leaves no trace there, but for roundings: of another place in the batch, or
+    # where it is for another expert, of as many tokens less.
+    dtypes = {logits.dtype, *(weight.dtype for weight in model.parameters() if weight.is_floating_point())}
+    rounding = max(1e-5, *(2 * torch.finfo(dtype).eps for dtype in dtypes)) * logits.abs().max()
+    if bool((logits[0] - logits[1]).abs().max() > rounding):
+        raise ModelError(
+            f"{type(model).__name__} reads whole rows: every prediction of a next token would have seen it.",
+            expected="a model whose logits at a token depend on that token and those before",
+            found="logits that change with the token after",
+            remedy="Configure it as a decoder (is_decoder=True in some configurations of transformers), or pass "
+            "loss_fn=, which is called as loss_fn(model, input_ids), hides tokens and predicts them.",
+        )
+
+
 def _check_width(width: int, data: SamplingData, observables: tuple[Observable, ...]) -> None:
     """Raise `ModelError` where the model's output is too narrow to be the logits of these tokens."""
     largest = max(int(ids.max()) for _, ids in _held_ids(data, observables))
@@ -333,12 +365,6 @@ def _logits(model: nn.Module, batch: Batch) -> torch.Tensor:
         raise ModelError(
             f"{type(model).__name__} is an encoder-decoder: a row of ids does not say what each side is given.",
             remedy="Pass loss_fn=, which is called as loss_fn(model, input_ids) and gives each side its ids.",
-        )
-    if type(model).__name__.endswith("ForMaskedLM"):
-        raise ModelError(
-            f"{type(model).__name__} reads whole rows: every prediction of a next token would have seen it.",
-            expected="a model whose logits at a token depend on that token and those before",
-            remedy="Pass loss_fn=, which is called as loss_fn(model, input_ids), hides tokens and predicts them.",
         )
     input_ids = batch.ids
     logits = forward_logits(model, input_ids, batch.beside)

@@ -168,7 +168,10 @@ def read_alike(datasets: Sequence[Rows], read: Callable[[], Read]) -> Read:
             if isinstance(rows, TokenRows):
                 rows.measure()
         _pad_alike(datasets)
+    try:
         return read()
+    except UnequalLengths as error:  # of one length each, and not the same
+        raise DataError(error.problem, expected=error.expected, found=error.found) from None
 
 
 def _pad_alike(datasets: Sequence[Rows]) -> None:
