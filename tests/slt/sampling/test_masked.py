@@ -291,6 +291,32 @@ def test_padded_and_cut_rows_agree_in_double_precision():
         np.testing.assert_allclose(full["step_loss"].values, cut["step_loss"].values, rtol=1e-6)
 
 
+def test_a_loss_of_another_shape_says_how_rows_are_not_taken_for_tokens():
+    def last(model, batch):
+        ids = batch["x"] if isinstance(batch, dict) else batch
+        return nn.functional.cross_entropy(model(ids)[:, -2], ids[:, -1], reduction="none")
+
+    with pytest.raises(ModelError, match=r"\{'x': rows\}"):
+        run(TOKENS, loss_fn=last)
+    assert run({"x": TOKENS}, loss_fn=last).sizes["token_pos"] == 1
+
+
+def test_a_model_that_cannot_do_without_a_mask_is_given_one_of_ones():
+    class Strict(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = build_model()
+
+        def forward(self, input_ids, attention_mask, *, position_ids):
+            assert attention_mask.shape == position_ids.shape == input_ids.shape
+            return self.inner(input_ids)
+
+    plain, strict = run(TOKENS), run(TOKENS, model=Strict())
+    for name in ("sampling_loss", "loss_train"):
+        np.testing.assert_array_equal(strict[name], plain[name])
+    assert run(padded(), model=Strict()).sizes["token_pos"] == LENGTH - 1
+
+
 def test_a_loss_of_the_callers_gets_the_attention_mask():
     seen = []
 

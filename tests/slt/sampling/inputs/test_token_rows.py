@@ -27,6 +27,11 @@ class Lazy:
         return {"input_ids": torch.from_numpy(TOKENS[index])}
 
 
+class Streamed(torch.utils.data.IterableDataset):
+    def __iter__(self):
+        return iter(TOKENS)
+
+
 def hugging(fmt=None):
     data = datasets.Dataset.from_dict({"input_ids": TOKENS.tolist(), "text": ["x"] * len(TOKENS)})
     return data.with_format(fmt) if fmt else data
@@ -99,6 +104,12 @@ def test_a_ragged_row_that_a_lazy_dataset_hides_is_found_when_it_is_read():
         SamplingData(TokenRows(Ragged(), "data"), [settings()])
 
 
+@pytest.mark.parametrize("empty", [[], np.array([]), torch.tensor([])])
+def test_a_row_without_tokens_has_nothing_that_counts(empty):
+    with pytest.raises(DataError, match=r"no position that counts.*row 1"):
+        TokenRows([[1, 2, 3], empty, [1, 2]], "data").hold(np.arange(3))
+
+
 def test_ids_outside_the_vocabulary_are_refused():
     check_vocabulary(TOKENS, int(TOKENS.max()) + 1, "data")
     check_vocabulary(TOKENS, None, "data")
@@ -157,8 +168,9 @@ def test_tables_of_other_libraries_are_taken(kind):
 WAYS = {
     "DatasetDict": (lambda: datasets.DatasetDict({"train": hugging()}), r"dataset\['train'\]"),
     "DataLoader": (lambda: torch.utils.data.DataLoader(Lazy(), batch_size=2), r"loader\.dataset"),
-    "streamed": (lambda: hugging().to_iterable_dataset(), r"Dataset\.from_list\(list\(rows\.take"),
-    "generator": (lambda: (row for row in TOKENS), r"rows\.take"),
+    "streamed": (lambda: hugging().to_iterable_dataset(), r"list\(rows\.take\(10_000\)\)"),
+    "generator": (lambda: (row for row in TOKENS), r"list\(itertools\.islice\(rows, 10_000\)\)"),
+    "iterable": (Streamed, r"itertools\.islice"),
     "sparse tensor": (lambda: torch.from_numpy(TOKENS).to_sparse(), r"dataset\.to_dense\(\)"),
     "masked array": (lambda: np.ma.array(TOKENS, mask=np.eye(*TOKENS.shape)), "loss_mask="),
 }

@@ -43,6 +43,7 @@ KINDS = {
 OTHERS = {
     "dict of tensors": ({"x": X, "y": Y}, lambda i: {"x": X[i], "y": Y[i]}),
     "dict of arrays": ({"x": X.numpy(), "y": Y.tolist()}, lambda i: {"x": X[i], "y": int(Y[i])}),
+    "nested dicts": ({"a": {"x": X}, "y": Y}, lambda i: {"a": {"x": X[i]}, "y": Y[i]}),
     "list of dicts": ([{"x": X[i], "name": f"file {i}"} for i in range(6)], lambda i: {"x": X[i], "name": f"file {i}"}),
     "float table": (X.reshape(6, 4), lambda i: X[i].reshape(4)),
     "float64 array": (X.reshape(6, 4).double().numpy(), lambda i: X[i].reshape(4).double()),

@@ -8,7 +8,7 @@ import math
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -62,8 +62,9 @@ def forward_logits(
     HuggingFace models are called without a cache, and their ``.logits`` taken: the first of their outputs may be
     another loss. Any other model may return the logits or an object with ``.logits``.
     """
-    named = _keywords(type(unwrapped(model)).forward)[0] if beside else frozenset()
-    given = {name: tensor for name, tensor in (beside or {}).items() if name in named}
+    forward = _keywords(type(unwrapped(model)).forward)
+    given = {name: tensor for name, tensor in (beside or {}).items() if name in forward.named}
+    given |= {name: make(input_ids) for name, make in _WHOLE.items() if name in forward.required - given.keys()}
     if is_transformer_lens(model):
         output = model(input_ids, return_type="logits", **given)
     else:
@@ -74,7 +75,7 @@ def forward_logits(
 
 def takes_attention_mask(model: nn.Module) -> bool:
     """Whether the model's forward names an attention mask."""
-    return "attention_mask" in _keywords(type(unwrapped(model)).forward)[0]
+    return "attention_mask" in _keywords(type(unwrapped(model)).forward).named
 
 
 def _options(model: nn.Module) -> dict[str, bool]:
@@ -83,7 +84,7 @@ def _options(model: nn.Module) -> dict[str, bool]:
     transformers = sys.modules.get("transformers")  # a model of its classes cannot exist without it
     if transformers is None or not isinstance(inner, transformers.PreTrainedModel):
         return {}
-    named, any_keyword = _keywords(type(inner).forward)
+    named, _, any_keyword = _keywords(type(inner).forward)
     if any_keyword:  # a class of transformers passes on what its forward does not name itself
         return _QUIET if "use_cache" in named else {}
     return {name: value for name, value in _QUIET.items() if name in named}
@@ -105,12 +106,30 @@ def _outputs_by_name(model: nn.Module) -> Iterator[None]:
 
 _QUIET = {"use_cache": False, "return_dict": True}
 
+_WHOLE: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "attention_mask": torch.ones_like,
+    "position_ids": lambda ids: torch.arange(ids.shape[1], device=ids.device).expand_as(ids),
+    "token_type_ids": torch.zeros_like,
+}
+"""What a forward that cannot do without is given where no token is missing."""
+
+
+class _Keywords(NamedTuple):
+    """The arguments that a forward names, those without a default, and whether it takes others."""
+
+    named: frozenset[str]
+    required: frozenset[str]
+    any_other: bool
+
 
 @functools.cache
-def _keywords(forward: Callable[..., Any]) -> tuple[frozenset[str], bool]:
-    """Return the arguments that a forward names, and whether it takes others."""
+def _keywords(forward: Callable[..., Any]) -> _Keywords:
     parameters = inspect.signature(forward).parameters
-    return frozenset(parameters), any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
+    return _Keywords(
+        frozenset(parameters),
+        frozenset(name for name, each in parameters.items() if each.default is inspect.Parameter.empty),
+        any(each.kind is inspect.Parameter.VAR_KEYWORD for each in parameters.values()),
+    )
 
 
 def next_token_loss(logits: torch.Tensor, input_ids: torch.Tensor) -> torch.Tensor:
@@ -198,7 +217,10 @@ class PerTokenLoss:
             else:
                 each = "predicted token" if batch.tokens else "row, or one per position of each row"
                 problem = f"The loss has the wrong shape: it must be one number per {each}."
-            raise ModelError(problem, expected=expected, found=tuple(loss.shape))
+            as_other = "Rows of integers are taken for token ids; as {'x': rows}, a dict, they are rows of anything."
+            raise ModelError(
+                problem, expected=expected, found=tuple(loss.shape), remedy=as_other if batch.tokens else None
+            )
         if not batch.tokens:
             self._positions = shaped.shape[1]
         return shaped

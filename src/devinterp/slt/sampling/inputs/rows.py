@@ -195,7 +195,7 @@ def fingerprint(rows: Rows) -> dict[str, Any]:
 def _holds_tokens(table: Any) -> bool:
     """Whether rows are of token ids, as far as the first of them tells; True for what is not a dataset at all."""
     if isinstance(table, Mapping):
-        return not table or not all(isinstance(each, np.ndarray | torch.Tensor | list) for each in table.values())
+        return not _is_columns(table)
     if isinstance(table, torch.Tensor | np.ndarray):
         integers = table.dtype.kind in "iu" if isinstance(table, np.ndarray) else _is_integer(table)
         return table.ndim == 2 and integers
@@ -205,6 +205,14 @@ def _holds_tokens(table: Any) -> bool:
     if datasets is not None and isinstance(table, datasets.Dataset) and "input_ids" in table.column_names:
         return True
     return len(table) == 0 or _is_token_row(table[0])
+
+
+def _is_columns(table: Mapping[Any, Any]) -> bool:
+    """Whether a mapping is of columns, which may be mappings of columns themselves."""
+    return bool(table) and all(
+        _is_columns(each) if isinstance(each, Mapping) else isinstance(each, np.ndarray | torch.Tensor | list)
+        for each in table.values()
+    )
 
 
 def _is_token_row(row: Any) -> bool:

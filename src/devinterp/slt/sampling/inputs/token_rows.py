@@ -244,6 +244,7 @@ class TokenRows:
         if not (isinstance(block, np.ndarray) and block.dtype != object):
             self._refuse_nulls(block, indices)
             rows = [row.detach().cpu().numpy() if isinstance(row, torch.Tensor) else np.asarray(row) for row in block]
+            rows = [row if row.size else row.astype(np.int64) for row in rows]  # numpy takes an empty list for floats
             flat = [row for row in rows if row.ndim != 1]
             if flat:
                 raise DataError(
@@ -315,7 +316,8 @@ def table_of(data: Any, name: str) -> Any:
     elif hasattr(data, "batch_sampler") and hasattr(data, "dataset"):
         remedy = "Pass what it loads from, loader.dataset: sampling makes its own batches."
     elif hasattr(data, "__iter__") and not hasattr(data, "__len__"):
-        remedy = "Take as many rows as shall be sampled on: datasets.Dataset.from_list(list(rows.take(10_000)))."
+        taken = "rows.take(10_000)" if hasattr(data, "take") else "itertools.islice(rows, 10_000)"
+        remedy = f"Take as many rows as shall be sampled on: list({taken})."
     elif isinstance(data, torch.Tensor) and not data.is_nested and data.layout != torch.strided:
         kind, remedy = f"a tensor of layout {data.layout}", "Pass dataset.to_dense()."
     elif np.ma.is_masked(data):
