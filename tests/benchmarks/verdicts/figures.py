@@ -197,7 +197,7 @@ def rows() -> None:
         f"{half:.2f}; {llc.std(ddof=1):.2f}",
     )
     few = [compute_llc(r.isel(batch_train=slice(0, 100)), over="observable", ci=0.9) for r in runs[:20]]
-    whole, given = (np.mean([np.diff(r[n].values)[0] / 2 for r in few]) for n in ("llc_ci", "llc_ci_rows"))
+    whole, given = (np.mean([np.diff(r[n].values)[0] / 2 for r in few]) for n in ("llc_ci", "llc_ci_given_rows"))
     line("100 of its rows: half-width; given these rows", "one; none", f"{whole:.2f}; {given:.2f}")
 
 

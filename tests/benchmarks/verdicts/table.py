@@ -90,6 +90,11 @@ DESIGNS: dict[str, Design] = {
     "healthy, 2 weights": Design(True, quadratic(H[:2] * 5, burnin=300)),
     "healthy, few steep among flat": Design(True, quadratic(FLAT, lr=1e-3, between=6)),
     "healthy, minibatches": Design(True, regression(256, n_beta=100.0, step=0.15, between=5)),
+    "healthy, minibatches, no metrics": Design(
+        True, regression(256, n_beta=100.0, step=0.15, between=5, metrics=False)
+    ),
+    "healthy, RMSprop": Design(True, quadratic(lr=5e-4, rmsprop=(0.1, 0.99))),
+    "step 2, RMSprop": Design(False, quadratic(lr=4e-3, rmsprop=(0.1, 0.99), between=1), ("step_bias", "diverged")),
     "step 0.36 by localization": Design(False, quadratic(lr=4e-4, localization=1000.0, metrics=False), ("step_bias",)),
     **{
         f"step {x}, lr a of the steepest": Design(

@@ -278,4 +278,11 @@ def test_chains_share_no_more_noise_than_their_gradients_have():
     assert max(d.step_bias.noise_share for d in found) < 0.05
     assert max(d.shared_noise for d in found) < 1.15
     without = [run.drop_vars([n for n in run if n.startswith("metrics_")]) for run in runs]
-    assert max(diagnose(run).shared_noise for run in without) > 1.5
+    blind = [diagnose(run) for run in without]
+    assert max(d.shared_noise for d in blind) > 1.5
+    # What may be chance is said to be, with what would tell.
+    enough = [d for d in blind if d.ess_bulk >= 40 > d.ess_bulk / d.shared_noise**2]
+    assert enough
+    said = [str(v) for d in enough for v in d.verdicts if "independent ones" in v.evidence]
+    assert len(said) == len(enough)
+    assert all("is chance" in text and "save_metrics=True" in text for text in said)

@@ -196,10 +196,15 @@ def _reach(d: Diagnosis, trace: F64) -> Iterator[Verdict]:
         remedy = f"num_burnin_steps of {math.ceil(steps):d}, a larger lr or a larger localization."
         yield Verdict("not_converged", evidence, remedy)
     effective = None if d.ess_bulk is None else d.ess_bulk / d.shared_noise**2
-    if effective is not None and effective < EFFECTIVE_PER_CHAIN * trace.shape[0]:
-        evidence = f"{trace.size} draws are worth {effective:.0f} independent ones."
-        remedy = f"num_steps_bw_draws of {4 * int(d.settings.get('num_steps_bw_draws', 1))}, or more draws."
-        yield Verdict("not_converged", evidence, remedy)
+    enough = EFFECTIVE_PER_CHAIN * trace.shape[0]
+    if effective is not None and effective < enough:
+        evidence = f"{trace.size} draws are worth {effective:.0f} independent ones"
+        remedy = f"num_steps_bw_draws of {4 * int(d.settings.get('num_steps_bw_draws', 1))}, or more draws"
+        if (d.ess_bulk or 0.0) >= enough:
+            evidence += f", {d.ess_bulk:.0f} if what the chains do alike, sharing their minibatches, is chance"
+            if d.step_bias is None or d.step_bias.source == "settings":
+                remedy += "; save_metrics=True tells how much of it can be more than chance"
+        yield Verdict("not_converged", f"{evidence}.", f"{remedy}.")
 
 
 def _spikes(d: Diagnosis, trace: F64) -> Iterator[Verdict]:
