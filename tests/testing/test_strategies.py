@@ -10,6 +10,7 @@ import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from devinterp.errors import SchemaError
 from devinterp.names import check_observable_names, check_restriction_names
 from devinterp.schema import RuleCode, load, validate
 from devinterp.schema.findings.report import Report
@@ -110,3 +111,28 @@ def test_the_same_recipe_gives_the_same_tree() -> None:
 @given(trees("llc"))
 def test_trees_are_trees(tree: xr.DataTree) -> None:
     assert tree.attrs["devinterp_schema"] == load("llc").id
+
+
+_OTHERS = {"members": {"obs": {"train": {"batches_per_draw": 1}}}}
+
+
+@pytest.mark.parametrize(
+    ("kind", "children", "message"),
+    [
+        ("study", {"full": _OTHERS}, "see the same rows"),
+        ("study", {"l0h0": {"sizes": {"token_pos": 7}}}, "see the same rows"),
+        ("study", {"full": {"optional": frozenset({"mask_{obs}"})}}, "mask_code is not that of 'full'"),
+        ("study", {"l9": _OTHERS}, "no member 'l9'"),
+        ("series", {"0": {"children": {"l9": {}}}}, "no member 'l9'"),
+        ("series", {"0": {"children": dict.fromkeys(("full", "l0h0", "l1h1 mlp"), _OTHERS)}}, "No valid tree"),
+    ],
+)
+def test_members_that_no_valid_tree_has_are_refused_by_name(kind: str, children: Any, message: str) -> None:
+    with pytest.raises(SchemaError, match=message):
+        make_tree(kind, children=children)
+
+
+def test_all_members_may_be_others() -> None:
+    tree = make_tree("study", children=dict.fromkeys(("full", "l0h0", "l1h1 mlp"), _OTHERS))
+    assert tree.devinterp.report().ok
+    assert "loss_train" in tree["full"]

@@ -73,7 +73,8 @@ def beside(stored: Mapping[str, Any], ours: Mapping[str, Any]) -> dict[str, Any]
     """Return our attributes with those that lie there beside them, and the id of the schema that lies there."""
     named = {"devinterp_schema": stored["devinterp_schema"]} if "devinterp_schema" in stored else {}
     metadata, written = ours.get("metadata", {}), stored.get("metadata", {})
-    return {**stored, **ours, **named, "metadata": {**written, **metadata}}
+    config = {"config": {**written.get("config", {}), **metadata["config"]}} if "config" in metadata else {}
+    return {**stored, **ours, **named, "metadata": {**written, **metadata, **config}}
 
 
 def differs_from_ours(document: Mapping[str, Any], spec: VariableSpec, storage: StorageSpec) -> str | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from copy import deepcopy
 from dataclasses import replace
 from typing import Any
@@ -100,8 +100,24 @@ def _tree(draft: Draft) -> xr.DataTree:
     return xr.DataTree.from_dict({path: _dataset(group) for path, group in draft.groups.items()})
 
 
+# What single members may have of their own, whatever the others have.
+_ANYBODYS = frozenset({"failed", "seed", "children"})
+
+
 def _obedient(draft: Draft) -> Draft:
-    """Refuse a draft that breaks a relation of an extension which nothing was registered for to make it hold."""
+    """Refuse a draft that breaks a relation of an extension which nothing was registered for to make it hold.
+
+    And one whose members were asked to differ where the members of a valid tree do not.
+    """
+    if any(set(changes) - _ANYBODYS for changes in _all_children(draft.recipe.children)):
+        wrong = validate(_tree(draft), schema=draft.schema).errors
+        if wrong:
+            raise SchemaError(
+                f"No valid tree of {draft.schema.id} has these children: {wrong[0].path}: {wrong[0].message}",
+                expected=wrong[0].expected,
+                found=wrong[0].found,
+                remedy="Give for the whole tree what its members share.",
+            )
     unmade = {
         rule.code: rule.predicate
         for _, rule in draft.rules()
@@ -125,6 +141,12 @@ def _stored_attributes(group: GroupDraft) -> dict[str, Any]:
     beside = {n for a in arrays.values() for n in str(a.attrs.get("coordinates", "")).split()}
     alone = sorted(n for n, a in arrays.items() if a.spec.role == "coordinate" and a.dims != (n,) and n not in beside)
     return {**group.attributes, "coordinates": " ".join(alone)} if alone else group.attributes
+
+
+def _all_children(children: Mapping[str, Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
+    for changes in children.values():
+        yield changes
+        yield from _all_children(changes.get("children", {}))
 
 
 def _recipe(recipe: StoreRecipe | str, changes: Mapping[str, Any]) -> StoreRecipe:
@@ -259,6 +281,13 @@ def _mount(draft: Draft) -> None:
                 group.path = f"{path}{inner}".rstrip("/")
                 draft.groups[group.path] = group
             draft.shared.setdefault("children", {})[member] = child
+    unknown = sorted(set(draft.recipe.children) - set(draft.shared.get("children", {})))
+    if unknown:
+        raise SchemaError(
+            f"{draft.schema.id} has no member {unknown[0]!r} here.",
+            expected=f"some of {sorted(draft.shared.get('children', {}))}",
+            remedy="Name it among members= too.",
+        )
 
 
 def _child(draft: Draft, node: NodeSpec, member: str) -> StoreRecipe:

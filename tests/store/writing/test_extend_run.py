@@ -177,7 +177,8 @@ def test_what_others_noted_stays(tmp_path, longer, moment):
     fill(path, {"/": request()}, keep_state=True)
     group = zarr.open_group(path, mode="r+", use_consolidated=False)
     group.attrs["notes"] = {"by": "me"}
-    group.attrs["metadata"] = {**group.attrs["metadata"], "paper": "x"}
+    metadata = group.attrs["metadata"]
+    group.attrs["metadata"] = {**metadata, "paper": "x", "config": {**metadata["config"], "why": "for the appendix"}}
     group["loss_code"].attrs["checked_by"] = "me"
     group["n_beta"].attrs["checked_by"] = "me"
     if moment == "after an interruption" and longer:
@@ -188,6 +189,7 @@ def test_what_others_noted_stays(tmp_path, longer, moment):
         tree = xr.open_datatree(path, engine="zarr", consolidated=consolidated)
         assert tree.attrs["notes"] == {"by": "me"}
         assert tree.attrs["metadata"]["paper"] == "x"
+        assert tree.attrs["metadata"]["config"]["why"] == "for the appendix"
         assert tree["loss_code"].attrs["checked_by"] == tree["n_beta"].attrs["checked_by"] == "me"
 
 
@@ -197,6 +199,9 @@ def test_a_study_keeps_what_others_noted_in_it(tmp_path):
     fill(path, {"/full": request()}, root)
     zarr.open_group(path, mode="r+", use_consolidated=False).attrs["notes"] = "root's"
     zarr.open_group(path / "full", mode="r+").attrs["notes"] = "full's"
+    metadata = zarr.open_group(path, mode="r").attrs["metadata"]
+    metadata["config"]["why"] = "for the appendix"
+    zarr.open_group(path, mode="r+", use_consolidated=False).attrs["metadata"] = metadata
     larger = {"config": {"sampling_task": "code", "restrictions": ["full", "w"]}}
     fill(path, {"/full": request(), "/w": request()}, larger)
     tree = open_store(path, level=None)
@@ -205,3 +210,4 @@ def test_a_study_keeps_what_others_noted_in_it(tmp_path):
         "full's",
         None,
     ]
+    assert tree.attrs["metadata"]["config"]["why"] == "for the appendix"

@@ -8,7 +8,8 @@ from functools import cache
 from typing import Any
 
 from devinterp.errors import StoreConflictError
-from devinterp.plain_json import plain_json
+from devinterp.plain_json import dig, plain_json
+from devinterp.schema import load
 from devinterp.schema.definition.may_differ import settings_that, that
 from devinterp.store.location import Location
 from devinterp.store.reading.path_state import read_group
@@ -22,12 +23,21 @@ def differences(ours: Any, theirs: Any, where: str = "metadata") -> Iterator[str
     if where in _volatile():
         return
     if isinstance(ours, Mapping) and isinstance(theirs, Mapping):
-        # What lies beside our own parts of the metadata is somebody's note.
-        for key in sorted({*ours, *(theirs if where != "metadata" else {"config", "provenance"} & set(theirs))}):
+        # What lies beside our own parts of the metadata, and beside our own settings, is somebody's note.
+        own = {"metadata": {"config", "provenance"}, "metadata.config": _settings()}.get(where, theirs)
+        for key in sorted({*ours, *(key for key in theirs if key in own)}):
             yield from differences(ours.get(key), theirs.get(key), f"{where}.{key}")
     elif ours != theirs:
         name = where.removeprefix("metadata.config.sampler.").removeprefix("metadata.")
         yield f"{name}: the store has {_short(theirs)}, this call {_short(ours)}"
+
+
+@cache
+def _settings() -> frozenset[str]:
+    """Names that a schema gives to what stands directly in ``metadata.config``."""
+    path = "properties.metadata.properties.config.properties"
+    roots = (load(kind).node("/").attributes for kind in ("samples", "study", "series", "sweep"))
+    return frozenset(name for attributes in roots for name in dig(attributes, path))
 
 
 @cache

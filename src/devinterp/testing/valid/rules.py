@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from devinterp.errors import SchemaError
 from devinterp.names import SECONDARY, sanitize_observable_name, swept_value
 from devinterp.plain_json import dig
 from devinterp.schema.definition.may_differ import that
@@ -144,13 +145,26 @@ def _members_agree(draft: Draft, group: GroupDraft, arguments: Arguments) -> Non
         return
     children = [child.root for child in draft.shared.get("children", {}).values()]
     first = children[0]
+    rows = {name: shape for name, shape in _shapes(first).items() if name.startswith(("input_ids_", "row_"))}
     for other in children[1:]:
+        found = _shapes(other)
+        if rows != {name: found[name] for name in found if name.startswith(("input_ids_", "row_"))}:
+            raise SchemaError(
+                f"The runs of {draft.schema.id} see the same rows, and these children do not.",
+                expected=f"those of {first.path}: {sorted(rows)}",
+                found=f"other names or sizes in {other.path}",
+                remedy="Give members=, sizes= and parameters= of the observables for the whole tree.",
+            )
         own = {k: v for k, v in other.attributes["metadata"].items() if k == "run"}
         other.attributes = {**first.attributes, "metadata": {**first.attributes["metadata"], **own}}
         for name in other.names:
             if name.startswith(("input_ids_", "row_", "init_loss_", "mask_", "n_beta")) and name not in _PER_CHAIN:
                 other.values[name] = first.values[name].copy()
         mask_values(other)
+
+
+def _shapes(group: GroupDraft) -> dict[str, tuple[int, ...]]:
+    return {} if group.layout is None else {name: array.shape for name, array in group.layout.arrays.items()}
 
 
 def _checkpoints_agree(draft: Draft) -> None:
