@@ -17,7 +17,7 @@ from devinterp import _renamed
 from devinterp.errors import RenamedError, StoreConflictError
 
 # Read from the wheels on PyPI: every public name that a module of theirs defines, or had taken from another one of the
-# package; of 3 every name that an API page had.
+# package; of 3 every name that an API page had; and what public programs import that no release had, or had as private.
 RELEASES = json.loads((Path(__file__).parent / "data" / "old_names.json").read_text())
 NAMES = sorted({(m, n) for release in RELEASES.values() for m, names in release.items() for n in names})
 # What of 2.0.1 is still called as it was; to_obs_id, whose one argument has another name, is called by position.

@@ -1,6 +1,7 @@
 """Names of devinterp 1 and 2.0, and of 3 before its release, and where their work is done now.
 
-One table: for every public name of those releases, and for every one that an API page had, either the successor of the
+One table: for every public name of those releases, for every one that an API page had, and for those that public
+programs took from its repository in between, either the successor of the
 same meaning, which answers with a warning (once), or what to do instead, which an ImportError says. Module paths that
 are gone answer through a finder at the end of `sys.meta_path`; modules that still exist ask `successor` for names that
 they do not have.
@@ -32,8 +33,11 @@ _COVARIANCE = "Call devinterp.slt.bif.compute_bif(tree, compute_covariance=True)
 _WEIGHTS = "Nothing here looks at weights: the losses of every draw are what is kept"
 _OWN = "Keep a copy in your own code: it has nothing to do with stores"
 _TPU = "There is one engine, for every device that torch knows: sample(device=...)"
+_TRACES = "Call tree.devinterp.plot.traces()"
+_HEADS = "Heads are read from the model: preview_restriction(model, 'l0h1') shows what is found"
 _NBETA = ">devinterp.utils:default_nbeta"
 _RUN = ">devinterp.slt.sampling:sample"
+_TRAINING = "Keep a copy in your own code: nothing is trained here"
 _ACTIVATIONS = "Use torch's forward hooks, or TransformerLens: activations are not looked at here"
 
 # Where parts of the package went before its release.
@@ -52,12 +56,15 @@ OLD_NAMES: Mapping[str, Mapping[str, str]] = {
     "devinterp.backends": {},
     "devinterp.backends.default": {},
     "devinterp.backends.default.slt": {},
+    **{f"devinterp.backends.{each}.slt.{name}": {} for each in ("default", "tpu") for name in ("llc", "mala", "wbic")},
     "devinterp.backends.default.slt.sampler": {
         "default_nbeta": _NBETA, "get_args": _SAMPLE, "sample": _SAMPLE, "sample_single_chain": _SAMPLE,
     },
     "devinterp.backends.tpu": {},
     "devinterp.backends.tpu.slt": {},
     "devinterp.backends.tpu.slt.sampler": {"sample": _TPU, "sample_single_chain": _TPU, "mark_step_if_xla": _TPU},
+    "devinterp.config": {"Config": _TRAINING},
+    "devinterp.logging": {"Logger": _TRAINING},
     "devinterp.mechinterp": {},
     "devinterp.mechinterp.activations": {"ActivationProbe": _ACTIVATIONS, "Transform": _ACTIVATIONS},
     "devinterp.mechinterp.hooks": dict.fromkeys(
@@ -71,6 +78,7 @@ OLD_NAMES: Mapping[str, Mapping[str, str]] = {
             "Preconditioner", "PreconditionerCoefs", "RMSpropPreconditioner",
         ), f"{_UPDATE}; masks are param_masks="
     ),
+    "devinterp.optim.schedulers": {"LRScheduler": _TRAINING},
     "devinterp.optim.prior": dict.fromkeys(
         ("CompositePrior", "GaussianPrior", "Prior", "UniformPrior"),
         "The prior is a setting of sample(): localization=, llc_weight_decay= and bounding_box_size=",
@@ -81,6 +89,8 @@ OLD_NAMES: Mapping[str, Mapping[str, str]] = {
     "devinterp.optim.sketch": dict.fromkeys(("CountSketch", "SKETCH_QUANTITIES", "SketchBuffer"), _WEIGHTS),
     "devinterp.optim.utils": {"OptimizerMetric": _METRICS},
     "devinterp.plot.token_text": {"token_strings": ">devinterp.plot.tokens.decode:token_strings"},
+    "devinterp.slt": {"plot_learning_coeff_trace": _TRACES},
+    "devinterp.slt._model_structures": {"HEAD_STRUCTURES": _HEADS},
     "devinterp.slt.arviz": {"to_arviz": ">devinterp.slt.uncertainty.arviz:to_arviz"},
     "devinterp.slt.batch_means": {name: f">{_BATCHES}:{name}" for name in _BATCH_NAMES},
     "devinterp.slt.bif": {
@@ -136,6 +146,7 @@ OLD_NAMES: Mapping[str, Mapping[str, str]] = {
     "devinterp.slt.norms": {"GradientNorm": _METRICS, "NoiseNorm": _METRICS, "WeightNorm": _METRICS},
     "devinterp.slt.observables": {
         "DeterministicShuffledSampler": "Rows are chosen by obs_seed= of sample(); row_{obs} in the store has them",
+        "MicroscopicObservable": "Pass save_step_losses=True to sample(): losses of every row of every step",
         "Observable": "Pass observables as a mapping of names to datasets, or to (dataset, batches_per_draw)",
         "to_obs_id": ">devinterp.names:sanitize_observable_name",
     },
@@ -182,7 +193,7 @@ OLD_NAMES: Mapping[str, Mapping[str, str]] = {
     "devinterp.slt.uncertainty.intervals": _SUSCEPTIBILITY_VARIANCES,
     "devinterp.slt.wbic": {"OnlineWBICEstimator": f"{_SAMPLE} at n_beta = n / ln n, then tree.devinterp.wbic()"},
     "devinterp.slt.weight_restrictions": {
-        "HEAD_STRUCTURES": "Heads are read from the model: preview_restriction(model, 'l0h1') shows what is found",
+        "HEAD_STRUCTURES": _HEADS,
         "preview_weight_restriction": "Call preview_restriction(model, restriction), of the same module, and print it",
     },
     "devinterp.slt.writing": {
@@ -191,6 +202,7 @@ OLD_NAMES: Mapping[str, Mapping[str, str]] = {
         "validate_dtype_str_torch_numpy_compat": _SCHEMA,
     },
     "devinterp.slt.zarr_schema": {"DataArraySpec": _SCHEMA, "ZarrSchema": _SCHEMA},
+    "devinterp.storage": dict.fromkeys(("CheckpointManager", "VisualizationManager"), _TRAINING),
     "devinterp.test_utils": dict.fromkeys(
         ("DummyNaNModel", "LinePlusDot", "Polynomial", "ReducedRankRegressor"), _OWN
     ),
@@ -203,8 +215,10 @@ OLD_NAMES: Mapping[str, Mapping[str, str]] = {
         ),
         **dict.fromkeys(("Outputs", "cycle", "get_seeded_dataloader", "prepare_input", "split_results"), _OWN),
         **dict.fromkeys(("PJRT_DEVICE", "TPU_TYPE", "USE_TPU_BACKEND"), _TPU),
+        "flatten_dict": _OWN,
+        "optimal_nbeta": _NBETA,
         "optimal_temperature": _NBETA,
-        "plot_trace": "Call tree.devinterp.plot.traces()",
+        "plot_trace": _TRACES,
         "set_seed": "init_seed= of sample() seeds the chains; your own generators stay as they are",
     },
     "devinterp.vis_utils": {
@@ -222,6 +236,11 @@ OLD_NAMES: Mapping[str, Mapping[str, str]] = {
 _SAMPLERS = "optim.sgld slt.callback slt.llc slt.mala slt.norms utils"
 _TAKEN_FROM: Mapping[str, str] = {
     "devinterp.backends.default.slt": f"backends.default.slt.sampler {_SAMPLERS}",
+    **{
+        f"devinterp.backends.{each}.slt.{name}": f"slt.{name}"
+        for each in ("default", "tpu")
+        for name in ("llc", "mala", "wbic")
+    },
     "devinterp.backends.default.slt.sampler": _SAMPLERS,
     "devinterp.backends.tpu.slt": f"backends.tpu.slt.sampler {_SAMPLERS}",
     "devinterp.backends.tpu.slt.sampler": _SAMPLERS,
