@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import re
+import textwrap
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -221,3 +223,102 @@ def test_the_place_that_counts_draws_in_steps_is_recognised():
 )  # fmt: skip
 def test_draws_counted_in_steps_by_hand_are_noticed(line):
     assert counts_steps(ast.parse(line))
+
+
+def code(tree: ast.Module) -> str:
+    """The code without docstrings and comments, spelt alike however it was laid out."""
+    bare = ast.parse(ast.unparse(tree))
+    for node in ast.walk(bare):
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
+            node.value = ast.Constant(...)
+    return ast.unparse(bare)
+
+
+# Of what the concept cannot be had without: the sign, the modules that bear it, and copies that must be noticed.
+SIGNS: dict[str, tuple[str, dict[str, str], tuple[str, ...]]] = {
+    "whether a writer lives": (
+        r"\bfcntl\b|\bos\.kill\(|boot_id|/proc/self/ns|pid_exists",
+        {"store/lock.py": "takes locks", "store/lock_holder.py": "asks who holds them"},
+        ("os.kill(pid, 0)", "import fcntl", "from fcntl import flock", "psutil.pid_exists(who['pid'])"),
+    ),
+    "what a target is": (
+        r"isinstance\([^)]*\b(zarr\.Group|Group|StorePath|FSMap)\b|is_zipfile|'\.(zip|ozx)'|startswith\('file:",
+        {"schema/reading/target.py": "resolve_target"},
+        (
+            "if isinstance(target, zarr.Group):\n    pass", "isinstance(x, Group | StorePath)", "zipfile.is_zipfile(p)",
+            "path.suffix == '.ozx'", "str(path).endswith(('.zip',))", "url.startswith('file://')",
+        ),
+    ),
+    "what kind a tree is": (
+        r"def kind_of\(|split\('@'|partition\('@'",
+        {
+            "slt/runs/kind.py": "kind_of",
+            "schema/definition/spec.py": "kind_named",
+            "schema/definition/load.py": "finds a schema by half its id",
+        },
+        ("def kind_of(obj):\n    return obj.attrs['kind']", "schema.partition('@')[0]", "named.rsplit('@', 1)"),
+    ),
+    "results side by side": (
+        r"xr\.(concat|combine\w*|merge)\b|\b\w+\.pad\(\s*\{|constant_values=np\.nan|np\.full\(\(\*",
+        {
+            "slt/runs/results.py": "lay_out",
+            "slt/susceptibilities/views.py": "flatten orders the entries of one result, without those that are masked",
+            "demo/analysis.py": "a program of its own",
+            "demo/baselines.py": "a program of its own",
+        },
+        (
+            "xr.concat(results, dim='wr')", "xr.combine_nested(r, 'wr')", "values.pad({'chain': (0, 1)})",
+            "np.pad(x, w, constant_values=np.nan)", "np.full((*shape, 3), np.nan)",
+        ),
+    ),
+    "which positions the losses are of": (
+        r"np\.arange\(1, (size|tokens|.*\.sizes\[.(token_pos|target_position).*|.*shape\[-1\]) \+ 1\)"
+        r"|if '(token_pos|token|target_position\w*)' (not )?in \w+(\.coords)? else",
+        {
+            "slt/runs/positions.py": "target_positions",
+            "slt/bif/strongest.py": "asks whether they are all",
+        },
+        (
+            "np.arange(1, run.sizes['token_pos'] + 1)", "np.arange(1, loss.shape[-1] + 1)",
+            "at = x['target_position'] if 'target_position' in x.coords else 0",
+        ),
+    ),
+    "the mask of an observable": (
+        r"\w+\[f'mask_\{|\.variable\(f'mask_\{|= f'mask_\{",
+        {
+            "slt/runs/masked_means.py": "row_mask",
+            "schema/rules/members.py": "compares those of runs",
+            "slt/sampling/running/initial_arrays.py": "writes them",
+        },
+        ("mask = run[f'mask_{name}'].values", "name = f'mask_{obs}'", "run.variable(f'mask_{obs}', dims)"),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("concept", SIGNS)
+def test_a_concept_stands_in_its_place_alone(concept: str) -> None:
+    sign, places, _ = SIGNS[concept]
+    found = {module for module, tree in MODULES.items() if re.search(sign, code(tree))}
+    assert found == set(places), f"{concept}: {places}"
+
+
+@pytest.mark.parametrize(("concept", "copy"), [(c, copy) for c, (_, _, copies) in SIGNS.items() for copy in copies])
+def test_a_copy_of_a_concept_is_noticed(concept: str, copy: str) -> None:
+    tree = ast.parse(f"def again(target):\n{textwrap.indent(copy, '    ')}")
+    assert re.search(SIGNS[concept][0], code(tree))
+
+
+def meanings(module: ast.Module) -> Iterator[str]:
+    """What docstrings say of parameters, the shortest left out."""
+    for node in ast.walk(module):
+        text = ast.get_docstring(node) if isinstance(node, ast.FunctionDef | ast.ClassDef) else None
+        section = (text or "").partition("Parameters\n----------\n")[2].partition("\n\n")[0]
+        for lines in re.findall(r"^\S.*\n((?: {4}.*\n?)+)", section, re.MULTILINE):
+            if len(said := " ".join(lines.split())) > 90:
+                yield said
+
+
+def test_what_an_option_means_is_said_once() -> None:
+    said = Counter(text for tree in MODULES.values() for text in meanings(tree))
+    assert len(said) > 100
+    assert [text for text, times in said.items() if times > 1] == [], "say 'As in `FUNCTION`.'"

@@ -205,7 +205,7 @@ def locate(target: StoreLike, *, mode: str = "r", storage_options: dict[str, Any
         return Location(open_url(found.url, storage_options, read_only=read_only), found.url, None, found.url)
     path = found.path
     assert path is not None
-    if not read_only and (found.is_archive or (path.suffix in (".zip", ".ozx") and not path.is_dir())):
+    if not read_only and found.asks_for_archive:
         raise _not_rewritable(str(path))
     if found.is_archive:
         check_archive(path)

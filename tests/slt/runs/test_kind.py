@@ -22,7 +22,6 @@ from devinterp.slt.susceptibilities.views import unflatten
 from devinterp.slt.sweep import compute_sweep
 from devinterp.testing import make_tree
 
-SOURCE = Path(devinterp.__file__).parent
 SWEEP: dict[str, Any] = {"lr": [1e-4, 1e-3], "n_beta": [30.0], "localization": [10.0]}
 KINDS = ("samples", "study", "series", "sweep", "sweep_summary", "llc", "bif", "bif_topk", "susceptibilities")
 
@@ -108,11 +107,3 @@ def test_a_part_of_a_result_is_refused_by_the_picture_that_it_is_not_enough_for(
 def test_what_is_no_tree_is_refused(obj: Any) -> None:
     with pytest.raises(SettingError, match="DataTree or xarray"):
         kind_of(obj)
-
-
-def test_no_second_place_says_what_a_tree_is() -> None:
-    """Whoever cuts the kind out of a schema's id has a rule of his own, which forgets what a schema extends."""
-    sources = {p.relative_to(SOURCE).as_posix(): p.read_text() for p in SOURCE.rglob("*.py")}
-    assert [name for name, text in sources.items() if "def kind_of(" in text] == ["slt/runs/kind.py"]
-    cutting = {name for name, text in sources.items() if '.split("@")' in text or '.partition("@")' in text}
-    assert cutting == {"schema/definition/spec.py", "slt/runs/kind.py"}

@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-import re
-from pathlib import Path
-
 import numpy as np
 import pytest
 import xarray as xr
 
-import devinterp
 from devinterp.errors import ProvenanceError
 from devinterp.slt.runs.results import lay_out, shared_attrs
-
-SOURCE = Path(devinterp.__file__).parent
 
 
 def result(chains: int, draws: int, *, names: tuple[str, ...] = ("a", "b"), **coords: object) -> xr.Dataset:
@@ -69,17 +63,3 @@ def test_an_attribute_that_differs_is_told_for_each() -> None:
     }
     assert shared_attrs(results) == {"over": "draws", "used": {"1": 3, "2": None}, "n": {"1": 1, "2": 2}}
     assert shared_attrs(results, each=("over",))["over"] == {"1": "draws", "2": "draws"}
-
-
-def test_nobody_else_lays_results_out() -> None:
-    """Padding and concatenating by hand is a second copy, with rules of its own for labels and sizes."""
-    found = {
-        path.relative_to(SOURCE).as_posix()
-        for path in SOURCE.rglob("*.py")
-        if re.search(
-            r"xr\.(concat|combine|merge)|\b\w+\.pad\(\s*\{|constant_values=np\.nan|np\.full\(\(\*", path.read_text()
-        )
-    }
-    # `flatten` puts the entries of one result into another order, with those that are masked left out.
-    others = {"demo/analysis.py", "demo/baselines.py", "slt/susceptibilities/views.py"}
-    assert found - others == {"slt/runs/results.py"}

@@ -30,6 +30,7 @@ __all__ = [
     "SchemaSpec",
     "StorageSpec",
     "VariableSpec",
+    "kind_named",
 ]
 
 NAT = "nat"
@@ -354,7 +355,7 @@ class SchemaSpec:
     @property
     def kind(self) -> str:
         """What kind of tree this describes: the last part of the name it goes back to (``samples``)."""
-        return (self.extends[-1] if self.extends else self.name).split("@")[0].rsplit("/", 1)[-1]
+        return kind_named(self.extends[-1] if self.extends else self.name)
 
     def node(self, path: str = "/") -> NodeSpec:
         """Return the node whose path pattern is ``path``."""
@@ -398,3 +399,8 @@ def match_pattern(pattern: str, name: str, separator: str | None = None) -> dict
     regex = "".join(f"(?P<{p[1:-1]}>{inner})" if p.startswith("{") and p.endswith("}") else re.escape(p) for p in parts)
     found = re.fullmatch(regex, name)
     return dict(found.groupdict()) if found else None
+
+
+def kind_named(identity: str) -> str:
+    """Return the kind that the id of a schema names, ``samples`` of ``devinterp/samples@1``."""
+    return identity.split("@")[0].rsplit("/", 1)[-1]

@@ -52,6 +52,12 @@ class Target:
 
         return self.path is not None and self.path.is_file() and zipfile.is_zipfile(self.path)
 
+    @property
+    def asks_for_archive(self) -> bool:
+        """Whether it is a ZIP archive, or would be taken for one by its name once it is written."""
+        path = self.path
+        return self.is_archive or (path is not None and path.suffix in (".zip", ".ozx") and not path.is_dir())
+
 
 def resolve_target(target: Any) -> Target:
     """Say what a target is; nothing is opened, looked for or created.

@@ -142,10 +142,8 @@ def compute_bif(
     output_path : path, optional
         Write the result to a Zarr store there, tile by tile, and return it lazily loaded. An interrupted call with
         the same arguments goes on where it stopped.
-    allow_partial : bool
-        Accept a store that has not completed, and use the draws that all chains have instead of complete chains only.
-    allow_mixed : bool
-        Accept checkpoints of a series that were sampled with different settings; the attribute ``mixed`` names them.
+    allow_partial, allow_mixed : bool
+        As in `devinterp.slt.llc.compute_llc`.
 
     Returns
     -------

@@ -57,7 +57,7 @@ def compute_reweighting(
     se : bool
         Also ``effects_se``, the standard error by batch means, which accounts for autocorrelation.
     allow_partial : bool
-        Accept a store that has not completed, and use the draws that all chains have instead of complete chains only.
+        As in `devinterp.slt.llc.compute_llc`.
 
     Returns
     -------

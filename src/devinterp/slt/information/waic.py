@@ -59,10 +59,8 @@ def compute_waic(
     num_samples : int, optional
         The number n of samples that the chain was sampled on, so that beta is ``n_beta / n``. By default beta is 1:
         the posterior of ``n_beta`` samples. The singular fluctuation does not depend on it.
-    allow_partial : bool
-        Accept a store that has not completed, and use the draws that all chains have instead of complete chains only.
-    allow_mixed : bool
-        Accept checkpoints of a series that were sampled with different settings; the attribute ``mixed`` names them.
+    allow_partial, allow_mixed : bool
+        As in `devinterp.slt.llc.compute_llc`.
 
     Returns
     -------

@@ -52,12 +52,8 @@ def compute_wbic(
     over : {"draws", "steps", "observable", "paired"}
         Whose loss is L, as in `devinterp.slt.llc.compute_llc`: minibatches of the draws, of every step, or the fixed
         rows of an observable, which stand for the data; paired, the loss at the start is of the draws' own rows.
-    observable : str, optional
-        With ``over="observable"``: which observable; by default the sampling task's, where the store tells it.
-    allow_partial : bool
-        Accept a store that has not completed, and use the draws that all chains have instead of complete chains only.
-    allow_mixed : bool
-        Accept checkpoints of a series that were sampled with different settings; the attribute ``mixed`` names them.
+    observable, allow_partial, allow_mixed : optional
+        As in `devinterp.slt.llc.compute_llc`.
 
     Returns
     -------

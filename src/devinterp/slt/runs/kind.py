@@ -8,6 +8,7 @@ import xarray as xr
 
 from devinterp.errors import SchemaError, SettingError
 from devinterp.schema.checks.bind import load_by_id
+from devinterp.schema.definition.spec import kind_named
 from devinterp.slt.estimands import ESTIMANDS
 from devinterp.slt.runs.grid import grid_of
 from devinterp.slt.runs.run import is_samples, series_members, study_members
@@ -41,7 +42,7 @@ def kind_of(obj: Any) -> str:
     if kind is None:
         kind = _kind_of_names(obj)
         if kind == "unknown" and isinstance(named, str) and "@" in named:
-            return named.split("@")[0].rsplit("/", 1)[-1]
+            return kind_named(named)
     return kind
 
 

@@ -139,7 +139,7 @@ def compute_susceptibilities(
     allow_partial : bool
         Accept stores that have not completed, and use the draws that all chains of a run have.
     allow_mixed : bool
-        Accept checkpoints of a series that were sampled with different settings; the attribute ``mixed`` names them.
+        As in `devinterp.slt.llc.compute_llc`.
 
     Returns
     -------

@@ -107,10 +107,10 @@ def _check_path(target: StoreLike | None) -> None:
     """Raise `SettingError` or `StoreError` for a place where no run can lie."""
     if target is None:
         return
-    path = resolve_target(target).path if isinstance(target, str | os.PathLike) else None
-    if path is None:
+    found = resolve_target(target) if isinstance(target, str | os.PathLike) else None
+    if found is None or found.path is None:
         require_any_key(target)
-    elif str(path).endswith((".zip", ".ozx")):
+    elif found.asks_for_archive:
         raise SettingError(
             "A run is written into a folder, chain by chain, which a ZIP archive does not allow.",
             expected="a path such as 'run.zarr'",
