@@ -74,6 +74,7 @@ ACROSS = {
     "slt/sampling/running/test_callers.py",
     "slt/sampling/running/test_start_server.py",
     "slt/sampling/test_arguments.py",
+    "slt/sampling/test_bad_input.py",
     "slt/sampling/test_masked.py",
     "slt/sampling/test_masked_trees.py",
     "slt/sampling/test_values.py",

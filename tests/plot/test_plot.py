@@ -1,19 +1,15 @@
 from __future__ import annotations
 
-import itertools
-
 import lifelike
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import xarray as xr
 from made_runs import make_series
-from made_sweeps import make_sweep
-from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
 from patterned import VOCABULARY, patterned
+from pictures import drawn, opened
 
-from devinterp.errors import MissingVariableError, ProvenanceError, SettingError
+from devinterp.errors import MissingVariableError, SettingError
 from devinterp.plot import (
     Facets,
     PlotAccessor,
@@ -26,7 +22,6 @@ from devinterp.plot import (
     susceptibility_classes,
     susceptibility_pca,
     susceptibility_text,
-    sweep_map,
     token_influence,
     verdict_table,
 )
@@ -35,51 +30,6 @@ from devinterp.plot.drawing.style import symmetric_limit
 from devinterp.plot.tokens.decode import drawable
 from devinterp.slt.bif import compute_bif
 from devinterp.slt.llc import compute_llc
-from devinterp.slt.susceptibilities import compute_susceptibilities
-from devinterp.slt.sweep.recommend import recommend
-
-
-def opened(path):
-    return xr.open_datatree(path, engine="zarr", consolidated=False)
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    return opened(lifelike.make_samples(tmp_path_factory.mktemp("plot") / "run.zarr", draws=40, rows=4))
-
-
-@pytest.fixture(scope="module")
-def study(tmp_path_factory):
-    names = ["full", "l0h0", "l0 attn", "$a$"]
-    return opened(lifelike.make_study(tmp_path_factory.mktemp("plot") / "s.zarr", names, chains=2, draws=40, rows=4))
-
-
-@pytest.fixture(scope="module")
-def sus(study):
-    return compute_susceptibilities(study, include_sampling_task=True)
-
-
-@pytest.fixture(autouse=True)
-def closed_figures():
-    yield
-    plt.close("all")
-
-
-@pytest.fixture
-def ax():
-    return Figure(figsize=(4, 3)).add_subplot()
-
-
-def drawn(ax):
-    """Render: what cannot be drawn, or warns while it is, fails here."""
-    ax.figure.savefig("/dev/null", format="png")
-    return ax
-
-
-def many(result, count):
-    """An LLC of `count` restrictions, from that of a few."""
-    repeated = result.isel(wr=[i % result.sizes["wr"] for i in range(count)])
-    return repeated.assign_coords(wr=[f"l{i // 8}h{i % 8}" for i in range(count)])
 
 
 def test_traces_have_a_line_for_each_chain_burn_in_and_units(run, ax):
@@ -117,118 +67,6 @@ def test_col_gives_a_panel_for_each_value(run, study):
         loss_traces(run, col="wr")
     with pytest.raises(SettingError, match="ax goes with one"):
         loss_traces(run, col="observable", ax=panels.axs[0, 0])
-
-
-def test_llc_per_chain_draws_the_estimates_and_their_interval(run, ax):
-    result = compute_llc(run, ci=0.9)
-    bars = llc_estimates(result, ax=ax)
-    points = [line.get_ydata()[0] for line in ax.lines if line.get_marker() == "o"]
-    np.testing.assert_allclose(points, result["llc_per_chain"])
-    low, high = np.sort(bars.lines[2][0].get_segments()[0][:, 1])
-    np.testing.assert_allclose([low, high], result["llc_ci"])
-    assert "90 % interval" in ax.get_title(loc="right")
-    assert "dimensionless" in ax.get_ylabel()
-
-
-def test_llc_of_a_study_names_every_restriction_verbatim(study, ax):
-    llc_estimates(study, ax=ax)
-    assert [t.get_text() for t in ax.get_yticklabels()] == ["full", "l0h0", "l0 attn", "$a$"]
-    assert "fixed rows of code" in ax.get_title(loc="left")  # the estimate with less noise comes first
-    drawn(ax)
-
-
-@pytest.mark.parametrize("count", [2, 50])
-def test_rows_of_restrictions_do_not_overlap(study, count):
-    llc_estimates(many(compute_llc(study), count))
-    axes = plt.gca()
-    axes.figure.canvas.draw()
-    boxes = [t.get_window_extent() for t in axes.get_yticklabels()]
-    assert len(boxes) == count
-    assert all(a.y0 >= b.y1 - 0.5 for a, b in itertools.pairwise(boxes))
-
-
-def test_a_full_that_dwarfs_the_rest_is_written_and_does_not_set_the_scale(study, ax):
-    result = compute_llc(study, over="observable", ci=0.9).copy(deep=True)
-    for name in ("llc_mean", "llc_per_chain", "llc_ci"):
-        result[name].loc[{"wr": "full"}] += 100.0
-    bars = llc_estimates(result, ax=ax)
-    assert np.isnan(bars.lines[0].get_xdata()[0])
-    assert ax.get_xlim()[1] < 10
-    low, high = result["llc_ci"].sel(wr="full").values
-    assert f"({low:.3g} to {high:.3g})" in ax.texts[0].get_text()
-    assert np.isfinite(result["llc_mean"]).all()  # what was given is as it was
-    drawn(ax)
-
-
-def test_the_largest_restrictions_are_kept_and_the_rest_is_told(study, ax):
-    result = many(compute_llc(study), 50)
-    llc_estimates(result, limit=10, sort=True, ax=ax)
-    assert len(ax.get_yticklabels()) == 10
-    assert "10 largest of 50" in ax.get_title(loc="right")
-
-
-def test_llc_over_checkpoints_is_a_curve_in_the_order_of_training(study, ax):
-    results = [compute_llc(study), compute_llc(study) * 2]
-    series = xr.concat(results, dim="checkpoint").assign_coords(checkpoint=[200, 100])
-    curves = llc_estimates(series, ax=ax)
-    assert len(curves) == 4
-    assert curves[0].lines[0].get_xdata().tolist() == [100, 200]
-    assert ax.get_xlabel() == "training step"
-
-
-def marked_points(ax):
-    marks = [line for line in ax.lines if line.get_linestyle() == "None" and line.get_marker() in "oXvDs"]
-    return sum(len(line.get_xdata()) for line in marks)
-
-
-def test_the_llc_of_a_series_is_one_call_with_intervals_and_verdicts(ax):
-    series = make_series((200, 100, 300), draws=120)
-    full, *_ = series.devinterp.plot.llc(ax=ax)
-    assert full.lines[0].get_xdata().tolist() == [100, 200, 300]
-    expected = series.devinterp.llc(over="observable", ci=0.9).sel(wr="full").sortby("checkpoint")
-    np.testing.assert_allclose(full.lines[0].get_ydata(), expected["llc_mean"])
-    ends = np.stack([segment[:, 1] for segment in full.lines[2][0].get_segments()])
-    np.testing.assert_allclose(ends, expected["llc_ci"])
-    diagnosis = series.devinterp.diagnose()
-    wrong = [(step, d) for step, study in diagnosis.items() for d in study.values() if not d.good]
-    assert marked_points(ax) == len(wrong) > 0
-    labels = [text.get_text() for text in ax.get_legend().get_texts()]
-    assert {d.verdict.title for _, d in wrong} <= set(labels)
-    assert {"full", "l0h0"} <= set(labels)
-    assert "90 % interval" in ax.get_title(loc="right")
-
-
-def test_the_verdicts_of_a_curve_are_those_of_the_rows_it_shows(ax):
-    series = make_series(draws=120)
-    noisy = series.copy()
-    for node in noisy.subtree:
-        if "loss_code" in node.dataset:  # its chains disagree, those of the sampling task are as they were
-            shifts = xr.DataArray(np.arange(node.sizes["chain"], dtype=np.float32) * 5, dims="chain")
-            node["loss_code"] = node["loss_code"] + shifts
-    noisy.devinterp.plot.llc(ax=ax, over="observable", observable="code")
-    judged = noisy.devinterp.diagnose(sampling_task="code")
-    other = noisy.devinterp.diagnose()
-    assert {d.verdict.title for d in judged.runs.values()} != {d.verdict.title for d in other.runs.values()}
-    assert marked_points(ax) == sum(not d.good for d in judged.runs.values()) == len(judged.runs)
-    labels = {text.get_text() for text in ax.get_legend().get_texts()}
-    assert {d.verdict.title for d in judged.runs.values()} <= labels
-
-
-def test_verdicts_can_be_left_out_or_given_with_a_result(ax):
-    series = make_series(draws=120)
-    series.devinterp.plot.llc(ax=ax, verdicts=False)
-    assert marked_points(ax) == 0
-    result, diagnosis = series.devinterp.llc(ci=0.9), series.devinterp.diagnose()
-    result.devinterp.plot.llc(ax=ax, verdicts=diagnosis)
-    assert marked_points(ax) == sum(not d.good for d in diagnosis.runs.values()) > 0
-
-
-def test_a_curve_of_mixed_settings_says_so(ax):
-    mixed = make_series((100, 1000), n_beta=lambda step: step / 100)
-    with pytest.raises(ProvenanceError, match="n_beta"):
-        mixed.devinterp.plot.llc(ax=ax)
-    mixed.devinterp.plot.llc(ax=ax, allow_mixed=True)
-    assert "different n_beta" in ax.get_title(loc="right")
 
 
 def test_a_series_has_panels_by_checkpoint_and_by_restriction():
@@ -383,64 +221,6 @@ def test_numbers_have_the_digits_that_their_error_supports():
     assert with_error(1.23456, None) == with_error(1.23456, 0.0) == "1.23"
     assert with_error(1e-12, 3e-13) == "1.00e-12 ± 3e-13"
     assert with_error(None, 0.1) == with_error(float("nan"), 0.1) == "–"
-
-
-def test_a_sweep_has_a_panel_for_each_localization_and_frames_the_recommended_cell():
-    tree = make_sweep((0.02, 0.1, 1.0), (0.0, 10.0), (1.0, 100.0), pilots=((0.1, 10.0, 1.0),))
-    facets = sweep_map(tree)
-    assert facets.names == ("localization = 1", "localization = 100")
-    left, right = facets
-    facets.fig.savefig("/dev/null", format="png")
-    assert [p for p in left.patches if isinstance(p, Rectangle)]
-    assert not [p for p in right.patches if isinstance(p, Rectangle)]
-    texts = [t.get_text() for t in left.texts]
-    assert len(texts) == 3, "one for each cell; the control, whose LLC is 0, is left out"
-    assert "✓" in texts[0]
-    assert "✗ diverged" in texts[2]
-    assert [t.get_fontweight() for t in left.texts] == ["bold", "normal", "bold"], "what was extended is bold"
-    assert [t.get_text() for t in left.get_xticklabels()] == ["0.02", "0.1", "1"]
-    assert facets.artists[0].get_array().mask.tolist() == [[False, False, True]]
-
-
-def test_one_panel_of_a_sweep_or_of_its_summary(ax):
-    summary = make_sweep((0.02, 0.1), (0.0, 10.0), (1.0, 100.0)).devinterp.sweep()
-    image = sweep_map(summary, ax=ax, localization=1.0)
-    drawn(ax)
-    np.testing.assert_allclose(image.get_array()[0, 0], float(summary["llc_mean"].sel(lr=0.02, n_beta=10.0)[0]))
-    assert (ax.get_xlabel(), ax.get_ylabel()) == ("lr (step size)", "n_beta")
-    with pytest.raises(SettingError, match="no such panel"):
-        sweep_map(summary, localization=3.0)
-    with pytest.raises(SettingError, match="one panel"):
-        sweep_map(summary, ax=ax)
-
-
-def test_what_a_grid_varies_besides_has_panels_of_its_own():
-    one = make_sweep((0.02, 0.1), (0.0, 10.0), (1.0, 100.0)).devinterp.sweep()
-    summary = xr.concat([one, one], xr.Variable("batch_size", [8, 16]), data_vars="all")
-    facets = sweep_map(summary)
-    titles = [f"localization = {v}, batch_size = {b}" for v in (1, 100) for b in (8, 16)]
-    assert list(facets.names) == titles
-    assert [axes.get_title(loc="left") for axes in facets] == [name.replace(", ", "\n") for name in titles]
-    chosen = recommend(summary).settings
-    framed = [
-        name
-        for name, axes in zip(facets.names, facets, strict=True)
-        if any(isinstance(p, Rectangle) for p in axes.patches)
-    ]
-    assert framed == [f"localization = {chosen['localization']:g}, batch_size = {chosen['batch_size']:g}"]
-    image = sweep_map(summary, panel={"localization": 100.0, "batch_size": 8})
-    assert image.axes.get_title(loc="left") == "localization = 100, batch_size = 8"
-    assert sweep_map(summary.sel(localization=1.0, batch_size=16)).axes.get_title(loc="left") == titles[1]
-    assert isinstance(summary.devinterp.plot(), Facets)
-
-
-def test_traces_of_a_sweep_are_those_of_the_recommended_cell(ax):
-    tree = make_sweep((0.002, 0.02), (0.0, 10.0), (1.0,))
-    lines = loss_traces(tree, observable="task", ax=ax)
-    alone = loss_traces(tree["lr=0.02,n_beta=10,localization=1"], observable="task", ax=ax)
-    assert len(lines) == 4
-    for one, other in zip(lines, alone, strict=True):
-        np.testing.assert_array_equal(one.get_ydata(), other.get_ydata())
 
 
 def test_scales_are_symmetric_and_bounded_by_what_most_values_are():

@@ -20,50 +20,21 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from odd_models import VOCAB, build
 from oracle import oracle_chain, oracle_init_loss
-from tiny_lm import build_model, build_tokens, head_masks
+from quick_runs import CODE, MATH, OBSERVABLES, QUICK, TRAIN, assert_same_store, quick
+from tiny_lm import build_model, head_masks
 from torch import nn
 
 import devinterp
 from devinterp.errors import (
     AllChainsFailedError,
     ChainFailedWarning,
-    DataError,
     DevinterpWarning,
-    ModelError,
-    RestrictionError,
-    SettingError,
     StoreConflictError,
     StoreExistsError,
 )
 from devinterp.schema import validate
 from devinterp.slt.sampling import SamplerSettings, sample
 from devinterp.slt.sampling.engine.frozen_prefix import memory, plain_passes
-
-TRAIN, CODE, MATH = (build_tokens(name) for name in ("train", "code", "math"))
-OBSERVABLES = {"train": (TRAIN, 2), "code": (CODE, 2), "math": (MATH, 1)}
-QUICK = {
-    "lr": 1e-3, "n_beta": 30.0, "num_chains": 2, "num_draws": 3, "batch_size": 4, "num_init_loss_batches": 2,
-    "localization": 10.0, "device": "cpu", "progress": False,
-}  # fmt: skip
-
-
-def quick(model=None, dataset=TRAIN, observables=None, **changes):
-    return sample(
-        model or build_model(),
-        dataset,
-        {"code": (CODE, 1)} if observables is None else observables,
-        **{**QUICK, **changes},
-    )
-
-
-def assert_same_store(one, other, *, but=()):
-    assert set(one.data_vars) == set(other.data_vars)
-    for name in set(one.data_vars) - set(but):
-        assert one[name].dtype == other[name].dtype, name
-        assert one[name].values.tobytes() == other[name].values.tobytes(), name
-
-
-# The store
 
 
 @pytest.mark.parametrize("name", ["full", "l0h0", "l1h2"])
@@ -228,9 +199,6 @@ def test_dropout_warns_once_and_is_recorded_and_eval_mode_is_quiet():
     assert tree.attrs["metadata"]["provenance"]["random_forward"] is False
 
 
-# Health
-
-
 class DivergesLater(nn.Module):
     """Non-finite from a given step of one chain on, told from the other by the seed of its generator."""
 
@@ -353,117 +321,6 @@ def test_a_step_far_too_large_fails_and_raises():
         quick(lr=1e38)
 
 
-# Bad input: one clear error, before any sampling, and no store left behind
-
-
-BAD_INPUT = {
-    "sequences of one token": (DataError, {"dataset": TRAIN[:, :1]}),
-    "an empty dataset": (DataError, {"dataset": TRAIN[:0]}),
-    "too small a dataset": (DataError, {"dataset": TRAIN[:3]}),
-    "float ids": (DataError, {"dataset": TRAIN.astype(float)}),
-    "ids outside the vocabulary": (DataError, {"dataset": TRAIN + 64}),
-    "negative ids": (DataError, {"dataset": TRAIN - 1}),
-    "an observable with no rows": (DataError, {"observables": {"code": CODE[:0]}}),
-    "an observable with too few rows": (DataError, {"observables": {"code": (CODE, 17)}}),
-    "an observable of another length": (DataError, {"observables": {"code": (CODE[:, :9], 1)}}),
-    "an observable outside the vocabulary": (DataError, {"observables": {"code": (CODE + 64, 1)}}),
-    "names that clash": (SettingError, {"observables": {"a b": (CODE, 1), "a_b": (CODE, 1)}}),
-    "names that clash up to case": (SettingError, {"observables": {"code": (CODE, 1), "Code": (CODE, 1)}}),
-    "a reserved name": (SettingError, {"observables": {"sampling": (CODE, 1)}}),
-    "an unknown sampling method": (SettingError, {"sampling_method": "sgld"}),
-    "rmsprop_eps with sgld": (SettingError, {"rmsprop_eps": 0.1}),
-    "rmsprop_alpha with sgld": (SettingError, {"rmsprop_alpha": 0.9}),
-    "masks of the wrong shape": (RestrictionError, {"param_masks": {"embed.weight": torch.ones(3)}}),
-    "masks for unknown parameters": (RestrictionError, {"param_masks": {"nothing": None}}),
-    "masks that select nothing": (RestrictionError, {"param_masks": {"embed.weight": torch.zeros(64, 32)}}),
-    "a loss of the wrong shape": (ModelError, {"loss_fn": lambda model, ids: model(ids).mean()}),
-    "a loss without gradient": (ModelError, {"loss_fn": lambda model, ids: model(ids)[:, 1:, 0].detach()}),
-    "a model that is not a module": (ModelError, {"model": lambda ids: ids}),
-    "a model without parameters": (ModelError, {"model": nn.Identity()}),
-    "a negative count": (SettingError, {"num_draws": -1}),
-    "an unknown device": (SettingError, {"device": "abacus"}),
-    "an unknown chain method": (SettingError, {"chain_method": "vectorized"}),
-    "an executor for sequential chains": (SettingError, {"executor": object()}),
-    "workers for sequential chains": (SettingError, {"num_workers": 2}),
-    "an executor that is none": (SettingError, {"executor": object(), "chain_method": "parallel"}),
-    "no threads": (SettingError, {"threads_per_chain": 0}),
-    "checkpoints every 0 draws": (SettingError, {"checkpoint_every": 0}),
-    "progress that is neither": (SettingError, {"progress": 3}),
-    "a tokenizer that is none": (SettingError, {"tokenizer": 3}),
-    "parallel chains into memory": (SettingError, {"chain_method": "parallel", "output_path": "memory://x"}),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("kind", BAD_INPUT)
-def test_bad_input_is_one_clear_error_and_leaves_nothing_behind(kind, tmp_path, monkeypatch):
-    error, changes = BAD_INPUT[kind]
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    steps = []
-    monkeypatch.setattr("devinterp.slt.sampling.engine.update.UpdateRule.step", lambda self: steps.append(self))
-    with pytest.raises(error) as caught:
-        quick(**{"output_path": tmp_path / "a.zarr", **changes})
-    assert type(caught.value) is error
-    assert not steps
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_path_that_is_not_ours_is_refused_untouched(tmp_path):
-    file, folder, other = tmp_path / "file", tmp_path / "folder", tmp_path / "other.zarr"
-    file.write_text("precious")
-    folder.mkdir()
-    (folder / "precious").write_text("x")
-    xr.Dataset({"a": ("x", [1.0])}).to_zarr(other, consolidated=False)
-    before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
-    for path in (file, folder, other):
-        with pytest.raises(StoreExistsError):
-            quick(output_path=path)
-    assert {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()} == before
-
-
-# What a path may hold
-
-
-def test_the_same_request_returns_the_store_without_sampling(tmp_path, monkeypatch):
-    first = quick(output_path=tmp_path / "a.zarr")
-    monkeypatch.setattr(
-        "devinterp.slt.sampling.engine.update.UpdateRule.step", lambda self: pytest.fail("sampled again")
-    )
-    assert_same_store(first, quick(output_path=tmp_path / "a.zarr"))
-
-
-CHANGES = {
-    "lr": {"lr": 2e-3},
-    "n_beta": {"n_beta": 31.0},
-    "localization": {"localization": 11.0},
-    "init_seed": {"init_seed": 7},
-    "mode": {"mode": "eval"},
-    "save_metrics": {"save_metrics": True},
-    "fewer draws": {"num_draws": 2},
-    "weights": {"model": build_model(1)},
-    "dataset": {"dataset": CODE},
-    "one row of the dataset": {"dataset": np.vstack([TRAIN[:5], TRAIN[5:6] ^ 1, TRAIN[6:]])},
-    "longer dataset": {"dataset": np.vstack([TRAIN, TRAIN])},
-    "observable": {"observables": {"code": (MATH, 1)}},
-    "observable's name": {"observables": {"cod": (CODE, 1)}},
-    "observable's batches": {"observables": {"code": (CODE, 2)}},
-    "masks": {"param_masks": head_masks(build_model(), 0, 0)},
-    "loss": {"loss_fn": lambda model, ids: model(ids)[:, 1:, 0]},
-    "tokenizer": {"tokenizer": "gpt2"},
-}
-
-
-@pytest.mark.parametrize("what", CHANGES)
-def test_another_request_is_refused_with_its_differences(what, tmp_path):
-    path = tmp_path / "a.zarr"
-    quick(output_path=path)
-    before = {p: p.read_bytes() for p in path.rglob("*") if p.is_file()}
-    with pytest.raises(StoreConflictError) as caught:
-        quick(output_path=path, **CHANGES[what])
-    if len(CHANGES[what]) == 1 and what in ("lr", "n_beta", "localization", "init_seed", "mode", "save_metrics"):
-        assert f"{what}: the store has" in str(caught.value)
-    assert {p: p.read_bytes() for p in path.rglob("*") if p.is_file()} == before
-
-
 def test_a_kept_state_lets_a_run_grow_by_chains_and_draws(tmp_path):
     options = {"keep_state": True, "save_metrics": True, "init_noise": 0.01}
     quick(output_path=tmp_path / "a.zarr", **options)
@@ -513,9 +370,6 @@ def test_the_loss_is_known_by_its_source_and_not_by_its_object(tmp_path):
 
     quick(loss_fn=make(), output_path=tmp_path / "a.zarr")
     quick(loss_fn=make(), output_path=tmp_path / "a.zarr")
-
-
-# The face
 
 
 def test_the_signature_is_that_of_the_contract():

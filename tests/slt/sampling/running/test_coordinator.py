@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
-import json
 import multiprocessing
 import os
 import signal
-import subprocess
 import sys
 import threading
 import time
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from tiny_lm import build_model, build_tokens, head_masks
+from coordinated import HELPERS, SETTINGS, TRAIN, assert_same_store, chains_of, run
+from tiny_lm import build_model, head_masks
 
 import devinterp
 from devinterp.errors import ChainFailedWarning, DevinterpWarning, SamplingError, StoreLockedError
 from devinterp.schema import validate
-from devinterp.slt.sampling import ProgressEvent, sample, sample_restrictions
+from devinterp.slt.sampling import ProgressEvent, sample_restrictions
 from devinterp.slt.sampling.running import coordinator, initial_arrays, worker
 from devinterp.slt.sampling.running import pool as processes
 from devinterp.slt.sampling.running.plan import Plan
@@ -30,35 +28,11 @@ from devinterp.store import locate
 from devinterp.store.lock import WriterLock
 from devinterp.store.run_state import LOCK_KEY
 
-HELPERS = Path(__file__).parents[3] / "helpers"
-TRAIN, CODE = build_tokens("train"), build_tokens("code")
-SETTINGS = {
-    "lr": 1e-3, "n_beta": 30.0, "num_chains": 2, "num_draws": 4, "batch_size": 4, "num_init_loss_batches": 2,
-    "localization": 10.0, "save_metrics": True, "device": "cpu", "progress": False,
-}  # fmt: skip
-
-
-def run(model=None, **changes):
-    return sample(model or build_model(), TRAIN, {"train": (TRAIN, 1), "code": (CODE, 1)}, **{**SETTINGS, **changes})
-
-
-def assert_same_store(one, other):
-    assert set(one.data_vars) == set(other.data_vars)
-    for name in one.data_vars:
-        assert one[name].values.tobytes() == other[name].values.tobytes(), name
-
 
 @pytest.fixture(scope="module")
 def pool():
     with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn")) as executor:
         yield executor
-
-
-def chains_of(path):
-    return json.loads((path / "zarr.json").read_text())["attributes"]["metadata"]["run"]["chains"]
-
-
-# The same bytes
 
 
 def test_processes_of_our_own_give_the_bytes_of_one_chain_after_the_other(tmp_path):
@@ -212,9 +186,6 @@ def test_a_run_in_a_thread_of_the_callers_works():
     assert_same_store(tree, run())
 
 
-# Progress
-
-
 def test_every_step_is_told_with_the_last_draws_loss():
     events = []
     run(progress=events.append, num_burnin_steps=2)
@@ -223,9 +194,6 @@ def test_every_step_is_told_with_the_last_draws_loss():
     assert events[1].loss is None
     assert events[-1].loss is not None
     assert events[0].restriction is None
-
-
-# Faults
 
 
 class Doomed(torch.nn.Module):
@@ -310,89 +278,6 @@ def test_a_second_run_on_a_path_that_is_being_written_is_refused(tmp_path):
     assert_same_store(tree, run())
 
 
-# Signals
-
-
-@pytest.mark.parametrize(("number", "error"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)])
-@pytest.mark.parametrize("step", [1, 4, 9])
-def test_a_signal_finishes_the_draw_writes_and_says_how_to_go_on(number, error, step, tmp_path, capsys):
-    path = tmp_path / "a.zarr"
-    handlers = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
-    settings = {"num_burnin_steps": 2, "num_steps_bw_draws": 2, "output_path": path}
-    told = []
-
-    def strike(event):
-        told.append(event)
-        if len(told) == step:
-            os.kill(os.getpid(), number)
-
-    with pytest.raises(error) as caught:
-        run(progress=strike, **settings)
-    if error is SystemExit:
-        assert caught.value.code == 128 + signal.SIGTERM
-    assert "to resume, call again" in capsys.readouterr().err
-    assert handlers == (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM))
-    states = chains_of(path)
-    assert "interrupted" in {state["status"] for state in states}
-    steps = [state["step"] for state in states]
-    assert sum(steps) == len(told)
-    assert_same_store(run(**settings), run(**{**settings, "output_path": None}))
-    assert validate(path, level="values").ok
-
-
-def test_a_second_signal_acts_at_once(tmp_path):
-    told = []
-
-    def strike(event):
-        told.append(event)
-        os.kill(os.getpid(), signal.SIGINT)
-
-    # the second step of the burn-in is not reached by the first signal, which ends the chain after the first
-    with pytest.raises(KeyboardInterrupt):
-        run(progress=strike, num_steps_bw_draws=5, output_path=tmp_path / "a.zarr")
-    assert len(told) == 1
-    with pytest.raises(KeyboardInterrupt):
-        run(progress=strike, num_steps_bw_draws=5, output_path=tmp_path / "a.zarr")
-    assert_same_store(run(num_steps_bw_draws=5, output_path=tmp_path / "a.zarr"), run(num_steps_bw_draws=5))
-
-
-_SCRIPT = """
-import sys; sys.path.insert(0, {helpers!r})
-import torch; torch.set_num_threads(1)
-from tiny_lm import build_model, build_tokens
-from devinterp.slt.sampling import sample
-if __name__ == "__main__":
-    train = build_tokens("train")
-    def show(event):
-        print(event.chain, event.step, flush=True)
-    sample(build_model(), train, {{"train": (train, 1), "code": (build_tokens("code"), 1)}}, output_path={path!r},
-           progress=show, **{settings!r})
-"""
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_to_a_parallel_run_stops_every_worker_and_the_run_resumes(number, tmp_path):
-    path = tmp_path / "a.zarr"
-    settings = {**SETTINGS, "num_draws": 4000, "chain_method": "parallel", "num_workers": 2, "save_metrics": False}
-    del settings["progress"]
-    script = tmp_path / "script.py"
-    script.write_text(_SCRIPT.format(helpers=str(HELPERS), path=str(path), settings=settings))
-    process = subprocess.Popen(
-        [sys.executable, str(script)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
-    )
-    deadline = time.monotonic() + 120
-    while process.stdout.readline().split()[-1:] in ([], ["0"]) and time.monotonic() < deadline:
-        pass
-    os.killpg(process.pid, number) if number == signal.SIGINT else os.kill(process.pid, number)
-    _, errors = process.communicate(timeout=120)
-    assert process.returncode == (-signal.SIGINT if number == signal.SIGINT else 128 + signal.SIGTERM), errors
-    assert "to resume, call again" in errors
-    states = chains_of(path)
-    assert {state["status"] for state in states} == {"interrupted"}
-    assert any(0 < state["step"] < 4000 for state in states)
-
-
 def test_the_counts_of_an_interrupted_store_are_those_of_its_rows(tmp_path):
     path = tmp_path / "a.zarr"
 
@@ -415,9 +300,6 @@ def test_threads_of_the_writer_end_with_the_run():
     run()
     left = [t.name for t in set(threading.enumerate()) - before if t.name.startswith("devinterp")]
     assert left == []
-
-
-# Executors and coordinators that end
 
 
 def test_an_executor_that_was_shut_down_is_named(tmp_path):

@@ -12,12 +12,19 @@ from types import ModuleType, SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from quick_runs import CODE, MATH, TRAIN, assert_same_store, quick
+from tiny_lm import build_model, head_masks
 from torch import nn
 
-from devinterp.errors import DevinterpWarning, StoreConflictError
+from devinterp.errors import (
+    DevinterpWarning,
+    StoreConflictError,
+)
 from devinterp.slt.sampling import sample
 
 IDS = np.random.default_rng(0).integers(0, 8, (8, 5))
+
+
 SETTINGS = {
     "lr": 1e-3, "n_beta": 10.0, "num_chains": 1, "num_draws": 2, "batch_size": 2, "num_init_loss_batches": 1,
     "batches_per_draw": 1, "progress": False, "device": "cpu",
@@ -358,3 +365,44 @@ def test_a_store_without_the_record_comes_back_with_a_word(tmp_path):
     np.testing.assert_array_equal(first["sampling_loss"], again["sampling_loss"])
     with pytest.raises(StoreConflictError, match="lr"), pytest.warns(DevinterpWarning, match="does not tell"):
         run(path, lr=2e-3)
+
+
+def test_the_same_request_returns_the_store_without_sampling(tmp_path, monkeypatch):
+    first = quick(output_path=tmp_path / "a.zarr")
+    monkeypatch.setattr(
+        "devinterp.slt.sampling.engine.update.UpdateRule.step", lambda self: pytest.fail("sampled again")
+    )
+    assert_same_store(first, quick(output_path=tmp_path / "a.zarr"))
+
+
+REQUESTS = {
+    "lr": {"lr": 2e-3},
+    "n_beta": {"n_beta": 31.0},
+    "localization": {"localization": 11.0},
+    "init_seed": {"init_seed": 7},
+    "mode": {"mode": "eval"},
+    "save_metrics": {"save_metrics": True},
+    "fewer draws": {"num_draws": 2},
+    "weights": {"model": build_model(1)},
+    "dataset": {"dataset": CODE},
+    "one row of the dataset": {"dataset": np.vstack([TRAIN[:5], TRAIN[5:6] ^ 1, TRAIN[6:]])},
+    "longer dataset": {"dataset": np.vstack([TRAIN, TRAIN])},
+    "observable": {"observables": {"code": (MATH, 1)}},
+    "observable's name": {"observables": {"cod": (CODE, 1)}},
+    "observable's batches": {"observables": {"code": (CODE, 2)}},
+    "masks": {"param_masks": head_masks(build_model(), 0, 0)},
+    "loss": {"loss_fn": lambda model, ids: model(ids)[:, 1:, 0]},
+    "tokenizer": {"tokenizer": "gpt2"},
+}
+
+
+@pytest.mark.parametrize("what", REQUESTS)
+def test_another_request_is_refused_with_its_differences(what, tmp_path):
+    path = tmp_path / "a.zarr"
+    quick(output_path=path)
+    before = {p: p.read_bytes() for p in path.rglob("*") if p.is_file()}
+    with pytest.raises(StoreConflictError) as caught:
+        quick(output_path=path, **REQUESTS[what])
+    if len(REQUESTS[what]) == 1 and what in ("lr", "n_beta", "localization", "init_seed", "mode", "save_metrics"):
+        assert f"{what}: the store has" in str(caught.value)
+    assert {p: p.read_bytes() for p in path.rglob("*") if p.is_file()} == before
