@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["llc_estimates", "llc_over_checkpoints", "llc_over_restrictions", "llc_per_chain"]
 
 LABEL = "LLC (dimensionless)"
+RISE_LABEL = "n_beta · rise of the loss on {} (dimensionless)"
 MOST_CURVES = 8
 OFF_SCALE = 2.0  # times as far out as any other restriction
 # By shape and not by colour alone: only what is good is filled.
@@ -146,7 +147,7 @@ def llc_per_chain(result: xr.Dataset, *, ax: Axes | None = None) -> ErrorbarCont
         ax.set_xticks([0, values.size - 1, x], ["0", str(values.size - 1), "mean"])
     ax.set_xlim(-0.7, x + 0.7)
     ax.set_xlabel("chain")
-    ax.set_ylabel(LABEL)
+    ax.set_ylabel(_label(result))
     title(ax, _average(result))
     note(ax, what)
     return bars
@@ -208,7 +209,7 @@ def llc_over_restrictions(
     ax.tick_params(axis="y", length=0)
     ax.grid(axis="x", alpha=0.3)
     ax.set_ylim(len(names) - 0.4, -0.6)
-    ax.set_xlabel(LABEL)
+    ax.set_xlabel(_label(result))
     title(ax, _average(result))
     note(ax, what if len(names) == total else f"{what}; the {len(names)} largest of {total}")
     return bars
@@ -312,7 +313,7 @@ def llc_over_checkpoints(
                 parse_math=False,
             )
     ax.set_xlabel("training step")
-    ax.set_ylabel(LABEL)
+    ax.set_ylabel(_label(result))
     ax.grid(axis="y", alpha=0.3)
     title(ax, _average(result))
     mixed = listed(result.attrs, "mixed")
@@ -349,6 +350,10 @@ def _hollow(ax: Axes, code: Code, colour: Any) -> dict[str, Any]:
         "markeredgecolor": colour,
         "zorder": 3,
     }
+
+
+def _label(result: xr.Dataset) -> str:
+    return RISE_LABEL.format(result.attrs["observable"]) if "llc_is" in result.attrs else LABEL
 
 
 def _average(result: xr.Dataset) -> str:

@@ -84,9 +84,21 @@ def test_over_observable_knows_the_sampling_task_of_a_study_and_by_provenance():
     tree = make_run()
     tree.attrs["metadata"]["provenance"] = {"dataset": {"rows": "abc"}, "observables": {"code": "x", "math": "abc"}}
     assert compute_llc(tree, over="observable").attrs["observable"] == "math"
+    assert "llc_is" not in compute_llc(tree, over="observable").attrs
     del tree.attrs["metadata"]["provenance"]
     with pytest.raises(MissingVariableError, match="observable=NAME"):
         compute_llc(tree, over="observable")
+
+
+def test_the_rise_on_another_kind_of_data_is_not_called_its_llc():
+    for result in (
+        compute_llc(make_study(), over="observable", observable="code"),
+        compute_llc(make_study()["l0h0"], over="observable", observable="code"),
+    ):
+        assert "not the data-refined LLC of code" in result.attrs["llc_is"]
+        assert "while the loss on train is sampled" in result.attrs["llc_is"]
+        assert validate(result).ok
+    assert "llc_is" not in compute_llc(make_study(), over="observable", observable="train").attrs
 
 
 def test_over_steps_leaves_the_burnin_out_where_it_is_known():

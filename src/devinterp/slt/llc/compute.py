@@ -45,7 +45,9 @@ def compute_llc(
     burnin : bool
         With ``over="steps"``: include the burn-in, as devinterp 2.0 does.
     observable : str, optional
-        With ``over="observable"``: which observable; by default the sampling task's, where the store tells it.
+        With ``over="observable"``: which observable; by default the sampling task's, where the store tells it. Of
+        another kind of data this is how much its loss rises while the chain samples on the sampling task's, and not
+        its data-refined LLC, which `data_refined_llc` samples for.
     ci : float, optional
         Level of an interval for ``llc_mean`` (0.9), which accounts for autocorrelation, for minibatch noise and for
         the noise of ``init_loss``; see `devinterp.slt.uncertainty.intervals.llc_interval`. It is for
@@ -63,7 +65,8 @@ def compute_llc(
         (bound,) and, with ``over="observable"``, ``llc_ci_given_rows`` (bound,): the rows taken as they are, for
         heads or checkpoints that observe the same ones. ``init_loss`` () float64 and ``loss_trace`` (chain, draw) or
         (chain, step) float32, nat.
-        Attributes ``over``, ``n_beta``, ``n_chains_used``, ``chains_excluded``, and where it is known
+        Attributes ``over``, ``n_beta``, ``n_chains_used``, ``chains_excluded``; ``llc_is``, what it is instead where
+        the observable is not of the data that were sampled; and where it is known
         ``step_inflation``, by what factor the step size makes the LLC too large
         (`devinterp.slt.diagnostics.step_bias.step_bias`), with ``step_inflation_is``, measured or a lower bound; of a
         study these are mappings by restriction, as JSON text (``json.loads``): netCDF has no attributes that are

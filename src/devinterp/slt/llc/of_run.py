@@ -32,6 +32,7 @@ __all__ = ["CI_IS_FOR", "Over", "best_average", "check_over", "llc_of_run", "llc
 
 Over = Literal["draws", "steps", "observable", "paired"]
 OVERS = ("draws", "steps", "observable", "paired")
+RISE = "n_beta times the rise of the loss on {0} while the loss on {1} is sampled, not the data-refined LLC of {0}"
 CI_IS_FOR = "n_beta * E[L - L_0] at this step size, n_beta, localization and length; not for the learning coefficient"
 
 
@@ -134,6 +135,9 @@ def llc_of_run(
     )
     if task is not None:
         result.attrs["observable"] = task
+        sampled = run.sampling_task()
+        if sampled is not None and task != sampled:
+            result.attrs["llc_is"] = RISE.format(task, sampled)
     elif rows.counts is not None:
         result["loss_count"] = (("chain", axis), rows.sums[1])
     if over == "steps":
