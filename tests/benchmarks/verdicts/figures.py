@@ -12,6 +12,7 @@ import sys
 import warnings
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -164,6 +165,34 @@ def _noisy(batch: int, n_beta: float) -> list[xr.Dataset]:
     runs = simulate(Regression(4, 1024, batch, 64), runs=60, seed=7, burnin=60, **own)
     ids = np.arange(128).reshape(64, 2)
     return [run.assign(input_ids_train=(("batch_train", "token"), ids)) for run in runs]
+
+
+@dataclass(frozen=True)
+class Shaken(Quadratic):
+    """With noise that all chains share, a hundredth of a nat's slope, as minibatches of many rows have."""
+
+    def gradient(self, w: Any, rng: Any, step: int) -> Any:
+        """(run, chain, weight)"""
+        return self.h * w + 0.01 * rng.normal(size=(w.shape[0], 1, w.shape[2]))
+
+
+@case
+def blind() -> None:
+    """Point 5, healthy runs without metrics: how many are good, and were the chains known to be independent."""
+    for draws in (40, 100, 200):
+        own = {"n_beta": 30.0, "localization": 20.0, "lr": 3e-3, "burnin": 100, "between": 4, "draws": draws}
+        runs = simulate(Shaken(np.linspace(0.2, 3, 30)), runs=100, seed=1, metrics=False, **own)
+        good = []
+        for shared in (True, False):
+            for run in runs:
+                known = run.attrs["metadata"]
+                sampler = {**known["config"]["sampler"], "batch_size": 64}
+                sampler["match_sampling_input_ids_across_chains"] = shared
+                provenance = {**known["provenance"], "dataset": {"length": 10**6}}
+                config = {**known["config"], "sampler": sampler}
+                run.attrs = {"metadata": {**known, "config": config, "provenance": provenance}}
+            good.append(sum(said(run).good for run in runs))
+        line(f"{draws} draws: good of 100, chains that share minibatches and not", "", f"{good[0]}, {good[1]}")
 
 
 @case
