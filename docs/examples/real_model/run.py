@@ -42,8 +42,8 @@ COMMON = {"num_init_loss_batches": 8, "mode": "eval", "device": "cpu"}
 # less than a twentieth, a chain forgets its start in ten steps: draws nine apart (which see all of the 64 rows in turn) are
 # worth nearly half as many. Steps of one row are the cheapest; their noise stays far below the sampler's own at n_beta 10,
 # as the metrics tell.
-GRID = {"lr": [6e-4, 1.9e-3], "n_beta": [10.0, 30.0], "localization": [100.0]}
-SETTLED = {"lr": 1.9e-3, "n_beta": 10.0, "localization": 100.0}  # what came of it
+GRID = {"lr": [1.2e-3, 1.9e-3], "n_beta": [10.0, 30.0], "localization": [100.0]}
+SETTLED = {"lr": 1.2e-3, "n_beta": 10.0, "localization": 100.0}  # what the calibration led to
 APART = {"batch_size": 1, "num_chains": 2, "num_burnin_steps": 20, "num_steps_bw_draws": 9, "save_metrics": True}
 HEADS, OTHERS = 2, 2
 
