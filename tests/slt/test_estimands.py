@@ -102,3 +102,10 @@ def test_parameters_that_share_a_line_share_what_is_said() -> None:
         """
 
     assert parameter_docs(function) == {"a": "Two numbers.", "b": "Two numbers.", "*rest": ""}
+
+
+@pytest.mark.parametrize("kind", ESTIMANDS)
+def test_an_option_says_what_it_means_also_where_its_docstring_names_another_function(kind):
+    said = {option.name: option.doc for option in ESTIMANDS[kind].options()}
+    assert not [name for name, text in said.items() if text.startswith("As in")]
+    assert said["allow_partial"].startswith("Accept")

@@ -109,7 +109,7 @@ class Estimand:
         _, *arguments = inspect.signature(function).parameters.values()
         return [
             # Annotations are strings; what only type checkers import (torch) has no type here, and no command has it.
-            Option(a.name, None if a.name in self.hidden else eval(a.annotation, names), a.default, docs[a.name])
+            Option(a.name, None if a.name in self.hidden else eval(a.annotation, names), a.default, _said(a.name, docs))
             for a in arguments
         ]
 
@@ -118,6 +118,12 @@ def resolve(dotted: str) -> Any:
     """Return what ``module:name`` names."""
     module, _, name = dotted.partition(":")
     return getattr(import_module(module), name)
+
+
+def _said(name: str, docs: Mapping[str, str]) -> str:
+    """What a parameter means, also where its docstring says no more than which function's it is like."""
+    where = re.match(r"As in `(devinterp[\w.]*)\.(\w+)`\.", docs[name])
+    return docs[name] if where is None else _said(name, parameter_docs(resolve(f"{where[1]}:{where[2]}")))
 
 
 def parameter_docs(function: Any) -> dict[str, str]:

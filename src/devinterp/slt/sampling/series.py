@@ -83,19 +83,15 @@ def sample_checkpoints(
 
     Raises
     ------
-    SettingError, DataError, ModelError, RestrictionError
-        Bad input: raised before any sampling, and no store is left behind.
-    StoreExistsError, StoreConflictError, StoreLockedError
-        Something else, another request's store, or a live writer is at `output_path`.
+    SettingError, DataError, ModelError, RestrictionError, StoreExistsError, StoreConflictError, StoreLockedError
+        As in `devinterp.sample_restrictions`.
     AllChainsFailedError
         No chain of any checkpoint survived.
 
     Warns
     -----
-    StepBiasWarning
-        ``lr * localization`` is above 0.36, which inflates every variance by more than a tenth; before any sampling.
-    ChainFailedWarning
-        Some chains met a non-finite loss, logit or weight, and ended there.
+    StepBiasWarning, ChainFailedWarning
+        As in `devinterp.sample_restrictions`.
     """
     steps = _check_checkpoints(checkpoints)
     common, options, about = read_settings("sample_checkpoints", settings, lr=lr, n_beta=n_beta)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from devinterp.errors import SettingError
@@ -110,10 +110,6 @@ class SamplerSettings:
         elif changes.keys() & {"rmsprop_eps", "rmsprop_alpha"}:
             arguments["sampling_method_kwargs"] = None
         return type(self).build(**{**arguments, **changes})
-
-    def with_draws(self, num_draws: int) -> SamplerSettings:
-        """Return the settings with another number of draws."""
-        return replace(self, num_draws=num_draws)
 
     @property
     def steps(self) -> StepLayout:

@@ -67,26 +67,19 @@ def compare_requests(
     """
     found: list[str] = []
     growth = False
-    for path, container in containers.items():
+    for path, asked in {**containers, **requests}.items():
         document = read_group(location, path)
         if document is None:
             growth = True
             continue
         stored = document.get("attributes", {}).get("metadata", {})
         found += _part(path, stored)
-        wanted, more = _grown_lists(plain_json(container.metadata), stored, container.grows)
+        if isinstance(asked, SamplesRequest):
+            wanted, more = _grown_numbers(plain_json(asked.metadata()), stored)
+        else:
+            wanted, more = _grown_lists(plain_json(asked.metadata), stored, asked.grows)
         growth |= more
         found += [_prefix(path) + line for line in differences(wanted, stored)]
-    for group, request in requests.items():
-        document = read_group(location, group)
-        if document is None:
-            growth = True
-            continue
-        stored = document.get("attributes", {}).get("metadata", {})
-        found += _part(group, stored)
-        wanted, more = _grown_numbers(plain_json(request.metadata()), stored)
-        growth |= more
-        found += [_prefix(group) + line for line in differences(wanted, stored)]
     if found:
         shown = found[:20] + ([f"and {len(found) - 20} more"] if len(found) > 20 else [])
         state = "An interrupted run" if interrupted else "A completed store"

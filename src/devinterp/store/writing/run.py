@@ -143,11 +143,6 @@ class Run:
         """What names this run in its lock, for workers that must end when it does."""
         return None if self._lock is None else self._lock.token
 
-    def read_array(self, group: str, name: str) -> NDArray[Any]:
-        """Return one whole array of an earlier attempt (a resumed run need not compute it again)."""
-        layout = self.layout(group).arrays[name]
-        return np.asarray(open_array(self.location, f"{group}/{name}", layout, self.schema.storage)[...])
-
     def has_array(self, group: str, name: str) -> bool:
         """Whether an array that belongs to no chain was written (its one chunk is there)."""
         layout = self.layout(group).arrays[name]
