@@ -7,6 +7,7 @@ import re
 import textwrap
 from collections import Counter
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -227,11 +228,19 @@ def test_draws_counted_in_steps_by_hand_are_noticed(line):
 
 def code(tree: ast.Module) -> str:
     """The code without docstrings and comments, spelt alike however it was laid out."""
-    bare = ast.parse(ast.unparse(tree))
-    for node in ast.walk(bare):
-        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
-            node.value = ast.Constant(...)
-    return ast.unparse(bare)
+    prose = [n for n in ast.walk(tree) if isinstance(n, ast.Expr) and isinstance(n.value, ast.Constant)]
+    kept = [(node, node.value) for node in prose]
+    for node in prose:
+        node.value = ast.Constant(...)
+    text = ast.unparse(tree)
+    for node, value in kept:
+        node.value = value
+    return text
+
+
+@cache
+def every_code() -> dict[str, str]:
+    return {module: code(tree) for module, tree in MODULES.items()}
 
 
 # Of what the concept cannot be had without: the sign, the modules that bear it, and copies that must be noticed.
@@ -298,7 +307,7 @@ SIGNS: dict[str, tuple[str, dict[str, str], tuple[str, ...]]] = {
 @pytest.mark.parametrize("concept", SIGNS)
 def test_a_concept_stands_in_its_place_alone(concept: str) -> None:
     sign, places, _ = SIGNS[concept]
-    found = {module for module, tree in MODULES.items() if re.search(sign, code(tree))}
+    found = {module for module, text in every_code().items() if re.search(sign, text)}
     assert found == set(places), f"{concept}: {places}"
 
 

@@ -23,6 +23,7 @@ import numpy.typing as npt
 
 from devinterp.errors import StepBiasWarning
 from devinterp.plain_json import dig
+from devinterp.slt.runs.read_blocks import read_whole
 from devinterp.slt.runs.run import Samples
 
 __all__ = [
@@ -202,10 +203,9 @@ def _measured(run: Samples, used: list[int], settings: Mapping[str, Any], llc: f
     names = ("scaled_grad", "localization", "weight_decay", "noise", "dot_grad_prior")
     if not used or any(f"metrics_{name}" not in run.dataset for name in names):
         return None
-    steps: dict[str, F64] = {
-        name: np.asarray(run.variable(f"metrics_{name}", ("chain", "step"))[used].values, dtype=np.float64)
-        for name in names
-    }
+    kept = [*names, *(name for name in ("unscaled_grad", "distance") if f"metrics_{name}" in run.dataset)]
+    read = read_whole({name: run.variable(f"metrics_{name}", ("chain", "step")) for name in kept})
+    steps: dict[str, F64] = {name: values[used] for name, values in read.items()}
     burnin = int(run.setting("num_burnin_steps") or 0)
     burnin = burnin if burnin < steps["noise"].shape[1] else 0
     pull, decay = (steps[name][:, burnin:] for name in ("localization", "weight_decay"))
@@ -225,16 +225,17 @@ def _measured(run: Samples, used: list[int], settings: Mapping[str, Any], llc: f
     # Of G g: (lr / 2)**2 times the mean of G g**2, and the G that belongs to it. Of G alone, metrics have the square.
     square, gain, plain = float(gradient[valid].mean()), 1.0, steps["scaled_grad"]
     if settings.get("sampling_method") == "rmsprop_sgld":
-        if "metrics_unscaled_grad" not in run.dataset:
+        if "unscaled_grad" not in steps:
             return StepBias(weights, "metrics")
-        plain = np.asarray(run.variable("metrics_unscaled_grad", ("chain", "step"))[used].values, dtype=np.float64)
+        plain = steps["unscaled_grad"]
         unscaled = float((plain[:, burnin:][valid] ** 2).mean())
         gain = math.sqrt(square / unscaled) if unscaled > 0 else 1.0
     added = float(dot[valid].mean()) / gain
     localization = float(settings.get("localization") or 0.0)
     if localization and not (decay > 0).any():
         llc = 2 * added / (float(lr) ** 2 * localization * gain)
-    alone, started = plain[:, 0] ** 2, _starts_at_weights(run, used)
+    # From the trained weights, where there is no init_noise and no step was left out.
+    alone, started = plain[:, 0] ** 2, "distance" in steps and bool((steps["distance"][:, 0] == 0).all())
     started = started and bool(np.isfinite(alone).all())
     at_start, at_draws = (float(alone.mean()) * gain if started else 0.0), square / gain
     chance = at_start if at_start <= NOISE_APART * at_draws else at_draws
@@ -255,10 +256,3 @@ def _preconditioner(settings: Mapping[str, Any], x: float, gain: float, own: flo
         return None
     kept = alpha * (1 - 2 * min(max(x, 0.0), 1.0)) ** 2
     return 1 + (1 - alpha) / (1 - kept) * own * max(0.0, 1 - eps * gain) if kept < 1 else 1.0
-
-
-def _starts_at_weights(run: Samples, used: list[int]) -> bool:
-    """Whether the first step that is there is from the trained weights: no init_noise, no selection of steps."""
-    if "metrics_distance" not in run.dataset:
-        return False
-    return bool((run.variable("metrics_distance", ("chain", "step")).values[used, 0] == 0).all())

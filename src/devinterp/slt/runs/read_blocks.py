@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -23,6 +23,7 @@ __all__ = [
     "in_memory",
     "is_dask",
     "read_blocks",
+    "read_whole",
     "remembered_means",
     "row_means",
 ]
@@ -118,6 +119,14 @@ def read_blocks(requests: Iterable[tuple[str, xr.DataArray, slice, slice]]) -> I
             for *_, value, _size in pending:
                 if isinstance(value, Future):
                     value.cancel()
+
+
+def read_whole(arrays: Mapping[str, xr.DataArray]) -> dict[str, npt.NDArray[np.float64]]:
+    """Read small arrays, (chain, draw or step, ...), all at once: as float64, by their keys."""
+    found = {key: np.empty(array.shape, dtype=np.float64) for key, array in arrays.items()}
+    for block in read_blocks((key, array, *cut) for key, array in arrays.items() for cut in block_slices(array)):
+        found[block.key][block.chains, block.draws] = block.values
+    return found
 
 
 def _finish(pending: deque[Any]) -> tuple[Block, int]:
