@@ -280,6 +280,11 @@ SIGNS: dict[str, tuple[str, dict[str, str], tuple[str, ...]]] = {
             "np.pad(x, w, constant_values=np.nan)", "np.full((*shape, 3), np.nan)",
         ),
     ),
+    "look-up in metadata": (
+        r"\.get\('(attributes|metadata|config|run|provenance|sampler)', \{\}\)\.get\('",
+        {},
+        ("document.get('attributes', {}).get('metadata')", "attrs.get('metadata', {}).get('run', {})['chains']"),
+    ),
     "which positions the losses are of": (
         r"np\.arange\(1, (size|tokens|.*\.sizes\[.(token_pos|target_position).*|.*shape\[-1\]) \+ 1\)"
         r"|if '(token_pos|token|target_position\w*)' (not )?in \w+(\.coords)? else",

@@ -12,6 +12,7 @@ from zarr.storage import LocalStore
 import devinterp
 from devinterp.errors import StoreError
 from devinterp.store import open_store
+from devinterp.testing import make_store
 
 
 class Counting(LocalStore):
@@ -102,3 +103,14 @@ def test_a_legal_spelling_that_zarr_does_not_read_is_named_with_the_one_it_reads
         (store / "zarr.json").write_text(json.dumps(root))
     (store / "loss_code" / "zarr.json").write_text(json.dumps(document))
     assert open_store(store, level="values")["loss_code"].shape == (1, 4, 2, lifelike.TOKENS)
+
+
+@pytest.mark.parametrize("told", [[], 3, {"run": []}, {"run": {"chains": 2}}, {"run": {"chains": [None]}}])
+def test_a_store_whose_metadata_are_not_what_they_should_be_can_be_looked_at(tmp_path, told):
+    path = tmp_path / "a.zarr"
+    make_store(path)
+    root = path / "zarr.json"
+    document = json.loads(root.read_text())
+    document["attributes"]["metadata"] = told
+    root.write_text(json.dumps(document))
+    assert open_store(path, level=None).attrs["completed"] == 1

@@ -12,6 +12,7 @@ import xarray as xr
 
 from devinterp.errors import SettingError, StoreConflictError
 from devinterp.names import SECONDARY, swept_value
+from devinterp.plain_json import dig
 from devinterp.schema.definition.may_differ import settings_that
 from devinterp.schema.reading.keys import STATE_FOLDER
 from devinterp.slt.diagnostics.step_bias import LARGEST_INFLATION, least_inflation
@@ -313,12 +314,9 @@ def _stored(location: Location, common: SamplerSettings, axes: tuple[str, ...]) 
     """Return the cells that a sweep in the store has already, as long as they are; what else differs is found later."""
     own = {"batch_size": ("gradient_accumulation_steps",)}
     names = [*itertools.chain(*(own.get(axis, (axis,)) for axis in axes)), *settings_that("resume", "grows")]
-    attributes = (read_group(location) or {}).get("attributes", {})
-    config = attributes.get("metadata", {}).get("config", {}) if isinstance(attributes, Mapping) else {}
     found: Cells = {}
-    for name in config.get("cells", []):
-        document = read_group(location, name) or {}
-        sampler = document.get("attributes", {}).get("metadata", {}).get("config", {}).get("sampler")
+    for name in dig(read_group(location), "attributes.metadata.config.cells") or []:
+        sampler = dig(read_group(location, name), "attributes.metadata.config.sampler")
         if isinstance(sampler, Mapping):
             found[name] = common.override(**{k: sampler[k] for k in names})
             if cell_name({axis: swept_value(sampler, axis) for axis in axes}) != name:

@@ -17,6 +17,7 @@ from devinterp.errors import (
     StoreError,
     StoreNotFoundError,
 )
+from devinterp.plain_json import dig
 from devinterp.schema.checks.completion import has_completed
 from devinterp.schema.findings.codes import RuleCode
 from devinterp.schema.reading.store_tree import gathered_documents
@@ -182,9 +183,9 @@ def failed_chains(tree: xr.DataTree) -> list[str]:
     """Say of every failed chain of a completed store which it is, at what step it ended, and why."""
     failed = []
     for node in tree.subtree:
-        chains = node.attrs.get("metadata", {}).get("run", {}).get("chains", []) if node.attrs.get("completed") else []
-        for index, chain in enumerate(chains):
-            if chain.get("status") == "failed":
+        chains = dig(node.attrs, "metadata.run.chains") if node.attrs.get("completed") else None
+        for index, chain in enumerate(chains if isinstance(chains, list) else []):
+            if dig(chain, "status") == "failed":
                 where = "" if node.path == "/" else f"{node.path.strip('/')} "
                 failed.append(f"{where}chain {index} at step {chain.get('step')} ({chain.get('reason')})")
     return failed

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from devinterp.errors import StoreError
+from devinterp.plain_json import dig
 from devinterp.schema import load
 from devinterp.schema.reading.keys import DOCUMENT, STATE_FOLDER, document_key, documented_node, join_key
 from devinterp.store.filesystem import remove_empty
@@ -284,7 +285,7 @@ def _finish(location: Location, plan: RepairPlan) -> None:
 
 def _completed(run: RunStatus) -> RunStatus:
     """The run with its chains' states from the attributes, not from progress files."""
-    states = run.metadata.get("run", {}).get("chains", [])
+    states = dig(run.metadata, "run.chains") or []
     chains = []
     for chain, state in zip(run.chains, states, strict=True):
         draws = run.layout.draws_taken(int(state.get("step") or 0))
@@ -305,8 +306,7 @@ def consolidate(location: Location) -> None:
 
 
 def _metadata(location: Location, group: str) -> Mapping[str, Any]:
-    document = read_group(location, group) or {}
-    metadata = document.get("attributes", {}).get("metadata")
+    metadata = dig(read_group(location, group), "attributes.metadata")
     if not isinstance(metadata, Mapping):
         raise StoreError(f"The group {group!r} of {location.name} has no metadata.")
     return metadata

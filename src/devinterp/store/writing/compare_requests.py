@@ -72,7 +72,7 @@ def compare_requests(
         if document is None:
             growth = True
             continue
-        stored = document.get("attributes", {}).get("metadata", {})
+        stored = dig(document, "attributes.metadata") or {}
         found += _part(path, stored)
         if isinstance(asked, SamplesRequest):
             wanted, more = _grown_numbers(plain_json(asked.metadata()), stored)
@@ -114,7 +114,7 @@ def _grown_lists(wanted: Any, stored: Any, grows: tuple[str, ...]) -> tuple[Any,
 def _grown_numbers(wanted: Any, stored: Any) -> tuple[Any, bool]:
     """Take more chains or draws for equal, and say whether there are more."""
     config = dict(wanted.get("config", {}))
-    sampler, before = dict(config.get("sampler", {})), stored.get("config", {}).get("sampler", {})
+    sampler, before = dict(config.get("sampler", {})), dig(stored, "config.sampler") or {}
     more = False
     for name in settings_that("resume", "grows"):
         new, old = sampler.get(name), before.get(name)

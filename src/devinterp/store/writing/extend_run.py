@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from devinterp.errors import StoreConflictError
+from devinterp.plain_json import dig
 from devinterp.schema.definition.spec import ArrayLayout, GroupLayout
 from devinterp.schema.reading.keys import DOCUMENT, ChunkKeys, document_key, join_key
 from devinterp.store.reading.path_state import read_group
@@ -41,11 +42,11 @@ def grow_run(run: Run) -> None:
     stored = _StoredArrays(run)
     layouts = {group: stored.layout(group) for group in present}
     root = read_group(run.location) or {}
-    completed = root.get("attributes", {}).get("completed") == 1
+    completed = dig(root, "attributes.completed") == 1
     if completed:
         check_growth(run, {group: _grown_dims(run.layout(group), layouts[group]) for group in present})
     for group, attributes in present.items():
-        earlier = attributes.get("metadata", {}).get("run", {})
+        earlier = dig(attributes, "metadata.run") or {}
         run.add_facts(group, {name: fact for name, fact in earlier.items() if name != "chains"})
         if attributes.get("completed") == 1:
             _adopt_progress(run, group, attributes, layouts[group].arrays["draws_written"])

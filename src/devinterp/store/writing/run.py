@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from devinterp.errors import DevinterpError, StoreError
+from devinterp.plain_json import dig
 from devinterp.schema import load
 from devinterp.schema.definition.spec import ArrayLayout, GroupLayout
 from devinterp.schema.reading.keys import DOCUMENT, STATE_FOLDER, document_key
@@ -213,8 +214,7 @@ class Run:
         if raw is not None:
             return list(json.loads(raw))
         for group in self.requests:
-            attributes = (read_group(self.location, group) or {}).get("attributes", {})
-            found = attributes.get("metadata", {}).get("run", {}).get("environments")
+            found = dig(read_group(self.location, group), "attributes.metadata.run.environments")
             if found:
                 return list(found)
         return []

@@ -385,9 +385,8 @@ def check_visited(plan: Plan, location: Location) -> None:
         It visited others.
     """
     for group, variant in plan.variants.items():
-        metadata = (read_group(location, group) or {}).get("attributes", {}).get("metadata", {})
-        before = metadata.get("config", {}).get("sampler", {})
-        visited = metadata.get("provenance", {}).get("visited")
+        metadata = dig(read_group(location, group), "attributes.metadata")
+        before, visited = dig(metadata, "config.sampler") or {}, dig(metadata, "provenance.visited")
         counts = {name: before.get(name) for name in settings_that("resume", "grows")}
         longer = {name: getattr(variant.settings, name) for name in counts}
         if visited is None or not all(isinstance(n, int) and 0 < n <= longer[name] for name, n in counts.items()):
