@@ -67,7 +67,8 @@ def compare_requests(
     """
     found: list[str] = []
     growth = False
-    for path, asked in {**containers, **requests}.items():
+    parts: dict[str, Container | SamplesRequest] = {**containers, **requests}
+    for path, asked in parts.items():
         document = read_group(location, path)
         if document is None:
             growth = True
