@@ -17,6 +17,7 @@ from devinterp.errors import SettingError, StoreConflictError
 from devinterp.slt.diagnostics.step_bias import LARGEST_INFLATION, least_inflation
 from devinterp.slt.sampling.running import initial_arrays
 from devinterp.slt.sweep.sample_sweep import _default_grid
+from devinterp.slt.sweep.temperature import compute_temperature
 from devinterp.testing.mutations.editor import StoreEditor
 
 TRAIN = build_tokens("train")
@@ -105,7 +106,7 @@ def test_what_a_grid_varies_besides_is_a_dimension_of_its_summary(batches):
     plain = large.devinterp.llc(over="observable")
     assert dict(plain["llc_mean"].sizes) == {"lr": 2, "n_beta": 2, "localization": 1}
     np.testing.assert_array_equal(summary["llc_mean"].sel(batch_size=4), plain["llc_mean"])
-    for refused in (tree.devinterp.llc, lambda: devinterp.slt.sweep.temperature.compute_temperature(tree)):
+    for refused in (tree.devinterp.llc, lambda: compute_temperature(tree)):
         with pytest.raises(SettingError, match="varies batch_size as well"):
             refused()
     found = tree.devinterp.recommend()
