@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import lifelike
+import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
@@ -47,6 +48,20 @@ def test_traces_of_fixed_rows_are_the_mean_losses_of_the_draws(run, ax):
     np.testing.assert_allclose(np.stack([line.get_ydata() for line in lines]), expected, rtol=1e-5)
     start = [line for line in ax.lines if line.get_label() == "at the start"]
     np.testing.assert_allclose(start[0].get_ydata(), run["init_loss_code"].mean().item(), rtol=1e-5)
+
+
+def test_a_backend_that_shows_pictures_as_they_are_drawn_goes_on_doing_so(run, monkeypatch):
+    """That of a notebook, loaded by the first picture, where the program has not imported pyplot itself."""
+    new_figure = plt.subplots
+
+    def loads_the_backend(*args, **options):
+        mpl.interactive(True)
+        return new_figure(*args, **options)
+
+    monkeypatch.setattr(plt, "subplots", loads_the_backend)
+    with mpl.rc_context({"interactive": False}):
+        loss_traces(run)
+        assert mpl.is_interactive()
 
 
 def test_a_failed_chain_ends_where_it_ended(tmp_path, ax):

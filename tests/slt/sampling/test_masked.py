@@ -317,6 +317,29 @@ def test_a_model_that_cannot_do_without_a_mask_is_given_one_of_ones():
     assert run(padded(), model=Strict()).sizes["token_pos"] == LENGTH - 1
 
 
+def test_rows_of_unequal_lengths_agree_with_each_row_evaluated_by_itself():
+    """The oracle cuts every row to its own length, and gives it to the model alone."""
+
+    def each_alone(model, batch):
+        losses = []
+        for ids, there in zip(batch["input_ids"], batch["attention_mask"].sum(1), strict=True):
+            row = ids[None, :there]
+            alone = next_token_loss(model(row), row)[0]
+            losses.append(nn.functional.pad(alone, (0, len(ids) - int(there)), value=torch.nan))
+        return torch.stack(losses)
+
+    for seed in range(10):
+        draw = np.random.default_rng(seed)
+        rows = [draw.integers(0, 64, length).tolist() for length in [2, 9, *draw.integers(2, 10, 10)]]
+        options = {"num_draws": 3, "batch_size": 6, "num_chains": 1, "num_init_loss_batches": 1}
+        padded_rows, alone = (
+            run(rows, {"train": (rows, 1)}, build_model().double(), loss_fn=loss_fn, **options)
+            for loss_fn in (None, each_alone)
+        )
+        for name in ("sampling_loss", "loss_train", "init_loss", "init_loss_train"):
+            np.testing.assert_allclose(padded_rows[name].values, alone[name].values, rtol=0, atol=1e-9)
+
+
 def test_a_loss_of_the_callers_gets_the_attention_mask():
     seen = []
 

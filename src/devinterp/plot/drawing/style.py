@@ -72,8 +72,14 @@ def _matplotlib() -> Any:
 @contextmanager
 def style(**changes: Any) -> Iterator[None]:
     """Draw in this style while the context lasts; ``changes`` are further matplotlib settings."""
-    with _matplotlib().rc_context({**_RC, **changes}):
-        yield
+    matplotlib = _matplotlib()
+    with matplotlib.rc_context({**_RC, **changes}):
+        try:
+            yield
+        finally:
+            interactive = matplotlib.is_interactive()
+    # The backend of a notebook says when it is loaded, at the first picture, that pictures are shown as they are drawn.
+    matplotlib.interactive(interactive)
 
 
 def new_axes(ax: Axes | None, size: tuple[float, float]) -> Axes:
