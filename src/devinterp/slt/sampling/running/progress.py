@@ -34,7 +34,7 @@ class ProgressEvent:
     step, num_steps : int
         Steps done, and steps in all, burn-in included.
     loss : float or None
-        Mean loss of the last recorded draw, in nat, where it is known.
+        Mean loss of the last recorded draw, in the unit of the loss, where it is known.
     """
 
     restriction: str | None
