@@ -90,6 +90,10 @@ class SchemaError(DevinterpError, ValueError):
     """A schema document breaks the grammar, cannot be found, or loosens what it extends."""
 
 
+class PredicateError(DevinterpError, ValueError):
+    """The function behind a rule raises, or does not say of each value whether it breaks the rule."""
+
+
 class ValidationError(DevinterpError, ValueError):
     """A store, tree or dataset breaks its schema; ``report`` carries every finding."""
 

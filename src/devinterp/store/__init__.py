@@ -9,7 +9,7 @@ from devinterp.store.writing.chain_writer import ChainWriter
 from devinterp.store.writing.open_run import open_run
 from devinterp.store.writing.request import Container, SamplesRequest, WriterAddress
 from devinterp.store.writing.run import Run
-from devinterp.store.writing.variable import write_variable
+from devinterp.store.writing.variable import write_variable, write_variables
 
 __all__ = [
     "ChainWriter",
@@ -24,4 +24,5 @@ __all__ = [
     "open_run",
     "open_store",
     "write_variable",
+    "write_variables",
 ]

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from importlib.metadata import EntryPoint
 from typing import Any
 
 import numpy as np
 import pytest
+import xarray as xr
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from devinterp.errors import SchemaError
-from devinterp.schema import load
+from devinterp.errors import PredicateError, SchemaError
+from devinterp.schema import load, validate
 from devinterp.schema.rules import registry as predicates
 from devinterp.schema.rules.registry import find_predicate, predicate, resolve_arguments, verify_predicates
+from devinterp.testing import make_tree
 
 
 @pytest.fixture
@@ -179,3 +182,46 @@ def test_a_limit_is_taken_from_where_its_path_leads(registry: dict[str, Any]) ->
 def test_a_rule_lists_what_it_takes_besides_values() -> None:
     assert list(find_predicate("at_least").parameters) == ["minimum"]
     assert list(find_predicate("scalar_equals_parameter").parameters) == ["variable", "path"]
+
+
+FAILING: dict[str, Callable[[Any], Any]] = {
+    "raises": lambda values: 1 / 0,
+    "exits": lambda values: sys.exit(3),
+    "says one thing of all": lambda values: False,
+    "says it in words": lambda values: "yes",
+    "is of another shape": lambda values: np.zeros(3, dtype=bool),
+    "changes what it looks at": lambda values: values.sort() or np.zeros(values.shape, dtype=bool),
+}
+
+
+@pytest.mark.parametrize("case", FAILING)
+def test_a_value_rule_that_fails_is_a_finding_and_harms_nothing(registry: dict[str, Any], case: str) -> None:
+    predicate("foreign")(FAILING[case])
+    with pytest.raises(PredicateError, match="foreign"):
+        find_predicate("foreign").broken(np.ones((2, 2)))
+    document = {
+        "schema": "lab/foreign", "version": 1, "extends": "devinterp/samples@1", "doc": "d",
+        "nodes": {"/": {"doc": "d", "variables": {
+            "mine": {"dims": ["chain", "draw"], "dtype": "float32", "fill": "NaN", "unit": "1", "doc": "d",
+                     "checks": [{"code": "LAB301", "predicate": "foreign"}, {"code": "LAB302", "predicate": "finite"}]},
+        }}},
+    }  # fmt: skip
+    mine = np.array([[2.0, np.nan], [1.0, 0.0]], dtype=np.float32)
+    run = make_tree("samples").to_dataset()
+    tree = xr.DataTree(run.assign(mine=(("chain", "draw"), mine.copy(), {"units": "1"})))
+    report = validate(tree, schema=document)
+    assert {"DI901", "LAB302"} <= report.codes
+    assert "LAB301 foreign could not be evaluated" in str(report)
+    np.testing.assert_array_equal(tree["mine"], mine)
+
+
+def test_a_relation_that_leaves_the_process_is_a_finding(registry: dict[str, Any]) -> None:
+    @predicate("leaves", kind="relation")
+    def leaves(context: Any) -> Any:
+        sys.exit(3)
+
+    document = {
+        "schema": "lab/leaves", "version": 1, "extends": "devinterp/samples@1", "doc": "d",
+        "nodes": {"/": {"doc": "d", "rules": [{"code": "LAB401", "predicate": "leaves"}]}},
+    }  # fmt: skip
+    assert "DI901" in validate(make_tree("samples"), schema=document).codes

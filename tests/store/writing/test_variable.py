@@ -14,7 +14,7 @@ from zarr.storage import MemoryStore
 
 import devinterp
 from devinterp.errors import DataError, MissingVariableError, StoreExistsError, ValidationError
-from devinterp.store import write_variable
+from devinterp.store import write_variable, write_variables
 from devinterp.store.location import Location
 from devinterp.testing import make_store
 
@@ -97,6 +97,50 @@ def test_what_does_not_fit_leaves_the_store_as_it_was(
     with pytest.raises(error, match=words):
         write_variable(store, name, values(accuracy(store)), **given)
     assert files(store) == before
+
+
+REQUIRED = {
+    "schema": "lab/marked", "version": 1, "extends": "devinterp/samples@1", "doc": "d",
+    "nodes": {"/": {"doc": "d", "variables": {
+        "mark_{obs}": {"dims": ["batch_{obs}"], "dtype": "float32", "fill": "NaN", "unit": "1", "doc": "d"},
+        "marker": {"dims": ["chain"], "dtype": "int64", "fill": -1, "unit": "1", "doc": "d"}}}},
+}  # fmt: skip
+
+
+def test_variables_that_a_schema_requires_together_are_written_in_one(store: Path) -> None:
+    rows = xr.open_datatree(store, engine="zarr", consolidated=False).sizes
+    marks = {f"mark_{obs}": np.arange(rows[f"batch_{obs}"], dtype=np.float32) for obs in ("code", "math")}
+    marks["marker"] = np.arange(rows["chain"])
+    before = files(store)
+    for part in ({}, {"mark_code": marks["mark_code"]}, {**marks, "marker": ["a"] * rows["chain"]}):
+        with pytest.raises((ValidationError, DataError)):
+            write_variables(store, part, schema=REQUIRED)
+        assert files(store) == before
+    write_variables(store, marks, schema=REQUIRED)
+    for consolidated in (None, False):
+        assert devinterp.validate(store, schema=REQUIRED, consolidated=consolidated).ok
+    assert {k.split("/")[0] for k in files(store).keys() - before} == set(marks)
+    with pytest.raises(StoreExistsError):
+        write_variables(store, marks, schema=REQUIRED)
+
+
+@pytest.mark.parametrize(
+    ("change", "error"),
+    [
+        (lambda v: v.assign_coords(chain=range(v.sizes["chain"])).isel(chain=slice(None, None, -1)), "along 'chain'"),
+        (lambda v: v.assign_coords(batch_code=[0] * v.sizes["batch_code"]), "along 'batch_code'"),
+        (lambda v: np.ma.masked_array(v.transpose("chain", "draw", "batch_code"), mask=v == v), "are masked"),
+        (lambda v: v.astype(complex), "wrong kind"),
+        (lambda v: np.float32(1), "other dimensions"),
+    ],
+)
+def test_values_of_other_places_or_none_are_refused(store: Path, change: Any, error: str) -> None:
+    before, given = files(store), {"schema": GRADED, "attributes": {"graded_by": "us"}}
+    with pytest.raises(DataError, match=error):
+        write_variable(store, "accuracy_code", change(accuracy(store)), **given)
+    assert files(store) == before
+    labelled = accuracy(store).assign_coords(draw=range(accuracy(store).sizes["draw"]))
+    write_variable(store, "accuracy_code", labelled, **given)
 
 
 @pytest.mark.parametrize("fail_at", range(5))

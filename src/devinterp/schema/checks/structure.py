@@ -104,7 +104,10 @@ def _run_rule(bound: Bound, rule: Rule, values: Values | None, tree: Mapping[str
         findings.skip(bound.path, rule.predicate.replace("_", " "), error.problem)
     except SchemaError:
         raise
-    except Exception as error:  # a rule meets what other findings are about; the report must still come to its end
+    except (
+        Exception,
+        SystemExit,
+    ) as error:  # a rule meets what other findings are about; the report must still come to its end
         findings.add(
             RuleCode.RULE_FAILED,
             bound.path,

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from devinterp.errors import StoreError
+from devinterp.errors import PredicateError, StoreError
 from devinterp.schema.checks.names_and_types import component, pinned
 from devinterp.schema.definition.spec import stored_types
 from devinterp.schema.findings.codes import RuleCode
@@ -113,6 +113,7 @@ class _Variable:
         mask = bound.mask(array.name)
         self.counted = None if mask is None else Counted(context, array, mask)
         self.tallies: dict[int, _Tally] = {}
+        self.failed: dict[int, PredicateError] = {}
 
     def check(self, block: NDArray[Any], offset: tuple[int, ...]) -> list[tuple[int, int, str]]:
         """Check one block; return (rule, number of values that break it, the first), the rule being one of ours too."""
@@ -123,9 +124,7 @@ class _Variable:
             elif self.counted is not None:
                 broken = self._masked(piece, self.counted.of(piece, start))
             else:
-                broken = {
-                    n: self.uses[n].predicate.broken(piece, **self.uses[n].arguments) for n in self._verdict(piece)
-                }
+                broken = {n: self._broken(n, piece) for n in self._verdict(piece)}
             out += [
                 (n, int(bad.sum()), _example(self.array, piece, bad, start)) for n, bad in broken.items() if bad.any()
             ]
@@ -134,10 +133,20 @@ class _Variable:
     def _masked(self, piece: NDArray[Any], counts: NDArray[np.bool_]) -> dict[int, NDArray[np.bool_]]:
         """What breaks a rule of a variable with a mask: the values that count are as they must be, the others NaN."""
         broken = {_MASKED: ~(counts | np.isnan(piece))}
-        for number, use in enumerate(self.uses):
-            if not use.predicate.holds(piece[counts], **use.arguments):
-                broken[number] = use.predicate.broken(piece, **use.arguments) & counts
+        for number in range(len(self.uses)):
+            if self._broken(number, piece[counts]).any():
+                broken[number] = self._broken(number, piece) & counts
         return broken
+
+    def _broken(self, number: int, piece: NDArray[Any]) -> NDArray[np.bool_]:
+        use = self.uses[number]
+        try:
+            if use.predicate.holds(piece, **use.arguments):
+                return np.zeros(piece.shape, dtype=bool)
+            return use.predicate.broken(piece, **use.arguments)
+        except PredicateError as error:
+            self.failed.setdefault(number, error)
+            return np.zeros(piece.shape, dtype=bool)
 
     def _pieces(
         self, block: NDArray[Any], offset: tuple[int, ...]
@@ -204,6 +213,15 @@ class _Variable:
                 "A value breaks its rule." if known is None else _sentence(known.title),
                 expected=use.predicate.describe(**use.arguments),
                 found=found,
+                level="values",
+            )
+        for number, error in sorted(self.failed.items()):
+            findings.add(
+                RuleCode.RULE_FAILED,
+                self.array.path,
+                f"The rule {self.uses[number].code} {self.uses[number].predicate.name} could not be evaluated.",
+                expected=error.expected,
+                found=error.found,
                 level="values",
             )
         for name in self.unknown:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import inspect
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from importlib import import_module
@@ -20,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from devinterp.errors import DevinterpWarning, SchemaError
+from devinterp.errors import DevinterpWarning, PredicateError, SchemaError
 from devinterp.plain_json import dig
 from devinterp.schema.definition.suggest import suggestion
 
@@ -85,13 +86,36 @@ class Predicate:
 
     def holds(self, values: NDArray[Any], **arguments: Any) -> bool:
         """Whether no value breaks the rule."""
-        if values.size == 0 or (self.quick is not None and self.quick(values, **arguments)):
+        if values.size == 0 or (self.quick is not None and self._ask(self.quick, values, arguments) is True):
             return True
-        return not bool(np.any(self.function(values, **arguments)))
+        return not bool(self.broken(values, **arguments).any())
 
     def broken(self, values: NDArray[Any], **arguments: Any) -> NDArray[np.bool_]:
-        """True where a value breaks the rule."""
-        return np.asarray(self.function(values, **arguments), dtype=bool)
+        """True where a value breaks the rule.
+
+        Raises
+        ------
+        PredicateError
+            The function raises, or does not return one truth value for each value.
+        """
+        found = np.asarray(self._ask(self.function, values, arguments))
+        if found.dtype != np.bool_ or found.shape != values.shape:
+            raise PredicateError(
+                f"The predicate {self.name!r} does not say of each value whether it breaks the rule.",
+                expected=f"booleans of shape {values.shape}",
+                found=f"{found.dtype} of shape {found.shape}",
+            )
+        return found
+
+    def _ask(self, function: Callable[..., Any], values: NDArray[Any], arguments: Mapping[str, Any]) -> Any:
+        shown = np.asarray(values).view()
+        shown.flags.writeable = False  # they may be the caller's own
+        try:
+            return function(shown, **arguments)
+        except (Exception, SystemExit) as error:  # it may be anybody's
+            raise PredicateError(
+                f"The predicate {self.name!r} cannot be evaluated.", found=f"{type(error).__name__}: {error}"
+            ) from error
 
     def describe(self, **arguments: Any) -> str:
         """What the rule expects, in words."""
@@ -238,8 +262,9 @@ def holds_where_filled(
     block = np.full(tuple(min(n, 4) for n in shape), fill, dtype=fill.dtype)  # more of the same shows no more
     for check in checks:
         arguments = resolve_arguments(check.predicate, check.arguments, attrs)
-        if arguments is not None and block.size and not find_predicate(check.predicate).holds(block, **arguments):
-            return False
+        with suppress(PredicateError):  # what fails itself is a finding, and shows nothing
+            if arguments is not None and block.size and not find_predicate(check.predicate).holds(block, **arguments):
+                return False
     return True
 
 

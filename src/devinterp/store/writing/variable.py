@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import xarray as xr
+import zarr
 from numpy.typing import NDArray
 from zarr.abc.store import Store
 from zarr.core.buffer import default_buffer_prototype
@@ -36,7 +37,7 @@ from devinterp.store.reading.open import root_document
 from devinterp.store.run_state import LOCK_KEY
 from devinterp.store.zarr_metadata import group_document, open_array
 
-__all__ = ["write_variable"]
+__all__ = ["write_variable", "write_variables"]
 
 
 def write_variable(
@@ -51,6 +52,8 @@ def write_variable(
     level: Level = "values",
 ) -> None:
     """Add a variable that the schema declares to a store that is complete.
+
+    Where a schema requires several that are not there, `write_variables` adds them in one.
 
     The store is validated as it will be before anything is written. Then chunks are written first, the array's own
     document next, the documents of the group and of the root last: a reader sees the store as it was, or as it is
@@ -89,36 +92,71 @@ def write_variable(
     StoreLockedError
         A live process writes to the store.
     """
+    write_variables(
+        target, {name: values}, group=group, schema=schema, profile=profile, attributes=attributes, level=level
+    )
+
+
+def write_variables(
+    target: StoreLike,
+    variables: Mapping[str, Any],
+    *,
+    group: str = "/",
+    schema: str | Path | Mapping[str, Any] | Schema | None = None,
+    profile: str = "strict",
+    attributes: Mapping[str, Any] | None = None,
+    level: Level = "values",
+) -> None:
+    """Add several variables to one group, all of them or none; everything else as `write_variable`.
+
+    Parameters
+    ----------
+    target : path, URL or zarr Store
+    variables : mapping of str to DataArray or array
+        Values by name; a Dataset is one too.
+    group, schema, profile, attributes, level
+        As of `write_variable`.
+    """
     location = locate(target, mode="w")
     root_document(location)
     path = "/" + group.strip("/")
     # A session of icechunk is its own transaction, and takes no lock of ours.
     lock = WriterLock(location, LOCK_KEY) if location.takes_any_key() else nullcontext()
-    with lock:
-        extension = None if schema is None else schema if isinstance(schema, Schema) else load(schema)
-        new = dict(attributes or {}) | ({} if extension is None else {"devinterp_schema": extension.id})
-        asked = extension if path == "/" else None
-        # What the schema so far does not declare is what a call that was killed has left.
-        root = _read(location)
-        there = _bind(root, path, None, profile, {})
-        if name in there.group.arrays and name in there.variables:
-            raise StoreExistsError(
-                f"The variable {name!r} is in {location.name} already; it was left untouched.",
-                remedy="Write it under another name, or into a copy of the store without it.",
-            )
-        bound = _bind(root, path, asked, profile, new)
-        bound.group.arrays.pop(name, None)
-        spec, placeholders = _declared(bound, name)
-        layout, block = _lay_out(bound, name, spec, placeholders, values)
-        if spec.role == "coordinate" and layout.dims != (name,):
-            beside = str(bound.group.attrs.get("coordinates", "")).split()
-            new["coordinates"] = " ".join(sorted({*beside, name}))
-        items = _objects(location, bound, layout, block, new)
-        after = Overlay(location.store, items, join_key(path, name))
-        validate(after, schema=asked, profile=profile, level=level).raise_for_errors()
-        _write(location, join_key(path, name), items)
-    if location.folder is not None:
-        remove_empty(location.folder / STATE_FOLDER)
+    try:
+        with lock:
+            extension = None if schema is None else schema if isinstance(schema, Schema) else load(schema)
+            new = dict(attributes or {}) | ({} if extension is None else {"devinterp_schema": extension.id})
+            asked = extension if path == "/" else None
+            # What the schema so far does not declare is what a call that was killed has left.
+            root = _read(location)
+            named = next((g.attrs.get("devinterp_schema") for g in root.subtree() if g.path == path), None)
+            there = _bind(root, path, asked if asked is not None and named == asked.id else None, profile, {})
+            for name in variables:
+                if name in there.group.arrays and name in there.variables:
+                    raise StoreExistsError(
+                        f"The variable {name!r} is in {location.name} already; it was left untouched.",
+                        remedy="Write it under another name, or into a copy of the store without it.",
+                    )
+            bound = _bind(root, path, asked, profile, new)
+            beside = set(str(bound.group.attrs.get("coordinates", "")).split())
+            for name in variables:
+                bound.group.arrays.pop(name, None)
+            blocks = []
+            for name, values in variables.items():
+                spec, placeholders = _declared(bound, name)
+                layout, block = _lay_out(bound, name, spec, placeholders, values)
+                _refuse_other_places(location, bound, layout, values)
+                if spec.role == "coordinate" and layout.dims != (name,):
+                    new["coordinates"] = " ".join(sorted(beside := beside | {name}))
+                blocks.append((layout, block))
+            items = _objects(location, bound, blocks, new)
+            arrays = [join_key(path, name) for name in variables]
+            after = Overlay(location.store, items, arrays)
+            validate(after, schema=asked, profile=profile, level=level).raise_for_errors()
+            _write(location, arrays, items)
+    finally:
+        if location.folder is not None:
+            remove_empty(location.folder / STATE_FOLDER)
 
 
 def _read(location: Location) -> GroupNode:
@@ -160,6 +198,13 @@ def _lay_out(
     bound: Bound, name: str, spec: VariableSpec, placeholders: Mapping[str, str], values: Any
 ) -> tuple[ArrayLayout, NDArray[Any]]:
     legal = legal_dims(spec, placeholders)
+    if np.ma.is_masked(values):
+        raise DataError(
+            f"Some values of {name!r} are masked.",
+            expected="numbers",
+            found=f"{int(np.ma.getmaskarray(values).sum())} masked",
+            remedy="Fill them: values.filled(...).",
+        )
     given = values if isinstance(values, xr.DataArray) else np.asarray(values)
     if isinstance(given, xr.DataArray):
         dims = next((d for d in legal if set(d) == set(given.dims)), None)
@@ -189,6 +234,25 @@ def _lay_out(
     return layout, _as_declared(name, spec, block)
 
 
+def _refuse_other_places(location: Location, bound: Bound, layout: ArrayLayout, values: Any) -> None:
+    """Refuse values whose coordinates say that they belong elsewhere than where they would come to lie."""
+    coordinates = values.coords if isinstance(values, xr.DataArray) else {}
+    for dim, size in zip(layout.dims, layout.shape, strict=True):
+        if dim not in coordinates or dim not in bound.variables:
+            continue
+        theirs, ours = np.asarray(coordinates[dim].values), np.arange(size)
+        if dim in bound.group.arrays:
+            stored = zarr.open_array(location.store, path=join_key(bound.path, dim), mode="r")
+            ours = np.asarray(stored[...])
+        if theirs.dtype.kind in "iuf" and not np.array_equal(theirs, ours):
+            raise DataError(
+                f"The values of {layout.name!r} are not those of the places along {dim!r} in the store.",
+                expected=ours.tolist()[:8],
+                found=theirs.tolist()[:8],
+                remedy=f"Select or sort them as they lie there: values.sel({dim}=...).",
+            )
+
+
 def _as_declared(name: str, spec: VariableSpec, block: NDArray[Any]) -> NDArray[Any]:
     if spec.dtype in ("string", "text"):
         right = block.dtype.kind in "UT" or all(isinstance(v, str) for v in block.ravel().tolist())
@@ -203,19 +267,24 @@ def _as_declared(name: str, spec: VariableSpec, block: NDArray[Any]) -> NDArray[
 
 
 def _objects(
-    location: Location, bound: Bound, layout: ArrayLayout, block: NDArray[Any], new: Mapping[str, Any]
+    location: Location,
+    bound: Bound,
+    blocks: Iterable[tuple[ArrayLayout, NDArray[Any]]],
+    new: Mapping[str, Any],
 ) -> dict[str, bytes]:
     """Return every object that is to be written, by its key, in the order of writing."""
-    array = join_key(bound.path, layout.name)
     memory = Location(MemoryStore(), "memory", None, None)
-    handle = open_array(memory, array, layout, bound.schema.storage)
-    handle[...] = block
+    documents = {}
+    for layout, block in blocks:
+        array = join_key(bound.path, layout.name)
+        handle = open_array(memory, array, layout, bound.schema.storage)
+        handle[...] = block
+        documents[array] = handle.metadata.to_buffer_dict(default_buffer_prototype())[DOCUMENT].to_bytes()
     chunks = {key: cast(bytes, memory.get(key)) for key in sorted(memory.list_keys())}
-    document = handle.metadata.to_buffer_dict(default_buffer_prototype())[DOCUMENT].to_bytes()
-    out = {**chunks, document_key(array): document}
+    out = {**chunks, **{document_key(array): raw for array, raw in documents.items()}}
     root = root_document(location)
     gathered = gathered_documents(root)
-    below = None if gathered is None else {**gathered, array: json.loads(document)}
+    below = None if gathered is None else {**gathered, **{a: json.loads(raw) for a, raw in documents.items()}}
     attributes = dict(root.get("attributes", {}))
     if bound.path == "/":
         attributes.update(new)
@@ -230,15 +299,15 @@ def _objects(
     return out
 
 
-def _write(location: Location, array: str, items: Mapping[str, bytes]) -> None:
+def _write(location: Location, arrays: Iterable[str], items: Mapping[str, bytes]) -> None:
     """Write objects in order; where one cannot be written, everything is as it was."""
     documents = [key for key in items if key.endswith(DOCUMENT)]
     before = {key: location.get(key) for key in documents}
-    _clear(location, array)
+    _clear(location, arrays)
     try:
         # A session of icechunk, nothing of which is seen before its commit, wants an array before its chunks.
         for key in items if location.takes_any_key() else sorted(items, key=lambda key: not key.endswith(DOCUMENT)):
-            if key == document_key(array):
+            if documents and key == documents[0]:
                 location.fsync(k for k in items if not k.endswith(DOCUMENT))
             location.set(key, items[key])
         location.fsync(documents)
@@ -246,22 +315,24 @@ def _write(location: Location, array: str, items: Mapping[str, bytes]) -> None:
         for key, old in before.items():
             if old is not None and location.get(key) != old:
                 location.set(key, old)
-        _clear(location, array)
+        _clear(location, arrays)
         raise
 
 
-def _clear(location: Location, array: str) -> None:
-    """Remove what a call that failed or was killed has left of an array."""
-    with suppress(Exception):  # icechunk is asked for nothing below what is not there; who cannot remove cannot write
-        location.delete_below(array)
+def _clear(location: Location, arrays: Iterable[str]) -> None:
+    """Remove what a call that failed or was killed has left of arrays."""
+    for array in arrays:
+        # icechunk is asked for nothing below what is not there; who cannot remove cannot write
+        with suppress(Exception):
+            location.delete_below(array)
 
 
 class Overlay(WrapperStore[Store]):
     """A store with some objects as they would be."""
 
-    def __init__(self, store: Store, items: Mapping[str, bytes] | None = None, array: str = "") -> None:
+    def __init__(self, store: Store, items: Mapping[str, bytes] | None = None, arrays: Iterable[str] = ()) -> None:
         super().__init__(store)
-        self._items, self._array = dict(items or {}), array
+        self._items, self._arrays = dict(items or {}), set(arrays)
 
     def __str__(self) -> str:
         return str(self._store)
@@ -283,7 +354,7 @@ class Overlay(WrapperStore[Store]):
 
     async def list_prefix(self, prefix: str) -> AsyncIterator[str]:
         """Yield every key below ``prefix``."""
-        if prefix.strip("/") != self._array:  # of which nothing is there yet
+        if prefix.strip("/") not in self._arrays:  # of which nothing is there yet
             async for key in self._store.list_prefix(prefix):
                 if key not in self._items:
                     yield key

@@ -55,7 +55,13 @@ def draw_values(layout: ArrayLayout, attributes: Mapping[str, Any], rng: np.rand
     for check in layout.spec.checks:
         shaper = _SHAPERS.get(check.predicate)
         if shaper is not None:
-            values = shaper(values, layout, check.arguments, attributes, rng)
+            values = np.asarray(shaper(values, layout, check.arguments, attributes, rng))
+            if values.shape != layout.shape:
+                raise SchemaError(
+                    f"What makes values of {layout.name!r} obey the predicate {check.predicate!r} changes their shape.",
+                    expected=layout.shape,
+                    found=values.shape,
+                )
     for check in (c for c in layout.spec.checks if c.predicate not in _SHAPERS):
         arguments = resolve_arguments(check.predicate, check.arguments, attributes)
         if arguments is not None and not find_predicate(check.predicate).holds(values, **arguments):
