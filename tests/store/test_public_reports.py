@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import shutil
 import zipfile
 from collections.abc import Callable
@@ -185,3 +186,138 @@ def test_a_path_into_a_store_is_not_taken_for_it(whole: dict[str, Path], inside:
     with pytest.raises(StoreError, match=error):
         devinterp.open_store(whole["samples"] / inside)
     assert devinterp.validate(whole["samples"] / inside).codes & {"DI001", "DI002"}
+
+
+@pytest.mark.filterwarnings("ignore:Consolidated metadata is currently not part")
+def test_shards_that_xarray_wrote_are_told_and_read(whole: dict[str, Path], tmp_path: Path) -> None:
+    """pydata/xarray#9947: shards among the encoding."""
+    run, store = devinterp.open_store(whole["samples"]).load().to_dataset(), tmp_path / "shards.zarr"
+    shape = run["sampling_loss"].shape
+    sizes = {"chunks": (1, 1, *shape[2:]), "shards": (2, 2, *shape[2:])}
+    run.to_zarr(store, zarr_format=3, encoding={"sampling_loss": sizes})
+    report = devinterp.validate(store)
+    assert (report.ok, "DI206" in report.codes) == (False, True)
+    xr.testing.assert_identical(
+        compute_llc(devinterp.open_store(store, level=None)), compute_llc(devinterp.open_store(whole["samples"]))
+    )
+
+
+def test_chunks_that_several_tasks_wrote_over_each_other_are_found(whole: dict[str, Path], tmp_path: Path) -> None:
+    """dask/dask#12583, pydata/xarray#8882: each writes its part and fill beside it; what is lost is not a number."""
+    store = Path(shutil.copytree(whole["samples"], tmp_path / "torn.zarr"))
+    array = zarr.open_array(store / "sampling_loss", mode="r+")
+    torn = array[...]
+    torn[:, 0] = np.nan
+    array[...] = torn
+    report = devinterp.validate(store)
+    assert report.codes == {"DI301"}
+    assert "sampling_loss" in str(report)
+
+
+def test_zeros_below_nothing_are_written_and_read_as_such(copy: Callable[[str], Path]) -> None:
+    """zarr-developers/zarr-python#3144: a chunk of -0.0 was taken for one of the fill 0, and left out."""
+    store = copy("bif")
+    group = zarr.open_group(store, mode="r+", use_consolidated=False)
+    old = group["influences"]
+    names, attrs, shape = old.metadata.dimension_names, dict(old.attrs), old.shape
+    for zero in (-0.0, 0.0):
+        array = group.create_array(
+            "influences", shape=shape, dtype="f4", fill_value=0.0, attributes=attrs, dimension_names=names,
+            overwrite=True,
+        )  # fmt: skip
+        array[...] = np.full(shape, zero, dtype=np.float32)
+        report = devinterp.validate(store, consolidated=False)
+        assert report.ok, str(report)
+        assert ("DI505" in report.codes) == (not np.signbit(zero) and not (store / "influences/c/0/0/0/0").exists())
+
+
+@pytest.mark.filterwarnings("ignore:Consolidated metadata is currently not part")
+def test_names_in_numpys_own_strings(whole: dict[str, Path], tmp_path: Path) -> None:
+    """pydata/xarray#11466: StringDType comes back as text of fixed length."""
+    tree = devinterp.open_store(whole["susceptibilities"]).load()
+    node = tree["susceptibilities"].to_dataset()
+    names = np.array(node["wr"].to_numpy().tolist(), dtype=np.dtypes.StringDType())
+    tree = xr.DataTree.from_dict(
+        {"/": tree.to_dataset(), "/susceptibilities": node.assign_coords(wr=("wr", names)),
+         "/context": tree["context"].to_dataset()}
+    )  # fmt: skip
+    assert tree.devinterp.report().ok
+    tree.devinterp.save(tmp_path / "s.zarr")
+    assert devinterp.validate(tmp_path / "s.zarr").ok
+    assert devinterp.open_store(tmp_path / "s.zarr")["susceptibilities/wr"].to_numpy().tolist() == list(names)
+
+
+@pytest.mark.filterwarnings("ignore:Consolidated metadata is currently not part")
+def test_a_node_of_a_tree_and_groups_put_together_again(whole: dict[str, Path], tmp_path: Path) -> None:
+    """pydata/xarray#9677, #9733, zarr-developers/zarr-python#2358: parts of trees, and trees of parts."""
+    study = devinterp.open_store(whole["study"])
+    study["full"].load().to_zarr(tmp_path / "full.zarr", zarr_format=3)
+    for part in (tmp_path / "full.zarr", whole["study"] / "full"):
+        assert devinterp.validate(part).ok
+        assert devinterp.open_store(part).devinterp.kind == "samples"
+    again = xr.DataTree.from_dict(xr.open_groups(whole["study"], engine="zarr"))
+    assert again.devinterp.report().ok
+    xr.testing.assert_identical(compute_llc(again), compute_llc(study))
+
+
+@pytest.mark.filterwarnings("ignore:Consolidated metadata is currently not part", "ignore:Numcodecs codecs are not in")
+def test_metadata_gathered_in_icechunk(whole: dict[str, Path]) -> None:
+    """earth-mover/icechunk#965: it has no need of them, and xarray writes them all the same."""
+    icechunk = pytest.importorskip("icechunk")
+    repository = icechunk.Repository.create(icechunk.in_memory_storage())
+    session = repository.writable_session("main")
+    devinterp.open_store(whole["study"]).load().to_zarr(session.store, consolidated=True, zarr_format=3)
+    session.commit("gathered")
+    store = repository.readonly_session("main").store
+    for consolidated in (None, False):
+        assert devinterp.validate(store, consolidated=consolidated).ok
+
+
+def test_an_archive_with_entries_of_folders_and_a_comment(whole: dict[str, Path], tmp_path: Path) -> None:
+    """zarr-developers/zarr-python#2757, #756: an entry of a folder was listed as a member of it."""
+    with zipfile.ZipFile(tmp_path / "s.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.comment = b"made by hand " * 400
+        for path in sorted(whole["study"].rglob("*")):
+            archive.write(path, str(path.relative_to(whole["study"])))
+    assert devinterp.validate(tmp_path / "s.zip").ok
+    tree = devinterp.open_store(tmp_path / "s.zip")
+    assert list(tree.children) == list(devinterp.open_store(whole["study"]).children)
+
+
+def test_a_prefix_of_obstore_is_applied_once(whole: dict[str, Path]) -> None:
+    """developmentseed/obstore#744, #125: keys below a prefix twice; an open tree travels to another process."""
+    obstore = pytest.importorskip("obstore.store")
+    store = zarr.storage.ObjectStore(obstore.LocalStore(prefix=whole["study"]))
+    assert devinterp.validate(store).ok
+    tree = pickle.loads(pickle.dumps(devinterp.open_store(store)))
+    xr.testing.assert_identical(compute_llc(tree), compute_llc(devinterp.open_store(whole["study"])))
+
+
+def test_a_fill_that_netcdf_left_in_the_encoding_is_told(whole: dict[str, Path], tmp_path: Path) -> None:
+    """dhis2/open-climate-service#103: a `_FillValue` of a netCDF file is written into Zarr, beside its own fill."""
+    pytest.importorskip("netCDF4")
+    result = devinterp.open_store(whole["bif"]).load().to_dataset()
+    result.to_netcdf(tmp_path / "bif.nc", encoding={"influences": {"_FillValue": -999.99}})
+    again = xr.open_dataset(tmp_path / "bif.nc").load()
+    assert again.devinterp.report().ok
+    again.devinterp.save(tmp_path / "bif.zarr")
+    assert devinterp.validate(tmp_path / "bif.zarr").ok
+    np.testing.assert_array_equal(devinterp.open_store(tmp_path / "bif.zarr")["influences"], result["influences"])
+
+
+def test_any_nan_is_masked(tmp_path: Path) -> None:
+    """zarr-developers/zarr-python#1000: there are many, and one of them may signal."""
+    store = Path(make_store(tmp_path / "s.zarr", optional=frozenset({"mask_{obs}"})))
+    array = zarr.open_array(store / "loss_code", mode="r+")
+    bits = array[...].view(np.uint32).copy()
+    bits[np.isnan(array[...])] = 0x7F800001
+    array[...] = bits.view(np.float32)
+    assert devinterp.validate(store).ok
+    assert np.isfinite(compute_llc(devinterp.open_store(store))["llc_mean"])
+
+
+def test_attributes_that_hold_arrays_are_put_together(whole: dict[str, Path]) -> None:
+    """pydata/xarray#2575, #9778: concat compares attributes; trees are concatenated as datasets are."""
+    run = devinterp.open_store(whole["samples"]).load().to_dataset().assign_attrs(mine={"bar": np.array([1, 2])})
+    once, twice = compute_llc(run), compute_llc(xr.concat([run, run], dim="chain", data_vars="all"))
+    np.testing.assert_array_equal(twice["llc_per_chain"], np.tile(once["llc_per_chain"], 2))
