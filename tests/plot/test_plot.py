@@ -281,7 +281,7 @@ def test_running_means_end_at_the_llc_of_each_chain(run, ax):
     lines = running_means(run, observable="code", ax=ax)
     found = compute_llc(run, over="observable", observable="code")
     np.testing.assert_allclose([line.get_ydata()[-1] for line in lines[:-1]], found["llc_per_chain"], rtol=1e-5)
-    assert lines[-1].get_label() == "all"
+    assert lines[-1].get_label() == "their mean"
     np.testing.assert_allclose(lines[-1].get_ydata()[-1], found["llc_mean"], rtol=1e-5)
     part = compute_llc(run.isel(draw=slice(10, 20)), over="observable", observable="code")
     lines = running_means(run, observable="code", burnin=10, ax=ax)

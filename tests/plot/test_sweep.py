@@ -61,7 +61,7 @@ def test_what_a_grid_varies_besides_has_panels_of_its_own():
     assert framed == [f"localization = {chosen['localization']:g}, batch_size = {chosen['batch_size']:g}"]
     image = sweep_map(summary, panel={"localization": 100.0, "batch_size": 8})
     assert image.axes.get_title(loc="left") == "localization = 100, batch_size = 8"
-    assert sweep_map(summary.sel(localization=1.0, batch_size=16)).axes.get_title(loc="left") == titles[1]
+    assert sweep_map(summary.sel(localization=1.0, batch_size=16)).axes.get_title(loc="left").strip() == titles[1]
     assert isinstance(summary.devinterp.plot(), Facets)
 
 

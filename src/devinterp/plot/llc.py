@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -11,7 +12,18 @@ import xarray as xr
 from devinterp.errors import SettingError
 from devinterp.plain_json import listed
 from devinterp.plot.drawing.facets import Facets, draw_facets, make_facets
-from devinterp.plot.drawing.style import NEUTRAL, PALETTE, colours, legend, new_axes, note, title
+from devinterp.plot.drawing.labels import label_above
+from devinterp.plot.drawing.style import (
+    NEUTRAL,
+    PALETTE,
+    absent,
+    colours,
+    legend,
+    new_axes,
+    note,
+    title,
+    training_axis,
+)
 from devinterp.plot.inputs import as_llc
 from devinterp.plot.tokens.decode import drawable
 from devinterp.slt.diagnostics import SeriesDiagnosis, StudyDiagnosis, diagnose
@@ -20,22 +32,30 @@ from devinterp.slt.runs.kind import kind_of
 from devinterp.slt.runs.run import Tree
 
 if TYPE_CHECKING:
+    from matplotlib.artist import Artist
     from matplotlib.axes import Axes
     from matplotlib.container import ErrorbarContainer
+    from matplotlib.transforms import Transform
 
 __all__ = ["llc_estimates", "llc_over_checkpoints", "llc_over_restrictions", "llc_per_chain"]
 
 LABEL = "LLC (dimensionless)"
 RISE_LABEL = "n_beta · rise of the loss on {} (dimensionless)"
 MOST_CURVES = 8
+SHIFT = 2.5  # points from one curve to the next
 OFF_SCALE = 2.0  # times as far out as any other restriction
 # By shape and not by colour alone: only what is good is filled.
 MARKS: dict[Code, str] = {
     "good": "o",
     "diverged": "X",
     "below_start": "v",
+    "step_bias": "^",
+    "gradient_noise": "P",
+    "clamped": "h",
     "not_converged": "o",
     "chains_disagree": "D",
+    "one_chain": "p",
+    "spikes": "*",
     "little_signal": "s",
 }
 
@@ -93,9 +113,11 @@ def llc_estimates(
         names = (
             [str(v) for v in result[col].values] if col in result.coords else list(map(str, range(result.sizes[col])))
         )
+        names = [f"step {name}" for name in names] if col == "checkpoint" else names
+        rows = result.sizes.get("wr", 1) if col == "checkpoint" else 1
         return draw_facets(
             # Each restriction has a scale of its own, on which its chains can be told apart.
-            make_facets(names, col_wrap=col_wrap, sharex=col == "wr", sharey=col != "wr"),
+            make_facets(names, size=(3.2, max(2.4, _height(rows))), col_wrap=col_wrap, sharey=col != "wr"),
             lambda axes, i: llc_estimates(result.isel({col: i}), ax=axes, verdicts=diagnosis or False),
         )
     if "checkpoint" in result.dims:
@@ -138,14 +160,16 @@ def llc_per_chain(result: xr.Dataset, *, ax: Axes | None = None) -> ErrorbarCont
             color=NEUTRAL,
         )
     mean, low, high, what = _interval(result)
-    x = values.size + 0.4
+    x = values.size + max(0.4, 0.1 * values.size)
     bars = ax.errorbar([x], mean, yerr=_bars(mean, low, high), fmt="D", color=NEUTRAL, capsize=4, markersize=6)
     ax.axhline(float(mean[0]), color=NEUTRAL, linewidth=0.8, linestyle=(0, (4, 2)), zorder=0)
-    if values.size <= 12:
-        ax.set_xticks([*place, x], [*map(str, place), "mean"])
-    else:
-        ax.set_xticks([0, values.size - 1, x], ["0", str(values.size - 1), "mean"])
+    # The mean stands apart from the last chain by as much as its name needs.
+    few = values.size <= 12
+    shown = place if few else place[:: -(-values.size // 6)]
+    ax.set_xticks([*shown, x], [*map(str, shown), "mean"])
     ax.set_xlim(-0.7, x + 0.7)
+    if not np.isfinite(mean).any():
+        absent(ax)
     ax.set_xlabel("chain")
     ax.set_ylabel(_label(result))
     title(ax, _average(result))
@@ -187,7 +211,7 @@ def llc_over_restrictions(
         order = order[np.argsort(-np.nan_to_num(signed, nan=-np.inf), kind="stable")]
     chosen = result.isel(wr=order)
     names = [str(v) for v in chosen["wr"].values]
-    ax = new_axes(ax, (5.2, 0.9 + 0.2 * max(len(names), 3)))
+    ax = new_axes(ax, (5.2, _height(len(names))))
     mean, low, high, what = _interval(chosen)
     rows = np.arange(len(names))
     per_chain = np.asarray(chosen["llc_per_chain"].transpose("wr", "chain").values, dtype=float)
@@ -210,9 +234,18 @@ def llc_over_restrictions(
     ax.grid(axis="x", alpha=0.3)
     ax.set_ylim(len(names) - 0.4, -0.6)
     ax.set_xlabel(_label(result))
+    for row in np.flatnonzero(~np.isfinite(mean)):
+        if row != aside:
+            ax.annotate("no estimate", (0.99, row), xycoords=ax.get_yaxis_transform(), ha="right", va="center",
+                        fontsize=7.5, color=NEUTRAL)  # fmt: skip
+    label_above(ax, len(names))
     title(ax, _average(result))
     note(ax, what if len(names) == total else f"{what}; the {len(names)} largest of {total}")
     return bars
+
+
+def _height(rows: int) -> float:
+    return 0.9 + 0.2 * max(rows, 3)
 
 
 def _off_scale(names: list[str], mean: npt.NDArray[Any], low: npt.NDArray[Any], high: npt.NDArray[Any]) -> int | None:
@@ -265,60 +298,78 @@ def llc_over_checkpoints(
     Returns
     -------
     list of ErrorbarContainer
-        One for each curve.
+        One for each curve. Of more than eight, the largest are named and have intervals, ``full`` among them; the
+        others are grey.
     """
     ax = new_axes(ax, (5.6, 3.2))
     steps = np.asarray(result["checkpoint"].values, dtype=float)
     order = np.argsort(steps, kind="stable")
-    curves = [("", result)]
+    curves = {"": result}
     if "wr" in result.dims:
-        curves = [(str(name), result.isel(wr=i)) for i, name in enumerate(result["wr"].values)]
-    palette = colours(len(curves))
+        curves = {str(name): result.isel(wr=i) for i, name in enumerate(result["wr"].values)}
+    named = _standing_out(curves)
+    palette = dict(zip(named, colours(len(named)), strict=True))
+    shifts = dict(zip(named, SHIFT * (np.arange(len(named)) - (len(named) - 1) / 2), strict=True))
     bars = []
     what = ""
     wrong: set[Code] = set()
-    for (name, curve), colour in zip(curves, palette, strict=True):
+    for name, curve in curves.items():
         mean, low, high, what = _interval(curve)
+        if name not in named:
+            bars.append(ax.errorbar(steps[order], mean[order], color=NEUTRAL, alpha=0.3, linewidth=0.6, zorder=1))
+            continue
+        beside = _beside(ax, shifts[name])  # intervals of one step would hide each other
         bars.append(
             ax.errorbar(
                 steps[order],
                 mean[order],
                 yerr=_bars(mean, low, high)[:, order],
-                color=colour,
+                color=palette[name],
                 marker="o",
                 markersize=4,
                 capsize=2.5,
-                label=name or None,
+                label=drawable([name], longest=24, names=True)[0] if name else None,
             )
         )
+        _move([bars[-1].lines[0], *bars[-1].lines[1], *bars[-1].lines[2]], beside)
         if verdicts is not None:
-            wrong |= _mark(ax, steps, mean, _codes(verdicts, curve), colour)
+            wrong |= _mark(ax, steps, mean, _codes(verdicts, curve), palette[name], beside)
     for code in MARKS:  # in the order of gravity
         if code in wrong:
             ax.plot([], [], **_hollow(ax, code, NEUTRAL), label=TITLES[code])
-    if wrong or 1 < len(curves) <= MOST_CURVES:
+    if wrong or len(curves) > 1:
         legend(ax)
-    if len(curves) > MOST_CURVES:
-        # More curves than a legend can hold: each is named where it ends.
-        for (name, curve), colour in zip(curves, palette, strict=True):
-            last = float(curve["llc_mean"].values[order[-1]])
-            ax.annotate(
-                name,
-                (steps[order[-1]], last),
-                (4, 0),
-                textcoords="offset points",
-                fontsize=6.5,
-                va="center",
-                color=colour,
-                parse_math=False,
-            )
-    ax.set_xlabel("training step")
+    if not np.isfinite(np.asarray(result["llc_mean"].values, dtype=float)).any():
+        absent(ax)
+    training_axis(ax, steps)
     ax.set_ylabel(_label(result))
     ax.grid(axis="y", alpha=0.3)
     title(ax, _average(result))
     mixed = listed(result.attrs, "mixed")
-    note(ax, f"{what}; with different {', '.join(map(str, mixed))}" if mixed else what)
+    parts = [what, f"with different {', '.join(map(str, mixed))}" if mixed else ""]
+    parts.append(f"{len(named)} of {len(curves)} named, the largest" if len(named) < len(curves) else "")
+    note(ax, "; ".join(filter(None, parts)))
     return bars
+
+
+def _standing_out(curves: Mapping[str, xr.Dataset]) -> list[str]:
+    """Return the curves that are told apart, in the order that they have: the largest ones, and ``full``."""
+    largest = {n: np.abs(np.nan_to_num(np.asarray(c["llc_mean"].values, dtype=float))).max() for n, c in curves.items()}
+    first = sorted(curves, key=lambda name: (name != "full", -largest[name]))[:MOST_CURVES]
+    return [name for name in curves if name in first]
+
+
+def _move(drawn: Iterable[Artist], to: Transform) -> None:
+    """Move what was drawn: only now, since what is drawn elsewhere does not count for the axes' limits."""
+    for artist in drawn:
+        artist.set_transform(to)
+
+
+def _beside(ax: Axes, points: float) -> Transform:
+    """Return the axes' transform, moved to the right by so many points."""
+    from matplotlib.transforms import ScaledTranslation
+
+    return ax.transData + ScaledTranslation(points / 72, 0, ax.figure.dpi_scale_trans)
 
 
 def _codes(verdicts: SeriesDiagnosis, curve: xr.Dataset) -> list[Code]:
@@ -331,12 +382,14 @@ def _codes(verdicts: SeriesDiagnosis, curve: xr.Dataset) -> list[Code]:
     return codes
 
 
-def _mark(ax: Axes, steps: npt.NDArray[Any], mean: npt.NDArray[Any], codes: list[Code], colour: Any) -> set[Code]:
+def _mark(
+    ax: Axes, steps: npt.NDArray[Any], mean: npt.NDArray[Any], codes: list[Code], colour: Any, beside: Transform
+) -> set[Code]:
     """Draw hollow marks over the points that are not good; return what is wrong with them."""
     wrong: set[Code] = {code for code in codes if code != "good"}
     for code in wrong:
         own = np.array([c == code for c in codes])
-        ax.plot(steps[own], mean[own], **_hollow(ax, code, colour))
+        _move(ax.plot(steps[own], mean[own], **_hollow(ax, code, colour)), beside)
     return wrong
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import xarray as xr
@@ -14,6 +14,7 @@ from devinterp.names import SECONDARY
 from devinterp.plot.drawing.facets import Facets, draw_facets, make_facets
 from devinterp.plot.drawing.numbers import with_error
 from devinterp.plot.drawing.style import NEUTRAL, SEQUENTIAL, add_colorbar, new_axes, note, title
+from devinterp.slt.diagnostics.diagnosis import Code
 from devinterp.slt.runs.grid import axes_of
 from devinterp.slt.runs.run import Tree
 from devinterp.slt.sweep import CONTROL, compute_sweep
@@ -25,15 +26,21 @@ if TYPE_CHECKING:
 
 __all__ = ["panels_of", "sweep_map"]
 
-SHORT = {
+SHORT: dict[Code, str] = {
     "good": "✓",
     "diverged": "✗ diverged",
     "below_start": "✗ below start",
-    "not_converged": "✗ drifts",
+    "step_bias": "✗ long step",
+    "gradient_noise": "✗ batch noise",
+    "clamped": "✗ clamped",
+    "not_converged": "✗ not settled",
     "chains_disagree": "✗ disagree",
+    "one_chain": "✗ one chain",
+    "spikes": "✗ spikes",
     "little_signal": "✗ no signal",
 }
 CELL = (0.92, 0.62)  # inches
+NARROWEST = 2.0  # inches of cells, so that a panel's title has room
 
 
 def panels_of(summary: xr.Dataset) -> list[dict[str, float]]:
@@ -86,7 +93,9 @@ def sweep_map(
     summary = obj if "verdict" in obj.data_vars else compute_sweep(obj, **options)
     whole = summary.to_dataset() if isinstance(summary, xr.DataTree) else summary
     whole = whole.expand_dims([name for name in axes_of(whole.coords) if name not in whole.dims])  # what was selected
-    chosen = recommend(whole).settings if _any_sampled(whole) else {}
+    found = recommend(whole) if _any_sampled(whole) else None
+    chosen = found.settings if found is not None else {}
+    framed = "framed: recommended" if found is not None and found.good else "framed: the best, none is good"
     shown = whole.isel({setting: whole[setting].values > 0 for setting in ("n_beta", "lr")})
     wanted = {**(panel or {}), **({} if localization is None else {"localization": localization})}
     every = panels_of(shown)
@@ -98,9 +107,12 @@ def sweep_map(
     settled = settled if settled.notnull().any() else shown["llc_mean"]
     limits = (float(settled.min()), float(settled.max())) if settled.notnull().any() else (0.0, 1.0)
     width, height = (n * size for n, size in zip((shown.sizes["lr"], shown.sizes["n_beta"]), CELL, strict=True))
+    width = max(width, NARROWEST)
     if len(panels) == 1:
         axes = new_axes(ax, (width + 1.6, height + 1.0))
         image = _panel(axes, shown.sel(panels[0]), panels[0], chosen, limits)
+        if panels[0].items() <= chosen.items():
+            note(axes, framed)
         if colorbar:
             add_colorbar(axes, image, "LLC (dimensionless)", beyond=True)
         return image
@@ -112,6 +124,8 @@ def sweep_map(
         lambda axes, i: _panel(axes, shown.sel(panels[i]), panels[i], chosen, limits),
         own_labels=False,
     )
+    if any(panel.items() <= chosen.items() for panel in panels):
+        facets.fig.suptitle(framed, x=0.995, ha="right", fontsize=7.5, color=NEUTRAL)
     if colorbar:
         bar = facets.fig.colorbar(
             facets.artists[0], ax=facets.axs.ravel().tolist(), extend="both", aspect=22, pad=0.01, extendfrac=0.04
@@ -152,13 +166,13 @@ def _panel(
             continue
         value, error = float(llc[row, column]), float(flat["llc_se"].values[row, column])
         # White letters where the ground is dark.
-        dark = np.isfinite(value) and value < limits[0] + 0.55 * (limits[1] - limits[0])
+        dark = np.isfinite(value) and value < limits[0] + 0.45 * (limits[1] - limits[0])
         text = f"{with_error(value, error)}\n" if np.isfinite(value) else ""
         extended = int(flat["num_draws"].values[row, column]) == longest > shortest
         ax.text(
             column,
             row,
-            text + SHORT.get(verdict, verdict),
+            text + SHORT.get(cast(Code, verdict), verdict),
             ha="center",
             va="center",
             fontsize=7,
@@ -177,6 +191,4 @@ def _panel(
     ax.set_xlabel("lr (step size)")
     ax.set_ylabel("n_beta")
     title(ax, _title(fixed))
-    if framed:
-        note(ax, "framed: recommended")
     return image

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -10,8 +10,9 @@ import numpy.typing as npt
 
 from devinterp.errors import MissingVariableError, SettingError
 from devinterp.plot.drawing.facets import Facets, draw_facets, make_facets
-from devinterp.plot.drawing.style import NEUTRAL, colours, legend, new_axes, note, title
+from devinterp.plot.drawing.style import NEUTRAL, absent, colours, legend, new_axes, note, title, whole_numbers
 from devinterp.plot.inputs import chain_failures, one_run
+from devinterp.plot.tokens.decode import drawable
 from devinterp.slt.runs.masked_means import Start, minibatch_rows, observed_rows, start_rows
 from devinterp.slt.runs.results import loss_unit, with_unit
 from devinterp.slt.runs.run import Samples, Tree, series_members, study_members
@@ -90,12 +91,10 @@ def loss_traces(
             color=NEUTRAL,
         )
     if start is not None:
-        ax.axhline(start, color=NEUTRAL, linestyle=(0, (4, 2)), linewidth=1, label="at the start")
-    ax.set_xlabel("SGLD step" if axis == "step" else "draw")
+        # Over the traces, which would hide it where they stay near it.
+        ax.axhline(start, color=NEUTRAL, linestyle=(0, (4, 2)), linewidth=1, label="at the start", zorder=2.5)
     ax.set_ylabel(with_unit("loss", loss_unit(run.metadata)))
-    title(ax, label)
-    ax.margins(x=0.01)
-    _legend(ax, len(lines))
+    _finish(ax, "SGLD step" if axis == "step" else "draw", label, lines, "" if start is None else "dashed: the start")
     return lines
 
 
@@ -133,20 +132,20 @@ def running_means(
     count = np.arange(1, losses.shape[1] - burnin + 1)
     so_far = run.n_beta * (np.cumsum(losses[:, burnin:], axis=1) / count - start)
     ax = new_axes(ax, (5.6, 3.0))
+    point = _point(count.size)
     failures = chain_failures(run)
     lines: list[Line2D] = []
     for chain, colour in enumerate(colours(len(so_far))):
         dashes = (0, (2, 1.2)) if chain in failures else "solid"
-        lines += ax.plot(burnin + count, so_far[chain], color=colour, linewidth=0.9, alpha=0.7, linestyle=dashes,
-                         label=f"chain {chain}" + (" (stopped)" if chain in failures else ""))  # fmt: skip
+        if np.isfinite(so_far[chain]).any():
+            lines += ax.plot(burnin + count, so_far[chain], color=colour, linewidth=0.9, alpha=0.7, linestyle=dashes,
+                             label=f"chain {chain}" + (" (stopped)" if chain in failures else ""), **point)  # fmt: skip
     used = [chain for chain in range(len(so_far)) if chain not in failures]
     if len(used) > 1:
-        lines += ax.plot(burnin + count, so_far[used].mean(axis=0), color="black", linewidth=1.8, label="all")
-    ax.set_xlabel("draws so far")
+        mean = so_far[used].mean(axis=0)
+        lines += ax.plot(burnin + count, mean, color="black", linewidth=1.8, label="their mean", **point)
     ax.set_ylabel("LLC (dimensionless)")
-    title(ax, f"running mean, {label}")
-    ax.margins(x=0.01)
-    _legend(ax, len(used))
+    _finish(ax, "draws so far", f"running mean, {label}", lines, "black: their mean" if len(used) > 1 else "")
     return lines
 
 
@@ -224,14 +223,28 @@ def _draw(ax: Axes, run: Samples, axis: str, losses: npt.NDArray[np.float64], sm
             middle = x[(width - 1) // 2 : (width - 1) // 2 + mean.size]
             lines += ax.plot(middle, mean, color=colour, linestyle=dashes, label=label)
         else:
-            lines += ax.plot(x, y, color=colour, linestyle=dashes, label=label, linewidth=1.0)
+            lines += ax.plot(x, y, color=colour, linestyle=dashes, label=label, linewidth=1.0, **_point(x.size))
         if failed:
             ax.plot(x[-1], y[-1], marker="X", color=colour, markersize=7, markeredgecolor="white", linestyle="none")
     return lines
 
 
-def _legend(ax: Axes, count: int) -> None:
-    if count <= MOST_LEGEND_ENTRIES:
+def _point(count: int) -> dict[str, Any]:
+    """A line through a single point is not seen: it gets a mark."""
+    return {"marker": "o", "markersize": 4} if count == 1 else {}
+
+
+def _finish(ax: Axes, below: str, above: str, lines: Sequence[Line2D], rest: str) -> None:
+    """Name the axis, the picture and its chains; where they are many, ``rest`` says what else is drawn."""
+    ax.set_xlabel(below)
+    whole_numbers(ax)
+    title(ax, drawable([above], longest=56, names=True)[0])
+    ax.margins(x=0.01)
+    chains = sum(str(line.get_label()).startswith("chain ") for line in lines)
+    if not lines:
+        absent(ax)
+        ax.set(xticks=[], yticks=[])
+    elif chains <= MOST_LEGEND_ENTRIES:
         legend(ax)
     else:
-        note(ax, f"{count} chains")
+        note(ax, "; ".join(filter(None, [f"{chains} chains", rest])))

@@ -24,12 +24,16 @@ __all__ = ["verdict_table"]
 GOOD, BAD = "#0072B2", "#D55E00"
 COLUMNS = ("chains", "R-hat", "effective", "rise", "drift")
 OF_LOSSES = ("rise", "drift")
+# Where columns begin, of a table that is so wide; letters are so wide there.
+EDGES = (0.0, 0.17, 0.25, 0.35, 0.5, 0.74, 0.98)
+WIDTH, LETTER, LONGEST_NAME = 1.3, 0.0118, 34
 _MEANT: dict[str, tuple[str, ...]] = {
     "diverged": ("chains",),
     "below_start": ("rise",),
     "chains_disagree": ("R-hat",),
     "little_signal": ("rise",),
 }
+_NOT_CONVERGED = {"drift": "the loss still drifts", "effective": "are worth"}
 
 
 def verdict_table(
@@ -65,13 +69,15 @@ def verdict_table(
     first = next(iter(runs.values()))
     chains = first.chains if len(runs) == 1 else ()
     lines = len(shown) + (len(chains) + 1.2 if chains else 0)
-    ax = new_axes(ax, (7.4, 0.8 + 0.22 * max(lines, 3)))
-    edges = [0.0, 0.17, 0.25, 0.35, 0.5, 0.74, 0.98]
+    names = drawable([name for name, _ in shown], longest=LONGEST_NAME, names=True)
+    wider = max(0.0, LETTER * max(map(len, names)) - EDGES[1])  # names have room of their own
+    ax = new_axes(ax, (7.4 + wider * 7.4 / WIDTH, 0.8 + 0.22 * max(lines, 3)))
+    edges = [EDGES[0], *(edge + wider for edge in EDGES[1:])]
     for edge, head in zip(edges[1:], (*COLUMNS, "verdict"), strict=True):
         ax.text(edge, -0.9, _head(head, first), fontsize=8, color=NEUTRAL, va="center")
     verdicts = []
-    for row, (name, diagnosis) in enumerate(shown):
-        verdicts.append(_row(ax, edges, row, drawable([name], longest=16, names=True)[0], diagnosis))
+    for row, (name, (_, diagnosis)) in enumerate(zip(names, shown, strict=True)):
+        verdicts.append(_row(ax, edges, row, name, diagnosis))
     if chains:
         top = len(shown) + 0.8
         heads = ("chain", "draws", "effective", "rise", "drift", "spikes")
@@ -79,7 +85,7 @@ def verdict_table(
             ax.text(edge, top - 0.3, _head(head, first), fontsize=8, color=NEUTRAL, va="center")
         for row, chain in enumerate(chains):
             _chain_row(ax, edges, top + 0.7 + row, chain)
-    ax.set_xlim(0, 1.3)
+    ax.set_xlim(0, WIDTH + wider)
     ax.set_ylim(lines + 0.1, -1.6)
     ax.axhline(-0.5, color=NEUTRAL, linewidth=0.6)
     ax.set_axis_off()
@@ -148,8 +154,8 @@ def _wrong_columns(d: Diagnosis) -> set[str]:
     wrong: set[str] = set()
     for verdict in d.verdicts:
         if verdict.code == "not_converged":
-            # The one verdict with two grounds: too few effective draws, or a drift.
-            wrong.add("drift" if "drift" in verdict.evidence else "effective")
+            # The one verdict with several grounds, of which two have a column.
+            wrong |= {column for column, said in _NOT_CONVERGED.items() if said in verdict.evidence}
         else:
             wrong |= set(_MEANT.get(verdict.code, ()))
     return wrong

@@ -57,18 +57,18 @@ def make_facets(
     col_wrap: int | None = None,
     sharex: bool = True,
     sharey: bool = True,
+    most: int = MOST_PANELS,
+    remedy: str = "Select some first, for instance with tree.isel(...) or .sel(wr=[...]).",
 ) -> Facets:
     """Return a grid with one empty, titled panel for each name.
 
-    ``size`` is that of one panel, (width, height) in inches.
+    ``size`` is that of one panel, (width, height) in inches; more than ``most`` are refused, with ``remedy``.
     """
     if not names:
         raise SettingError("There is nothing to draw a panel for.", expected="at least one value along col")
-    if len(names) > MOST_PANELS:
+    if len(names) > most:
         raise SettingError(
-            f"{len(names)} panels are more than anybody can read.",
-            expected=f"at most {MOST_PANELS}",
-            remedy="Select some first, for instance with tree.isel(...) or .sel(wr=[...]).",
+            f"{len(names)} panels are more than anybody can read.", expected=f"at most {most}", remedy=remedy
         )
     _matplotlib()
     import matplotlib.pyplot as plt

@@ -20,9 +20,11 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DIVERGING",
+    "MISSING",
     "NEUTRAL",
     "PALETTE",
     "SEQUENTIAL",
+    "absent",
     "add_colorbar",
     "canvas",
     "colours",
@@ -34,11 +36,14 @@ __all__ = [
     "symmetric_limit",
     "thin_labels",
     "title",
+    "training_axis",
+    "whole_numbers",
 ]
 
 # Okabe & Ito's palette, the strong colours first; without black, which a dark page would swallow.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6D31", "#7F7F7F")
 NEUTRAL = "#7F7F7F"
+MISSING = "#C8C8C8"  # the ground of an image, where it has no value
 DIVERGING = "RdBu_r"
 SEQUENTIAL = "cividis"
 
@@ -135,8 +140,41 @@ def symmetric_limit(values: Any, *, quantile: float = 0.995, limit: float | None
 
 
 def heat_map(ax: Axes, values: Any, limit: float, *, aspect: Literal["auto", "equal"] = "auto") -> AxesImage:
-    """Draw a matrix in colours that are symmetric about 0, up to ``limit``; what is NaN shows the ground."""
+    """Draw a matrix in colours that are symmetric about 0, up to ``limit``; what is NaN is grey, as no value is."""
+    ax.set_facecolor(MISSING)
+    if not np.isfinite(np.asarray(values, dtype=float)).any():
+        absent(ax)
     return ax.imshow(values, cmap=DIVERGING, vmin=-limit, vmax=limit, aspect=aspect, interpolation="nearest")
+
+
+def absent(ax: Axes) -> None:
+    """Say in the middle of axes that there is nothing to draw."""
+    ax.text(0.5, 0.53, "no values", transform=ax.transAxes, ha="center", va="bottom", fontsize=9)
+
+
+def whole_numbers(ax: Axes) -> None:
+    """Put the ticks of the horizontal axis at whole numbers, of what is counted."""
+    from matplotlib.ticker import MaxNLocator
+
+    ax.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
+    low, high = ax.get_xlim()
+    if high - low < 1:  # a single one
+        ax.set_xlim(round(low) - 1, round(low) + 1)
+
+
+def training_axis(ax: Axes, steps: Any) -> None:
+    """Make the horizontal axis one of training steps: by powers of ten where they span more than two of them."""
+    steps = np.unique(np.asarray(steps, dtype=float))
+    above = steps[steps > 0]
+    if above.size > 1 and above[-1] >= 100 * above[0]:
+        # Linear up to the first step past 0, so that the start has a place.
+        ax.set_xscale("symlog", linthresh=float(above[0]), linscale=0.5)
+        ax.set_xlim(0.8 * steps[0] if steps[0] else -0.25 * above[0], 1.25 * steps[-1])
+        powers = 10.0 ** np.arange(np.ceil(np.log10(above[0])), np.log10(above[-1]) + 1e-9)
+        ax.set_xticks([*steps[steps == 0], *powers])
+    elif steps.size == 1:
+        ax.set_xticks(steps, [f"{steps[0]:g}"])
+    ax.set_xlabel("training step")
 
 
 def title(ax: Axes, text: str) -> None:
@@ -177,7 +215,12 @@ def add_colorbar(ax: Axes, image: Any, label: str, *, beyond: bool = False) -> A
 
 
 def note(ax: Axes, text: str) -> None:
-    """Write a remark above the right end of the axes."""
+    """Write a remark above the right end of the axes, below the title where both would not stand side by side."""
+    own = ax.get_title(loc="left")
+    # Points, by the mean width of a letter; the axes get about so much of the figure once labels have theirs.
+    room = 72 * ax.get_window_extent().width / ax.figure.dpi * (0.8 if ax.get_legend() else 1.05)
+    if 0.58 * (10 * max(map(len, own.split("\n"))) + 7.5 * len(text)) > room and own and not own.endswith("\n"):
+        title(ax, own + "\n")
     ax.set_title(text, loc="right", fontsize=7.5, color=NEUTRAL, parse_math=False)
 
 

@@ -153,7 +153,6 @@ def token_influence(
     side = float(np.clip(0.115 * max(values.shape), 3.4, 12.0))
     ax = new_axes(ax, (side + 1.6, side + 0.9))
     image = heat_map(ax, values, limit)
-    ax.set_facecolor(NEUTRAL)  # seen where a token does not count
     label_tokens(ax.yaxis, rows, side, turned=False)
     label_tokens(ax.xaxis, columns, side, turned=True)
     ax.spines[["left", "bottom"]].set_visible(False)

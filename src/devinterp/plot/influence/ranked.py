@@ -9,7 +9,7 @@ import xarray as xr
 
 from devinterp.errors import MissingVariableError, SettingError
 from devinterp.plain_json import listed
-from devinterp.plot.drawing.contexts import ContextLine, bars_with_contexts
+from devinterp.plot.drawing.contexts import ContextLine, bars_with_contexts, last_of
 from devinterp.plot.drawing.facets import Facets, make_facets
 from devinterp.plot.drawing.images import as_pictures, show_picture
 from devinterp.plot.drawing.style import NEUTRAL, note, title
@@ -19,6 +19,8 @@ from devinterp.plot.tokens.decode import drawable, token_strings
 from devinterp.slt.runs.run import Tree
 
 __all__ = ["influence_images", "ranked_influences"]
+
+MOST_IMAGES = 400
 
 
 def ranked_influences(
@@ -95,7 +97,7 @@ def ranked_influences(
     facets = bars_with_contexts(names, [value for value, _, _ in ranked], lines)
     asked = "".join(drawable(words(batch_1, target_position), longest=200))
     of = f"{describe(result, batch_1)}, token {target_position}"
-    _finish_ranks(facets, result, of, f"partners of …{asked[-32:]}")
+    _finish_ranks(facets, result, of, f"partners of {last_of(asked, 32)}")
     return facets
 
 
@@ -143,25 +145,36 @@ def influence_images(
         options = {"correlation_method": "sequence", "batch_index_range_1": asked, **options}
     result = as_bif(obj, **options)
     pictures = as_pictures(images, obj, *(listed(result.attrs, key) for key in ("observables", "observable_sizes")))
-    lines = []
+    lines: list[tuple[int, list[tuple[float, int]], list[tuple[float, int]]]] = []
     for row in asked:
         ranked = _ranked_rows(result.isel(batch_1=position_of(result, "batch_1", row)), row, top)
         lines.append((row, [each for each in ranked if each[0] > 0], [each for each in ranked if each[0] < 0][::-1]))
+    # As many places for partners of either sign as the query with the most of them needs.
+    most = (max(len(above) for _, above, _ in lines), max(len(below) for _, _, below in lines))
+    across = 1 + sum(most)
     facets = make_facets(
-        [""] * (len(lines) * (1 + 2 * top)), size=(0.72, 0.98), col_wrap=1 + 2 * top, sharex=False, sharey=False
+        [""] * (len(lines) * across),
+        size=(0.76, 0.98),
+        col_wrap=across,
+        sharex=False,
+        sharey=False,
+        most=MOST_IMAGES,
+        remedy="Ask for fewer rows, or for fewer partners: top=.",
     )
     ends = (float(pictures.min()) if vmin is None else vmin, float(pictures.max()) if vmax is None else vmax)
     for (row, above, below), axes in zip(lines, facets.axs, strict=True):
         cells: list[tuple[float | None, int] | None] = [(None, row)]
-        for part in (above, below):
-            cells += [*part, *[None] * (top - len(part))]
+        for part, places in zip((above, below), most, strict=True):
+            cells += [*part, *[None] * (places - len(part))]
         for ax, cell in zip(axes, cells, strict=True):
             ax.set(xticks=[], yticks=[])
             ax.spines[:].set_visible(cell is not None and cell[0] is None)  # a frame around what is asked about
             if cell is None:
                 continue
             value, place = cell
-            shown = drawable([label_of(result, place) or place_of(result, place)], longest=12, names=True)[0]
+            shown = drawable(
+                [label_of(result, place) or place_of(result, place).replace(", row ", ", ")], longest=13, names=True
+            )[0]
             said = shown if value is None else f"{shown}\n{value:+.2f}"
             facets.artists.append(show_picture(ax, pictures[place], ends))
             ax.set_title(said, fontsize=7.5, loc="center", parse_math=False)

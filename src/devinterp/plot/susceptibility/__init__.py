@@ -98,7 +98,7 @@ def susceptibility_classes(
     label_above(ax, len(restrictions))
     if means.size <= MOST_WRITTEN_CELLS:
         for (row, column), mean in np.ndenumerate(means):
-            shown, spread = rounded(float(mean), float(errors[row, column]))
+            shown, spread = rounded(float(mean), float(errors[row, column])) if np.isfinite(mean) else ("–", None)
             text = shown if spread is None else f"{shown}\n±{spread}"
             strong = abs(mean) > 0.6 * limit
             ax.text(column, row, text, ha="center", va="center", fontsize=6.5, color="white" if strong else "black")

@@ -10,6 +10,7 @@ import numpy.typing as npt
 import xarray as xr
 
 from devinterp.errors import MissingVariableError, SettingError
+from devinterp.plot.drawing.labels import LARGEST, SMALLEST
 from devinterp.plot.drawing.style import colours, legend, thin_labels
 from devinterp.plot.inputs import context_of, observable_names
 from devinterp.plot.tokens.decode import KINDS, drawable, token_kind, token_strings
@@ -32,8 +33,11 @@ __all__ = [
     "restriction_axis",
     "scatter_tokens",
     "token_classes",
+    "told_of_classes",
     "values_of",
 ]
+
+MOST_IN_LEGEND = 12
 
 Standardize = bool | Literal["columns"]
 Classes = Literal["observable", "kind", "label"] | Sequence[str] | Callable[[str], str]
@@ -158,17 +162,23 @@ def scatter_tokens(ax: Axes, x: Any, y: Any, labels: npt.NDArray[np.str_]) -> li
                 rasterized=len(labels) > 2000,
             )
         )
-    if 1 < len(order) <= 12:
+    if 1 < len(order) <= MOST_IN_LEGEND:
         for handle in legend(ax).legend_handles:
             handle.set(sizes=[28], alpha=1)  # dots large enough to see their colour
     return drawn
 
 
+def told_of_classes(labels: npt.NDArray[np.str_]) -> str:
+    """Return what stands above a picture whose classes are too many for a legend."""
+    count = len(set(labels.tolist()))
+    return f"{count} classes, coloured in their order" if count > MOST_IN_LEGEND else ""
+
+
 def restriction_axis(ax: Axes, names: list[str]) -> None:
     """Write restrictions along the vertical axis of an image, as many as there is room for."""
     height = ax.get_window_extent().height / ax.figure.dpi * 72
-    at, shown = thin_labels(drawable(names, longest=24, names=True), max(int(height / 6.5), 3))
-    size = float(np.clip(height / max(len(shown), 1) * 0.8, 5, 8))
+    at, shown = thin_labels(drawable(names, longest=24, names=True), max(int(height / (1.1 * SMALLEST)), 3))
+    size = float(np.clip(height / max(len(shown), 1) * 0.8, SMALLEST, LARGEST))
     ax.set_yticks(at, shown, fontsize=size, parse_math=False)
     ax.tick_params(length=0, pad=1.5)
     ax.spines[["left", "bottom"]].set_visible(False)

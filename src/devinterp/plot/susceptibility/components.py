@@ -11,7 +11,7 @@ from devinterp.errors import SettingError
 from devinterp.plot.drawing.contexts import ContextLine, bars_with_contexts
 from devinterp.plot.drawing.facets import Facets
 from devinterp.plot.drawing.labels import place_labels
-from devinterp.plot.drawing.style import NEUTRAL, PALETTE, colours, legend, new_axes, note, title
+from devinterp.plot.drawing.style import NEUTRAL, PALETTE, colours, legend, new_axes, note, title, training_axis
 from devinterp.plot.inputs import as_susceptibilities, context_of
 from devinterp.plot.susceptibility.classes import (
     Classes,
@@ -21,6 +21,7 @@ from devinterp.plot.susceptibility.classes import (
     entries,
     scatter_tokens,
     token_classes,
+    told_of_classes,
 )
 from devinterp.plot.tokens.decode import drawable, token_strings
 from devinterp.slt.runs.run import Tree
@@ -105,8 +106,11 @@ def susceptibility_pca(
         if shown < len(names):
             note(ax, f"{shown} of {len(names)} named")
         return points
-    drawn = scatter_tokens(ax, scores[:, a], scores[:, b], token_classes(tree, classes, tokenizer))
+    labels = token_classes(tree, classes, tokenizer)
+    drawn = scatter_tokens(ax, scores[:, a], scores[:, b], labels)
     title(ax, f"scores of the {entries(tree)}")
+    if said := told_of_classes(labels):
+        note(ax, said)
     return drawn
 
 
@@ -164,7 +168,7 @@ def component_tokens(
     title(bars, f"component {component}: {share:.0f} % of the variance")
     if len(shown) < len(loadings):
         note(bars, f"{len(shown)} of {len(loadings)}")
-    title(texts, "tokens with the largest scores, and what stands before")
+    title(texts, "tokens with the largest scores, in context")
     return facets
 
 
@@ -211,28 +215,30 @@ def components_over_checkpoints(
     found = pca(tree, standardize=_standardized(sus, standardize))
     if not 1 <= component <= found.sizes["component"]:
         raise SettingError("There is no such component.", expected=f"1 to {found.sizes['component']}", found=component)
-    scores = found["scores"].transpose("checkpoint", "sus_flat", "component").values[:, :, component - 1]
+    in_order = found["scores"].transpose("checkpoint", "sus_flat", "component").sortby("checkpoint")
+    scores = in_order.values[:, :, component - 1]
     labels = token_classes(tree, classes, tokenizer)
     members = {name: labels == name for name in class_order(labels)}
     means = {name: scores[:, inside].mean(axis=1) for name, inside in members.items()}
     chosen = sorted(means, key=lambda name: -float(np.ptp(means[name])))[: len(PALETTE)]
-    steps = sus["checkpoint"].values
+    steps = in_order["checkpoint"].values
     ax = new_axes(ax, (5.2, 3.2))
     ax.axhline(0, color=NEUTRAL, linewidth=0.6, zorder=0)
     lines = []
+    shade = min(0.15, 0.6 / len(chosen))  # many bands lie over each other
     for name, colour in zip([n for n in members if n in chosen], colours(len(chosen)), strict=True):
         count = int(members[name].sum())
         error = scores[:, members[name]].std(axis=1, ddof=1) / np.sqrt(count) if count > 1 else 0 * means[name]
-        ax.fill_between(steps, means[name] - 2 * error, means[name] + 2 * error, color=colour, alpha=0.15, linewidth=0)
+        ax.fill_between(steps, means[name] - 2 * error, means[name] + 2 * error, color=colour, alpha=shade, linewidth=0)
         label = drawable([name], longest=20, names=True)[0]
         lines += ax.plot(steps, means[name], color=colour, marker="o", markersize=3, label=f"{label} ({count})")
-    ax.set_xlabel("training step")
+    training_axis(ax, steps)
     ax.set_ylabel(f"score on component {component}")
     share = 100 * float(found["explained_variance_ratio"].values[component - 1])
     title(ax, f"joint component {component}: {share:.0f} % of the variance")
-    if len(chosen) < len(members):
-        note(ax, f"{len(chosen)} of {len(members)} classes")
     legend(ax)
+    if len(chosen) < len(members):
+        note(ax, f"{len(chosen)} of {len(members)} classes, those that move most")
     return lines
 
 

@@ -11,7 +11,7 @@ import xarray as xr
 
 from devinterp.errors import SettingError
 from devinterp.plot.drawing.facets import Facets, draw_facets, make_facets
-from devinterp.plot.drawing.style import NEUTRAL, colours, new_axes, note, title
+from devinterp.plot.drawing.style import NEUTRAL, absent, colours, new_axes, title
 from devinterp.plot.inputs import as_susceptibilities, context_of
 from devinterp.plot.susceptibility.classes import Standardize, called, context_places, values_of
 from devinterp.plot.tokens.decode import drawable, token_strings
@@ -68,7 +68,8 @@ def susceptibility_patterns(
     asked = [wr] if isinstance(wr, str) else wr
     if asked is None:
         medians = np.stack([np.median(values[found], axis=0) for found in patterns.values()])
-        asked = [names[i] for i in np.argsort(-np.ptp(medians, axis=0), kind="stable")[:MOST_PANELS]]
+        apart = np.nan_to_num(np.ptp(medians, axis=0), nan=-np.inf)  # what has no values stands last
+        asked = [names[i] for i in np.argsort(-apart, kind="stable")[:MOST_PANELS]]
     unknown = [name for name in asked if name not in names]
     if unknown or not asked:
         raise SettingError("There is no such restriction.", expected=f"some of {names[:20]}", found=unknown or asked)
@@ -86,7 +87,8 @@ def susceptibility_patterns(
     facets = make_facets(list(asked), size=(2.7, 0.7 + 0.22 * len(patterns)), col_wrap=col_wrap or min(4, len(asked)))
     facets = draw_facets(facets, draw)
     if len(asked) < len(names) and wr is None:
-        note(next(iter(facets)), f"{len(asked)} of {len(names)}, the furthest apart")
+        said = f"{len(asked)} of {len(names)} restrictions, those whose patterns lie furthest apart"
+        facets.fig.suptitle(said, x=0.995, ha="right", fontsize=7.5, color=NEUTRAL)
     return facets
 
 
@@ -124,4 +126,7 @@ def _boxes(
     ax.set_ylim(len(labels) + 0.6, 0.4)
     ax.tick_params(axis="y", length=0)
     ax.set_xlabel(label)
+    if not np.isfinite(values).any():
+        absent(ax)
+        ax.set_xlim(-1, 1)
     return drawn

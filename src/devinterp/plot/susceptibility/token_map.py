@@ -17,9 +17,11 @@ from devinterp.plot.susceptibility.classes import (
     entries,
     scatter_tokens,
     token_classes,
+    told_of_classes,
     values_of,
 )
 from devinterp.slt.runs.run import Tree
+from devinterp.slt.susceptibilities.views import refuse_missing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -78,10 +80,13 @@ def susceptibility_map(
     ------
     MissingDependencyError
         The package of the method that was asked for is not installed.
+    DataError
+        Some of the susceptibilities are not finite.
     """
     if method is not None and method not in NAMES:
         raise SettingError("There is no such method.", expected=f"one of {sorted(NAMES)}", found=repr(method))
     tree = as_susceptibilities(obj, **options)
+    refuse_missing(tree["susceptibilities"].to_dataset()["sus"])
     values = values_of(tree, standardize)
     labels = token_classes(tree, classes, tokenizer)
     if values.shape[0] < 4 or values.shape[1] < 2:
@@ -97,8 +102,9 @@ def susceptibility_map(
     ax = new_axes(ax, (5.2, 4.2))
     drawn = scatter_tokens(ax, where[:, 0], where[:, 1], labels[chosen])
     title(ax, f"{entries(tree)} by their susceptibilities ({NAMES[used]})")
-    if chosen.size < values.shape[0]:
-        note(ax, f"{chosen.size} of {values.shape[0]}")
+    some = f"{chosen.size} of {values.shape[0]}" if chosen.size < values.shape[0] else ""
+    if said := "; ".join(filter(None, [some, told_of_classes(labels[chosen])])):
+        note(ax, said)
     if used == "pca":
         ax.set_xlabel("component 1")
         ax.set_ylabel("component 2")
