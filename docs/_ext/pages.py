@@ -9,6 +9,7 @@ import hashlib
 import importlib
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -376,10 +377,21 @@ def _estimand(estimand: Estimand) -> str:
 # Old names
 
 
+# A call, an argument, a dotted name, a name with an underscore, a string.
+_CODE = re.compile(
+    r"[\w.]*\w\((?:[^()]|\([^()]*\))*\)|\w+=(?:'\w+'|\d[\d.]*\d|)|[a-z]+(?:\.\w+)+|\w+_(?:\{\w+\}|\*|\w+)|'\w+'"
+)
+
+
+def _said(sentence: str) -> str:
+    """A sentence as text, the names and calls in it as code."""
+    return _CODE.sub(lambda found: code(found[0]), sentence)
+
+
 def old_names() -> str:
     """The names of `OLD_NAMES`: what is gone, and where their work is done now."""
     rows = [
-        (code(f"{module}.{name}"), f"now {code(told[1:].replace(':', '.'))}" if told.startswith(">") else cell(told))
+        (code(f"{module}.{name}"), f"now {code(told[1:].replace(':', '.'))}" if told.startswith(">") else _said(told))
         for module, names in OLD_NAMES.items()
         for name, told in sorted(names.items())
     ]
