@@ -379,7 +379,7 @@ def _estimand(estimand: Estimand) -> str:
 
 # A call, an argument, a dotted name, a name with an underscore, a string.
 _CODE = re.compile(
-    r"[\w.]*\w\((?:[^()]|\([^()]*\))*\)|\w+=(?:'\w+'|\d[\d.]*\d|)|[a-z]+(?:\.\w+)+|\w+_(?:\{\w+\}|\*|\w+)|'\w+'"
+    r"dict\[[^]]*\]|[\w.]*\w\((?:[^()]|\([^()]*\))*\)|\w+=(?:'\w+'|\d[\d.]*\d|)|[a-z]+(?:\.\w+)+|\w+_(?:\{\w+\}|\*|\w+)|'\w+'"
 )
 
 

@@ -234,6 +234,17 @@ def test_help_has_examples(run, command):
     assert code == 0
     assert "Examples:" in out
     assert f"devinterp {command}" in out
+    assert max(map(len, out.splitlines())) <= 80
+
+
+def test_the_help_says_of_each_operand_what_it_is_and_cuts_no_sentence(run):
+    out = " ".join(run("bif", "--help")[1].split())
+    assert "Sequences of the first operand" in out
+    assert "Sequences of the second operand" in out
+    out = " ".join(run("reweighting", "--help")[1].split())
+    assert "Sequences that are given weight:" in out
+    assert "Sequences whose loss changes:" in out
+    assert "..." not in run("schema", "--help")[1].partition("Commands:")[2]
 
 
 def test_the_list_of_commands_the_version_and_completion(run):

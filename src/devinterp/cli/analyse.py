@@ -6,6 +6,7 @@ A command's options are those of the estimand's function, and so is what its hel
 from __future__ import annotations
 
 import inspect
+import re
 import types
 from collections.abc import Callable, Sequence
 from enum import StrEnum
@@ -25,6 +26,12 @@ __all__ = ["command", "placeholder"]
 
 Read = Callable[[Any], Any]
 
+LONGEST_COMMAND = 72  # columns, so that with its indentation it fits into 80
+# What a docstring says of two arguments at once, and of each.
+OPERANDS = {
+    "of the first and of the second operand": ("of the first operand", "of the second operand"),
+    "that are given weight, and sequences whose loss changes": ("that are given weight", "whose loss changes"),
+}
 STORE = Annotated[str, typer.Argument(metavar="STORE", help="A store that sample() wrote: folder, ZIP or URL.")]
 COMMON: dict[str, tuple[Any, Any]] = {
     "checkpoint": (
@@ -117,8 +124,18 @@ def placeholder(estimand: Estimand) -> Callable[[], None]:
 
 
 def _help(paragraphs: list[str], estimand: Estimand) -> str:
-    examples = "\n".join(f"  devinterp {estimand.kind} {example}" for example in estimand.examples)
+    examples = "\n".join(_fitted(f"devinterp {estimand.kind} {example}") for example in estimand.examples)
     return "\n\n".join([*map(_plain, paragraphs), "Examples:", f"\b\n{examples}"]) + "\n"
+
+
+def _fitted(command: str) -> str:
+    """Return a command that goes on in the next line where a terminal of 80 columns has no room for it."""
+    lines = [""]
+    for part in re.split(r" (?=-)", command):
+        if lines[-1] and len(lines[-1]) + len(part) > LONGEST_COMMAND:
+            lines.append("   ")
+        lines[-1] += f" {part}" if lines[-1] else part
+    return "  " + " \\\n  ".join(lines)
 
 
 def _plain(text: str) -> str:
@@ -129,6 +146,9 @@ def _plain(text: str) -> str:
 def _annotation(option: Option, called: str) -> tuple[Any, Read]:
     """Return how typer is to take an option, and how what it took becomes the function's argument."""
     flag, text = f"--{called.replace('_', '-')}", _plain(option.doc)
+    if (operand := {"_1": 0, "_2": 1}.get(option.name[-2:])) is not None:
+        for both, each in OPERANDS.items():
+            text = text.replace(both, each[operand])
     parts = [option.type]
     if get_origin(option.type) in (Union, types.UnionType):
         parts = [p for p in get_args(option.type) if p is not type(None)]

@@ -24,9 +24,9 @@ class As(StrEnum):
 def build() -> typer.Typer:
     """Return the group of commands."""
     app = typer.Typer(no_args_is_help=True, help="Show, export and check the schemas that stores are held against.")
-    app.command()(show)
-    app.command()(export)
-    app.command()(check)
+    app.command(short_help="List the schemas, or show one.")(show)
+    app.command(short_help="Export a schema as JSON Schema.")(export)
+    app.command(short_help="Check a schema document.")(check)
     return app
 
 
