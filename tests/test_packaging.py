@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import runpy
 import subprocess
 import sys
 import tomllib
@@ -36,6 +38,20 @@ def test_the_wheel_carries_every_schema_and_the_type_marker(wheel):
         assert source.is_dir() or f"devinterp/_schemas/{source.relative_to(ROOT / 'schemas')}" in names
     assert "devinterp/py.typed" in names
     assert not [n for n in names if n.startswith("tests/")]
+
+
+def test_what_the_index_is_shown_has_no_relative_link(wheel):
+    hook = runpy.run_path(str(ROOT / "hatch_build.py"))["for_the_index"]
+    text = "![a picture](docs/a.png) and [`schemas/`](schemas/), [far](https://a.org/b), [below](#below)"
+    assert hook(text, "", "v1") == "*a picture* and `schemas/`, [far](https://a.org/b), [below](#below)"
+    shown = hook(text, "https://host/us/it", "v1")
+    assert "![a picture](https://host/us/it/raw/v1/docs/a.png)" in shown
+    assert "[`schemas/`](https://host/us/it/blob/v1/schemas/)" in shown
+    archive = zipfile.ZipFile(wheel)
+    (metadata,) = [name for name in archive.namelist() if name.endswith(".dist-info/METADATA")]
+    body = archive.read(metadata).decode().partition("\n\n")[2]
+    assert body.startswith("# devinterp")
+    assert not re.findall(r"\]\((?!https?:|#)", body)
 
 
 def test_the_conda_recipe_asks_for_what_the_package_asks_for():
