@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
-from devinterp.errors import MissingVariableError, ProvenanceError
+from devinterp.errors import DataError, MissingVariableError, ProvenanceError
 from devinterp.plain_json import dig
 from devinterp.schema.definition.spec import NAT
 
@@ -25,6 +25,7 @@ __all__ = [
     "loss_unit",
     "no_text",
     "of_tokens",
+    "refuse_missing",
     "result_of_tokens",
     "row_labels",
     "said_of_losses",
@@ -279,4 +280,19 @@ def no_text(what: str) -> MissingVariableError:
         expected="a run on token ids",
         found="metadata.config.rows_are_tokens = false",
         remedy="Look at their losses, loss_{obs} and row_{obs}; labels come along if sample() got row_labels=.",
+    )
+
+
+def refuse_missing(values: xr.DataArray) -> None:
+    """Raise `DataError` where some of the values are not finite: nothing can be laid out by them."""
+    missing = values.copy(data=~np.isfinite(values.values))
+    if not missing.any():
+        return
+    of = values["wr"].values[missing.any([dim for dim in values.dims if dim != "wr"]).values]
+    raise DataError(
+        "Some susceptibilities are not finite.",
+        expected="a number for each token and restriction",
+        found=f"{int(missing.sum())} of {missing.size} without one, of the restrictions {', '.join(map(str, of[:8]))}"
+        + (f" and {len(of) - 8} more" if len(of) > 8 else ""),
+        remedy="Leave these restrictions out: compute the susceptibilities of a study without them.",
     )

@@ -14,15 +14,15 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
-from devinterp.errors import DataError, MissingVariableError, SettingError
+from devinterp.errors import MissingVariableError, SettingError
 from devinterp.plain_json import dig, listed
 from devinterp.slt.runs.comparable import check_curve
-from devinterp.slt.runs.results import SAID_OF_ROWS
+from devinterp.slt.runs.results import SAID_OF_ROWS, refuse_missing
 from devinterp.slt.runs.run import Tree, metadata_of, series_members, study_members
 from devinterp.slt.runs.side_by_side import along_checkpoints
 from devinterp.slt.susceptibilities.flat_form import flat_tree
 
-__all__ = ["flatten", "matrix", "pca", "refuse_missing", "split_half", "unflatten"]
+__all__ = ["flatten", "matrix", "pca", "split_half", "unflatten"]
 
 VALUES = ("sus", "sus_cov", "sus_shift", "sus_se")
 
@@ -213,21 +213,6 @@ def _comparable(result: xr.DataTree, standardize: bool | Literal["columns"], var
         values = values - values.mean("wr")
     values.attrs = {"units": unit, "standardize": str(standardize)}
     return values.rename(variable)
-
-
-def refuse_missing(values: xr.DataArray) -> None:
-    """Raise `DataError` where some of the values are not finite: nothing can be laid out by them."""
-    missing = values.copy(data=~np.isfinite(values.values))
-    if not missing.any():
-        return
-    of = values["wr"].values[missing.any([dim for dim in values.dims if dim != "wr"]).values]
-    raise DataError(
-        "Some susceptibilities are not finite.",
-        expected="a number for each token and restriction",
-        found=f"{int(missing.sum())} of {missing.size} without one, of the restrictions {', '.join(map(str, of[:8]))}"
-        + (f" and {len(of) - 8} more" if len(of) > 8 else ""),
-        remedy="Leave these restrictions out: compute the susceptibilities of a study without them.",
-    )
 
 
 def pca(
