@@ -1,13 +1,16 @@
 """A study of every attention head, devinterp 2.0.1 against ours: the seconds, and that the draws are the same bits.
 
     python tests/benchmarks/restricted/run.py --peer-python PYTHON [--threads 2] [--rounds 3] [--cpu] [--plain]
+    python tests/benchmarks/restricted/run.py --peer-python PYTHON --alone [--before SRC] [--cpu]
 
 A transformer of 6 layers and 8 heads, width 128, vocabulary 2000; rows of 64 tokens, batches of 16, three observables
 of three batches each, one chain of 4 draws per restriction. The peer is a loop of `sample()`, as its documentation has
 it; ours is one `sample_restrictions()`, with --plain also one without the frozen prefix. They take turns, and ratios
 are medians over the rounds, each taken within one. A restriction's seconds are from the end of the one before to its
-own; the whole has creating, validating and opening the store in it. CPU seconds, with --cpu and one thread, are
-disturbed less by what else runs. Exits 1 where a bit differs.
+own; what serves all of them, before the first chain, is an entry of its own (set-up), and so is what follows the last.
+The whole has both in it: creating, validating and opening the store. With --alone each of three restrictions is a
+`sample()` of its own, the least of three calls, also of another version of ours (--before, the folder to import it
+from). CPU seconds, with --cpu and one thread, are disturbed less by what else runs. Exits 1 where a bit differs.
 
 Targets: the whole 1.5 x the peer, the heads of the last layer 2 x.
 """
@@ -30,10 +33,12 @@ HERE = Path(__file__).parent
 
 def run(who: str, python: Path, out: Path, args: argparse.Namespace) -> dict[str, float]:
     kept = {key: value for key, value in os.environ.items() if who != "peer" or key != "PYTHONPATH"}
+    if who == "before":
+        kept["PYTHONPATH"] = str(args.before)
     command = [
         str(python),
         str(HERE / "side.py"),
-        who,
+        "alone" if args.alone else who,
         str(out),
         "cpu" if args.cpu else "wall",
         str(args.threads),
@@ -60,7 +65,7 @@ def parts(seconds: dict[str, float]) -> dict[str, float]:
     for name, value in seconds.items():
         part = f"layer {name[1]}" if name[0] == "l" and name[1:2].isdigit() else name
         sums[part] = sums.get(part, 0.0) + value
-    return {**sums, "the whole": sum(seconds.values())}
+    return sums if "head, last layer" in seconds else {**sums, "the whole": sum(seconds.values())}
 
 
 def main() -> int:
@@ -72,8 +77,10 @@ def main() -> int:
     parser.add_argument("--cpu", action="store_true", help="CPU seconds of the process instead of the clock's")
     parser.add_argument("--plain", action="store_true", help="ours without the frozen prefix too")
     parser.add_argument("--layer", nargs="*", default=[], help="heads of these layers alone")
+    parser.add_argument("--alone", action="store_true", help="full, a head and a group, each by a sample() of its own")
+    parser.add_argument("--before", type=Path, help="with --alone: the src folder of another version of ours")
     args = parser.parse_args()
-    sides = ("peer", "plain", "ours") if args.plain else ("peer", "ours")
+    sides = ("peer", *("before",) * bool(args.before), *("plain",) * args.plain, "ours")
     rounds: list[dict[str, dict[str, float]]] = []
     different: set[str] = set()
     with tempfile.TemporaryDirectory() as folder:

@@ -1,10 +1,11 @@
 """One side of run.py, in a process of its own: a study of every head, its seconds, and what it sampled.
 
-python side.py {peer,ours,plain} OUT.npz {wall,cpu} THREADS DRAWS [LAYER ...]
+python side.py {peer,ours,plain,alone} OUT.npz {wall,cpu} THREADS DRAWS [LAYER ...]
 """
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import sys
@@ -76,6 +77,13 @@ def tokens(name: str) -> np.ndarray:
     return np.random.default_rng(len(name)).integers(0, VOCAB, (rows, CONTEXT))
 
 
+def rows(name: str) -> Any:
+    """The same as a dataset of HuggingFace, which every version takes."""
+    from datasets import Dataset
+
+    return Dataset.from_dict({"input_ids": tokens(name).tolist()}).with_format("torch")
+
+
 def settings(draws: int) -> dict[str, Any]:
     return {
         "lr": 1e-4, "n_beta": 30.0, "localization": 100.0, "num_chains": 1, "num_draws": draws, "batch_size": BATCH,
@@ -85,20 +93,15 @@ def settings(draws: int) -> dict[str, Any]:
 
 def peer(model: nn.Module, restrictions: dict[str, Any], draws: int) -> tuple[dict[str, Any], dict[str, float]]:
     """A loop of `sample`, one per restriction."""
-    from datasets import Dataset
-
     from devinterp.slt.sampling import sample
 
-    def dataset(name: str) -> Any:
-        return Dataset.from_dict({"input_ids": tokens(name).tolist()}).with_format("torch")
-
     trees, seconds = {}, {}
-    rows, observables = dataset("sampling"), {name: (dataset(name), 3) for name in OBSERVABLES}
+    sampling, observables = rows("sampling"), {name: (rows(name), 3) for name in OBSERVABLES}
     with tempfile.TemporaryDirectory() as folder:
         for name, masks in restrictions.items():
             began = clock()
             tree = sample(
-                model, rows, observables, param_masks=masks, output_path=Path(folder) / f"{name}.zarr",
+                model, sampling, observables, param_masks=masks, output_path=Path(folder) / f"{name}.zarr",
                 **settings(draws),
             )  # fmt: skip
             seconds[name] = clock() - began
@@ -107,10 +110,18 @@ def peer(model: nn.Module, restrictions: dict[str, Any], draws: int) -> tuple[di
 
 
 def ours(model: nn.Module, restrictions: dict[str, Any], draws: int) -> tuple[dict[str, Any], dict[str, float]]:
-    """One study; what precedes the first restriction, and follows the last, is its own entry."""
+    """One study; what precedes the first chain, for all of them, and follows the last, are entries of their own."""
+    from devinterp.slt.sampling.running.plan import Plan
     from devinterp.slt.sampling.study import sample_restrictions
 
     ends: dict[str, float] = {}
+    run, first = Plan.run, list[float]()
+
+    def noted(*given: Any, **named: Any) -> Any:
+        first.append(clock())
+        return run(*given, **named)
+
+    Plan.run = noted  # type: ignore[method-assign]
     with tempfile.TemporaryDirectory() as folder:
         began = clock()
 
@@ -123,11 +134,34 @@ def ours(model: nn.Module, restrictions: dict[str, Any], draws: int) -> tuple[di
         )  # fmt: skip
         ended = clock()
         trees = {name: {v: tree[name][v].values for v in tree[name].data_vars} for name in restrictions}
-    seconds = {}
-    before = began
+    Plan.run = run  # type: ignore[method-assign]
+    seconds = {"set-up": first[0] - began}
+    before = first[0]
     for name, end in sorted(ends.items(), key=lambda each: each[1]):
         seconds[name], before = end - before, end
     seconds["the end"] = ended - before
+    return trees, seconds
+
+
+def alone(model: nn.Module, restrictions: dict[str, Any], draws: int) -> tuple[dict[str, Any], dict[str, float]]:
+    """Every restriction by a `sample()` of its own, as any version takes it: the least of three."""
+    from devinterp.slt.sampling import sample
+
+    trees, seconds = {}, {}
+    quiet = {"progress": False} if "progress" in inspect.signature(sample).parameters else {}
+    observables = {name: (rows(name), 3) for name in OBSERVABLES}
+    for name, masks in restrictions.items():
+        found = []
+        for _ in range(3):
+            began = clock()
+            with tempfile.TemporaryDirectory() as folder:
+                tree = sample(
+                    model, rows("sampling"), observables, param_masks=masks, output_path=Path(folder) / "a.zarr",
+                    **quiet, **settings(draws),
+                )  # fmt: skip
+                found.append(clock() - began)
+                trees[name] = {variable: tree[variable].values for variable in tree.data_vars}
+        seconds[name] = min(found)
     return trees, seconds
 
 
@@ -140,7 +174,12 @@ def main() -> None:
     for layer in map(int, layers or range(LAYERS)):
         restrictions |= {f"l{layer}h{number}": head(model, layer, number) for number in range(HEADS)}
     warm = {"full": None}
-    if who == "peer":
+    if who == "alone":
+        last = head(model, LAYERS - 1, 0)
+        group = {name: None for name, _ in model.named_parameters() if name.startswith(f"blocks.{LAYERS // 2}.")}
+        alone(model, warm, 1)
+        trees, seconds = alone(model, {"full": None, "head, last layer": last, "group, middle": group}, int(draws))
+    elif who == "peer":
         peer(model, warm, 1)
         trees, seconds = peer(model, restrictions, int(draws))
     else:
