@@ -282,7 +282,11 @@ def test_one_draw_makes_hardly_any_pass_that_it_need_not(sampled, must):
 
 @hypothesis_settings(max_examples=6, deadline=None)
 @given(
-    st.lists(st.sampled_from(["Plain", "Plain", "Modal", "Pair", "InPlace", "Branches"]), min_size=1, max_size=3),
+    st.lists(
+        st.sampled_from(["Plain", "Plain", "Modal", "ModalWhereLong", "Pair", "InPlace", "Branches"]),
+        min_size=1,
+        max_size=3,
+    ),
     st.sampled_from([None, 1e-2]),
 )
 def test_a_run_has_the_same_bytes_with_and_without_a_frozen_prefix(parts, noise):
@@ -299,6 +303,20 @@ def test_a_run_has_the_same_bytes_with_and_without_a_frozen_prefix(parts, noise)
     told = trees[False].attrs["metadata"]["run"]["frozen_prefix"]
     if set(parts) <= {"Plain", "Pair"}:  # two draws of two batches, and the first step where it starts as the look did
         assert (told["reused"], told["passes"]) == (4 + (noise is None), 6)
+
+
+@pytest.mark.parametrize("sampled", ["parts.1.up.weight", "parts.1.down.weight"])
+def test_a_model_that_goes_by_the_mode_of_gradients_in_long_rows_alone_has_the_bytes_of_plain_passes(sampled):
+    """A look at a few tokens sees nothing of it, and what is kept of a pass without gradients would serve a step."""
+    rows = np.random.default_rng(0).integers(0, VOCAB, (16, 40))
+    trees = {}
+    for plain in (True, False):
+        with plain_passes() if plain else nullcontext():
+            model = build(("ModalWhereLong", "Plain"))
+            trees[plain] = quick(model, rows, {"a": (rows, 2)}, param_masks={sampled: None}, batch_size=4)
+    for name, array in trees[True].data_vars.items():
+        assert array.values.tobytes() == trees[False][name].values.tobytes(), name
+    assert trees[False].attrs["metadata"]["run"]["frozen_prefix"]["reused"] > 0
 
 
 def test_a_first_step_that_goes_another_way_than_the_look_leaves_nothing_out(monkeypatch):

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from devinterp.errors import DataError, ModelError, SettingError
-from devinterp.slt.sampling.engine.frozen_prefix import Evaluator, beginning
+from devinterp.slt.sampling.engine.frozen_prefix import Evaluator, first_row
 from devinterp.slt.sampling.engine.losses import NonFiniteError, PerTokenLoss, forward_logits, takes_attention_mask
 from devinterp.slt.sampling.engine.restore_model import Generators, restoring, same_values, seed_generators
 from devinterp.slt.sampling.inputs.batches import SamplingData
@@ -124,7 +124,7 @@ def probe_model(
 ) -> Probe:
     """Evaluate the first batch once, and check ids, shape, dtype, gradient and finiteness of the loss.
 
-    The model's own loss is evaluated without gradients, as an initial loss is, and a few tokens with them.
+    The model's own loss is evaluated without gradients, as an initial loss is, and one row with them.
 
     Parameters
     ----------
@@ -229,12 +229,12 @@ def _check_tokens(
 
 
 def _see_few(model: nn.Module, loss: PerTokenLoss, batch: Batch, masks: Masks) -> tuple[bool, torch.Tensor | None]:
-    """Return whether a few tokens give all parameters to sample a gradient, and their losses, where there are any.
+    """Return whether one row gives all parameters to sample a gradient, and its losses, where the rows are not short.
 
     Where they do not, all of the batch must be asked: experts of a mixture, for one, are reached by some tokens alone.
     """
-    few = beginning(batch)
-    with suppress(Exception):  # rows that may not be shortened
+    few = first_row(batch)
+    with suppress(Exception):  # a model that wants several
         if few is not None:
             per_token = loss(model, few)
             return not _idle(model, per_token, masks), per_token.detach()

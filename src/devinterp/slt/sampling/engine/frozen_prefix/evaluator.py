@@ -17,7 +17,7 @@ from devinterp.slt.sampling.engine.losses import NonFiniteError
 from devinterp.slt.sampling.engine.restore_model import restoring
 from devinterp.slt.sampling.inputs.nested import Batch, each_tensor, first_tokens, take_rows
 
-__all__ = ["Evaluator", "beginning"]
+__all__ = ["Evaluator", "first_row"]
 
 _ROWS, _TOKENS = 2, 16  # of the evaluation that is watched
 
@@ -31,6 +31,14 @@ Evaluate = Callable[[Any], torch.Tensor]
 def beginning(batch: Batch) -> Batch | None:
     """Return a few tokens of two rows, which show what a model does for a fraction of a pass; None of short rows."""
     return first_tokens(batch, _ROWS, _TOKENS)
+
+
+def first_row(batch: Batch) -> Batch | None:
+    """Return one row as long as it is, on which passes with and without gradients are compared; None of short rows.
+
+    What differs between them may do so in long rows alone.
+    """
+    return None if beginning(batch) is None else each_tensor(batch.some(slice(1)), torch.clone)
 
 
 class Evaluator:
@@ -86,7 +94,7 @@ class Evaluator:
             Equal where the rows are equal; bytes for a minibatch, anything else for rows that come at every draw.
             None for rows that do not come again.
         with_gradients : tensor, optional
-            Losses of the rows' `beginning`, from a pass with gradients, where such a one has been made.
+            Losses of the rows' `first_row`, from a pass with gradients, where such a one has been made.
         """
         self.reuse.passes += 1
         cut = self._cut(evaluate, rows, batch, with_gradients)
@@ -132,9 +140,11 @@ class Evaluator:
         if few is not None:
             # A few tokens show the same calls for a fraction of a pass; whatever goes wrong with them proves nothing.
             with suppress(Exception):
-                plain = self._look(cut, evaluate, few, parameters)
-                if cut.plan is not None and not torch.is_grad_enabled():
-                    self._prefix.modes_agree |= _same_bits(with_gradients, plain)
+                self._look(cut, evaluate, few, parameters)
+                if cut.plan is not None and with_gradients is not None and not torch.is_grad_enabled():
+                    with restoring(self._model, self._device, mode=self._mode):
+                        plain = evaluate(first_row(rows)).detach()
+                        self._prefix.modes_agree |= _same_bits(with_gradients, plain)
             if cut.plan is not None or cut.reason == _TOO_LITTLE:
                 return
             cut.reason = None
@@ -143,11 +153,9 @@ class Evaluator:
         except _OF_WATCHING as error:  # or of the model, where the plain pass will meet it too
             cut.reason = f"it cannot be watched ({type(error).__name__})"
 
-    def _look(
-        self, cut: Cut, evaluate: Evaluate, few: Any, parameters: Mapping[str, nn.Parameter]
-    ) -> torch.Tensor | None:
-        """Watch an evaluation of a few rows, plan what to leave out, and return the loss of a plain one."""
-        gradients, again = torch.is_grad_enabled(), None
+    def _look(self, cut: Cut, evaluate: Evaluate, few: Any, parameters: Mapping[str, nn.Parameter]) -> None:
+        """Watch an evaluation of a few rows, and plan what to leave out."""
+        gradients = torch.is_grad_enabled()
         with restoring(self._model, self._device, mode=self._mode), torch.set_grad_enabled(gradients):
             trace = trace_calls(self._model, [parameters[name] for name in self._names], few, evaluate)
             cut.reason = trace.reason
@@ -159,7 +167,6 @@ class Evaluator:
         if cut.reason is None:
             cut.plan = choose_calls(trace)
             cut.reason = None if cut.plan is not None else _TOO_LITTLE
-        return again
 
     def _served(self, cut: Cut, kept: Kept, evaluate: Evaluate, rows: Any) -> torch.Tensor:
         loss = self._pass(cut, kept).run(evaluate, rows)
