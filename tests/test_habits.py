@@ -62,6 +62,7 @@ def test_the_hook_for_others_calls_what_there_is():
 
 # Tests of several modules at once, by what they do rather than by where the code stands.
 ACROSS = {
+    "plot/test_edges.py",
     "schema/checks/test_unseen_files.py",
     "schema/findings/test_remedies.py",
     "schema/definition/test_exported_schema.py",
