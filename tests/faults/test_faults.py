@@ -45,7 +45,7 @@ SETTINGS = {
 }
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def one_thread():
     before = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -67,10 +67,7 @@ def go(path, model=None, **changes):
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     path = tmp_path_factory.mktemp("whole") / "whole.zarr"
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
     go(path)
-    torch.set_num_threads(before)
     return path
 
 
@@ -217,34 +214,47 @@ def test_a_chain_that_turns_nan_and_a_run_in_which_all_do(tmp_path, whole):
         go(tmp_path / "b.zarr", lr=1e30)
 
 
+LONGER = 150  # draws: a run that a worker does not end before it is killed
+
+
+@pytest.fixture(scope="module")
+def longer(tmp_path_factory):
+    path = tmp_path_factory.mktemp("longer") / "longer.zarr"
+    go(path, num_draws=LONGER)
+    return path
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("ours", [True, False], ids=["own pool", "caller's executor"])
-def test_a_worker_process_is_killed(tmp_path, whole, ours):
+def test_a_worker_process_is_killed(tmp_path, longer, ours):
     path = tmp_path / "a.zarr"
     before = set(active_children())
+    killed = threading.Event()
 
     def kill():
         deadline = time.monotonic() + 120
         while time.monotonic() < deadline:
-            if list((path / ".devinterp").glob("chain-*.state")):
+            children = set(active_children()) - before
+            if children and (path / ".devinterp" / "chain-0001.state").exists():
+                children.pop().kill()
                 break
-            time.sleep(0.02)
-        next(iter(set(active_children()) - before)).kill()
+            time.sleep(0.005)
+        killed.set()
 
     thread = threading.Thread(target=kill)
     thread.start()
     executor = None if ours else ProcessPoolExecutor(2, mp_context=get_context("spawn"))
-    options = {"chain_method": "parallel", "threads_per_chain": 1, "num_draws": 150}
+    options = {"chain_method": "parallel", "threads_per_chain": 1, "num_draws": LONGER}
+    # Chain 0 may be sampled in this process, and then waits for the kill: a worker is to have chain 1.
     with pytest.raises(SamplingError, match="worker process died"):
-        go(path, executor=executor, **options)
+        go(path, executor=executor, progress=lambda event: killed.wait(120), **options)
     thread.join()
     if executor is not None:
         executor.shutdown()
-    tree = go(path, num_draws=150)
-    assert tree["draws_written"].values.tolist() == [150, 150]
-    fresh = go(tmp_path / "b.zarr", num_draws=150)
-    assert differing_chunks(tmp_path / "b.zarr", path) == []
-    assert fresh.attrs["completed"] == 1
+    tree = go(path, num_draws=LONGER)
+    assert tree["draws_written"].values.tolist() == [LONGER, LONGER]
+    assert differing_chunks(longer, path) == []
+    assert tree.attrs["completed"] == 1
 
 
 def test_two_processes_on_one_path(tmp_path, whole):
@@ -268,6 +278,6 @@ def test_two_processes_on_one_path(tmp_path, whole):
 def test_killed_processes_resume_to_the_same_bytes(tmp_path):
     settings = {k: v for k, v in SETTINGS.items() if k not in ("progress", "device")}
     with Server() as server:
-        outcome = campaign(server, tmp_path, "sgld", settings, kills=3, seed=1)
-    assert outcome.kills == 3
+        outcome = campaign(server, tmp_path, "sgld", settings, kills=2, seed=1)
+    assert outcome.kills == 2
     assert outcome.differing == []

@@ -10,6 +10,7 @@ import pytest
 
 from devinterp.slt.sampling.running import pool
 from devinterp.slt.sampling.running.pool import orphaned, worker_pool
+from devinterp.slt.sampling.running.worker import _terminable
 
 
 def look():
@@ -30,6 +31,21 @@ def test_workers_have_the_present_environment_and_leave_ctrl_c_to_the_coordinato
             found.append(workers.submit(look).result())
     assert [each[1] for each in found] == ["one", "two"]
     assert all(handler == signal.SIG_IGN and not lost for *_, handler, _, lost in found)
+
+
+def end_during_a_chain():
+    with _terminable() as terminated:
+        signal.raise_signal(signal.SIGTERM)
+        return terminated()
+
+
+def test_a_worker_that_is_told_to_end_gives_its_result_and_ends():
+    """Who waits for the lock of a queue that a dead worker holds would otherwise be waited for by the executor."""
+    with worker_pool(1) as workers:
+        assert workers.submit(end_during_a_chain).result() is True
+        (process,) = workers._processes.values()
+        process.join(60)
+        assert process.exitcode == -signal.SIGTERM
 
 
 def test_processes_that_cannot_start_are_not_waited_for(monkeypatch):

@@ -46,6 +46,7 @@ PATIENCE = 60.0
 """Seconds that a chain waits for the worker of a coordinator that died, which ends after its present draw."""
 
 _LOOK_SECONDS = 0.5
+_RESULT_SECONDS = 1.0  # for the result of a chain to reach the coordinator before its worker ends
 _PARENT_SECONDS = 2.0
 _LOADED: list[tuple[str, Plan]] = []
 
@@ -191,7 +192,11 @@ def live_step(location: Location, group: str, chain: int) -> int:
 
 @contextmanager
 def _terminable() -> Iterator[Callable[[], bool]]:
-    """Finish the draw on SIGTERM; leave Ctrl-C, which a terminal sends to every process, to the coordinator."""
+    """Finish the draw on SIGTERM, then end; leave Ctrl-C, which a terminal sends to every process, to the coordinator.
+
+    A worker that lived on could wait for ever: whoever broke the pool may have died holding the lock of its queue, and
+    an executor ends its processes by that one signal and waits until they are gone.
+    """
     told: list[int] = []
     if threading.current_thread() is not threading.main_thread():
         yield lambda: False
@@ -205,6 +210,10 @@ def _terminable() -> Iterator[Callable[[], bool]]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+        if told and before[signal.SIGTERM] is signal.SIG_DFL:
+            again = threading.Timer(_RESULT_SECONDS, signal.raise_signal, [signal.SIGTERM])
+            again.daemon = True
+            again.start()
 
 
 @contextmanager
