@@ -185,8 +185,11 @@ def test_schema_is_shown_exported_and_checked(run, tmp_path, store):
     code, out, _ = run("schema", "check", extension)
     assert code == 0, out
     assert "temperature" in out
-    extension.write_text("schema: lab/runs\nversion: one\ndoc: Ours.\n")
-    assert run("schema", "check", extension)[0] == 1
+    wrong = tmp_path / "wrong.yaml"
+    wrong.write_text("schema: lab/runs\nversion: one\ndoc: Ours.\n")
+    assert run("schema", "check", wrong)[0] == 1
+    code, out, error = run("schema", "check", wrong, extension)
+    assert (code, "lab.yaml: in order" in out, "wrong.yaml: not in order" in error) == (1, True, True)
     assert run("schema", "check", tmp_path / "nothing.yaml")[0] == 2
 
 

@@ -112,30 +112,41 @@ def export(
 
 
 def check(
-    schema: Annotated[str, typer.Argument(metavar="FILE", help="The YAML file of a schema or an extension.")],
+    schemas: Annotated[
+        list[str], typer.Argument(metavar="FILE...", help="YAML files of schemas or extensions.", show_default=False)
+    ],
 ) -> None:
-    """Check a schema document: its grammar, and that it only adds to or tightens what it extends.
+    """Check schema documents: their grammar, and that each only adds to or tightens what it extends.
 
-    Exit code 0: in order. 1: it is not. 2: it could not be read.
+    Exit code 0: all are in order. 1: one is not. 2: one could not be read.
 
     Examples:
 
     \b
       devinterp schema check my_extension.yaml
+      devinterp schema check schemas/*.yaml
     """
+    for schema in schemas:
+        if not Path(schema).is_file():
+            raise typer.BadParameter(f"there is no file {schema!r}", param_hint="FILE")
+    if sum(not _in_order(schema) for schema in schemas):  # a sum: every file is looked at
+        raise typer.Exit(1)
+
+
+def _in_order(schema: str) -> bool:
+    """Say what is wrong with a document, or what it is."""
     from devinterp.cli.console import err, put
     from devinterp.errors import SchemaError
     from devinterp.schema import load
 
-    if not Path(schema).is_file():
-        raise typer.BadParameter(f"there is no file {schema!r}", param_hint="FILE")
     try:
         loaded = load(Path(schema))
     except SchemaError as error:
         err().print(f"{schema}: not in order: {error}")
-        raise typer.Exit(1) from None
+        return False
     put(f"{schema}: in order: {loaded.id} (profiles: {', '.join(loaded.profiles)})")
     if loaded.extends:
         base = load(loaded.extends[0])
         new = sorted({v for n in loaded.nodes for v in n.variables} - {v for n in base.nodes for v in n.variables})
         put(f"extends {loaded.extends[0]}; new variables: {', '.join(new) or 'none'}")
+    return True
