@@ -199,7 +199,7 @@ class WriterMachine(RuleBasedStateMachine):
 
     @precondition(lambda self: self.done)
     @rule()
-    def the_same_request_returns_the_finished_store(self) -> None:
+    def the_same_computation_returns_the_finished_store(self) -> None:
         before = chunks(self.path)
         with open_run(self.path, {"/": wanted()}) as run:
             assert run.finished

@@ -63,7 +63,7 @@ GROUPS: dict[str, tuple[list[str], list[str]]] = {
         ],
     ),
     "llc": (
-        ["slt/llc/compute.py", "slt/llc/of_run.py", "slt/runs/chains.py"],
+        ["slt/llc/compute.py", "slt/llc/of_run.py", "slt/llc/paired.py", "slt/runs/chains.py"],
         [
             "tests/slt/llc/test_llc.py",
             "tests/slt/runs/test_chains.py",
@@ -81,7 +81,7 @@ GROUPS: dict[str, tuple[list[str], list[str]]] = {
         ],
     ),
     "uncertainty": (
-        ["slt/uncertainty/intervals.py", "slt/uncertainty/batch_means.py", "slt/diagnostics/__init__.py"],
+        ["slt/uncertainty/intervals.py", "slt/uncertainty/batch_means.py", "slt/diagnostics/__init__.py", "slt/diagnostics/shared_noise.py"],
         ["tests/slt/uncertainty", "tests/slt/diagnostics/test_diagnostics.py"],
     ),
     "update": (

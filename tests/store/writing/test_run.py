@@ -77,7 +77,7 @@ def test_every_chunk_is_on_disk_even_where_it_equals_the_fill_value(tmp_path):
         )
 
 
-def test_the_same_request_returns_the_finished_store_untouched(tmp_path):
+def test_the_same_computation_returns_the_finished_store_untouched(tmp_path):
     path = tmp_path / "a.zarr"
     with open_run(path, {"/": request()}) as run:
         fill(run)

@@ -29,7 +29,7 @@ from devinterp.schema.reading.store_values import (
     text_bytes,
 )
 from devinterp.schema.rules.context import Context, written_rows
-from devinterp.schema.rules.masked_losses import Counted
+from devinterp.schema.rules.counted_values import Counted
 from devinterp.schema.rules.registry import Predicate, find_predicate, resolve_arguments
 
 if TYPE_CHECKING:

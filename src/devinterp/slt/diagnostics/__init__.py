@@ -17,14 +17,14 @@ import numpy.typing as npt
 from devinterp._renamed import successor
 from devinterp.errors import MissingVariableError
 from devinterp.slt.diagnostics.diagnosis import ChainDiagnosis, Diagnosis, SeriesDiagnosis, StudyDiagnosis, Verdict
-from devinterp.slt.diagnostics.equilibration import equilibration_of, sampled_weights, without_trend
+from devinterp.slt.diagnostics.equilibration import equilibration_of, sampled_weights
+from devinterp.slt.diagnostics.shared_noise import shared_noise
 from devinterp.slt.diagnostics.step_bias import step_bias
-from devinterp.slt.diagnostics.verdicts import FEWEST_DRAWS, RHAT_LIMIT, judge
+from devinterp.slt.diagnostics.verdicts import RHAT_LIMIT, judge
 from devinterp.slt.runs.chains import known_states
 from devinterp.slt.runs.masked_means import Start, minibatch_rows, observed_rows, start_rows
 from devinterp.slt.runs.results import loss_unit
 from devinterp.slt.runs.run import Samples, Tree, series_members, study_members
-from devinterp.slt.uncertainty.batch_means import Passes, mean_variance, shares_minibatches
 
 __all__ = ["ChainDiagnosis", "Diagnosis", "SeriesDiagnosis", "StudyDiagnosis", "Verdict", "diagnose"]
 
@@ -123,12 +123,12 @@ def _diagnose(run: Samples, sampling_task: str | None) -> Diagnosis:
     except MissingVariableError:
         llc = None
     bias = step_bias(run, used, llc if rows == "fixed" else None)
-    shared_noise = _shared_noise(run, kept, bias.noise_share if bias is not None and rows == "fixed" else None)
+    noise = shared_noise(run, kept, bias.noise_share if bias is not None and rows == "fixed" else None)
     rise_se = None
     if numbers["mcse"] is not None and start_se is not None:
-        rise_se = float(np.hypot(shared_noise * numbers["mcse"], start_se))
+        rise_se = float(np.hypot(noise * numbers["mcse"], start_se))
     if numbers["drift_se"] is not None:
-        numbers["drift_se"] *= shared_noise
+        numbers["drift_se"] *= noise
     variations = [c.signal_to_variation for c in chains if c.signal_to_variation is not None and c.chain in used]
     diagnosis = Diagnosis(
         label=run.label,
@@ -144,28 +144,12 @@ def _diagnose(run: Samples, sampling_task: str | None) -> Diagnosis:
         chains=chains,
         settings={name: run.setting(name) for name in SETTINGS if run.setting(name) is not None},
         step_bias=bias,
-        shared_noise=shared_noise,
+        shared_noise=noise,
         equilibration=equilibration_of(run, used),
         unit=loss_unit(run.metadata),
         **numbers,
     )
     return replace(diagnosis, verdicts=tuple(judge(diagnosis, kept, sampled_weights(run))))
-
-
-def _shared_noise(run: Samples, kept: F64, share: float | None) -> float:
-    """What independent chains' standard errors are multiplied with, where the same minibatches move all chains.
-
-    Chains that still drift from their common start move alike as well: only the second half is looked at, without its
-    trend. Few draws give few batches, whose variance may be anything: where the metrics tell the largest ``share`` that
-    gradient noise can have of the loss, the traces of fixed rows do not correlate by more than twice that.
-    """
-    if kept.shape[0] < 2 or kept.shape[1] < FEWEST_DRAWS or not shares_minibatches(run):
-        return 1.0
-    half = without_trend(kept[:, kept.shape[1] // 2 :])
-    passes = Passes.of(run, kept.shape[1])
-    alone, together = (mean_variance(half, shared=shared, passes=passes)[0] for shared in (False, True))
-    most = np.inf if share is None else 1 + (kept.shape[0] - 1) * min(1.0, 2 * share)
-    return float(np.sqrt(min(together / alone, most))) if alone > 0 else 1.0
 
 
 def _trace(

@@ -15,6 +15,7 @@ from devinterp.errors import DataError, DevinterpWarning, MissingVariableError, 
 from devinterp.plain_json import dig
 from devinterp.slt.batches_seen import BatchesSeen, batches_seen
 from devinterp.slt.diagnostics.step_bias import step_bias
+from devinterp.slt.llc.paired import paired_rows
 from devinterp.slt.runs.chains import ChainSelection, select_chains, warn_excluded
 from devinterp.slt.runs.masked_means import (
     Rows,
@@ -104,7 +105,7 @@ def llc_of_run(
     if warn:
         warn_excluded(run, selection)
     if over == "paired":
-        rows, start = _paired(run, rows, selection)
+        rows, start = paired_rows(run, rows, selection)
     if over == "paired":
         init_rows = np.array([start])
     elif task is not None:
@@ -170,23 +171,6 @@ def _warn_noised_start(run: Samples, over: Over) -> None:
         DevinterpWarning,
         stacklevel=4,
     )
-
-
-def _paired(run: Samples, rows: Rows, selection: ChainSelection) -> tuple[Rows, float]:
-    """Return each minibatch row at the common start plus its own rise, and that start: the mean of all, of chains used.
-
-    The row's own loss at the start, which differs from row to row by far more than it rises, cancels.
-    """
-    if "init_loss_sampling" not in run.dataset:
-        raise MissingVariableError(
-            "The losses of the minibatches at the start were not kept.",
-            expected="the variable init_loss_sampling",
-            found=sorted(map(str, run.dataset.data_vars)),
-            remedy="Sample again with save_paired_losses=True, or use over='observable', or over='draws'.",
-        )
-    starts = minibatch_rows(run, "init_loss_sampling", known=False)
-    start = starts.of(selection.used, selection.length).mean
-    return Rows(start + (rows.means - starts.means), rows.counts), start
 
 
 def _step_rows(run: Samples, burnin: bool) -> Rows:

@@ -35,7 +35,7 @@ from devinterp.slt.sampling.inputs.provenance import (
 )
 from devinterp.slt.sampling.inputs.rows import SAMPLING, RowOptions, open_rows, read_alike
 from devinterp.slt.sampling.inputs.rows_in_memory import lacks_tokens, with_attention
-from devinterp.slt.sampling.running.same_request import Held, describe_computation, reconcile, unproved
+from devinterp.slt.sampling.running.same_computation import Held, describe_computation, reconcile, unproved
 from devinterp.slt.sampling.settings import SamplerSettings
 from devinterp.store import Location, SamplesRequest, StoreLike, locate
 from devinterp.store.reading.path_state import read_group

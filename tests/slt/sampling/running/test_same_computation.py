@@ -367,7 +367,7 @@ def test_a_store_without_the_record_comes_back_with_a_word(tmp_path):
         run(path, lr=2e-3)
 
 
-def test_the_same_request_returns_the_store_without_sampling(tmp_path, monkeypatch):
+def test_the_same_computation_returns_the_store_without_sampling(tmp_path, monkeypatch):
     first = quick(output_path=tmp_path / "a.zarr")
     monkeypatch.setattr(
         "devinterp.slt.sampling.engine.update.UpdateRule.step", lambda self: pytest.fail("sampled again")
