@@ -19,8 +19,10 @@ sys.path.insert(0, str(Path(__file__).parent / "helpers"))
 for name in ("TQDM_DISABLE", "NO_COLOR", "FORCE_COLOR", "CLICOLOR", "COLUMNS", "LINES", "MPLBACKEND", "PYTHONWARNINGS"):
     os.environ.pop(name, None)
 # Workers of pytest share the cores, and torch's threads would hold one while they wait for each other: nine times as
-# long on a busy machine. It must be there before torch is; not a bit depends on it.
+# long on a busy machine. It must be there before torch is. One thread also makes tests that compare bits independent of
+# which others ran before: a test of several threads asks for them.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 HERE = Path(__file__).parent
 EXTRAS = ("torch", "tqdm", "cloudpickle", "matplotlib", "dask", "fsspec", "transformers", "datasets")

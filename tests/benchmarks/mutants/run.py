@@ -81,7 +81,10 @@ GROUPS: dict[str, tuple[list[str], list[str]]] = {
         ],
     ),
     "uncertainty": (
-        ["slt/uncertainty/intervals.py", "slt/uncertainty/batch_means.py", "slt/diagnostics/__init__.py", "slt/diagnostics/shared_noise.py"],
+        [
+            "slt/uncertainty/intervals.py", "slt/uncertainty/batch_means.py",
+            "slt/diagnostics/__init__.py", "slt/diagnostics/shared_noise.py",
+        ],
         ["tests/slt/uncertainty", "tests/slt/diagnostics/test_diagnostics.py"],
     ),
     "update": (

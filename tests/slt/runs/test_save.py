@@ -22,6 +22,7 @@ from devinterp.slt.susceptibilities import compute_susceptibilities
 from devinterp.store.location import locate
 from devinterp.store.writing import result as writer
 from devinterp.store.writing.compare_requests import compare_requests
+from devinterp.store.writing.request import SamplesRequest
 from devinterp.testing import make_store, make_tree
 
 SIZES = {
@@ -270,7 +271,10 @@ def test_runs_that_have_not_completed_and_undeclared_variables_are_refused(store
 
 
 def test_a_part_is_never_taken_for_the_run_that_a_call_asks_for(stores, tmp_path):
-    class Request:
+    class Request(SamplesRequest):
+        def __init__(self):
+            """Of nothing but its metadata."""
+
         def metadata(self):
             return devinterp.open_store(stores["whole"]).attrs["metadata"]
 

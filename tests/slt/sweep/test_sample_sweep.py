@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -34,7 +35,7 @@ GRID = {"lr": [1e-4, 1e-3], "n_beta": [30.0], "localization": [10.0]}
 PILOT = {"pilot_chains": 1, "pilot_draws": 2, "extend": 1}
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def one_thread():
     before = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -127,8 +128,8 @@ def test_settings_of_rmsprop_are_axes_and_every_one_is_what_its_cells_were_sampl
     assert len(np.unique(summary["llc_mean"].values)) == 4
 
 
-def test_axes_of_another_sweep_are_refused_and_further_values_added(batches):
-    path, tree = batches
+def test_axes_of_another_sweep_are_refused_and_further_values_added(batches, tmp_path):
+    path, tree = shutil.copytree(batches[0], tmp_path / "s.zarr"), batches[1]
     with pytest.raises(StoreConflictError, match="other axes"):
         swept(path)
     more = swept(path, grid={**GRID, "batch_size": [2, 4, 6]})

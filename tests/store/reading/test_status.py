@@ -9,7 +9,7 @@ import lifelike
 import pytest
 
 from devinterp.errors import StoreLockedError, StoreNotFoundError
-from devinterp.store import filesystem, locate, lock, open_run
+from devinterp.store import filesystem, locate, lock, lock_holder, open_run
 from devinterp.store.reading.status import read_status
 from devinterp.store.run_state import LOCK_KEY
 
@@ -70,12 +70,12 @@ def test_runs_of_a_study_come_in_its_order_consolidated_or_not(tmp_path):
 
 
 LEFT_BEHIND = {
-    "by a process that died": lambda: {"pid": dead(), "host": socket.gethostname(), "where": lock._where()},
+    "by a process that died": lambda: {"pid": dead(), "host": socket.gethostname(), "where": lock_holder.pid_space()},
     "before a reboot, its pid another's now": lambda: {
         "pid": os.getpid(), "host": socket.gethostname(), "where": "0d9c5b1e-another-boot pid:[4026531836]",
     },
     "in another container of this machine": lambda: {
-        "pid": 1, "host": socket.gethostname(), "where": f"{str(lock._where()).split()[0]} pid:[1]",
+        "pid": 1, "host": socket.gethostname(), "where": f"{str(lock_holder.pid_space()).split()[0]} pid:[1]",
     },
     "on another machine, copied with its store": lambda: {"pid": 1, "host": "elsewhere"},
     "by a process that was killed while it wrote this": lambda: "rubbish",
