@@ -291,6 +291,16 @@ def test_a_chain_that_stopped_stays_valid_whichever_draws_are_left(tmp_path):
         assert tree.isel(draw=draws).devinterp.report().ok
 
 
+@pytest.mark.parametrize("order", [[0, 2, 1], [1, 0, 2], [2, 1, 0], [2, 1]])
+@pytest.mark.parametrize("named", [True, False], ids=["named", "unnamed"])
+def test_chains_of_which_one_failed_are_saved_in_any_order(tmp_path, order, named):
+    tree = make_tree(failed={1: 3}, **SIZES)
+    chosen = (numbered(tree) if named else tree).isel(chain=order)
+    again = saved(chosen, tmp_path)
+    assert again["draws_written"].values.tolist() == [3 if c == 1 else 8 for c in order]
+    assert float(compute_llc(again)["llc_mean"]) == float(compute_llc(chosen)["llc_mean"])
+
+
 def test_masks_are_saved_with_what_is_left_of_their_rows(tmp_path):
     tree = masked_run(1, failed={1: 4})
     part = tree.to_dataset().assign_coords(token_pos=range(5), token=range(6))

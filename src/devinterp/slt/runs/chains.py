@@ -15,7 +15,7 @@ from devinterp.errors import AllChainsFailedError, ChainFailedWarning
 from devinterp.plain_json import dig
 from devinterp.slt.runs.run import Samples
 
-__all__ = ["ChainSelection", "known_states", "select_chains", "warn_excluded"]
+__all__ = ["ChainSelection", "are_reordered", "known_states", "select_chains", "warn_excluded"]
 
 
 @dataclass(frozen=True)
@@ -85,6 +85,15 @@ def known_states(samples: Samples, size: int) -> tuple[npt.NDArray[np.int64] | N
     if written is None or not _contradicting(recorded, [f is None for f in failures]):
         failures = [_reason(e) or f for e, f in zip(recorded or [None] * size, failures, strict=True)]
     return written, failures
+
+
+def are_reordered(samples: Samples, size: int) -> bool:
+    """Whether there are as many recorded states as chains, but they are not of these chains in this order."""
+    states, written = dig(samples.metadata, "run.chains"), samples.dataset.get("draws_written")
+    if not isinstance(states, list) or len(states) != size or written is None:
+        return False
+    goal = int(samples.setting("num_draws") or samples.dataset.sizes.get("draw", 0))
+    return bool(_contradicting(states, [count >= goal for count in written.values.ravel().tolist()]))
 
 
 def _recorded(samples: Samples, size: int) -> list[Any] | None:

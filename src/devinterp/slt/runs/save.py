@@ -16,6 +16,7 @@ from devinterp.schema import load, validate
 from devinterp.schema.definition.layout import dimension_sizes
 from devinterp.schema.reading.memory_tree import strangers
 from devinterp.schema.rules.bound import members_of, parameters_of
+from devinterp.slt.runs.chains import are_reordered
 from devinterp.slt.runs.grid import grid_of
 from devinterp.slt.runs.kind import kind_of
 from devinterp.slt.runs.run import Samples, Tree, metadata_of, series_members, study_members
@@ -167,6 +168,9 @@ def _run(obj: Tree, label: str) -> xr.Dataset:
     free = {str(d): n for d, n in dataset.sizes.items() if d == "token_pos"}
     planned = dimension_sizes(node, parameters_of(schema, dataset.attrs), members, free)
     sizes = {str(d): n for d, n in dataset.sizes.items() if planned.get(str(d), n) != n}
+    chains = dataset.sizes.get("chain", 0)
+    if are_reordered(samples, chains):
+        sizes["chain"] = chains  # all are left, and yet it is a selection: the states are not of them in this order
     if sizes:
         metadata["selection"] = {"sizes": sizes}
     return dataset.assign_attrs(metadata=metadata)
