@@ -48,6 +48,17 @@ settings.register_profile(
 settings.load_profile("ci")
 
 
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """One thread of torch, whatever ran before: for tests that compare bits, and products too small for several."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--core", action="store_true", help="the lane without extras: analysis and validation alone")
 

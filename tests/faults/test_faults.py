@@ -28,6 +28,8 @@ from devinterp.errors import (
 )
 from devinterp.slt.sampling import sample
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 SETTINGS = {
     "lr": 1e-3,
     "n_beta": 30.0,
@@ -43,14 +45,6 @@ SETTINGS = {
     "device": "cpu",
     "progress": False,
 }
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def go(path, model=None, **changes):

@@ -18,7 +18,10 @@ from devinterp.testing import sample_settings
 torch = pytest.importorskip("torch")
 
 # The model draws random numbers and mixes rows on purpose, and is told so.
-pytestmark = pytest.mark.filterwarnings("ignore:The model draws random numbers:devinterp.errors.DevinterpWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:The model draws random numbers:devinterp.errors.DevinterpWarning"),
+    pytest.mark.usefixtures("one_thread"),
+]
 VOCABULARY, LENGTH = 7, 4
 
 
@@ -73,14 +76,6 @@ def same(one: Any, other: Any) -> bool:
     if isinstance(one, tuple | list):
         return len(one) == len(other) and all(map(same, one, other))
     return bool(one == other)
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Any:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @settings(max_examples=8)

@@ -19,16 +19,10 @@ torch = pytest.importorskip("torch")
 
 from devinterp.slt.sampling import sample, sample_restrictions  # noqa: E402
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 VOCABULARY, LENGTH = 7, 4
 ROWS = np.random.default_rng(5).integers(0, VOCABULARY, (12, LENGTH))
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Any:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def build_model() -> Any:

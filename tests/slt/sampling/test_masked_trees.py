@@ -6,7 +6,6 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-import torch
 import xarray as xr
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -17,6 +16,8 @@ from devinterp import sample, sample_restrictions, sweep
 from devinterp.slt.sampling import sample_checkpoints
 from devinterp.slt.sampling.inputs.batches import loader_order
 from devinterp.slt.sampling.settings import SamplerSettings
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 TOKENS = build_tokens("train")[:, :8]
 LENGTHS = np.random.default_rng(4).integers(3, 9, len(TOKENS))
@@ -29,14 +30,6 @@ OPTIONS = {
     "lr": 1e-3, "n_beta": 30.0, "num_chains": 2, "num_draws": 3, "batch_size": 3, "num_init_loss_batches": 2,
     "localization": 10.0, "device": "cpu", "progress": False,
 }  # fmt: skip
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def alone(model=None, data=RAGGED, observed=OBSERVED, **changes):

@@ -23,6 +23,8 @@ from devinterp.slt.sampling import from_state_dicts, sample, sample_checkpoints
 from devinterp.slt.sampling.inputs.batches import SamplingData
 from devinterp.slt.sampling.running import options as execution
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 SETTINGS = {
     "lr": 1e-3,
     "n_beta": 30.0,
@@ -35,14 +37,6 @@ SETTINGS = {
     "progress": False,
 }
 OBSERVABLES = {"train": (build_tokens("train"), 1), "code": (build_tokens("code"), 1)}
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def restrictions(*names):

@@ -7,7 +7,6 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-import torch
 import xarray as xr
 from replicas import Replicas, run_arguments
 from tiny_lm import build_model, build_tokens
@@ -21,6 +20,8 @@ from devinterp.slt.sweep.sample_sweep import _default_grid
 from devinterp.slt.sweep.temperature import compute_temperature
 from devinterp.testing.mutations.editor import StoreEditor
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 TRAIN = build_tokens("train")
 OBSERVABLES = {"train": (TRAIN, 1)}
 SETTINGS = {
@@ -33,14 +34,6 @@ SETTINGS = {
 }
 GRID = {"lr": [1e-4, 1e-3], "n_beta": [30.0], "localization": [10.0]}
 PILOT = {"pilot_chains": 1, "pilot_draws": 2, "extend": 1}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def swept(path=None, **changes):
