@@ -71,16 +71,7 @@ def known_states(samples: Samples, size: int) -> tuple[npt.NDArray[np.int64] | N
     -----
     ``draws_written`` travels with a selection of chains and ``metadata.run.chains`` does not; see `_recorded`.
     """
-    failures: list[str | None] = [None] * size
-    written: npt.NDArray[np.int64] | None = None
-    expected = samples.setting("num_draws")
-    if "draws_written" in samples.dataset:
-        array = samples.variable("draws_written", ("chain",))
-        written = np.maximum(array.values.astype(np.int64), 0)
-        goal = int(expected) if expected is not None else int(written.max(initial=0))
-        for c, count in enumerate(written):
-            if count < goal:
-                failures[c] = f"{count} of {goal} draws written"
+    written, failures = _written(samples, size)
     recorded = _recorded(samples, size)
     if written is None or not _contradicting(recorded, [f is None for f in failures]):
         failures = [_reason(e) or f for e, f in zip(recorded or [None] * size, failures, strict=True)]
@@ -89,11 +80,20 @@ def known_states(samples: Samples, size: int) -> tuple[npt.NDArray[np.int64] | N
 
 def are_reordered(samples: Samples, size: int) -> bool:
     """Whether there are as many recorded states as chains, but they are not of these chains in this order."""
-    states, written = dig(samples.metadata, "run.chains"), samples.dataset.get("draws_written")
+    states, (written, failures) = dig(samples.metadata, "run.chains"), _written(samples, size)
     if not isinstance(states, list) or len(states) != size or written is None:
         return False
-    goal = int(samples.setting("num_draws") or samples.dataset.sizes.get("draw", 0))
-    return bool(_contradicting(states, [count >= goal for count in written.values.ravel().tolist()]))
+    return bool(_contradicting(states, [f is None for f in failures]))
+
+
+def _written(samples: Samples, size: int) -> tuple[npt.NDArray[np.int64] | None, list[str | None]]:
+    """Return ``draws_written``, and per chain what it lacks of the draws that were asked for, or None."""
+    if "draws_written" not in samples.dataset:
+        return None, [None] * size
+    written = np.maximum(samples.variable("draws_written", ("chain",)).values.astype(np.int64), 0)
+    expected = samples.setting("num_draws")
+    goal = int(expected) if expected is not None else int(written.max(initial=0))
+    return written, [f"{count} of {goal} draws written" if count < goal else None for count in written]
 
 
 def _recorded(samples: Samples, size: int) -> list[Any] | None:
