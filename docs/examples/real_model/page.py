@@ -64,7 +64,7 @@ def markdown(result: dict[str, Any]) -> str:
 
 def said_last(result: dict[str, Any]) -> str:
     return (
-        f"{result['date']}, {result['threads']} threads: {result['seconds']:.0f} s, "
+        f"{result['date']}, {result['device']}, {result['threads']} threads: {result['seconds']:.0f} s, "
         f"of this process {result['cpu_seconds']:.0f} s of CPU."
     )
 

@@ -28,7 +28,8 @@ def main() -> None:
     folder, rows, masks, store, settings = map(Path, sys.argv[1:])
     torch.set_num_threads(1)
     options = json.loads(settings.read_text())
-    model = load(folder, getattr(torch, options.pop("dtype", "float32")))
+    device = torch.device(options["device"])
+    model = load(folder, getattr(torch, options.pop("dtype", "float32"))).to(device)
     with np.load(rows) as arrays:
         data = {name: torch.from_numpy(arrays[name]) for name in arrays}
     if options.pop("peer", False):
@@ -40,16 +41,17 @@ def main() -> None:
     observables = {name: data[name] for name in data if name != "sampling"}
     sum(parameter.sum() for parameter in model.parameters())  # read once, or the file's pages would count as ours
     Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
-    before, seconds, cpu = memory("VmRSS"), time.perf_counter(), time.process_time()
-    sample(
-        model, data["sampling"], observables, param_masks=torch.load(masks), output_path=store, device="cpu", **options
-    )
+    before, seconds, cpu = held(device), time.perf_counter(), time.process_time()
+    sample(model, data["sampling"], observables, param_masks=torch.load(masks), output_path=store, **options)
     cost = {"seconds": time.perf_counter() - seconds, "cpu_seconds": time.process_time() - cpu}
-    print(json.dumps(cost | {"above_mib": memory("VmHWM") - before}))
+    print(json.dumps(cost | {"above_mib": held(device, peak=True) - before}))
 
 
-def memory(field: str) -> float:
-    """A figure of this process's memory, in MiB."""
+def held(device: torch.device, peak: bool = False) -> float:
+    """What is held now, or was at most, in MiB: of the accelerator's memory, or by this process."""
+    if device.type == "cuda":
+        return (torch.cuda.max_memory_allocated() if peak else torch.cuda.memory_allocated()) / 2**20
+    field = "VmHWM" if peak else "VmRSS"
     (line,) = [each for each in Path("/proc/self/status").read_text().splitlines() if each.startswith(f"{field}:")]
     return int(line.split()[1]) / 1024
 

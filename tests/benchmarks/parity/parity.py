@@ -1,6 +1,6 @@
 """Same seeds, same machine, same threads: the largest difference between devinterp 2.0.1's numbers and ours.
 
-    python tests/benchmarks/parity/parity.py [--peer-python PYTHON] [--threads 1] [--quick] [CASE ...]
+    python tests/benchmarks/parity/parity.py [--peer-python PYTHON] [--threads 1] [--device cuda] [--quick] [CASE ...]
 
 Builds a virtual environment with the reference implementation (its import name is ours, so it needs one of its own),
 runs every case of `cases.py` there and here, and prints one row per case and group of variables. Exits 1 on any
@@ -39,19 +39,19 @@ def build_peer(folder: Path) -> Path:
     return python
 
 
-def run_peer(python: Path, names: list[str], threads: int) -> dict[str, np.ndarray]:
+def run_peer(python: Path, names: list[str], threads: int, device: str) -> dict[str, np.ndarray]:
     """Return the reference's arrays as ``case/variable``."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "peer.npz"
         # it has our import name, so nothing may lead it to us
         kept = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
-        command = [str(python), str(HERE / "peer_side.py"), str(out), str(threads), *names]
+        command = [str(python), str(HERE / "peer_side.py"), str(out), str(threads), device, *names]
         subprocess.run(command, check=True, cwd=HERE, env=kept)
         with np.load(out) as arrays:
             return dict(arrays)
 
 
-def run_ours(names: list[str], threads: int) -> dict[str, np.ndarray]:
+def run_ours(names: list[str], threads: int, device: str) -> dict[str, np.ndarray]:
     """Return our arrays as ``case/variable``."""
     from devinterp.slt.sampling import sample
 
@@ -66,7 +66,8 @@ def run_ours(names: list[str], threads: int) -> dict[str, np.ndarray]:
             warnings.simplefilter("ignore")  # of dropout, which is the point of two cases
             tree = sample(
                 model, tokens("train"), observables, param_masks=masks, loss_fn=case["loss_fn"], progress=False,
-                output_path=Path(folder) / "samples.zarr", save_step_losses=True, **case["settings"],
+                output_path=Path(folder) / "samples.zarr", save_step_losses=True,
+                **case["settings"] | {"device": device},
             )  # fmt: skip
             arrays.update({f"{name}/{variable}": tree[variable].values for variable in tree.data_vars})
     return arrays
@@ -107,14 +108,20 @@ def main() -> int:
     parser.add_argument("--peer-python", type=Path, help="a Python that has devinterp 2.0.1")
     parser.add_argument("--venv", type=Path, default=Path(".venv-peer"), help="where to build one otherwise")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--device", default="cpu", help="both sample there; the grid that must be 0 is that of the CPU")
     parser.add_argument("--quick", action="store_true", help="a few cases that cover the most")
     args = parser.parse_args()
     names = args.case or [*(QUICK if args.quick else CASES), *APART]
     python = args.peer_python or build_peer(args.venv.absolute())
-    table = compare(run_peer(python, names, args.threads), run_ours(names, args.threads), names)
+    table = compare(
+        run_peer(python, names, args.threads, args.device), run_ours(names, args.threads, args.device), names
+    )
 
     width = max(map(len, names))
-    print(f"torch {torch.__version__}, {args.threads} thread(s): largest absolute difference from devinterp 2.0.1\n")
+    print(
+        f"torch {torch.__version__}, {args.device}, {args.threads} thread(s): "
+        "largest absolute difference from devinterp 2.0.1\n"
+    )
     print("case".ljust(width), *(column.rjust(13) for column in COLUMNS))
 
     def show(chosen: list[str]) -> None:

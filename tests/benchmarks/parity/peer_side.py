@@ -1,6 +1,6 @@
 """Run cases with the reference implementation; called by parity.py with that implementation's own Python.
 
-python peer_side.py OUT.npz THREADS CASE [CASE ...]
+python peer_side.py OUT.npz THREADS DEVICE CASE [CASE ...]
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def dataset(name: str) -> Dataset:
 
 
 def main() -> None:
-    out, threads, *names = sys.argv[1:]
+    out, threads, device, *names = sys.argv[1:]
     torch.set_num_threads(int(threads))
     arrays = {}
     observables = {name: (dataset(name.split()[0]), batches) for name, batches in OBSERVABLES.items()}
@@ -40,7 +40,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             tree = sample(
                 model, dataset("train"), observables, param_masks=masks, loss_fn=case["loss_fn"],
-                output_path=Path(folder) / "samples.zarr", **case["settings"],
+                output_path=Path(folder) / "samples.zarr", **case["settings"] | {"device": device},
             )  # fmt: skip
             arrays.update({f"{name}/{variable}": tree[variable].values for variable in tree.data_vars})
     np.savez(out, **arrays)

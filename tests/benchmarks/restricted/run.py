@@ -1,7 +1,7 @@
 """A study of every attention head, devinterp 2.0.1 against ours: the seconds, and that the draws are the same bits.
 
     python tests/benchmarks/restricted/run.py --peer-python PYTHON [--threads 2] [--rounds 3] [--cpu] [--plain]
-    python tests/benchmarks/restricted/run.py --peer-python PYTHON --alone [--before SRC] [--cpu]
+    python tests/benchmarks/restricted/run.py --peer-python PYTHON --alone [--before SRC] [--cpu] [--device cuda]
 
 A transformer of 6 layers and 8 heads, width 128, vocabulary 2000; rows of 64 tokens, batches of 16, three observables
 of three batches each, one chain of 4 draws per restriction. The peer is a loop of `sample()`, as its documentation has
@@ -42,6 +42,7 @@ def run(who: str, python: Path, out: Path, args: argparse.Namespace) -> dict[str
         str(out),
         "cpu" if args.cpu else "wall",
         str(args.threads),
+        args.device,
         str(args.draws),
         *args.layer,
     ]
@@ -73,6 +74,7 @@ def main() -> int:
     parser.add_argument("--peer-python", type=Path, required=True, help="a Python that has devinterp 2.0.1")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--draws", type=int, default=4)
     parser.add_argument("--cpu", action="store_true", help="CPU seconds of the process instead of the clock's")
     parser.add_argument("--plain", action="store_true", help="ours without the frozen prefix too")

@@ -1,6 +1,6 @@
 """One side of run.py, in a process of its own: a study of every head, its seconds, and what it sampled.
 
-python side.py {peer,ours,plain,alone} OUT.npz {wall,cpu} THREADS DRAWS [LAYER ...]
+python side.py {peer,ours,plain,alone} OUT.npz {wall,cpu} THREADS DEVICE DRAWS [LAYER ...]
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ OBSERVABLES = ("train", "code", "maths")
 
 
 clock = time.process_time if sys.argv[3:4] == ["cpu"] else time.perf_counter
+DEVICE = sys.argv[5] if Path(sys.argv[0]).name == "side.py" else "cpu"  # passes.py imports this too
 
 
 class Block(nn.Module):
@@ -87,7 +88,7 @@ def rows(name: str) -> Any:
 def settings(draws: int) -> dict[str, Any]:
     return {
         "lr": 1e-4, "n_beta": 30.0, "localization": 100.0, "num_chains": 1, "num_draws": draws, "batch_size": BATCH,
-        "num_init_loss_batches": 1, "device": "cpu",
+        "num_init_loss_batches": 1, "device": DEVICE,
     }  # fmt: skip
 
 
@@ -166,7 +167,7 @@ def alone(model: nn.Module, restrictions: dict[str, Any], draws: int) -> tuple[d
 
 
 def main() -> None:
-    who, out, _, threads, draws, *layers = sys.argv[1:]
+    who, out, _, threads, _, draws, *layers = sys.argv[1:]
     torch.set_num_threads(int(threads))
     torch.manual_seed(0)
     model = Transformer()
