@@ -135,6 +135,13 @@ with open_run({path!r}, {{"/": lifelike.request(chains=2, draws=100, rows=2, sav
 """
 
 
+def test_info_says_that_a_store_holds_a_part_of_a_run(run, tmp_path):
+    from devinterp.testing import make_tree
+
+    make_tree(parameters={"num_chains": 2, "num_draws": 3}).isel(chain=[1]).devinterp.save(tmp_path / "part.zarr")
+    assert "part:        of a run (chain 1)" in run("info", tmp_path / "part.zarr")[1]
+
+
 def test_info_follows_a_store_while_another_process_writes_it(tmp_path):
     path = tmp_path / "run.zarr"
     code = WRITER.format(helpers=str(Path(lifelike.__file__).parent), path=str(path))

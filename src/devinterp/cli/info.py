@@ -216,6 +216,9 @@ def _facts(location: Location, status: StoreStatus) -> list[tuple[str, str]]:
         facts += _rows(metadata)
         if len(status.runs) > 1:
             facts.append(("runs", str(len(status.runs))))
+        sizes = _mapping(_mapping(metadata.get("selection")).get("sizes"))
+        left = ", ".join(f"{dim} {size}" for dim, size in sizes.items())
+        facts += [("part", f"of a run ({left}); settings, draws and chains are those of the whole run")] if left else []
         facts += [] if status.saved is None else [("saved", status.saved)]
         failed = [
             f"{run.group.strip('/') + ' ' if run.group != '/' else ''}chain {c}: {s.reason or s.status}"

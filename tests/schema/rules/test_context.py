@@ -58,11 +58,10 @@ def test_without_what_it_needs_nothing_is_said() -> None:
     assert written_rows(context_of(tree.to_dataset().drop_vars(steps)), "step") == (None, None)
 
 
-def test_a_store_of_fewer_steps_than_its_settings_say_has_no_more_rows() -> None:
-    tree = run([5, 4, 1, 3]).isel(step=slice(0, 6))
-    surely, at_most = written_rows(context_of(tree), "step")
-    assert surely == [6, 6, 4, 6]
-    assert at_most == [6, 6, 5, 6]
+def test_which_steps_a_selection_left_of_chains_that_stopped_is_not_known() -> None:
+    context = context_of(run([5, 4, 1, 3]).isel(step=slice(6, None)))
+    assert written_rows(context, "step") == ([7, 0, 0, 0], [7, 7, 7, 7])
+    assert written_rows(context, "draw") == ([5, 4, 1, 3], [5, 4, 1, 3])
 
 
 def test_sizes_and_names_are_those_of_declared_variables() -> None:

@@ -301,6 +301,40 @@ def test_chains_of_which_one_failed_are_saved_in_any_order(tmp_path, order, name
     assert float(compute_llc(again)["llc_mean"]) == float(compute_llc(chosen)["llc_mean"])
 
 
+REVERSED = slice(None, None, -1)
+
+
+@pytest.mark.parametrize("named", [True, False], ids=["named", "unnamed"])
+@pytest.mark.parametrize(
+    "order",
+    [{"draw": REVERSED}, {"draw": [0, 1, 3, 2, 4, 5, 6, 7], "step": REVERSED}, {"draw": REVERSED, "chain": [1, 2, 0]}],
+    ids=str,
+)
+def test_draws_and_steps_of_which_some_were_never_written_are_saved_in_any_order(tmp_path, order, named):
+    tree = make_tree(failed={1: 3}, **SIZES)
+    part = (numbered(tree) if named else tree).isel(order)
+    assert part.devinterp.report().ok, str(part.devinterp.report())
+    again = saved(part, tmp_path)
+    assert again.attrs["metadata"]["selection"] == {"sizes": {d: tree.sizes[d] for d in part.dims if d in order}}
+    xr.testing.assert_identical(compute_llc(again), compute_llc(part))
+
+
+def test_another_order_does_not_hide_what_is_lost(tmp_path):
+    tree = make_tree(failed={1: 3}, **SIZES).isel(draw=REVERSED).to_dataset()
+    for chain, draw in ((0, 2), (1, 7)):  # of a chain that went to its end, and the first draw of the one that stopped
+        holed = xr.DataTree(tree.copy(deep=True))
+        holed["sampling_loss"][chain, draw] = holed["loss_code"][chain, draw] = np.nan
+        assert "DI301" in {f.code for f in holed.devinterp.report().errors}
+        with pytest.raises(ValidationError):
+            save(holed, tmp_path / "s.zarr")
+
+
+def test_a_coordinate_that_counts_otherwise_makes_a_part_of_all_that_is_left(stores, tmp_path):
+    tree = numbered(devinterp.open_store(stores["whole"]))
+    again = saved(tree.isel(draw=REVERSED, token_pos=[3, 0]), tmp_path)
+    assert again.attrs["metadata"]["selection"] == {"sizes": {"token_pos": 2, "token": 6, "draw": 8}}
+
+
 def test_masks_are_saved_with_what_is_left_of_their_rows(tmp_path):
     tree = masked_run(1, failed={1: 4})
     part = tree.to_dataset().assign_coords(token_pos=range(5), token=range(6))

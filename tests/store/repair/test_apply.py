@@ -18,7 +18,7 @@ from devinterp.store.reading.status import ChainStatus, RunStatus
 from devinterp.store.repair.apply import _completed, apply_repair, undo_repair
 from devinterp.store.repair.plan import plan_repair
 from devinterp.store.run_state import LOCK_KEY
-from devinterp.testing import make_store
+from devinterp.testing import make_store, make_tree
 
 SMALL = {"chains": 2, "draws": 60, "rows": 2, "observables": ("code",)}
 
@@ -194,6 +194,15 @@ def test_results_and_damaged_metadata_are_refused(reference, samples, copy):
     (store / "loss_code/zarr.json").write_text("{")
     with pytest.raises(StoreError, match="loss_code"):
         plan_repair(store)
+
+
+@pytest.mark.parametrize("selection", [{"draw": slice(None, None, -1)}, {"chain": [1]}, {"draw": [4]}], ids=str)
+def test_of_a_part_of_a_run_nothing_is_repaired(tmp_path, selection):
+    part = make_tree(failed={1: 3}, parameters={"num_chains": 2, "num_draws": 8}).isel(selection)
+    part.devinterp.save(tmp_path / "part.zarr")
+    next((tmp_path / "part.zarr/sampling_loss/c").glob("*/*/0/0")).unlink()
+    with pytest.raises(StoreError, match=r"holds a part of a run.*metadata.selection of /"):
+        plan_repair(tmp_path / "part.zarr")
 
 
 @pytest.mark.parametrize("reopen", [False, True])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from devinterp.schema.reading.nodes import GroupNode
     from devinterp.schema.rules.bound import Bound
 
-__all__ = ["Context", "written_rows"]
+__all__ = ["Context", "out_of_order", "written_rows"]
 
 
 class Context:
@@ -106,38 +107,67 @@ def written_rows(context: Context, dim: str) -> tuple[list[int] | None, list[int
     """For each chain: rows along ``dim`` that are surely written, and rows behind which everything is fill.
 
     Between a draw and the next the steps of a chain that failed may or may not have been kept, so that for steps the
-    two numbers differ. Both are None where no ``draws_written`` is declared, or where it makes no sense.
+    two numbers differ. Both are None where no ``draws_written`` is declared, or where it makes no sense. Of a part of a
+    run nobody knows which rows are left: all of a chain that went to its end are written, and any of another one.
     """
-    if not context.has("draws_written"):
+    found, rows = _rows_when_sampled(context, dim), context.size(dim)
+    if found is None or rows is None:
         return None, None
+    whole, surely, at_most = found
+    sizes = (context.group.selected or {}).get("sizes")
+    recorded = isinstance(sizes, Mapping) and dim in sizes
+    if not context.group.whole and (rows != whole or recorded or out_of_order(context, dim)):
+        return [rows if n == whole else 0 for n in surely], [rows] * len(surely)
+    return [min(n, rows) for n in surely], [min(n, rows) for n in at_most]
+
+
+def out_of_order(context: Context, dim: str) -> bool:
+    """Whether each chain of a tree in memory has the rows that it wrote, and yet some of them behind fill.
+
+    ``isel(draw=slice(None, None, -1))`` keeps the size, so that the values of a chain that stopped alone show it.
+    """
+    found, rows = _rows_when_sampled(context, dim), context.size(dim)
+    losses = [
+        array
+        for name, (spec, _) in context.bound.variables.items()
+        if spec.prefix == dim and spec.dtype == "float32" and (array := context.group.arrays.get(name)) is not None
+    ]
+    if not context.group.view or found is None or rows != found[0] or not losses:
+        return False
+    smallest, moved = min(losses, key=lambda array: math.prod(array.shape)), False
+    for chain, (surely, at_most) in enumerate(zip(*found[1:], strict=True)):
+        if surely == rows:
+            continue
+        try:
+            values = context.read(smallest.name, chain=slice(chain, chain + 1))
+        except NotReadableError:
+            return False
+        there = ~np.isnan(values).reshape(rows, -1).all(axis=1)
+        if not surely <= there.sum() <= at_most:
+            return False
+        moved |= not there[: there.sum()].all()
+    return moved
+
+
+def _rows_when_sampled(context: Context, dim: str) -> tuple[int, list[int], list[int]] | None:
+    """Rows of a whole chain along ``dim``, and for each chain how many are surely written and how many at most."""
+    if dim not in ("draw", "step") or not context.has("draws_written"):
+        return None
     try:
         draws = context.read("draws_written").astype(np.int64)
     except NotReadableError:
-        return None, None
-    total = context.size("draw")
-    if not context.group.whole and dim in ("draw", "step"):
-        selected = _selected_rows(context, draws, dim)
-        if selected is not None:
-            return selected
-    if draws.ndim != 1 or total is None or (draws < 0).any() or (draws > total).any():
-        return None, None
-    if dim == "draw":
-        rows = [int(n) for n in draws]
-        return rows, rows
-    chain, steps = StepLayout.of({**context.bound.parameters, "num_draws": total}), context.size("step")
-    if dim != "step" or chain is None or steps is None:
-        return None, None
-    surely = [steps if n == total else chain.fewest_steps(n) for n in draws.tolist()]
-    at_most = [steps if n == total else chain.steps_of(n) for n in draws.tolist()]
-    return [min(n, steps) for n in surely], [min(n, steps) for n in at_most]
-
-
-def _selected_rows(context: Context, draws: NDArray[np.int64], dim: str) -> tuple[list[int], list[int]] | None:
-    """Of a part of a run: all rows of a chain that went to its end, and any of another one; None of a whole run.
-
-    Which draws are left nobody knows, so that those of a chain that stopped may be written or not.
-    """
-    planned, rows, total = context.bound.parameters.get("num_draws"), context.size(dim), context.size("draw")
-    if type(planned) is not int or rows is None or draws.ndim != 1 or (draws < 0).any() or planned == total:
         return None
-    return [rows if n >= planned else 0 for n in draws.tolist()], [rows] * draws.size
+    planned = context.bound.parameters.get("num_draws")
+    if context.group.whole or type(planned) is not int:
+        planned = context.size("draw")
+    if draws.ndim != 1 or planned is None or (draws < 0).any() or (draws > planned).any():
+        return None
+    written = draws.tolist()
+    if dim == "draw":
+        return planned, written, written
+    layout = StepLayout.of({**context.bound.parameters, "num_draws": planned})
+    if layout is None:
+        return None
+    steps = layout.num_steps
+    surely = [steps if n == planned else layout.fewest_steps(n) for n in written]
+    return steps, surely, [steps if n == planned else layout.steps_of(n) for n in written]

@@ -14,8 +14,11 @@ from devinterp.errors import DataError, MissingVariableError
 from devinterp.plain_json import dig
 from devinterp.schema import load, validate
 from devinterp.schema.definition.layout import dimension_sizes
-from devinterp.schema.reading.memory_tree import strangers
-from devinterp.schema.rules.bound import members_of, parameters_of
+from devinterp.schema.reading.limits import Limits
+from devinterp.schema.reading.memory_tree import read_view, strangers
+from devinterp.schema.reading.memory_values import ViewValues
+from devinterp.schema.rules.bound import Bound
+from devinterp.schema.rules.context import Context, out_of_order
 from devinterp.slt.runs.chains import are_reordered
 from devinterp.slt.runs.grid import grid_of
 from devinterp.slt.runs.kind import kind_of
@@ -32,8 +35,9 @@ def save(obj: Tree, target: StoreLike) -> None:
 
     Analyses of the new store give what they give of ``obj``. Settings stay those that the run was sampled with;
     what is left of it stands in ``metadata.selection``: ``sizes`` of the dimensions that are not what the settings
-    make them, and in the root of a study, series or sweep the names that are ``left_out``. Coordinates along the
-    dimensions (``token_pos``, ``chain``, ``draw`` ...) are written too, and say which places are left.
+    make them, or whose places are known to be in another order, and in the root of a study, series or sweep the names
+    that are ``left_out``. Coordinates along the dimensions (``token_pos``, ``chain``, ``draw`` ...) are written too,
+    and say which places are left.
 
     Parameters
     ----------
@@ -164,13 +168,19 @@ def _run(obj: Tree, label: str) -> xr.Dataset:
     if not dataset.data_vars:
         raise MissingVariableError("Nothing of the run is left to be saved.", remedy="Widen the selection.")
     metadata = {name: value for name, value in metadata_of(dataset).items() if name != "selection"}
-    members = members_of(schema, node, dataset.attrs, {str(n): v for n, v in dataset.variables.items()})
+    group = read_view(dataset)
+    bound = Bound(schema, node, group, group, group)
+    context = Context(bound, ViewValues(Limits()), {})
     free = {str(d): n for d, n in dataset.sizes.items() if d == "token_pos"}
-    planned = dimension_sizes(node, parameters_of(schema, dataset.attrs), members, free)
-    sizes = {str(d): n for d, n in dataset.sizes.items() if planned.get(str(d), n) != n}
-    chains = dataset.sizes.get("chain", 0)
-    if are_reordered(samples, chains):
-        sizes["chain"] = chains  # all are left, and yet it is a selection: the states are not of them in this order
+    planned = dimension_sizes(node, bound.parameters, bound.members, free)
+
+    def is_part(dim: str, size: int) -> bool:
+        """Whether something of the run is left out along a dimension, or all of it is left in another order."""
+        moved = dim in dataset.coords and dataset[dim].values.tolist() != list(range(size))
+        moved |= are_reordered(samples, size) if dim == "chain" else out_of_order(context, dim)
+        return moved or planned.get(dim, size) != size
+
+    sizes = {str(d): n for d, n in dataset.sizes.items() if is_part(str(d), n)}
     if sizes:
         metadata["selection"] = {"sizes": sizes}
     return dataset.assign_attrs(metadata=metadata)

@@ -133,8 +133,8 @@ def plan_repair(target: StoreLike, *, follow_links: bool = False) -> RepairPlan:
     Raises
     ------
     StoreError
-        The store holds no run that `devinterp` wrote, its metadata are damaged, it cannot be read, or a repair of it
-        was killed; or a symbolic link leads out of it.
+        The store holds no run that `devinterp` wrote, or a part of one, its metadata are damaged, it cannot be read, or
+        a repair of it was killed; or a symbolic link leads out of it.
     """
     location = locate(target)
     if not follow_links:
@@ -145,6 +145,14 @@ def plan_repair(target: StoreLike, *, follow_links: bool = False) -> RepairPlan:
             f"There is no run to repair in {location.name}.",
             expected="a store that sample() or sample_restrictions() wrote",
             remedy="Results of an analysis are computed again instead.",
+        )
+    parts = [run.group for run in status.runs if dig(run.metadata, "selection") is not None]
+    if parts:
+        raise StoreError(
+            f"{location.name} holds a part of a run, of which nothing says what it lost.",
+            expected="whole runs",
+            found=f"metadata.selection of {', '.join(parts)}",
+            remedy="Save the part again from where it was selected: tree.isel(...).devinterp.save(path).",
         )
     if any(not record.done for record in open_records(location)):
         raise StoreError(
