@@ -22,7 +22,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from devinterp.slt.sampling.engine.chain import ChainResult
-from devinterp.slt.sampling.engine.frozen_prefix import FrozenPrefix, evaluator, plain_passes
+from devinterp.slt.sampling.engine.frozen_prefix import FrozenPrefix, call_trace, evaluator, plain_passes
 
 ROWS = np.random.default_rng(3).integers(0, VOCAB, (12, 6))
 OBSERVABLES = {"a": (ROWS, 2), "b": (ROWS[::-1].copy(), 1)}
@@ -418,3 +418,23 @@ def test_generators_of_the_models_own_are_seen(source: str, reason: str) -> None
     model.parts[1] = Noisy(source)
     (result, _), *_ = chains(model, last(model), FrozenPrefix(minibatches=True))
     assert (result.reuse.reused, result.reuse.reason) == (0, reason)
+
+
+def test_operations_that_torch_cannot_count_are_left_out_all_the_same(monkeypatch) -> None:
+    def refuse(*args: Any, **kwargs: Any) -> int:
+        raise AssertionError("query/key/value shapes are incompatible")  # of grouped queries in bfloat16, on CUDA
+
+    for operation in (torch.ops.aten.addmm, torch.ops.aten.mm, torch.ops.aten.bmm):
+        monkeypatch.setitem(call_trace.flop_registry, operation, refuse)
+    results = compared(build(("Plain",) * 4), last(build(("Plain",) * 4)))
+    assert results[0].reuse.reused > 0
+
+
+@pytest.mark.parametrize("error", [AssertionError, KeyError, NotImplementedError])
+def test_whatever_watching_stumbles_on_costs_the_prefix_and_not_the_run(monkeypatch, error) -> None:
+    def fail(*args: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(evaluator, "trace_calls", fail)
+    results = compared(build(("Plain",) * 4), last(build(("Plain",) * 4)))
+    assert results[0].reuse.reason == f"it cannot be watched ({error.__name__})"

@@ -13,15 +13,12 @@ from devinterp.slt.sampling.engine.frozen_prefix.call_trace import trace_calls
 from devinterp.slt.sampling.engine.frozen_prefix.memory import Cut, FrozenPrefix, Kept
 from devinterp.slt.sampling.engine.frozen_prefix.one_pass import Pass
 from devinterp.slt.sampling.engine.frozen_prefix.plan import Reuse, choose_calls
-from devinterp.slt.sampling.engine.losses import NonFiniteError
 from devinterp.slt.sampling.engine.restore_model import restoring
 from devinterp.slt.sampling.inputs.nested import Batch, each_tensor, first_tokens, take_rows
 
 __all__ = ["Evaluator", "first_row"]
 
 _ROWS, _TOKENS = 2, 16  # of the evaluation that is watched
-
-_OF_WATCHING = (RuntimeError, TypeError, ValueError, AttributeError, IndexError, NonFiniteError)
 
 _TOO_LITTLE = "too little comes before the first sampled weight"
 
@@ -150,7 +147,7 @@ class Evaluator:
             cut.reason = None
         try:
             self._look(cut, evaluate, each_tensor(take_rows(rows, slice(_ROWS)), torch.clone), parameters)
-        except _OF_WATCHING as error:  # or of the model, where the plain pass will meet it too
+        except Exception as error:  # of watching; what is the model's own, the plain pass will meet too
             cut.reason = f"it cannot be watched ({type(error).__name__})"
 
     def _look(self, cut: Cut, evaluate: Evaluate, few: Any, parameters: Mapping[str, nn.Parameter]) -> None:
