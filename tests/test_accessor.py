@@ -17,7 +17,9 @@ from devinterp.slt.diagnostics import diagnose
 from devinterp.slt.estimands import ESTIMANDS
 from devinterp.slt.llc import compute_llc
 from devinterp.slt.susceptibilities import compute_susceptibilities
-from devinterp.slt.susceptibilities.views import flatten, matrix, pca, split_half, unflatten
+from devinterp.slt.susceptibilities.by_observable import flatten, unflatten
+from devinterp.slt.susceptibilities.matrix import matrix, pca
+from devinterp.slt.susceptibilities.split_half import split_half
 from devinterp.slt.sweep import compute_sweep
 from devinterp.slt.uncertainty.arviz import to_arviz
 

@@ -36,7 +36,9 @@ MAY_IMPORT = {
 }
 # Inside a part the same by room: a room imports itself, the rooms of its part that are listed, and none of the modules
 # that stand above the rooms.
-STORE = {f"store/{name}" for name in ("filesystem", "location", "lock", "lock_holder", "zarr_metadata", "run_state")}
+STORE = {
+    f"store/{name}" for name in ("filesystem", "location", "lock", "lock_holder", "zarr_metadata", "chain_checkpoints")
+}
 UNCERTAINTY = {"slt/uncertainty/batch_means", "slt/uncertainty/arviz", "slt/uncertainty/intervals"}
 ENGINE_SIDE = {"slt/sampling/settings", "slt/sampling/inputs", "slt/sampling/engine", "slt/sampling/running"}
 ROOMS: dict[str, set[str]] = {
@@ -51,7 +53,7 @@ ROOMS: dict[str, set[str]] = {
     "store/lock_holder": {"store/filesystem", "store/location"},
     "store/lock": {"store/location", "store/lock_holder"},
     "store/zarr_metadata": {"store/location"},
-    "store/run_state": {"store/location"},
+    "store/chain_checkpoints": {"store/location"},
     "store/reading": STORE,
     "store/writing": {*STORE, "store/reading"},
     "store/repair": {*STORE, "store/reading", "store/writing"},
@@ -167,6 +169,15 @@ def test_heavy_packages_are_imported_where_they_are_used(module):
     heavy = {n.split(".")[0] for n in module_level_imports(SOURCE / module)} & HEAVY
     bad = {h for h in heavy if not module.startswith(tuple(MAY_BE_HEAVY.get(h, ())) or ("\0",))}
     assert not bad, f"{module} imports {sorted(bad)} at its top"
+
+
+@pytest.mark.parametrize("module", [m for m in modules() if m.endswith("__init__.py")])
+def test_an_init_only_hands_on_what_modules_define(module):
+    """Who looks for a behaviour looks through the names of modules."""
+    body = [*ast.parse((SOURCE / module).read_text()).body]
+    body += [inner for node in body if isinstance(node, ast.If) for inner in node.body]
+    own = {node.name for node in body if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+    assert own <= {"__getattr__", "__dir__", *(["main"] if module == "cli/__init__.py" else [])}
 
 
 @pytest.mark.parametrize("part", ["schema", "store"])

@@ -270,8 +270,8 @@ SIGNS: dict[str, tuple[str, dict[str, str], tuple[str, ...]]] = {
     "results side by side": (
         r"xr\.(concat|combine\w*|merge)\b|\b\w+\.pad\(\s*\{|constant_values=np\.nan|np\.full\(\(\*",
         {
-            "slt/runs/results.py": "lay_out",
-            "slt/susceptibilities/views.py": "flatten orders the entries of one result, without those that are masked",
+            "slt/runs/side_by_side.py": "lay_out",
+            "slt/susceptibilities/by_observable.py": "flatten orders entries of one result, without those masked",
             "demo/analysis.py": "a program of its own",
             "demo/baselines.py": "a program of its own",
         },
@@ -284,6 +284,11 @@ SIGNS: dict[str, tuple[str, dict[str, str], tuple[str, ...]]] = {
         r"\.get\('(attributes|metadata|config|run|provenance|sampler)', \{\}\)\.get\('",
         {},
         ("document.get('attributes', {}).get('metadata')", "attrs.get('metadata', {}).get('run', {})['chains']"),
+    ),
+    "the seed of a chain": (
+        r"(init_seed|seed\)?) \+ (chain|c|index)\b",
+        {"slt/sampling/settings.py": "chain_seed"},
+        ("seed_generators(settings.init_seed + chain, device)", "self.init_seed + c", "int(seed) + chain"),
     ),
     "which positions the losses are of": (
         r"np\.arange\(1, (size|tokens|.*\.sizes\[.(token_pos|target_position).*|.*shape\[-1\]) \+ 1\)"

@@ -49,6 +49,12 @@ _SUSCEPTIBILITY_VARIANCES = {
     "susceptibility_variance": ">devinterp.slt.susceptibilities.estimator:susceptibility_variance",
 }
 
+_VIEWS = {
+    **{name: f">devinterp.slt.susceptibilities.by_observable:{name}" for name in ("flatten", "unflatten")},
+    **{name: f">devinterp.slt.susceptibilities.matrix:{name}" for name in ("matrix", "pca")},
+    "split_half": ">devinterp.slt.susceptibilities.split_half:split_half",
+}
+
 # What begins with ">" is a successor of the same meaning; everything else is what to do. Of a name that is in both
 # releases the later one counts.
 OLD_NAMES: Mapping[str, Mapping[str, str]] = {
@@ -179,10 +185,7 @@ OLD_NAMES: Mapping[str, Mapping[str, str]] = {
         "sweep": ">devinterp.slt.sweep.sample_sweep:sweep",
     },
     "devinterp.slt.susceptibilities": {"sample": _RUN},
-    "devinterp.slt.susceptibility_views": {
-        name: f">devinterp.slt.susceptibilities.views:{name}"
-        for name in ("flatten", "matrix", "pca", "split_half", "unflatten")
-    },
+    **dict.fromkeys(("devinterp.slt.susceptibilities.views", "devinterp.slt.susceptibility_views"), _VIEWS),
     "devinterp.slt.trace": {"OnlineTraceStatistics": _ONLINE},
     "devinterp.slt.uncertainty": {
         **{name: f">{_BATCHES}:{name}" for name in ("autocorrelation_time", "batch_groups", "batch_length")},

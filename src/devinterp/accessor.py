@@ -331,43 +331,43 @@ class DevinterpAccessor:
     # Susceptibilities, looked at
 
     def unflatten(self) -> xr.DataTree:
-        """Give every observable an array of its own; see `devinterp.slt.susceptibilities.views.unflatten`."""
-        from devinterp.slt.susceptibilities.views import unflatten
+        """Give every observable an array of its own; see `devinterp.slt.susceptibilities.by_observable.unflatten`."""
+        from devinterp.slt.susceptibilities.by_observable import unflatten
 
         return unflatten(self._tree)
 
     def flatten(self) -> xr.DataTree:
-        """Go back from `unflatten`; see `devinterp.slt.susceptibilities.views.flatten`."""
-        from devinterp.slt.susceptibilities.views import flatten
+        """Go back from `unflatten`; see `devinterp.slt.susceptibilities.by_observable.flatten`."""
+        from devinterp.slt.susceptibilities.by_observable import flatten
 
         return flatten(self._tree)
 
     def matrix(self, *, standardize: bool | Literal["columns"] = True, variable: str = "sus") -> xr.DataArray:
-        """Tokens by restrictions, made comparable; see `devinterp.slt.susceptibilities.views.matrix`.
+        """Tokens by restrictions, made comparable; see `devinterp.slt.susceptibilities.matrix.matrix`.
 
         ``(sus - mean) / sd`` of every restriction, in its own standard deviations (dimensionless); with ``True`` each
         token's mean over restrictions is removed as well; with ``False`` nat².
         """
-        from devinterp.slt.susceptibilities.views import matrix
+        from devinterp.slt.susceptibilities.matrix import matrix
 
         return matrix(self._tree, standardize=standardize, variable=variable)
 
     def pca(self, n_components: int | None = None, *, standardize: bool | Literal["columns"] = True) -> xr.Dataset:
-        """Principal components of the matrix; see `devinterp.slt.susceptibilities.views.pca`.
+        """Principal components of the matrix; see `devinterp.slt.susceptibilities.matrix.pca`.
 
         ``matrix = scores @ loadings``, centred, of a series over all checkpoints together; loadings are unit vectors
         over restrictions, scores have its unit.
         """
-        from devinterp.slt.susceptibilities.views import pca
+        from devinterp.slt.susceptibilities.matrix import pca
 
         return pca(self._tree, n_components, standardize=standardize)
 
     def split_half(self, sampling_task: str | None = None, **options: Any) -> xr.Dataset:
-        """Reproducibility between halves of the chains; see `devinterp.slt.susceptibilities.views.split_half`.
+        """Reproducibility between halves of the chains; see `devinterp.slt.susceptibilities.split_half.split_half`.
 
         The correlation (dimensionless) of every restriction's values from the one half with those from the other.
         """
-        from devinterp.slt.susceptibilities.views import split_half
+        from devinterp.slt.susceptibilities.split_half import split_half
 
         return split_half(self._tree, sampling_task, **options)
 

@@ -20,7 +20,7 @@ from devinterp.slt.diagnostics import diagnose
 from devinterp.slt.information.waic import compute_waic
 from devinterp.slt.llc import compute_llc
 from devinterp.slt.susceptibilities import compute_susceptibilities
-from devinterp.slt.susceptibilities.views import flatten, unflatten
+from devinterp.slt.susceptibilities.by_observable import flatten, unflatten
 from devinterp.slt.uncertainty.arviz import to_arviz
 from devinterp.testing import make_tree
 

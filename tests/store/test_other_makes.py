@@ -15,7 +15,7 @@ import devinterp
 from devinterp.errors import StoreError
 from devinterp.store import write_variable
 from devinterp.testing import make_store
-from devinterp.testing.mutations.editor import StoreEditor
+from devinterp.testing.mutations.store_editor import StoreEditor
 
 KINDS = ("samples", "study", "susceptibilities")
 

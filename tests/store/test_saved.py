@@ -26,7 +26,7 @@ from devinterp.slt.information.wbic import compute_wbic
 from devinterp.slt.llc import compute_llc
 from devinterp.slt.runs.results import told
 from devinterp.slt.susceptibilities import compute_susceptibilities
-from devinterp.slt.susceptibilities.views import flatten, unflatten
+from devinterp.slt.susceptibilities.by_observable import flatten, unflatten
 from devinterp.slt.sweep import compute_sweep
 from devinterp.slt.sweep.temperature import compute_temperature
 from devinterp.testing import make_tree

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from devinterp.schema import RuleCode, validate
 from devinterp.schema.definition.spec import match_pattern
 from devinterp.testing import StoreRecipe, make_store, recipes
-from devinterp.testing.mutations.editor import StoreEditor
+from devinterp.testing.mutations.store_editor import StoreEditor
 
 Damage = Callable[[StoreEditor, str, Any], None]
 

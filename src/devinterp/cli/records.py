@@ -208,7 +208,7 @@ def sus_records(result: xr.DataTree) -> tuple[list[str], Iterator[Sequence[Any]]
 def show_susceptibilities(result: xr.DataTree, study: str, estimand: Estimand) -> None:
     """Print each restriction's spread and its mean by observable, standardised."""
     from devinterp.cli.console import put, table
-    from devinterp.slt.susceptibilities.views import matrix
+    from devinterp.slt.susceptibilities.matrix import matrix
 
     sus = result["susceptibilities"].to_dataset()
     names = [str(n) for n in listed(sus.attrs, "dataset_id_to_name")]

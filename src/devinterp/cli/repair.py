@@ -43,7 +43,7 @@ def repair(
 
     from devinterp.cli.console import put
     from devinterp.store.repair.apply import apply_repair, undo_repair
-    from devinterp.store.repair.plan import plan_repair
+    from devinterp.store.repair.repair_plan import plan_repair
 
     if undo:
         for line in undo_repair(store):

@@ -14,7 +14,8 @@ from devinterp.plain_json import listed
 from devinterp.slt.bif import compute_bif
 from devinterp.slt.llc import compute_llc
 from devinterp.slt.susceptibilities import compute_susceptibilities
-from devinterp.slt.susceptibilities.views import matrix, split_half
+from devinterp.slt.susceptibilities.matrix import matrix
+from devinterp.slt.susceptibilities.split_half import split_half
 
 __all__ = [
     "CLASSES",

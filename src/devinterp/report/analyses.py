@@ -366,7 +366,7 @@ def susceptibilities(subject: Subject, estimand: Estimand) -> Markup | None:
 
 def _most_different(result: xr.DataTree, tokenizer: Any) -> xr.DataTree:
     """Keep the restrictions whose classes differ most, in the order of the study."""
-    from devinterp.slt.susceptibilities.views import matrix
+    from devinterp.slt.susceptibilities.matrix import matrix
 
     total = result["susceptibilities"].sizes["wr"]
     if total <= MOST_RESTRICTIONS:

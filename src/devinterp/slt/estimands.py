@@ -198,8 +198,14 @@ ESTIMANDS: dict[str, Estimand] = {
             picture="susceptibilities",
             section="devinterp.report.analyses:susceptibilities",
             documented=tuple(
-                f"devinterp.slt.susceptibilities.views:{name}"
-                for name in ("unflatten", "flatten", "matrix", "pca", "split_half")
+                f"devinterp.slt.susceptibilities.{name}"
+                for name in (
+                    "by_observable:unflatten",
+                    "by_observable:flatten",
+                    "matrix:matrix",
+                    "matrix:pca",
+                    "split_half:split_half",
+                )
             ),
             renamed={"observable_names": "observables"},
             records="devinterp.cli.records:sus_records",

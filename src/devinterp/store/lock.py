@@ -21,10 +21,14 @@ from types import TracebackType
 from typing import Any
 
 from devinterp.errors import StoreError, StoreLockedError
+from devinterp.schema.reading.keys import STATE_FOLDER, join_key
 from devinterp.store.location import Location
 from devinterp.store.lock_holder import STALE_SECONDS, has_flock, lives, name_of, pid_space, read_lock
 
-__all__ = ["WriterLock"]
+__all__ = ["LOCK_KEY", "WriterLock"]
+
+LOCK_KEY = join_key(STATE_FOLDER, "lock")
+"""The lock of whoever writes to the store."""
 
 _BEAT_SECONDS = 10.0
 # Longer than the way from a look at the object to its being written: of two that start together, one sees the other.

@@ -54,7 +54,7 @@ DEAD = {"killed", "hung"}
 
 GROUPS: dict[str, tuple[list[str], list[str]]] = {
     "bif": (
-        [f"slt/bif/{name}.py" for name in ("kernels", "operands", "request", "loss_matrix", "__init__")],
+        [f"slt/bif/{name}.py" for name in ("kernels", "operands", "request", "loss_matrix", "compute")],
         [
             "tests/slt/bif/test_bif.py",
             "tests/slt/bif/test_operands.py",
@@ -73,7 +73,7 @@ GROUPS: dict[str, tuple[list[str], list[str]]] = {
         ],
     ),
     "susceptibilities": (
-        [f"slt/susceptibilities/{name}.py" for name in ("moments", "estimator", "baseline", "__init__", "flat")],
+        [f"slt/susceptibilities/{name}.py" for name in ("moments", "estimator", "baseline", "compute", "flat_form")],
         [
             "tests/slt/susceptibilities/test_susceptibilities.py",
             "tests/slt/susceptibilities/test_moments.py",
@@ -83,7 +83,7 @@ GROUPS: dict[str, tuple[list[str], list[str]]] = {
     "uncertainty": (
         [
             "slt/uncertainty/intervals.py", "slt/uncertainty/batch_means.py",
-            "slt/diagnostics/__init__.py", "slt/diagnostics/shared_noise.py",
+            "slt/diagnostics/of_run.py", "slt/diagnostics/mixing.py", "slt/diagnostics/shared_noise.py",
         ],
         ["tests/slt/uncertainty", "tests/slt/diagnostics/test_diagnostics.py"],
     ),

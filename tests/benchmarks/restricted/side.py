@@ -112,17 +112,17 @@ def peer(model: nn.Module, restrictions: dict[str, Any], draws: int) -> tuple[di
 
 def ours(model: nn.Module, restrictions: dict[str, Any], draws: int) -> tuple[dict[str, Any], dict[str, float]]:
     """One study; what precedes the first chain, for all of them, and follows the last, are entries of their own."""
-    from devinterp.slt.sampling.running.plan import Plan
+    from devinterp.slt.sampling.running.run_plan import RunPlan
     from devinterp.slt.sampling.study import sample_restrictions
 
     ends: dict[str, float] = {}
-    run, first = Plan.run, list[float]()
+    run, first = RunPlan.run, list[float]()
 
     def noted(*given: Any, **named: Any) -> Any:
         first.append(clock())
         return run(*given, **named)
 
-    Plan.run = noted  # type: ignore[method-assign]
+    RunPlan.run = noted  # type: ignore[method-assign]
     with tempfile.TemporaryDirectory() as folder:
         began = clock()
 
@@ -135,7 +135,7 @@ def ours(model: nn.Module, restrictions: dict[str, Any], draws: int) -> tuple[di
         )  # fmt: skip
         ended = clock()
         trees = {name: {v: tree[name][v].values for v in tree[name].data_vars} for name in restrictions}
-    Plan.run = run  # type: ignore[method-assign]
+    RunPlan.run = run  # type: ignore[method-assign]
     seconds = {"set-up": first[0] - began}
     before = first[0]
     for name, end in sorted(ends.items(), key=lambda each: each[1]):

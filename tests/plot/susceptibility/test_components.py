@@ -7,7 +7,7 @@ from patterned import VOCABULARY, patterned
 
 from devinterp.errors import SettingError
 from devinterp.plot import component_tokens, components_over_checkpoints
-from devinterp.slt.susceptibilities.views import pca
+from devinterp.slt.susceptibilities.matrix import pca
 
 
 @pytest.fixture(autouse=True)

@@ -13,7 +13,7 @@ from devinterp.schema import load
 from devinterp.schema.validation import validate
 from devinterp.store import locate, open_run, open_store
 from devinterp.store.reading.status import read_status
-from devinterp.store.repair.plan import plan_repair
+from devinterp.store.repair.repair_plan import plan_repair
 
 SMALL = {"chains": 2, "draws": 3, "rows": 2, "observables": ("code",), "save_metrics": False}
 NAMES = [

@@ -17,7 +17,7 @@ import zarr
 from devinterp.cli import main
 from devinterp.schema import Finding, RuleCode, validate
 from devinterp.testing import MUTATIONS, Mutation, make_store
-from devinterp.testing.mutations.editor import StoreEditor
+from devinterp.testing.mutations.store_editor import StoreEditor
 
 LINES: dict[str, Callable[[Path, Path, str], Any]] = {
     # By a piece of the remedy's text: what following it does to the store, given a new path and where the finding is.

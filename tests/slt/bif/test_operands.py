@@ -11,7 +11,7 @@ from made_runs import make_run
 
 from devinterp.slt.bif import kernels as _kernels
 from devinterp.slt.bif.operands import Operands
-from devinterp.slt.bif.request import Plan
+from devinterp.slt.bif.request import BifPlan
 
 SETTINGS: dict[str, Any] = {
     "method": "token", "reduce": "stack", "loss_keys": "all", "first": "all", "second": "all", "average": False,
@@ -20,7 +20,7 @@ SETTINGS: dict[str, Any] = {
 
 
 def operands(*, batches: bool = True, **changes: Any) -> Operands:
-    plan = Plan.of(make_run(), **{**SETTINGS, **changes})
+    plan = BifPlan.of(make_run(), **{**SETTINGS, **changes})
     return Operands.of(plan, plan.load(), batches=batches, device=None)
 
 

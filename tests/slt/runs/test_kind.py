@@ -18,7 +18,7 @@ from devinterp.slt.bif import compute_bif
 from devinterp.slt.llc import compute_llc
 from devinterp.slt.runs.kind import kind_of
 from devinterp.slt.susceptibilities import compute_susceptibilities
-from devinterp.slt.susceptibilities.views import unflatten
+from devinterp.slt.susceptibilities.by_observable import unflatten
 from devinterp.slt.sweep import compute_sweep
 from devinterp.testing import make_tree
 

@@ -19,7 +19,7 @@ from devinterp.slt.information.waic import compute_waic
 from devinterp.slt.information.wbic import compute_wbic
 from devinterp.slt.llc import compute_llc
 from devinterp.slt.susceptibilities import compute_susceptibilities
-from devinterp.slt.susceptibilities.views import flatten, unflatten
+from devinterp.slt.susceptibilities.by_observable import flatten, unflatten
 from devinterp.slt.uncertainty.arviz import to_arviz
 
 TOKENS, CHAINS, DRAWS = 6, 3, 40

@@ -20,7 +20,7 @@ from devinterp.cli import main
 from devinterp.errors import DataError, ModelError, SettingError, StoreConflictError
 from devinterp.slt.sampling import sample
 from devinterp.slt.sampling.engine.losses import next_token_loss
-from devinterp.slt.sampling.running.plan import make_plan
+from devinterp.slt.sampling.running.run_plan import make_plan
 from devinterp.slt.sampling.settings import SamplerSettings
 
 TOKENS = build_tokens("train")[:, :9]

@@ -18,7 +18,7 @@ from devinterp.slt.diagnostics.step_bias import LARGEST_INFLATION, least_inflati
 from devinterp.slt.sampling.running import initial_arrays
 from devinterp.slt.sweep.sample_sweep import _default_grid
 from devinterp.slt.sweep.temperature import compute_temperature
-from devinterp.testing.mutations.editor import StoreEditor
+from devinterp.testing.mutations.store_editor import StoreEditor
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

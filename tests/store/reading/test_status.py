@@ -10,8 +10,8 @@ import pytest
 
 from devinterp.errors import StoreLockedError, StoreNotFoundError
 from devinterp.store import filesystem, locate, lock, lock_holder, open_run
+from devinterp.store.lock import LOCK_KEY
 from devinterp.store.reading.status import read_status
-from devinterp.store.run_state import LOCK_KEY
 
 SMALL = {"chains": 2, "draws": 120, "rows": 2, "observables": ("code",), "save_metrics": False}
 
@@ -49,7 +49,7 @@ def test_steps_between_checkpoints_are_seen(tmp_path):
         engine.write_fixed()
         engine.run_chain(0, stop_at=10, status="interrupted")
         writer, _ = run.writer("/", 0)
-        from devinterp.store.run_state import ChainProgress, write_progress
+        from devinterp.store.chain_checkpoints import ChainProgress, write_progress
 
         write_progress(run.location, "/", 0, ChainProgress(draws=10, steps=29, status="running"))
         writer.steps(29, engine._step_rows(0, 29, 151))

@@ -13,11 +13,10 @@ from masked import ALL, SIZES
 from devinterp.errors import StoreError, StoreLockedError
 from devinterp.schema.validation import validate
 from devinterp.store import locate, open_run, open_store
-from devinterp.store.lock import WriterLock
+from devinterp.store.lock import LOCK_KEY, WriterLock
 from devinterp.store.reading.status import ChainStatus, RunStatus
 from devinterp.store.repair.apply import _completed, apply_repair, undo_repair
-from devinterp.store.repair.plan import plan_repair
-from devinterp.store.run_state import LOCK_KEY
+from devinterp.store.repair.repair_plan import plan_repair
 from devinterp.testing import make_store, make_tree
 
 SMALL = {"chains": 2, "draws": 60, "rows": 2, "observables": ("code",)}

@@ -21,7 +21,7 @@ from devinterp.errors import StoreError
 from devinterp.schema import load
 from devinterp.schema.validation import validate
 from devinterp.store.repair.apply import apply_repair, undo_repair
-from devinterp.store.repair.plan import plan_repair
+from devinterp.store.repair.repair_plan import plan_repair
 from devinterp.store.repair.stored_array import innermost_chunks
 from devinterp.testing import make_store
 
@@ -278,7 +278,9 @@ def test_what_an_extension_lost_is_told_and_costs_the_run_nothing(samples, tmp_p
     store = tmp_path / "graded.zarr"
     make_store(store, document)
     schema = load(document)
-    monkeypatch.setattr("devinterp.store.repair.plan.load", lambda name: schema if name == schema.id else load(name))
+    monkeypatch.setattr(
+        "devinterp.store.repair.repair_plan.load", lambda name: schema if name == schema.id else load(name)
+    )
     assert not plan_repair(store).others
     (store / "grade/c/1/0").unlink()
     before, plan = objects(store), plan_repair(store)

@@ -13,7 +13,7 @@ from zarr.storage import LocalStore
 
 from devinterp.errors import StoreError, StoreLockedError
 from devinterp.store import filesystem, location, open_run
-from devinterp.store.run_state import read_checkpoint, read_progress
+from devinterp.store.chain_checkpoints import read_checkpoint, read_progress
 
 
 @pytest.fixture

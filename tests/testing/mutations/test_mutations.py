@@ -11,7 +11,7 @@ import pytest
 
 from devinterp.schema import RuleCode, validate
 from devinterp.testing import MUTATIONS, Mutation, make_store, mutations_of
-from devinterp.testing.mutations.editor import StoreEditor
+from devinterp.testing.mutations.store_editor import StoreEditor
 
 LEVELS = ("structure", "completeness", "values")
 

@@ -15,7 +15,7 @@ from devinterp.plot.drawing.style import colours, legend, thin_labels
 from devinterp.plot.inputs import context_of, observable_names
 from devinterp.plot.tokens.decode import KINDS, drawable, token_kind, token_strings
 from devinterp.slt.runs.results import result_of_tokens, with_unit
-from devinterp.slt.susceptibilities.views import matrix
+from devinterp.slt.susceptibilities.matrix import matrix
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -25,7 +25,7 @@ from devinterp.plot.susceptibility.classes import (
 )
 from devinterp.plot.tokens.decode import drawable, token_strings
 from devinterp.slt.runs.run import Tree
-from devinterp.slt.susceptibilities.views import pca
+from devinterp.slt.susceptibilities.matrix import pca
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -189,7 +189,7 @@ def components_over_checkpoints(
     obj : DataTree
         A result of ``compute_susceptibilities`` with checkpoints, or a series, which is analysed first.
     component : int
-        Which of the components that all checkpoints share (`devinterp.slt.susceptibilities.views.pca`), from 1.
+        Which of the components that all checkpoints share (`devinterp.slt.susceptibilities.matrix.pca`), from 1.
     classes, tokenizer
         As in `devinterp.plot.susceptibility.susceptibility_classes`; of many classes those are drawn that move most.
     standardize : bool or "columns", optional

@@ -20,8 +20,8 @@ from devinterp.plot.susceptibility.classes import (
     told_of_classes,
     values_of,
 )
-from devinterp.slt.runs.results import refuse_missing
 from devinterp.slt.runs.run import Tree
+from devinterp.slt.susceptibilities.matrix import refuse_missing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -19,7 +19,7 @@ import xarray as xr
 from devinterp.errors import SettingError, imported
 from devinterp.slt.bif.kernels import standardize
 from devinterp.slt.bif.operands import influence_tile
-from devinterp.slt.bif.request import Plan
+from devinterp.slt.bif.request import BifPlan
 from devinterp.slt.runs.chains import ChainSelection, select_chains
 from devinterp.slt.uncertainty.batch_means import Batches, batch_groups, sample_of, shares_minibatches
 
@@ -32,7 +32,7 @@ class LazyOperands:
 
     Attributes
     ----------
-    plan : Plan
+    plan : BifPlan
         What was asked for.
     attrs : dict
         Attributes of the result.
@@ -44,7 +44,7 @@ class LazyOperands:
         Standardised.
     """
 
-    plan: Plan
+    plan: BifPlan
     attrs: dict[str, Any]
     groups: Batches | None
     selection: ChainSelection
@@ -52,7 +52,7 @@ class LazyOperands:
     second: Any
 
     @classmethod
-    def of(cls, plan: Plan, *, batches: bool) -> LazyOperands:
+    def of(cls, plan: BifPlan, *, batches: bool) -> LazyOperands:
         """Prepare; with ``batches`` cut the draws into batches for standard errors.
 
         Gathered are which draws are finite, how many losses never change, and a few series.
@@ -212,7 +212,7 @@ def _sample(series: Any, counts: npt.NDArray[np.bool_] | None) -> Any:
     return series.reshape(series.shape[0], -1)[:, at]
 
 
-def _from_dask(plan: Plan) -> tuple[Any, ChainSelection, int]:
+def _from_dask(plan: BifPlan) -> tuple[Any, ChainSelection, int]:
     """Losses of all sequences wanted, (observation, sequence, series), cut by sequences; which chains; how many."""
     da, compute = _dask()
     arrays = [plan.run.loss(name) for name in plan.sequences.observables]

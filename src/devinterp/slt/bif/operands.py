@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from devinterp.slt.bif.kernels import F32, average_product_se, matrix_product, product_se, standardize
 from devinterp.slt.bif.loss_matrix import LossMatrix
-from devinterp.slt.bif.request import Plan
+from devinterp.slt.bif.request import BifPlan
 from devinterp.slt.uncertainty.batch_means import Batches, batch_groups, sample_of, shares_minibatches
 
 __all__ = ["Counts", "Operands", "Source", "average_tokens", "influence_tile"]
@@ -24,7 +24,7 @@ class Source(Protocol):
     """Where tiles of a BIF come from: losses in memory (`Operands`), or on a cluster."""
 
     @property
-    def plan(self) -> Plan:
+    def plan(self) -> BifPlan:
         """What was asked for."""
 
     @property
@@ -59,7 +59,7 @@ class Operands:
     ----------
     first, second : array of float32, shape (observation, sequence * width)
         The same object where they are the same sequences.
-    plan : Plan
+    plan : BifPlan
         What was asked for.
     width : int
         Series per sequence.
@@ -73,14 +73,14 @@ class Operands:
 
     first: F32
     second: F32
-    plan: Plan
+    plan: BifPlan
     width: int
     groups: Batches | None
     attrs: dict[str, Any]
     device: Any = None
 
     @classmethod
-    def of(cls, plan: Plan, losses: LossMatrix, *, batches: bool, device: Any) -> Operands:
+    def of(cls, plan: BifPlan, losses: LossMatrix, *, batches: bool, device: Any) -> Operands:
         """Standardise the losses, in place; with ``batches`` cut the draws into batches for standard errors first."""
         groups, counts = None, plan.counts(losses.sequences)
         if batches:

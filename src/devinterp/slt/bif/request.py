@@ -18,11 +18,11 @@ from devinterp.slt.runs.read_blocks import is_dask
 from devinterp.slt.runs.results import label_result, row_labels, said_of_rows, schema_id
 from devinterp.slt.runs.run import Samples, Tree
 
-__all__ = ["Plan", "check_memory"]
+__all__ = ["BifPlan", "check_memory"]
 
 
 @dataclass(frozen=True)
-class Plan:
+class BifPlan:
     """A BIF that was asked for: everything checked, nothing read.
 
     Attributes
@@ -72,7 +72,7 @@ class Plan:
         covariance: bool,
         batch_size: int,
         allow_partial: bool,
-    ) -> Plan:
+    ) -> BifPlan:
         """Check every argument; see `compute_bif` for their meaning and for the errors."""
         for value, known, argument in (
             (method, ("token", "sequence"), "correlation_method"),

@@ -20,7 +20,7 @@ from typing import Literal
 import xarray as xr
 
 from devinterp.errors import SettingError
-from devinterp.slt.bif import CorrelationMethod, IndexRange, compute_bif
+from devinterp.slt.bif.compute import CorrelationMethod, IndexRange, compute_bif
 from devinterp.slt.runs.results import label_result, schema_id
 from devinterp.slt.runs.run import Samples, Tree
 

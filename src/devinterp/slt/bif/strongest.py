@@ -17,7 +17,7 @@ from devinterp.slt.bif.dask_tiles import LazyOperands
 from devinterp.slt.bif.kernels import product_se
 from devinterp.slt.bif.operands import Source
 from devinterp.slt.bif.partners import Strongest, as_matrix, leave_out
-from devinterp.slt.bif.request import Plan
+from devinterp.slt.bif.request import BifPlan
 from devinterp.slt.bif.strongest_dask import gather_strongest
 from devinterp.slt.runs.results import label_result, schema_id
 
@@ -94,7 +94,7 @@ def _strongest(source: Source, k: int, ids: npt.NDArray[np.int64]) -> dict[int, 
     return best
 
 
-def _series(plan: Plan, sequences: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+def _series(plan: BifPlan, sequences: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     """Places of the series of some sequences that count."""
     counts, width = plan.counts(sequences), plan.sequences.num_tokens if plan.by_token else 1
     return np.arange(sequences.size * width) if counts is None else np.flatnonzero(counts)

@@ -17,11 +17,10 @@ from devinterp.plain_json import plain_json
 from devinterp.schema import ArrayLayout, GroupLayout, Schema, load, validate
 from devinterp.schema.reading.keys import ChunkKeys, chunk_grid
 from devinterp.slt.bif.operands import Source
-from devinterp.slt.bif.request import Plan
+from devinterp.slt.bif.request import BifPlan
 from devinterp.store.location import Location, locate
-from devinterp.store.lock import WriterLock
+from devinterp.store.lock import LOCK_KEY, WriterLock
 from devinterp.store.reading.path_state import PathState, inspect_path, read_group
-from devinterp.store.run_state import LOCK_KEY
 from devinterp.store.writing.compare_requests import differences
 from devinterp.store.zarr_metadata import create_groups, documents, open_array, write_consolidated_root
 
@@ -81,7 +80,7 @@ def stream_bif(source: Source, location: Location, *, se: bool = False) -> xr.Da
     return xr.open_dataset(location.read_only().store, engine="zarr", consolidated=True)  # type: ignore[arg-type]
 
 
-def _layouts(plan: Plan, schema: Schema, se: bool) -> dict[str, ArrayLayout]:
+def _layouts(plan: BifPlan, schema: Schema, se: bool) -> dict[str, ArrayLayout]:
     """The arrays of the store, from the schema, at the sizes of this result."""
     from devinterp.schema.definition.layout import array_attributes
 
@@ -108,7 +107,7 @@ def _layouts(plan: Plan, schema: Schema, se: bool) -> dict[str, ArrayLayout]:
     return out
 
 
-def _tile_shape(plan: Plan) -> tuple[int, int]:
+def _tile_shape(plan: BifPlan) -> tuple[int, int]:
     """Sequences per chunk along both axes: ``batch_size`` where that fits, more where a pair is a single number."""
     per_pair = 4 * int(np.prod(plan.shape[2:], dtype=np.int64))
     fits = max(1, int(np.sqrt(CHUNK_BYTES / per_pair)))
@@ -136,7 +135,7 @@ def _compare(location: Location, attributes: dict[str, Any], layouts: GroupLayou
         )
 
 
-def _write_small(location: Location, plan: Plan, layouts: GroupLayout, schema: Schema) -> None:
+def _write_small(location: Location, plan: BifPlan, layouts: GroupLayout, schema: Schema) -> None:
     values: dict[str, Any] = {"input_ids": plan.input_ids(), "batch_1": plan.first, "batch_2": plan.second}
     values |= {name: label for name, (_, label) in plan.row_labels(batch_1=plan.first, batch_2=plan.second).items()}
     values |= {name: plan.target_positions() for name in ("target_position", "target_position_T")}
@@ -195,7 +194,7 @@ def _write_tiles(location: Location, source: Source, layouts: GroupLayout, schem
             waiting.popleft().result()
 
 
-def _finite(plan: Plan, values: npt.NDArray[np.float32], rows: slice, columns: slice) -> bool:
+def _finite(plan: BifPlan, values: npt.NDArray[np.float32], rows: slice, columns: slice) -> bool:
     """Whether all that counts is finite."""
     first, second = plan.counts(plan.first[rows]), plan.counts(plan.second[columns])
     if first is None or second is None:

@@ -12,7 +12,8 @@ from devinterp.names import sanitize_observable_name
 from devinterp.slt.llc.compute import compute_llc
 from devinterp.slt.llc.of_run import Over
 from devinterp.slt.runs.chains import ChainSelection
-from devinterp.slt.runs.results import label_result, lay_out, shared_attrs, string_index
+from devinterp.slt.runs.results import label_result, string_index
+from devinterp.slt.runs.side_by_side import lay_out, shared_attrs
 
 if TYPE_CHECKING:
     import torch

@@ -1,4 +1,4 @@
-"""The cells of a sweep, and results of theirs laid out over the grid of settings."""
+"""The cells of a sweep, and the grid of settings that they stand on."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from devinterp.errors import MissingVariableError, SettingError
 from devinterp.names import SECONDARY, swept_value
 from devinterp.names import SWEPT as SETTINGS
 from devinterp.plain_json import dig
-from devinterp.slt.runs.results import lay_out
 from devinterp.slt.runs.run import Tree, is_samples, metadata_of
 
 __all__ = ["SETTINGS", "Grid", "axes_of", "cell_name", "grid_of", "plain_grid"]
@@ -72,10 +71,6 @@ class Grid:
     def shape(self) -> tuple[int, ...]:
         """Number of values of each setting."""
         return tuple(axis.size for axis in self.axes.values())
-
-    def lay_out(self, results: Mapping[str, xr.Dataset]) -> xr.Dataset:
-        """Put the results of single cells side by side over `axes`; see `devinterp.slt.runs.results.lay_out`."""
-        return lay_out(results, self.axes, self.places, what="cells of the sweep")
 
     def map(self, function: Callable[[str, xr.DataTree], Any]) -> dict[str, Any]:
         """Return ``function(name, run)`` of every cell."""

@@ -15,8 +15,8 @@ from devinterp.slt.sampling.engine.losses import LossFn
 from devinterp.slt.sampling.inputs.rows import RowOptions
 from devinterp.slt.sampling.running.coordinator import execute
 from devinterp.slt.sampling.running.options import Execution
-from devinterp.slt.sampling.running.plan import describe, make_plan
 from devinterp.slt.sampling.running.progress import ProgressEvent
+from devinterp.slt.sampling.running.run_plan import describe, make_plan
 from devinterp.slt.sampling.settings import SamplerSettings
 from devinterp.store import StoreLike
 

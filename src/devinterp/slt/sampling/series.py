@@ -16,7 +16,7 @@ from devinterp.slt.diagnostics.step_bias import warn_of_step
 from devinterp.slt.sampling.engine.losses import LossFn
 from devinterp.slt.sampling.running.coordinator import complete_run, open_finished, sample_part
 from devinterp.slt.sampling.running.options import shared_workers
-from devinterp.slt.sampling.running.plan import Plan, Variant, check_visited, describe, make_plan
+from devinterp.slt.sampling.running.run_plan import RunPlan, Variant, check_visited, describe, make_plan
 from devinterp.slt.sampling.settings import SamplerSettings
 from devinterp.slt.sampling.study import (
     check_names,
@@ -103,7 +103,7 @@ def sample_checkpoints(
     own = _own_settings(common, steps, names, overrides or {})
     warn_of_step([each.as_dict() for of_step in own.values() for each in of_step.values()], stacklevel=3)
 
-    def prepare(step: int) -> tuple[Plan, dict[str, SamplesRequest]]:
+    def prepare(step: int) -> tuple[RunPlan, dict[str, SamplesRequest]]:
         model = load(step)
         variants = {f"/{name}": (own[step][name], masks(model, name, restrictions[name])) for name in names}
         plan = make_plan(model, dataset, observables, variants, device=device, loss_fn=loss_fn, options=about)
@@ -183,7 +183,7 @@ def _own_settings(
     return own
 
 
-def _placed(plan: Plan, step: int) -> Plan:
+def _placed(plan: RunPlan, step: int) -> RunPlan:
     """Return the plan with its groups below the checkpoint's."""
     variants: dict[str, Variant] = {f"/{step}{group}": variant for group, variant in plan.variants.items()}
     return replace(plan, variants=variants)

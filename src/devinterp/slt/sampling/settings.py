@@ -90,17 +90,16 @@ class SamplerSettings:
         for name, check in _CHECKS.items():
             if name in arguments:
                 checked[name] = check(name, arguments[name])
-        for seed in ("init_seed", "obs_seed"):
-            chains = checked.get("num_chains", cls.num_chains) if seed == "init_seed" else 1
-            last = checked.get(seed, getattr(cls, seed)) + chains - 1
+        checked.update(_method(checked))
+        built = cls(**checked)
+        for seed, last in (("init_seed", built.chain_seed(built.num_chains - 1)), ("obs_seed", built.obs_seed)):
             if last >= _SEED_LIMIT:
                 raise SettingError(
                     f"{seed} is too large: the generators of the last chain would be seeded with {last}.",
                     expected=f"{seed} plus the number of chains at most {_SEED_LIMIT}",
                     found=checked[seed],
                 )
-        checked.update(_method(checked))
-        return cls(**checked)
+        return built
 
     def override(self, **changes: Any) -> SamplerSettings:
         """Return the settings with some of them changed, all checked again."""
@@ -131,9 +130,13 @@ class SamplerSettings:
         """Batches that the initial loss of a chain is averaged over."""
         return self.gradient_accumulation_steps * self.num_init_loss_batches
 
+    def chain_seed(self, chain: int) -> int:
+        """Seed of the generators of `chain`; `devinterp.utils.replicate_seeds` keeps those of several runs apart."""
+        return self.init_seed + chain
+
     def loader_seed(self, chain: int) -> int:
         """Seed of the generator that orders the sampling dataset of `chain`."""
-        return self.init_seed if self.match_sampling_input_ids_across_chains else self.init_seed + chain
+        return self.chain_seed(0 if self.match_sampling_input_ids_across_chains else chain)
 
     def as_dict(self) -> dict[str, Any]:
         """Return every setting under its argument's name, as plain JSON values."""

@@ -9,9 +9,12 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
+from devinterp.errors import MissingVariableError
 from devinterp.slt.runs.results import label_result, schema_id, string_index
 
-__all__ = ["flat_tree"]
+__all__ = ["VALUES", "flat_tree", "group_of"]
+
+VALUES = ("sus", "sus_cov", "sus_shift", "sus_se")
 
 Positions = Sequence[npt.NDArray[np.int64]]
 
@@ -114,3 +117,14 @@ def _flat(
     for name in ("dataset_id", "batch", position):
         joined[name] = (dim, joined[name][1].astype(np.int64))
     return xr.Coordinates(joined, indexes={})
+
+
+def group_of(result: xr.DataTree, name: str) -> xr.Dataset:
+    """Return a group of a result as a dataset; raise `MissingVariableError` where it has none."""
+    if not isinstance(result, xr.DataTree) or name not in result.children:
+        raise MissingVariableError(
+            "The tree holds no susceptibilities.",
+            expected="the groups /susceptibilities and /context",
+            found=list(result.children) if isinstance(result, xr.DataTree) else type(result).__name__,
+        )
+    return result[name].to_dataset()

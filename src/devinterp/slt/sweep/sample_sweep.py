@@ -22,7 +22,7 @@ from devinterp.slt.sampling.inputs.rows import RowOptions
 from devinterp.slt.sampling.running.coordinator import sample_part
 from devinterp.slt.sampling.running.finish import open_quietly, validate_store
 from devinterp.slt.sampling.running.options import Execution, shared_workers
-from devinterp.slt.sampling.running.plan import Plan, Variant, check_visited, describe, make_plan
+from devinterp.slt.sampling.running.run_plan import RunPlan, Variant, check_visited, describe, make_plan
 from devinterp.slt.sampling.settings import SamplerSettings
 from devinterp.slt.sampling.study import check_task, read_settings
 from devinterp.slt.sweep.recommend import promising
@@ -150,7 +150,7 @@ def sweep(
 class _Sweep:
     """What the stages of one call share."""
 
-    plan: Plan
+    plan: RunPlan
     requests: Mapping[str, SamplesRequest]
     task: str | None
     options: Execution
@@ -174,7 +174,7 @@ class _Sweep:
             run.complete(validate_store)
             return run.location, True
 
-    def _open(self, plan: Plan, cells: Cells, target: StoreLike | None, *, keep_state: bool) -> Run:
+    def _open(self, plan: RunPlan, cells: Cells, target: StoreLike | None, *, keep_state: bool) -> Run:
         requests = {}
         for group, variant in plan.variants.items():  # as described for the pilots, but for the length
             known = self.requests[group]
@@ -196,7 +196,7 @@ class _Sweep:
         )
 
 
-def _with(plan: Plan, cells: Cells) -> Plan:
+def _with(plan: RunPlan, cells: Cells) -> RunPlan:
     """Return the plan with the lengths that ``cells`` have."""
     variants = {f"/{n}": Variant(settings, plan.variants[f"/{n}"].masks) for n, settings in cells.items()}
     return replace(plan, variants=variants)

@@ -14,8 +14,9 @@ from devinterp.slt.llc import compute_llc
 from devinterp.slt.llc.of_run import best_average
 from devinterp.slt.runs.comparable import check_cells
 from devinterp.slt.runs.grid import SETTINGS, Grid, grid_of, plain_grid
-from devinterp.slt.runs.results import label_result, lay_out, schema_id, shared_attrs
+from devinterp.slt.runs.results import label_result, schema_id
 from devinterp.slt.runs.run import Samples, Tree, metadata_of
+from devinterp.slt.runs.side_by_side import lay_out, over_cells, shared_attrs
 
 __all__ = ["CONTROL", "compute_sweep"]
 
@@ -86,7 +87,7 @@ def compute_sweep(
     asked = {"over": average, "observable": observable, "ci": ci, "allow_partial": allow_partial}
     estimates = _estimates(grid, sweep, asked)
     diagnoses: dict[str, Diagnosis] = grid.map(lambda name, run: _judged(run, observable))
-    result = grid.lay_out({name: _cell(diagnosis) for name, diagnosis in diagnoses.items()})
+    result = over_cells(grid, {name: _cell(diagnosis) for name, diagnosis in diagnoses.items()})
     result["llc_mean"], result["llc_ci"] = estimates["llc_mean"], estimates["llc_ci"]
     result["llc_se"] = result["rise_se"] * result["n_beta"]
     _fill_counts(result, grid, diagnoses)
@@ -122,7 +123,7 @@ def _llc(sweep: Tree, asked: dict[str, Any]) -> xr.Dataset:
         unknown = xr.Dataset({"llc_mean": np.nan, "llc_ci": ("bound", [np.nan, np.nan])})
         grid = grid_of(sweep)
         assert grid is not None
-        laid = plain_grid(grid.lay_out(dict.fromkeys(grid.cells, unknown)))
+        laid = plain_grid(over_cells(grid, dict.fromkeys(grid.cells, unknown)))
         return laid.assign_attrs(over=asked["over"], ci=float(asked["ci"]))
 
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from devinterp.slt.weight_restrictions import module_names
-from devinterp.slt.weight_restrictions.parts import AttentionUnit, Projection
+from devinterp.slt.weight_restrictions.model_parts import AttentionUnit, Projection
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from torch.nn import Module, Parameter
 
-    from devinterp.slt.weight_restrictions.parts import Layer
+    from devinterp.slt.weight_restrictions.model_parts import Layer
 
 
 def find_units(parts: dict[str, Module], canonical: dict[int, str]) -> list[AttentionUnit]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:
     from torch.nn import Module
 
-    from devinterp.slt.weight_restrictions.parts import AttentionUnit
+    from devinterp.slt.weight_restrictions.model_parts import AttentionUnit
 
 # concat       [all queries | all keys | all values]
 # grouped      per key-value head: [its queries | its key | its value]; with one query each, per head [q | k | v]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from devinterp.errors import RestrictionError
 from devinterp.slt.weight_restrictions import declared
-from devinterp.slt.weight_restrictions.parts import Heads, HeadSlices
+from devinterp.slt.weight_restrictions.model_parts import Heads, HeadSlices
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from torch.nn import Module, Parameter
 
-    from devinterp.slt.weight_restrictions.parts import AttentionUnit, Projection
+    from devinterp.slt.weight_restrictions.model_parts import AttentionUnit, Projection
 
 _NUM_HEADS = (
     "num_heads",

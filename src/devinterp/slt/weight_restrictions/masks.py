@@ -1,10 +1,10 @@
-"""From a restriction and a model's structure to masks."""
+"""Masks of the parameters that a restriction selects, from the structure of a model."""
 
 from __future__ import annotations
 
 import difflib
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from devinterp.errors import RestrictionError
 from devinterp.slt.weight_restrictions import attention, grammar, heads, measure_layout, module_tree, stack
@@ -16,7 +16,114 @@ if TYPE_CHECKING:
     from torch.nn import Module, Parameter
 
     from devinterp.slt.weight_restrictions.grammar import Restriction
-    from devinterp.slt.weight_restrictions.parts import AttentionUnit, Heads, Layer
+    from devinterp.slt.weight_restrictions.model_parts import AttentionUnit, Heads, Layer
+
+__all__ = ["create_param_masks"]
+
+
+def create_param_masks(
+    model: Module,
+    restriction: str | Sequence[str],
+    *,
+    num_heads: int | None = None,
+    num_kv_heads: int | None = None,
+    qkv_layout: Literal["concat", "grouped"] | None = None,
+    layers: str | None = None,
+) -> dict[str, Tensor | None]:
+    """Return the masks of the parameters that a restriction selects.
+
+    ======================  ==========================================================================================
+    restriction             selects
+    ======================  ==========================================================================================
+    ``"full"``              every parameter
+    ``"l0"``                every parameter of layer 0, norms included
+    ``"l0 attn"``           the weights and biases of its self-attention, without norms
+    ``"l0 mlp"``            those of its feed-forward part, experts and routers included, without norms
+    ``"l0h1"``              query head 1: its slices of the query and output projections, and its key-value head's of
+                            the key and value projections (which other query heads share in grouped-query attention);
+                            biases likewise, but not the output projection's, which belongs to no head, nor a key bias
+                            that no output can depend on (attention without rotary positions)
+    ``"l0g0"``              key-value group 0: one key-value head and every query head that reads it
+    ``"embed"``             the token embedding
+    ``"unembed"``           the map to logits, with its bias; the token embedding if the two are tied
+    ``"module:conv1"``      every parameter of that module, whatever the model is, or that parameter. In the path ``*``
+                            stands for one name or a part of it, ``**`` for any number of names:
+                            ``"module:layers.*.mlp"``, ``"module:**.bias"``
+    ``"module:fc1.w[3]"``   a slice of a parameter, read as numpy does: ``[3]`` a row (of a ``torch.nn.Linear`` or
+                            convolution an output: a neuron, a channel), ``[:, 5]`` a column (an input), ``[0:4]``,
+                            ``[..., -1]``. With stars it is taken of every parameter that they match:
+                            ``"module:fc1.*[3]"`` is neuron 3 with its bias
+    ``"class:LayerNorm"``   every parameter of the modules of a class, or of one that derives from it; stars may stand
+                            in it: ``"class:*Norm*"``
+    a parameter's name      that parameter
+    a list of these         their union
+    ======================  ==========================================================================================
+
+    Layers, heads, groups and places count from 0. Case does not matter except in names of parameters, modules and
+    classes; ``"L0 H1"`` is ``"l0h1"``. Each of these strings may be the name of its own group in a study.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        The model; nothing of it changes.
+    restriction : str or sequence of str
+        What to select.
+    num_heads, num_kv_heads : int, optional
+        Numbers of query and of key-value heads, for models that do not say.
+    qkv_layout : {"concat", "grouped"}, optional
+        Order of a fused query-key-value projection, for models that cannot be run to find out: ``"concat"`` is
+        [queries | keys | values]; ``"grouped"`` is [its queries | its key | its value] per key-value head.
+    layers : str, optional
+        Path of the ``ModuleList`` of layers, for models with several stacks.
+
+    Returns
+    -------
+    dict of str to Tensor or None
+        For each selected parameter, in the model's order, None if all of it is selected; else a boolean CPU tensor of
+        the parameter's shape, a read-only view that takes the memory of one axis.
+
+    Raises
+    ------
+    RestrictionError
+        The restriction is none of the above, the model has no such part, or its structure cannot be found out.
+
+    Notes
+    -----
+    A fused projection of a model that is not from the transformers library is measured: the model runs once on six
+    tokens, in evaluation mode, up to that layer. Weights, gradients, modes and generators stay as they were.
+
+    Examples
+    --------
+    >>> masks = create_param_masks(model, "l0h1")
+    >>> tree = sample(model, dataset, observables, lr=1e-3, n_beta=30.0, param_masks=masks, num_draws=5)
+    >>> from torch import nn
+    >>> net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Linear(16, 3))
+    >>> {name: int(mask.sum()) for name, mask in create_param_masks(net, "module:0.*[2]").items()}
+    {'0.weight': 9, '0.bias': 1}
+    """
+    parsed = _parse(restriction)
+    architecture = Architecture(
+        model, num_heads=num_heads, num_kv_heads=num_kv_heads, qkv_layout=qkv_layout, layers=layers
+    )
+    return union(architecture.params, [architecture.select(one) for one in parsed])
+
+
+def _parse(restriction: object) -> list[grammar.Restriction]:
+    texts = [restriction] if isinstance(restriction, str) else restriction
+    if not isinstance(texts, (list, tuple)) or not all(isinstance(text, str) for text in texts):
+        raise RestrictionError(
+            "A weight restriction must be a string or a list of strings.",
+            expected=grammar.FORMS,
+            found=f"{type(restriction).__name__}: {restriction!r}",
+        )
+    if not texts:
+        raise RestrictionError("An empty list of weight restrictions selects nothing.", expected=grammar.FORMS)
+    parsed = [grammar.parse(text) for text in texts]
+    if len(parsed) > 1 and any(one.kind == "full" for one in parsed):
+        raise RestrictionError(
+            "'full' cannot be combined with other restrictions.", found=str(list(texts)), remedy="Use 'full' alone."
+        )
+    return parsed
 
 
 class Architecture:

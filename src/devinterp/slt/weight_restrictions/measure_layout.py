@@ -14,7 +14,7 @@ from weakref import WeakKeyDictionary
 from devinterp.errors import RestrictionError
 from devinterp.slt.weight_restrictions import heads as _heads
 from devinterp.slt.weight_restrictions import stack
-from devinterp.slt.weight_restrictions.parts import Heads, HeadSlices
+from devinterp.slt.weight_restrictions.model_parts import Heads, HeadSlices
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from torch.nn import Module
 
-    from devinterp.slt.weight_restrictions.parts import AttentionUnit
+    from devinterp.slt.weight_restrictions.model_parts import AttentionUnit
 
 _TOKENS = 6
 _SAME_HEAD = 0.6  # two features of one head share its query and key rows (nearly all), of one group its key rows (half)

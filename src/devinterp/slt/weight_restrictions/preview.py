@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import html
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
+
+from devinterp.slt.weight_restrictions.masks import create_param_masks
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from torch import Tensor
     from torch.nn import Module
+
+__all__ = ["RestrictionPreview", "SelectedParameter", "preview_restriction"]
 
 _BAR = 12
 
@@ -100,7 +103,52 @@ class RestrictionPreview:
         )
 
 
-def preview(model: Module, masks: Mapping[str, Tensor | None], title: str) -> RestrictionPreview:
+def preview_restriction(
+    model: Module,
+    restriction: str | Sequence[str] | Mapping[str, Tensor | None],
+    *,
+    num_heads: int | None = None,
+    num_kv_heads: int | None = None,
+    qkv_layout: Literal["concat", "grouped"] | None = None,
+    layers: str | None = None,
+) -> RestrictionPreview:
+    """Return what a restriction selects: counts and percentages per parameter, as text and in notebooks.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        The model.
+    restriction : str, sequence of str, or mapping of str to Tensor or None
+        A restriction, or masks such as :func:`create_param_masks` returns.
+    num_heads, num_kv_heads, qkv_layout, layers
+        As in :func:`create_param_masks`.
+
+    Returns
+    -------
+    RestrictionPreview
+
+    Raises
+    ------
+    RestrictionError
+        As :func:`create_param_masks`; or the masks do not fit the model.
+    """
+    if isinstance(restriction, Mapping):
+        from devinterp.slt.sampling.inputs.parameter_masks import check_masks
+
+        return _preview(model, check_masks(model, restriction, "restriction"), "masks")
+    masks = create_param_masks(
+        model,
+        restriction,
+        num_heads=num_heads,
+        num_kv_heads=num_kv_heads,
+        qkv_layout=qkv_layout,
+        layers=layers,
+    )
+    title = restriction.strip() if isinstance(restriction, str) else " + ".join(one.strip() for one in restriction)
+    return _preview(model, masks, title)
+
+
+def _preview(model: Module, masks: Mapping[str, Tensor | None], title: str) -> RestrictionPreview:
     """Count what masks select; they must fit the model."""
     params = dict(model.named_parameters())
     rows = tuple(

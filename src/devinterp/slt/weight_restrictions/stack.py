@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from devinterp.errors import RestrictionError
 from devinterp.slt.weight_restrictions import module_names
 from devinterp.slt.weight_restrictions.attention import find_units
+from devinterp.slt.weight_restrictions.model_parts import Layer
 from devinterp.slt.weight_restrictions.module_tree import canonical_names, nameable
-from devinterp.slt.weight_restrictions.parts import Layer
 
 if TYPE_CHECKING:
     from collections.abc import Collection

@@ -12,11 +12,12 @@ from devinterp.schema.checks.completion import has_completed
 from devinterp.schema.reading.keys import DOCUMENT, ChunkKeys, join_key
 from devinterp.schema.reading.store_tree import gathered_documents
 from devinterp.steps import StepLayout
+from devinterp.store.chain_checkpoints import read_progress
 from devinterp.store.location import Location
+from devinterp.store.lock import LOCK_KEY
 from devinterp.store.lock_holder import live_holder
 from devinterp.store.reading.open import root_document
 from devinterp.store.reading.path_state import read_group
-from devinterp.store.run_state import LOCK_KEY, read_progress
 
 __all__ = ["ChainStatus", "RunStatus", "StoreStatus", "read_status"]
 

@@ -19,16 +19,16 @@ from devinterp.errors import StoreError
 from devinterp.plain_json import dig
 from devinterp.schema import load
 from devinterp.schema.reading.keys import DOCUMENT, STATE_FOLDER, document_key, documented_node, join_key
+from devinterp.store.chain_checkpoints import ChainProgress, read_checkpoint, state_key, write_progress
 from devinterp.store.filesystem import remove_empty
 from devinterp.store.location import Location, StoreLike, locate
-from devinterp.store.lock import WriterLock
+from devinterp.store.lock import LOCK_KEY, WriterLock
 from devinterp.store.reading.open import root_document
 from devinterp.store.reading.path_state import read_group
 from devinterp.store.reading.status import RunStatus, read_status
-from devinterp.store.repair.plan import ChainLoss, RepairPlan, draws_written
 from devinterp.store.repair.record import begin_record, open_records
+from devinterp.store.repair.repair_plan import ChainLoss, RepairPlan, draws_written
 from devinterp.store.repair.stored_array import StoredArray, known_arrays
-from devinterp.store.run_state import LOCK_KEY, ChainProgress, read_checkpoint, state_key, write_progress
 from devinterp.store.zarr_metadata import differs_from_ours, group_document
 
 __all__ = ["apply_repair", "undo_repair"]

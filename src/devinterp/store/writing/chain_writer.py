@@ -16,9 +16,9 @@ from devinterp.errors import StoreError
 from devinterp.schema.definition.spec import ArrayLayout, GroupLayout, StorageSpec
 from devinterp.schema.reading.keys import ChunkKeys, join_key
 from devinterp.steps import StepLayout
+from devinterp.store.chain_checkpoints import ChainProgress, state_key, write_checkpoint, write_progress
 from devinterp.store.location import Location
 from devinterp.store.lock import WriterLock
-from devinterp.store.run_state import ChainProgress, state_key, write_checkpoint, write_progress
 from devinterp.store.zarr_metadata import open_array
 
 __all__ = ["ChainWriter"]

@@ -17,8 +17,8 @@ from devinterp.errors import StoreConflictError
 from devinterp.plain_json import dig
 from devinterp.schema.definition.spec import ArrayLayout, GroupLayout
 from devinterp.schema.reading.keys import DOCUMENT, ChunkKeys, document_key, join_key
+from devinterp.store.chain_checkpoints import ChainProgress, read_checkpoint, write_progress
 from devinterp.store.reading.path_state import read_group
-from devinterp.store.run_state import ChainProgress, read_checkpoint, write_progress
 from devinterp.store.writing.foreign_contents import check_growth, keep_others
 from devinterp.store.zarr_metadata import differs_from_ours, documents, group_document, open_array
 

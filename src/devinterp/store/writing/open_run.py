@@ -12,9 +12,8 @@ from devinterp.errors import StoreError, StoreExistsError
 from devinterp.schema.definition.spec import GroupLayout
 from devinterp.schema.reading.keys import document_key, documented_node
 from devinterp.store.location import Location, StoreLike, locate
-from devinterp.store.lock import WriterLock
+from devinterp.store.lock import LOCK_KEY, WriterLock
 from devinterp.store.reading.path_state import PathState, inspect_path
-from devinterp.store.run_state import LOCK_KEY
 from devinterp.store.writing.compare_requests import compare_requests
 from devinterp.store.writing.extend_run import grow_run
 from devinterp.store.writing.request import Container, SamplesRequest

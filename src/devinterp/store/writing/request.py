@@ -10,9 +10,9 @@ from devinterp.schema import load
 from devinterp.schema.definition.schema import Schema
 from devinterp.schema.definition.spec import GroupLayout
 from devinterp.steps import StepLayout
+from devinterp.store.chain_checkpoints import ChainProgress, read_checkpoint, read_progress, state_key
 from devinterp.store.location import Location, locate
 from devinterp.store.lock import WriterLock
-from devinterp.store.run_state import ChainProgress, read_checkpoint, read_progress, state_key
 from devinterp.store.writing.chain_writer import ChainWriter
 
 __all__ = ["Container", "SamplesRequest", "WriterAddress"]

@@ -21,11 +21,11 @@ from devinterp.plain_json import dig
 from devinterp.schema import load
 from devinterp.schema.definition.spec import ArrayLayout, GroupLayout
 from devinterp.schema.reading.keys import DOCUMENT, STATE_FOLDER, document_key
+from devinterp.store.chain_checkpoints import ChainProgress, read_progress
 from devinterp.store.filesystem import remove_empty
 from devinterp.store.location import Location
-from devinterp.store.lock import WriterLock
+from devinterp.store.lock import LOCK_KEY, WriterLock
 from devinterp.store.reading.path_state import read_group
-from devinterp.store.run_state import LOCK_KEY, ChainProgress, read_progress
 from devinterp.store.writing.chain_writer import ChainWriter
 from devinterp.store.writing.request import Container, SamplesRequest, WriterAddress
 from devinterp.store.zarr_metadata import beside, documents, group_document, open_array, write_consolidated_root

@@ -32,9 +32,8 @@ from devinterp.schema.reading.store_tree import gathered_documents, read_store
 from devinterp.schema.rules.bound import Bound, members_of
 from devinterp.store.filesystem import remove_empty
 from devinterp.store.location import Location, StoreLike, locate
-from devinterp.store.lock import WriterLock
+from devinterp.store.lock import LOCK_KEY, WriterLock
 from devinterp.store.reading.open import root_document
-from devinterp.store.run_state import LOCK_KEY
 from devinterp.store.zarr_metadata import group_document, open_array
 
 __all__ = ["write_variable", "write_variables"]

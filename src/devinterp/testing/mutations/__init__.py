@@ -8,20 +8,6 @@
 
 from __future__ import annotations
 
-from devinterp.testing.mutations.catalogue import CATALOGUE, Mutation
+from devinterp.testing.mutations.catalogue import MUTATIONS, Mutation, mutations_of
 
 __all__ = ["MUTATIONS", "Mutation", "mutations_of"]
-
-MUTATIONS: tuple[Mutation, ...] = CATALOGUE
-"""Every mutation, by code."""
-
-
-def mutations_of(code: str) -> tuple[Mutation, ...]:
-    """Return the mutations that must be found under a code.
-
-    Parameters
-    ----------
-    code : str
-        Such as ``"DI101"``.
-    """
-    return tuple(m for m in MUTATIONS if m.code == code)

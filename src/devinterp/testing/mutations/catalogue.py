@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 from devinterp.schema import Limits
 from devinterp.testing.factory import StoreRecipe, make_store
-from devinterp.testing.mutations import edits
+from devinterp.testing.mutations import compound_edits
 from devinterp.testing.mutations.bases import BASES, table
-from devinterp.testing.mutations.editor import StoreEditor
+from devinterp.testing.mutations.store_editor import StoreEditor
 
 if TYPE_CHECKING:
     from devinterp.schema import RuleCode
     from devinterp.schema.definition.spec import Level
     from devinterp.store.location import StoreLike
 
-__all__ = ["CATALOGUE", "Mutation"]
+__all__ = ["MUTATIONS", "Mutation", "mutations_of"]
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ def _mutation(code: str, name: str, row: dict[str, Any]) -> Mutation:
 def _edit(operations: Mapping[str, list[Any]]) -> Callable[[StoreEditor], None]:
     """Return the function that applies a row's edits."""
     calls = [
-        (getattr(StoreEditor, name, None) or getattr(edits, name), arguments)
+        (getattr(StoreEditor, name, None) or getattr(compound_edits, name), arguments)
         for name, given in operations.items()
         for arguments in (given if given and isinstance(given[0], list) else [given])
     ]
@@ -108,8 +108,20 @@ def _edit(operations: Mapping[str, list[Any]]) -> Callable[[StoreEditor], None]:
     return apply
 
 
-CATALOGUE: tuple[Mutation, ...] = tuple(
+MUTATIONS: tuple[Mutation, ...] = tuple(
     _mutation(code, name, row)
     for code, rows in sorted(table("catalogue.yaml").items())
     for name, row in sorted(rows.items())
 )
+"""Every mutation, by code."""
+
+
+def mutations_of(code: str) -> tuple[Mutation, ...]:
+    """Return the mutations that must be found under a code.
+
+    Parameters
+    ----------
+    code : str
+        Such as ``"DI101"``.
+    """
+    return tuple(m for m in MUTATIONS if m.code == code)

@@ -23,10 +23,9 @@ from devinterp.schema import validate
 from devinterp.slt.sampling import ProgressEvent, sample_restrictions
 from devinterp.slt.sampling.running import coordinator, initial_arrays, worker
 from devinterp.slt.sampling.running import pool as processes
-from devinterp.slt.sampling.running.plan import Plan
+from devinterp.slt.sampling.running.run_plan import RunPlan
 from devinterp.store import locate
-from devinterp.store.lock import WriterLock
-from devinterp.store.run_state import LOCK_KEY
+from devinterp.store.lock import LOCK_KEY, WriterLock
 
 
 @pytest.fixture(scope="module")
@@ -119,7 +118,7 @@ def test_threads_take_turns():
 def test_initial_losses_are_not_computed_while_a_thread_samples(monkeypatch):
     """Both seed the generators of the process: beside each other, a chain would draw other numbers."""
     sampling, overlaps = [], []
-    real_run, real_losses = Plan.run, initial_arrays.initial_losses
+    real_run, real_losses = RunPlan.run, initial_arrays.initial_losses
 
     def chain(self, *args, **kwargs):
         sampling.append(1)
@@ -136,7 +135,7 @@ def test_initial_losses_are_not_computed_while_a_thread_samples(monkeypatch):
 
     expected = run(num_chains=2)
     # The executor pickles the plan by value, so its class is the one that is patched.
-    monkeypatch.setattr(Plan, "run", chain)
+    monkeypatch.setattr(RunPlan, "run", chain)
     monkeypatch.setattr(initial_arrays, "initial_losses", losses)
     with ThreadPoolExecutor(2) as threads:
         tree = run(chain_method="parallel", executor=threads, num_chains=2)

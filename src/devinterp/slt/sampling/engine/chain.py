@@ -125,7 +125,7 @@ class _Chain:
         self.prefix = prefix
         self.evaluator = Evaluator(prefix, model, moved, device, settings.mode, at_start=not settings.init_noise)
         self.buffers = {name: buffer.detach().clone() for name, buffer in model.named_buffers()}
-        seed_generators(settings.init_seed + chain, device)
+        seed_generators(settings.chain_seed(chain), device)
         # What never moves needs neither a copy nor a place in a checkpoint.
         self.rule = UpdateRule(
             [SampledParameter.take(n, parameters[n], masks[n]) for n in masks if n in moved], settings

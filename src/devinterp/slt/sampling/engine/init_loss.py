@@ -75,7 +75,7 @@ def _initial_loss(
     feed = data.feed(chain)
     total = StepMean(settings.num_init_batches, [feed.counted(n) for n in range(settings.num_init_batches)])
     with restoring(model, device, mode=settings.mode):
-        seed_generators(settings.init_seed + chain, device)
+        seed_generators(settings.chain_seed(chain), device)
         if settings.init_noise:
             for parameter in model.parameters():
                 parameter.data = parameter.data + torch.randn_like(parameter.data) * settings.init_noise

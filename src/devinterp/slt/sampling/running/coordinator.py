@@ -36,9 +36,9 @@ from devinterp.slt.sampling.running.environment import choose_threads, enter_env
 from devinterp.slt.sampling.running.finish import complete_run, open_finished
 from devinterp.slt.sampling.running.initial_arrays import write_initial_arrays
 from devinterp.slt.sampling.running.options import NO_GUARD, Execution
-from devinterp.slt.sampling.running.plan import Plan, check_visited
 from devinterp.slt.sampling.running.pool import StartingPool, children_ignore_sigint
 from devinterp.slt.sampling.running.progress import Progress, ProgressEvent, make_progress
+from devinterp.slt.sampling.running.run_plan import RunPlan, check_visited
 from devinterp.slt.sampling.running.signals import Stop
 from devinterp.slt.sampling.running.torch_settings import TorchSettings
 from devinterp.slt.sampling.running.worker import (
@@ -59,7 +59,7 @@ _LOOK_SECONDS = 0.5
 
 
 def execute(
-    plan: Plan,
+    plan: RunPlan,
     requests: Mapping[str, SamplesRequest],
     target: StoreLike | None,
     options: Execution,
@@ -71,7 +71,7 @@ def execute(
 
     Parameters
     ----------
-    plan : Plan
+    plan : RunPlan
     requests : mapping of group path to SamplesRequest
     target : path, URL, zarr Store or None
         None is a temporary directory.
@@ -107,7 +107,7 @@ def execute(
         return open_finished(run, stacklevel + 1)
 
 
-def sample_part(plan: Plan, run: Run, options: Execution) -> None:
+def sample_part(plan: RunPlan, run: Run, options: Execution) -> None:
     """Bring every chain of the plan's variants to its end; the store stays open for others.
 
     Raises
@@ -128,7 +128,7 @@ def _is_guarded() -> bool:
 
 
 class _Coordinator:
-    def __init__(self, plan: Plan, run: Run, options: Execution) -> None:
+    def __init__(self, plan: RunPlan, run: Run, options: Execution) -> None:
         self.plan, self.run, self.options = plan, run, options
         self.stop = Stop()
         self.reuse: dict[str, Reuse] = {}

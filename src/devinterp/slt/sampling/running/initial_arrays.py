@@ -10,18 +10,18 @@ import torch
 
 from devinterp.errors import SamplingError
 from devinterp.slt.sampling.engine.init_loss import initial_losses, observable_initial_losses
-from devinterp.slt.sampling.running.plan import Plan
+from devinterp.slt.sampling.running.run_plan import RunPlan
 from devinterp.store import Run
 
 __all__ = ["write_initial_arrays"]
 
 
-def write_initial_arrays(plan: Plan, run: Run, *, chains_follow: bool) -> None:
+def write_initial_arrays(plan: RunPlan, run: Run, *, chains_follow: bool) -> None:
     """Write what is not there yet; initial losses are computed once for all variants.
 
     Parameters
     ----------
-    plan : Plan
+    plan : RunPlan
     run : Run
     chains_follow : bool
         Whether the chains are sampled in this process, and can leave out what these passes keep.
@@ -49,7 +49,7 @@ def write_initial_arrays(plan: Plan, run: Run, *, chains_follow: bool) -> None:
             run.write_array(group, name, own[name])
 
 
-def _values(plan: Plan, wanted: set[str], chains_follow: bool) -> dict[str, Any]:
+def _values(plan: RunPlan, wanted: set[str], chains_follow: bool) -> dict[str, Any]:
     """Return the arrays by name; losses only where they are wanted."""
     settings = [variant.settings for variant in plan.variants.values()]
     device = torch.device(plan.device)
@@ -77,7 +77,7 @@ def _values(plan: Plan, wanted: set[str], chains_follow: bool) -> dict[str, Any]
     return values
 
 
-def _counted(plan: Plan, name: str, losses: npt.NDArray[np.float32]) -> npt.NDArray[np.bool_]:
+def _counted(plan: RunPlan, name: str, losses: npt.NDArray[np.float32]) -> npt.NDArray[np.bool_]:
     """Say where an initial loss must be a number: of the minibatches, where any of their rows counts."""
     for observable in plan.observables:
         if name == f"init_loss_{observable.obs_id}" and observable.held.counts is not None:
@@ -87,7 +87,7 @@ def _counted(plan: Plan, name: str, losses: npt.NDArray[np.float32]) -> npt.NDAr
     return np.ones(losses.shape, dtype=bool)
 
 
-def _where(plan: Plan, name: str, losses: npt.NDArray[np.float32]) -> str:
+def _where(plan: RunPlan, name: str, losses: npt.NDArray[np.float32]) -> str:
     """Say which rows of an initial loss are not finite."""
     for observable in plan.observables:
         if name == f"init_loss_{observable.obs_id}":

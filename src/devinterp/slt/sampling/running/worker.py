@@ -21,12 +21,13 @@ from devinterp.schema.reading.keys import STATE_FOLDER
 from devinterp.slt.sampling.engine.chain import ChainResult
 from devinterp.slt.sampling.engine.restore_model import LENDING
 from devinterp.slt.sampling.running.environment import describe_environment, differences
-from devinterp.slt.sampling.running.plan import Plan
 from devinterp.slt.sampling.running.pool import orphaned
+from devinterp.slt.sampling.running.run_plan import RunPlan
 from devinterp.slt.sampling.running.torch_settings import TorchSettings
 from devinterp.store import ChainWriter, Location, WriterAddress, locate
+from devinterp.store.chain_checkpoints import state_key
+from devinterp.store.lock import LOCK_KEY
 from devinterp.store.lock_holder import HolderWatch
-from devinterp.store.run_state import LOCK_KEY, state_key
 
 __all__ = [
     "PATIENCE",
@@ -48,7 +49,7 @@ PATIENCE = 60.0
 _LOOK_SECONDS = 0.5
 _RESULT_SECONDS = 1.0  # for the result of a chain to reach the coordinator before its worker ends
 _PARENT_SECONDS = 2.0
-_LOADED: list[tuple[str, Plan]] = []
+_LOADED: list[tuple[str, RunPlan]] = []
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ class ChainTask:
     settings: TorchSettings
 
 
-def pack_plan(plan: Plan) -> bytes:
+def pack_plan(plan: RunPlan) -> bytes:
     """Pickle a plan, classes and functions of a notebook or script by value."""
     import cloudpickle
 
@@ -138,7 +139,7 @@ def _check(expected: dict[str, Any], device: str, chain: int) -> None:
         )
 
 
-def _load(location: Location, digest: str) -> Plan:
+def _load(location: Location, digest: str) -> RunPlan:
     if not _LOADED or _LOADED[0][0] != digest:
         packed = location.get(PLAN_KEY)
         if packed is None or hashlib.sha256(packed).hexdigest() != digest:

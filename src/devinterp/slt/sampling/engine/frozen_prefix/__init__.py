@@ -15,6 +15,6 @@ from __future__ import annotations
 
 from devinterp.slt.sampling.engine.frozen_prefix.evaluator import Evaluator, first_row
 from devinterp.slt.sampling.engine.frozen_prefix.memory import FrozenPrefix, plain_passes
-from devinterp.slt.sampling.engine.frozen_prefix.plan import Reuse
+from devinterp.slt.sampling.engine.frozen_prefix.prefix_plan import Reuse
 
 __all__ = ["Evaluator", "FrozenPrefix", "Reuse", "first_row", "plain_passes"]

@@ -12,7 +12,7 @@ from torch import nn
 from devinterp.slt.sampling.engine.frozen_prefix.call_trace import trace_calls
 from devinterp.slt.sampling.engine.frozen_prefix.memory import Cut, FrozenPrefix, Kept
 from devinterp.slt.sampling.engine.frozen_prefix.one_pass import Pass
-from devinterp.slt.sampling.engine.frozen_prefix.plan import Reuse, choose_calls
+from devinterp.slt.sampling.engine.frozen_prefix.prefix_plan import Reuse, choose_calls
 from devinterp.slt.sampling.engine.restore_model import restoring
 from devinterp.slt.sampling.inputs.nested import Batch, each_tensor, first_tokens, take_rows
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from devinterp.slt.sampling.engine.frozen_prefix.call_trace import tensors_of
-from devinterp.slt.sampling.engine.frozen_prefix.plan import Planned, PrefixPlan
+from devinterp.slt.sampling.engine.frozen_prefix.prefix_plan import Planned, PrefixPlan
 from devinterp.slt.sampling.inputs.nested import each_tensor
 
 __all__ = ["MEMORY_BUDGET", "Cut", "FrozenPrefix", "Kept", "plain_passes"]

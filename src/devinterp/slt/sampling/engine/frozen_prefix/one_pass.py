@@ -11,7 +11,7 @@ from torch import nn
 
 from devinterp.slt.sampling.engine.frozen_prefix.call_trace import replaced_forward, tensors_of
 from devinterp.slt.sampling.engine.frozen_prefix.memory import Cut, Kept
-from devinterp.slt.sampling.engine.frozen_prefix.plan import Planned
+from devinterp.slt.sampling.engine.frozen_prefix.prefix_plan import Planned
 from devinterp.slt.sampling.inputs.nested import each_tensor
 
 __all__ = ["Pass"]

@@ -15,7 +15,6 @@ from devinterp.schema.reading.keys import STATE_FOLDER, join_key
 from devinterp.store.location import Location
 
 __all__ = [
-    "LOCK_KEY",
     "ChainProgress",
     "read_checkpoint",
     "read_progress",
@@ -23,9 +22,6 @@ __all__ = [
     "write_checkpoint",
     "write_progress",
 ]
-
-LOCK_KEY = join_key(STATE_FOLDER, "lock")
-"""The lock of whoever writes to the store."""
 
 
 @dataclass(frozen=True)

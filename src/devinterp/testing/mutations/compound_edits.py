@@ -11,7 +11,7 @@ import zarr
 from numpy.typing import NDArray
 
 from devinterp.schema.rules.row_hash import hash_rows
-from devinterp.testing.mutations.editor import StoreEditor
+from devinterp.testing.mutations.store_editor import StoreEditor
 
 # ---- documents and folders
 

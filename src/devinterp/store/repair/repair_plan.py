@@ -19,13 +19,13 @@ from devinterp.schema import load
 from devinterp.schema.reading.access import refuse_links_out
 from devinterp.schema.reading.keys import is_leftover, join_key
 from devinterp.schema.reading.store_tree import gathered_documents, same_document
+from devinterp.store.chain_checkpoints import read_checkpoint, state_key
 from devinterp.store.location import Location, StoreLike, locate
 from devinterp.store.reading.open import root_document
 from devinterp.store.reading.path_state import read_group
 from devinterp.store.reading.status import RunStatus, StoreStatus, read_status
 from devinterp.store.repair.record import open_records
 from devinterp.store.repair.stored_array import StoredArray, known_arrays
-from devinterp.store.run_state import read_checkpoint, state_key
 
 __all__ = ["ChainLoss", "RepairPlan", "draws_written", "plan_repair"]
 

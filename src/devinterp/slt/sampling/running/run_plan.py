@@ -40,7 +40,7 @@ from devinterp.slt.sampling.settings import SamplerSettings
 from devinterp.store import Location, SamplesRequest, StoreLike, locate
 from devinterp.store.reading.path_state import read_group
 
-__all__ = ["Plan", "Variant", "check_visited", "describe", "make_plan"]
+__all__ = ["RunPlan", "Variant", "check_visited", "describe", "make_plan"]
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Variant:
 
 
 @dataclass(frozen=True)
-class Plan:
+class RunPlan:
     """A checked run.
 
     Attributes
@@ -157,7 +157,7 @@ def make_plan(
     device: str | torch.device | None,
     loss_fn: LossFn | None,
     options: RowOptions | None = None,
-) -> Plan:
+) -> RunPlan:
     """Check everything that a run needs before the model is called, without touching a store.
 
     Parameters
@@ -191,7 +191,7 @@ def make_plan(
         built = tuple(replace(each, held=with_attention(each.held)) for each in built)
     loss = PerTokenLoss(loss_fn)
     prefix = FrozenPrefix(minibatches=_come_again(settings, data), any_length=not own_loss)
-    return Plan(model, loss, data, built, checked, str(chosen), options.loss_unit, prefix)
+    return RunPlan(model, loss, data, built, checked, str(chosen), options.loss_unit, prefix)
 
 
 def _come_again(settings: Sequence[SamplerSettings], data: SamplingData) -> bool:
@@ -205,7 +205,7 @@ def _label(group: str) -> str:
 
 
 def describe(
-    plan: Plan, *, tokenizer: Any, stacklevel: int, target: StoreLike | None = None, below: str = ""
+    plan: RunPlan, *, tokenizer: Any, stacklevel: int, target: StoreLike | None = None, below: str = ""
 ) -> dict[str, SamplesRequest]:
     """Return what the store is asked for, per group: settings, observables, sizes and provenance.
 
@@ -214,7 +214,7 @@ def describe(
 
     Parameters
     ----------
-    plan : Plan
+    plan : RunPlan
     tokenizer : HuggingFace tokenizer, str or None
     stacklevel : int
         What a `warnings.warn` in this function needs to point at the caller's line.
@@ -328,7 +328,7 @@ def _few(names: Sequence[str]) -> str:
     return shown if len(names) <= 4 else f"{shown} and {len(names) - 4} more"
 
 
-def _requests(plan: Plan, tokenizer: Any, probe: Probe) -> dict[str, SamplesRequest]:
+def _requests(plan: RunPlan, tokenizer: Any, probe: Probe) -> dict[str, SamplesRequest]:
     model = unwrapped(plan.model)
     common: dict[str, Any] = {
         "weights": hash_weights(model),
@@ -370,13 +370,13 @@ def _requests(plan: Plan, tokenizer: Any, probe: Probe) -> dict[str, SamplesRequ
     return requests
 
 
-def _sampled(plan: Plan, group: str, idle: Sequence[str]) -> dict[str, Any]:
+def _sampled(plan: RunPlan, group: str, idle: Sequence[str]) -> dict[str, Any]:
     masks = {name: mask for name, mask in plan.variants[group].masks.items() if name not in idle}
     tensors, weights = sampled_size(plan.model, masks)
     return {"parameters": tensors, "weights": weights, **scaled_weights(masks)}
 
 
-def check_visited(plan: Plan, location: Location) -> None:
+def check_visited(plan: RunPlan, location: Location) -> None:
     """See that a shorter run in the store, which this plan would lengthen, visited the rows that this one begins with.
 
     Raises
