@@ -78,6 +78,7 @@ ACROSS = {
     "slt/sampling/test_bad_input.py",
     "slt/sampling/test_masked.py",
     "slt/sampling/test_masked_trees.py",
+    "slt/sampling/test_on_a_gpu.py",
     "slt/sampling/test_values.py",
     "slt/test_cluster.py",
     "store/repair/test_rewritten.py",
