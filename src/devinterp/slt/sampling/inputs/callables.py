@@ -24,7 +24,15 @@ import numpy as np
 import torch
 from torch import nn
 
-__all__ = ["LOOSE", "describe_backward_hooks", "describe_callable", "describe_model", "hash_tensors", "raw_bytes"]
+__all__ = [
+    "LOOSE",
+    "codes_of",
+    "describe_backward_hooks",
+    "describe_callable",
+    "describe_model",
+    "hash_tensors",
+    "raw_bytes",
+]
 
 _LITERALS = (bool, int, float, complex, str, bytes, type(None))
 _LONGEST = 40
@@ -181,7 +189,7 @@ class _Walk:
         try:
             source = inspect.getsource(function)
         except (OSError, TypeError):  # typed into a console, or made by exec
-            source = repr([c.co_code for c in _codes(code)]) + repr([c.co_consts for c in _codes(code)][:1])
+            source = repr([c.co_code for c in codes_of(code)]) + repr([c.co_consts for c in codes_of(code)][:1])
             source = source if " at 0x" not in source else code.co_code.hex()
         self.found[f"{prefix}source"] = _digest([source])
         names = code.co_varnames[: code.co_argcount]
@@ -200,7 +208,7 @@ class _Walk:
 
     def _globals(self, function: types.FunctionType) -> Iterable[tuple[str, Any]]:
         """Yield the globals that a function names; of the project's modules and classes, what it names of them."""
-        for code in _codes(function.__code__):
+        for code in codes_of(function.__code__):
             owner, path = None, ""
             for step in dis.get_instructions(code):
                 if step.opname in ("LOAD_ATTR", "LOAD_METHOD") and self._is_open(owner):
@@ -290,9 +298,9 @@ def _fields(value: Any) -> dict[str, Any]:
     return {**{n: getattr(value, n) for n in slots if hasattr(value, n)}, **getattr(value, "__dict__", {})}
 
 
-def _codes(code: types.CodeType) -> list[types.CodeType]:
+def codes_of(code: types.CodeType) -> list[types.CodeType]:
     """Return a function's code, and that of the functions written inside it."""
-    return [code, *(each for part in code.co_consts if isinstance(part, types.CodeType) for each in _codes(part))]
+    return [code, *(each for part in code.co_consts if isinstance(part, types.CodeType) for each in codes_of(part))]
 
 
 def _literal(value: Any) -> str:

@@ -6,8 +6,8 @@ given out again instead, and whether anybody reads it, is seen from the operatio
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,6 +18,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
+from devinterp.slt.sampling.engine.frozen_prefix.side_effects import SCALARS, State, StoresSeen
 from devinterp.slt.sampling.engine.restore_model import Generators
 from devinterp.slt.sampling.inputs.nested import tensors_within
 
@@ -25,7 +26,6 @@ __all__ = ["Call", "Trace", "replaced_forward", "tensors_of", "trace_calls"]
 
 _OUTSIDE = -1
 _ROUNDS = 8
-_SCALARS = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device, torch.Size)
 _TO_PYTHON = (torch.Tensor.numpy, torch.Tensor.tolist, torch.Tensor.__array__, torch.Tensor.data_ptr)
 
 
@@ -42,6 +42,8 @@ class Call:
         Floating-point operations, roughly.
     fine : bool
         Whether its result can stand for it: it has no effect but its output, which consists of plain tensors.
+    looked : bool
+        Whether Python was shown numbers that depend on the rows.
     written : bool
         Whether somebody writes to its output afterwards.
     read_before : list of int
@@ -54,6 +56,7 @@ class Call:
     nth: int
     cost: float = 0.0
     fine: bool = True
+    looked: bool = False
     written: bool = False
     read_before: list[int] = field(default_factory=list)
     alive: set[int] = field(default_factory=set)
@@ -101,11 +104,14 @@ def trace_calls(model: nn.Module, sampled: Sequence[torch.Tensor], rows: Any, ev
         return Trace([], 0.0, reason)
     moved = {id(each) for each in sampled}
     closed = [module for module in model.modules() if _whole(module, moved)]
+    asked = set[nn.Module]()
     for _ in range(_ROUNDS):
-        trace = _watch(model, closed, sampled, rows, evaluate)
+        trace = _watch(model, closed, sampled, rows, evaluate, asked)
         open_up = {call.module for call in trace.calls if not call.fine}
-        if trace.reason is not None or not open_up:
+        unasked = {call.module for call in trace.calls if call.looked and call.fine} - asked
+        if trace.reason is not None or not (open_up or unasked):
             return trace
+        asked |= unasked
         closed = [module for module in closed if module not in open_up]  # what they call may still stand for itself
     return trace
 
@@ -116,17 +122,19 @@ def _watch(
     sampled: Sequence[torch.Tensor],
     rows: Any,
     evaluate: Callable[[Any], Any],
+    asked: set[nn.Module],
 ) -> Trace:
+    """Evaluate once; of the modules that are asked, the code that runs in them is looked at as well."""
     given = [each for _, each in tensors_within(rows) if isinstance(each, torch.Tensor)]
     device = given[0].device if given else torch.device("cpu")
-    tracer = _Tracer(model, sampled, given)
-    state, generators = _python_state(model), Generators(device)
+    tracer = _Tracer(model, sampled, given, asked)
+    state, generators = State(model), Generators(device)
     with replaced_forward({module: tracer.wrap(module) for module in closed}), _Functions(tracer), tracer:
         loss = evaluate(rows)
     tracer.settle()
     if generators != Generators(device):
         tracer.refuse("it draws random numbers")
-    if not _same_state(state, _python_state(model)):
+    if not state.same(State(model), [call.module for call in tracer.calls]):
         tracer.refuse("its modules keep something of every pass")
     return Trace(tracer.calls, tracer.cost, tracer.reason, loss.detach().clone())
 
@@ -161,7 +169,7 @@ def tensors_of(value: Any) -> list[torch.Tensor] | None:
                 return None
             found += inner
         return found
-    return [] if isinstance(value, _SCALARS) else None
+    return [] if isinstance(value, SCALARS) else None
 
 
 def _forbidden(model: nn.Module) -> str | None:
@@ -186,24 +194,6 @@ def _whole(module: nn.Module, sampled: set[int]) -> bool:
     return not any(id(parameter) in sampled for parameter in module.parameters())
 
 
-def _python_state(model: nn.Module) -> list[dict[str, Any]]:
-    """What the modules hold beside weights: the very objects, since a tensor that is kept is another one each time."""
-    states = [dict(module.__dict__) | dict(module._buffers) for module in model.modules()]
-    for state in states:
-        state |= {f"{name} #": len(value) for name, value in state.items() if isinstance(value, list | dict | set)}
-    return states
-
-
-def _same_state(before: list[dict[str, Any]], after: list[dict[str, Any]]) -> bool:
-    def same(one: Any, other: Any) -> bool:
-        return one is other or (isinstance(one, _SCALARS) and type(one) is type(other) and bool(one == other))
-
-    return len(before) == len(after) and all(
-        one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
-        for one, other in zip(before, after, strict=True)
-    )
-
-
 class _Functions(TorchFunctionMode):
     """Tells the tracer of what no operation shows: values that go to Python or numpy."""
 
@@ -222,8 +212,15 @@ class _Functions(TorchFunctionMode):
 class _Tracer(TorchDispatchMode):
     """Follows memory: who made it, who writes to it, what depends on the rows, and what is still held."""
 
-    def __init__(self, model: nn.Module, sampled: Sequence[torch.Tensor], rows: Sequence[torch.Tensor]) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        sampled: Sequence[torch.Tensor],
+        rows: Sequence[torch.Tensor],
+        asked: Collection[nn.Module],
+    ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
+        self._asked = asked
         self.calls: list[Call] = []
         self.cost = 0.0
         self.reason: str | None = None
@@ -253,12 +250,13 @@ class _Tracer(TorchDispatchMode):
         def forward(*args: Any, **kwargs: Any) -> Any:
             if self._tainted or self._current != _OUTSIDE:
                 return original(*args, **kwargs)
-            index = self._begin(module)
+            index, stores = self._begin(module), StoresSeen()
             try:
-                output = original(*args, **kwargs)
+                with stores.inside() if module in self._asked else nullcontext():
+                    output = original(*args, **kwargs)
             finally:
                 self._current = _OUTSIDE
-            self._end(index, output)
+            self._end(index, output, stores)
             return output
 
         return forward
@@ -280,8 +278,12 @@ class _Tracer(TorchDispatchMode):
         keys = {self._key(value) for value in values if isinstance(value, torch.Tensor)}
         if keys & self._sampled:
             self._taint()
-        if self._current == _OUTSIDE and not self._tainted and keys & self._derived:
+        if self._tainted or not keys & self._derived:
+            return
+        if self._current == _OUTSIDE:
             self.refuse("what it does depends on the numbers")
+        else:
+            self.calls[self._current].looked = True
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -320,12 +322,12 @@ class _Tracer(TorchDispatchMode):
         self._current = len(self.calls) - 1
         return self._current
 
-    def _end(self, index: int, output: Any) -> None:
+    def _end(self, index: int, output: Any, stores: StoresSeen) -> None:
         if self._tainted:  # it reads a sampled weight that is not in it
             self.calls.pop()
             return
         tensors = tensors_of(output)
-        if tensors is None:
+        if tensors is None or stores.settle():
             self.calls[index].fine = False
         for each in _flat(output):
             self._outputs.setdefault(self._key(each), []).append(index)

@@ -6,15 +6,16 @@ from collections.abc import Callable, Collection, Hashable, Mapping
 from contextlib import suppress
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
 from devinterp.slt.sampling.engine.frozen_prefix.call_trace import trace_calls
-from devinterp.slt.sampling.engine.frozen_prefix.memory import Cut, FrozenPrefix, Kept
+from devinterp.slt.sampling.engine.frozen_prefix.memory import Cut, FrozenPrefix, Kept, Look
 from devinterp.slt.sampling.engine.frozen_prefix.one_pass import Pass
 from devinterp.slt.sampling.engine.frozen_prefix.prefix_plan import Reuse, choose_calls
 from devinterp.slt.sampling.engine.restore_model import restoring
-from devinterp.slt.sampling.inputs.nested import Batch, each_tensor, first_tokens, take_rows
+from devinterp.slt.sampling.inputs.nested import Batch, each_tensor, first_tokens, num_rows, take_rows, tensors_within
 
 __all__ = ["Evaluator", "first_row"]
 
@@ -28,6 +29,31 @@ Evaluate = Callable[[Any], torch.Tensor]
 def beginning(batch: Batch) -> Batch | None:
     """Return a few tokens of two rows, which show what a model does for a fraction of a pass; None of short rows."""
     return first_tokens(batch, _ROWS, _TOKENS)
+
+
+def other_rows(rows: Any) -> Any:
+    """Return rows as a model may be given them that hold other numbers than these, their mean too; None of one row.
+
+    What is one array is read from its end, with its half twice. Of what has several parts, which may belong together,
+    the rows are taken from the last on, and the first is left out.
+    """
+    one = isinstance(rows, torch.Tensor) or (isinstance(rows, Batch) and isinstance(rows.rows, torch.Tensor))
+    if one and not (isinstance(rows, Batch) and rows.counts is not None):
+        turned = each_tensor(rows, _turned)
+        before, after = (next(t for _, t in tensors_within(r) if isinstance(t, torch.Tensor)) for r in (rows, turned))
+        if not torch.equal(before, after):
+            return turned
+    rest = num_rows(rows) - 1
+    return take_rows(rows, np.arange(rest, 0, -1)) if rest else None
+
+
+def _turned(values: torch.Tensor) -> torch.Tensor:
+    if values.ndim < 2:
+        return values.flip(0)
+    turned = values.flip((0, -1))
+    half = turned.shape[-1] // 2
+    turned[..., turned.shape[-1] - half :] = turned[..., :half]
+    return turned
 
 
 def first_row(batch: Batch) -> Batch | None:
@@ -109,10 +135,11 @@ class Evaluator:
             reason = "it is compiled" if under_way.compiling else "it goes different ways"
             return self._give_up(cut, reason, evaluate, rows)
         self._prefix.keep(batch, under_way.recorded, self._device, dear=dear)
+        if self.at_start:
+            under_way.recorded.loss = loss.detach().clone()
         if cut.trusted:
             return loss
         if self._checked_later and self.at_start and self._prefix.modes_agree:
-            under_way.recorded.loss = loss.detach().clone()
             return loss
         return self._checked(cut, under_way.recorded, loss, evaluate, rows)
 
@@ -121,10 +148,11 @@ class Evaluator:
         if batch is None or not self._prefix.enabled:
             return None
         cut = self._prefix.cut(self._names, torch.is_grad_enabled())
-        if cut.plan is None and cut.reason is None:
+        if cut.plan is None and cut.reason is None and self._prefix.failed is None:
             self._watch(cut, evaluate, rows, with_gradients)
-        if cut.reason is not None:
-            self.reuse.reason = self.reuse.reason or cut.reason
+        reason = self._prefix.failed or cut.reason
+        if reason is not None:
+            self.reuse.reason = self.reuse.reason or reason
             return None
         return cut
 
@@ -133,7 +161,8 @@ class Evaluator:
         if self._names >= parameters.keys():
             cut.reason = "every weight is sampled"
             return
-        few = beginning(rows) if self._prefix.any_length else None
+        turned = other_rows(rows)
+        few = beginning(rows if turned is None else turned) if self._prefix.any_length else None
         if few is not None:
             # A few tokens show the same calls for a fraction of a pass; whatever goes wrong with them proves nothing.
             with suppress(Exception):
@@ -145,6 +174,13 @@ class Evaluator:
             if cut.plan is not None or cut.reason == _TOO_LITTLE:
                 return
             cut.reason = None
+        if turned is not None:
+            with suppress(Exception):  # a loss that knows the ends of a row apart
+                self._look(cut, evaluate, take_rows(turned, slice(_ROWS)), parameters)
+                return
+        if num_rows(rows) <= _ROWS:
+            cut.reason = _NO_OTHERS
+            return
         try:
             self._look(cut, evaluate, each_tensor(take_rows(rows, slice(_ROWS)), torch.clone), parameters)
         except Exception as error:  # of watching; what is the model's own, the plain pass will meet too
@@ -155,21 +191,32 @@ class Evaluator:
         gradients = torch.is_grad_enabled()
         with restoring(self._model, self._device, mode=self._mode), torch.set_grad_enabled(gradients):
             trace = trace_calls(self._model, [parameters[name] for name in self._names], few, evaluate)
-            cut.reason = trace.reason
-            if cut.reason is None:  # generators of numpy, counters: what no operation shows
-                again = evaluate(few).detach().clone()
-                # The one that was watched may have gone another way: torch has faster ones that it takes unwatched.
-                if not _same_bits(trace.loss, again) and not _same_bits(evaluate(few).detach(), again):
-                    cut.reason = "two passes over the same rows differ"
+        cut.reason = trace.reason
         if cut.reason is None:
-            cut.plan = choose_calls(trace)
+            cut.plan, cut.look = choose_calls(trace), Look(few, gradients, trace.loss)
             cut.reason = None if cut.plan is not None else _TOO_LITTLE
 
+    def _comes_again(self, look: Look, evaluate: Evaluate) -> bool:
+        """Whether the rows of the look give the same once more, whatever was evaluated in between.
+
+        Generators of numpy, counters, what is left somewhere by the pass before: no operation shows them. What this
+        pass leaves there is of other rows than those that the check is made on.
+        """
+        with restoring(self._model, self._device, mode=self._mode), torch.set_grad_enabled(look.gradients):
+            again = evaluate(look.rows).detach().clone()
+            # The one that was watched may have gone another way: torch has faster ones that it takes unwatched.
+            return _same_bits(look.loss, again) or _same_bits(evaluate(look.rows).detach(), again)
+
     def _served(self, cut: Cut, kept: Kept, evaluate: Evaluate, rows: Any) -> torch.Tensor:
+        if not cut.trusted and cut.look is not None and not self._comes_again(cut.look, evaluate):
+            return self._fail(_DIFFERS, evaluate, rows)
         loss = self._pass(cut, kept).run(evaluate, rows)
         if loss is None:
             return self._give_up(cut, "it goes different ways", evaluate, rows)
-        if not cut.trusted and not (_same_bits(kept.loss, loss.detach()) and kept.untouched()):
+        known = kept.loss if self.at_start else None  # at the same weights: a check for nothing
+        if known is not None and not _same_bits(known, loss.detach()):
+            return self._fail(_FAILED, evaluate, rows)
+        if not cut.trusted and not kept.untouched():
             return self._give_up(cut, _FAILED, evaluate, rows)
         cut.trusted = True
         self.reuse.reused += 1
@@ -182,9 +229,13 @@ class Evaluator:
     def _checked(self, cut: Cut, kept: Kept, loss: torch.Tensor, evaluate: Evaluate, rows: Any) -> torch.Tensor:
         """Evaluate the first batch once more, without the prefix, and trust it from there on if nothing differs."""
         plain = loss.detach().clone()
+        if cut.look is not None and not self._comes_again(cut.look, evaluate):
+            return self._fail(_DIFFERS, evaluate, rows)
         again = self._pass(cut, kept).run(evaluate, rows)
-        if again is None or not _same_bits(plain, again.detach()) or not kept.untouched():
+        if again is None or not kept.untouched():
             return self._give_up(cut, _FAILED, evaluate, rows)
+        if not _same_bits(plain, again.detach()):
+            return self._fail(_FAILED, evaluate, rows)
         cut.trusted = True
         return loss if loss.requires_grad else plain  # a compiled loss gives out the same memory at every call
 
@@ -197,8 +248,16 @@ class Evaluator:
         self._prefix.forget(cut)
         return evaluate(rows)
 
+    def _fail(self, reason: str, evaluate: Evaluate, rows: Any) -> torch.Tensor:
+        """Go plain for good: something of the model is not seen, which would not be seen of other weights either."""
+        self._prefix.give_up(reason)
+        self.reuse.reason = self.reuse.reason or reason
+        return evaluate(rows)
+
 
 _FAILED = "the check on the first batch failed"
+_DIFFERS = "two passes over the same rows differ"
+_NO_OTHERS = "there are no other rows to check it with"
 
 
 def _same_bits(one: torch.Tensor | None, other: torch.Tensor | None) -> bool:

@@ -15,7 +15,7 @@ from devinterp.slt.sampling.engine.frozen_prefix.call_trace import tensors_of
 from devinterp.slt.sampling.engine.frozen_prefix.prefix_plan import Planned, PrefixPlan
 from devinterp.slt.sampling.inputs.nested import each_tensor
 
-__all__ = ["MEMORY_BUDGET", "Cut", "FrozenPrefix", "Kept", "plain_passes"]
+__all__ = ["MEMORY_BUDGET", "Cut", "FrozenPrefix", "Kept", "Look", "plain_passes"]
 
 MEMORY_BUDGET = 2**30
 """Bytes of activations that a process keeps in host memory, at most; an accelerator keeps a tenth of its own first."""
@@ -34,11 +34,21 @@ def plain_passes() -> Iterator[None]:
         _ENABLED.reset(token)
 
 
+@dataclass(frozen=True)
+class Look:
+    """An evaluation that was watched: of which rows, in which mode of gradients, and what it gave."""
+
+    rows: Any
+    gradients: bool
+    loss: torch.Tensor | None
+
+
 @dataclass(eq=False)
 class Cut:
     """What is known of one set of sampled parameters: nothing yet, a plan, or a reason why there is none."""
 
     plan: PrefixPlan | None = None
+    look: Look | None = None
     reason: str | None = None
     trusted: bool = False
     size: int = 0  # bytes per batch
@@ -115,6 +125,8 @@ class FrozenPrefix:
     ----------
     modes_agree : bool
         Whether passes with and without gradients were seen to give the same bits, so that one may serve the other.
+    failed : str or None
+        Why nothing is left out any more: a check has shown that something of the model is not seen.
     """
 
     def __init__(
@@ -128,6 +140,7 @@ class FrozenPrefix:
         self.enabled = _ENABLED.get() if enabled is None else enabled
         self.minibatches, self.any_length, self.budget = minibatches, any_length, budget
         self.modes_agree = False
+        self.failed: str | None = None
         self._cuts: dict[tuple[frozenset[str], bool], Cut] = {}
         self._kept: dict[Hashable, Kept] = {}
         self._stand_ins: dict[Hashable, torch.Tensor] = {}
@@ -168,6 +181,11 @@ class FrozenPrefix:
     def forget(self, cut: Cut) -> None:
         """Drop everything that belongs to a cut."""
         self._kept = {batch: kept for batch, kept in self._kept.items() if kept.cut is not cut}
+
+    def give_up(self, reason: str) -> None:
+        """Leave nothing out from here on, whatever is sampled."""
+        self.failed = reason
+        self._kept.clear()
 
     def stand_in(self, output: Any) -> Any:
         """Return something of the same shapes that nobody may read: NaN where it can be."""

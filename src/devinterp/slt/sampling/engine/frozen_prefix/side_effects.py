@@ -1,0 +1,252 @@
+"""What calls of modules leave behind beside their output: a memory of the output would leave it undone.
+
+Three looks, of which each sees what the others may miss. What modules, and the functions that their classes are written
+with, hold and name (attributes, globals, closures, the contents of what stands there) is compared before and after an
+evaluation. Numbers can go elsewhere only through Python: where a call looks at numbers, the code that ran in it is
+asked whether it stores anything that outlives the call. Whatever else there may be shows in the loss, once something
+else than the batch at hand has been evaluated in between; `evaluator` does so before it trusts.
+"""
+
+from __future__ import annotations
+
+import dis
+import functools
+import os
+import sys
+import sysconfig
+import types
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from devinterp.slt.sampling.inputs.callables import codes_of
+
+__all__ = ["SCALARS", "State", "StoresSeen"]
+
+SCALARS = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device, torch.Size)
+
+_DEPTH = 4  # from a module's attribute, or a function's global, to what is compared
+_ELEMENTS = 64  # of a container
+_ARRAY = 2**16  # bytes of an array that are compared
+_PLACES = 50_000
+
+_STORES = {"STORE_GLOBAL", "STORE_ATTR", "STORE_SUBSCR", "STORE_SLICE", "DELETE_GLOBAL", "DELETE_ATTR", "DELETE_SUBSCR"}
+_SETTERS = {"setattr", "delattr", "setitem", "delitem", "__setattr__", "__setitem__", "__delattr__", "__delitem__"}
+_MUTATORS = {
+    "add", "append", "appendleft", "clear", "discard", "extend", "extendleft", "fill", "insert", "itemset", "pop",
+    "popitem", "popleft", "put", "remove", "reverse", "rotate", "set", "setdefault", "setfield", "sort", "update",
+}  # fmt: skip
+_TRUSTED = tuple(os.path.join(os.path.dirname(p), "") for p in (torch.__file__, __file__))
+_PYTHON = ("<frozen ", os.path.join(os.path.dirname(os.__file__), ""))
+_PACKAGES = tuple(os.path.join(sysconfig.get_path(name), "") for name in ("purelib", "platlib"))
+
+
+class State:
+    """What a model's modules, and the functions of their classes, hold and name at one moment.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._modules = list(model.modules())
+        self._own = [_own_places(module) for module in self._modules]
+        self._roots: dict[int, tuple[Any, _Places]] = {}  # the roots are held, so that no identity comes again
+        known = {id(module) for module in self._modules}
+        for root in (root for module in self._modules for root in _roots(module)):
+            if id(root) not in self._roots:
+                self._roots[id(root)] = root, _Places(root, known)
+
+    def same(self, after: State, aside: Iterable[nn.Module]) -> bool:
+        """Whether nothing has come, gone or become another object or number since.
+
+        Parameters
+        ----------
+        after : State
+            Of the same model.
+        aside : iterable of modules
+            What these alone can reach, beside their own attributes, is not asked for: they write to it, no other reads.
+        """
+        if len(self._modules) != len(after._modules):
+            return False
+        if not all(_same_places(*each) for each in zip(self._own, after._own, strict=True)):
+            return False
+        out = {id(inner) for module in aside for inner in module.modules()}
+        wanted = {id(root) for module in self._modules if id(module) not in out for root in _roots(module)}
+        mine, theirs = self._roots, after._roots
+        return all(n in mine and _same_places(mine[n][1].places, theirs[n][1].places) for n in wanted)
+
+
+def _own_places(module: nn.Module) -> dict[Any, Any]:
+    """Return what a module holds beside weights: the very objects, since a tensor that is kept is another each time."""
+    places: dict[Any, Any] = dict(vars(module)) | dict(module._buffers)
+    return places | {(name, "length"): len(v) for name, v in places.items() if isinstance(v, list | dict | set)}
+
+
+def _roots(module: nn.Module) -> Iterator[Any]:
+    """Yield what is looked into on behalf of a module: its classes, and its attributes."""
+    yield from (cls for cls in type(module).__mro__ if not _is_torch(cls.__module__))
+    for name, value in vars(module).items():
+        if name not in _OF_MODULES and not isinstance(value, (*SCALARS, torch.Tensor, nn.Module)):
+            yield value
+
+
+class _Places:
+    """What stands in the places that can be reached from an object."""
+
+    def __init__(self, root: Any, modules: set[int]) -> None:
+        self.places: dict[tuple[Any, ...], Any] = {}
+        self._seen: dict[int, Any] = {}  # held, so that no identity is given to another
+        self._modules = modules
+        self._look((), root, 0, ())
+
+    def _place(self, place: tuple[Any, ...], value: Any, depth: int, names: tuple[str, ...] = ()) -> None:
+        self.places[place] = value
+        if depth < _DEPTH and len(self.places) < _PLACES:
+            self._look(place, value, depth, names)
+
+    def _attributes(self, place: tuple[Any, ...], values: Mapping[str, Any], depth: int) -> None:
+        for name, value in list(values.items())[:_ELEMENTS]:
+            self._place((*place, name), value, depth + 1)
+
+    def _look(self, place: tuple[Any, ...], value: Any, depth: int, names: tuple[str, ...]) -> None:
+        """Look into a value; of a namespace at what is named alone."""
+        if isinstance(value, SCALARS):
+            return
+        if isinstance(value, torch.Tensor):
+            if not value.is_inference():
+                self.places[*place, "written"] = value._version
+            return
+        if isinstance(value, types.ModuleType):  # what of it is named may be more each time
+            for name in names:
+                if name in vars(value):
+                    self._place((*place, name), vars(value)[name], depth + 1, names)
+            return
+        if id(value) in self._seen:
+            return
+        self._seen[id(value)] = value
+        if isinstance(value, nn.Module):
+            if id(value) not in self._modules:
+                self._attributes(place, vars(value), depth)
+        elif isinstance(value, np.ndarray):
+            if value.nbytes <= _ARRAY and not value.dtype.hasobject:
+                self.places[*place, "bytes"] = value.tobytes()
+        elif isinstance(value, types.MethodType | staticmethod | classmethod | functools.partial | property):
+            inner = getattr(value, "__func__", None) or getattr(value, "func", None) or getattr(value, "fget", None)
+            self._place((*place, "function"), inner, depth)
+        elif isinstance(value, types.FunctionType):
+            self._function(place, value, depth)
+        elif isinstance(value, type):
+            if not _is_torch(value.__module__) and value.__module__ != "builtins":
+                self._attributes(place, {n: v for n, v in vars(value).items() if n not in _OF_CLASSES}, depth)
+        elif isinstance(value, list | tuple | deque):
+            self.places[*place, "length"] = len(value)
+            for index, each in enumerate(value if isinstance(value, deque) else value[-_ELEMENTS:]):
+                self._place((*place, index), each, depth + 1)
+        elif isinstance(value, dict):
+            self.places[*place, "length"] = len(value)
+            for key, each in list(value.items())[-_ELEMENTS:]:
+                self._place((*place, key if isinstance(key, SCALARS) else id(key)), each, depth + 1)
+        elif isinstance(value, set | frozenset):
+            self.places[*place, "elements"] = frozenset(e if isinstance(e, SCALARS) else id(e) for e in value)
+        elif not _is_torch(type(value).__module__):
+            self._attributes(place, getattr(value, "__dict__", {}), depth)
+
+    def _function(self, place: tuple[Any, ...], function: types.FunctionType, depth: int) -> None:
+        """Look at what a function names of its globals, and at its closure and defaults."""
+        if _is_torch(function.__module__):
+            return
+        names = tuple(sorted({name for code in codes_of(function.__code__) for name in code.co_names}))
+        for name in names:
+            if name in function.__globals__:
+                self._place(("global", function.__module__, name), function.__globals__[name], depth + 1, names)
+        for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
+            try:
+                self._place((*place, "closure", name), cell.cell_contents, depth + 1)
+            except ValueError:  # empty
+                self.places[*place, "closure", name] = None
+        for number, each in enumerate(function.__defaults__ or ()):
+            self._place((*place, "default", number), each, depth + 1)
+
+
+class StoresSeen:
+    """Whether code that runs inside stores anything that may outlive it.
+
+    Code of torch's, and this package's own, is taken to store nothing of the caller's. Everything else is asked by its
+    instructions, so that a number is seen to be stored whatever it is; and functions written in C, which change a
+    list or a dict, by their names, where that lives on.
+    """
+
+    def __init__(self) -> None:
+        self.any = False
+        self._changed: dict[int, list[Any]] = {}
+
+    @contextmanager
+    def inside(self) -> Iterator[None]:
+        """Look at the code that this thread runs inside."""
+        before = sys.getprofile()
+        sys.setprofile(self._event)
+        try:
+            yield
+        finally:
+            sys.setprofile(before)
+
+    def settle(self) -> bool:
+        """Return whether anything was stored; to be asked when the call is over and its own variables are gone."""
+        held, self._changed = list(self._changed.values()), {}
+        alone = [object()]
+        free = sys.getrefcount(alone[0])
+        return self.any or any(sys.getrefcount(each[0]) > free for each in held)
+
+    def _event(self, frame: types.FrameType, event: str, arg: Any) -> None:
+        if frame.f_code.co_filename.startswith(_TRUSTED):
+            return
+        if event == "call":
+            self.any = self.any or _stores(frame.f_code)
+        elif event == "c_call":
+            if arg.__name__ in _SETTERS:
+                self.any = True
+            owner = getattr(arg, "__self__", None)
+            if arg.__name__ in _MUTATORS and not isinstance(owner, torch.Tensor | types.ModuleType | None):
+                self._changed.setdefault(id(owner), [owner])
+
+
+@functools.lru_cache(maxsize=4096)
+def _stores(code: types.CodeType) -> bool:
+    """Whether a code object has an instruction that stores elsewhere than in its own variables.
+
+    Of Python's own library, whose objects store things of their own, the functions that are named so are meant.
+    """
+    if code.co_filename.startswith(_PYTHON) and not code.co_filename.startswith(_PACKAGES):
+        return code.co_name in _SETTERS | _MUTATORS
+    free = set(code.co_freevars)
+    return bool(_SETTERS.intersection(code.co_names)) or any(
+        step.opname in _STORES or (step.opname in ("STORE_DEREF", "DELETE_DEREF") and step.argval in free)
+        for step in dis.get_instructions(code)
+    )
+
+
+_OF_MODULES = frozenset(vars(nn.Module()))
+_OF_CLASSES = {"__dict__", "__weakref__", "__doc__", "__module__", "__annotations__", "__parameters__", "_abc_impl"}
+
+
+def _same_places(one: dict[Any, Any], other: dict[Any, Any]) -> bool:
+    return one.keys() == other.keys() and all(_same(value, other[place]) for place, value in one.items())
+
+
+def _same(one: Any, other: Any) -> bool:
+    if one is other:
+        return True
+    plain = (*SCALARS, frozenset)
+    same = isinstance(one, plain) and type(one) is type(other)
+    return same and (bool(one == other) or (one != one and other != other))
+
+
+def _is_torch(module: str | None) -> bool:
+    return (module or "").partition(".")[0] in ("torch", "numpy")
