@@ -6,6 +6,7 @@ import importlib.util
 import os
 import shutil
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from importlib.metadata import EntryPoint
 from pathlib import Path
@@ -57,6 +58,19 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def temporary_files(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Temporary stores lie in pytest's folder and go with the session; those of processes that tests start, too."""
+    folder = tmp_path_factory.mktemp("t")  # short: paths of sockets may have 107 characters
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TMPDIR", str(folder))
+        patch.setattr(tempfile, "tempdir", None)
+        yield
+    for left in folder.iterdir():
+        if not left.name.startswith("pymp-"):  # multiprocessing takes its own away at exit, and must find it
+            shutil.rmtree(left) if left.is_dir() else left.unlink()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -253,7 +253,7 @@ def test_the_help_says_of_each_operand_what_it_is_and_cuts_no_sentence(run):
     assert "Sequences of the second operand" in out
     out = " ".join(run("reweighting", "--help")[1].split())
     assert "Sequences that are given weight:" in out
-    assert "Sequences whose loss changes:" in out
+    assert "Sequences whose loss changes" in out
     assert "..." not in run("schema", "--help")[1].partition("Commands:")[2]
 
 

@@ -23,12 +23,7 @@ def short() -> tuple[Training, list[tuple[int, float]]]:
 
 
 def test_training_repeats_itself_lowers_the_loss_and_keeps_what_was_asked_for() -> None:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        (course, seen), (again, _) = short(), short()
-    finally:
-        torch.set_num_threads(threads)
+    (course, seen), (again, _) = short(), short()
     assert [checkpoint.step for checkpoint in course.checkpoints] == [0, 5, 12]
     for one, other in zip(course.checkpoints, again.checkpoints, strict=True):
         assert all(torch.equal(one.state[name], other.state[name]) for name in one.state)

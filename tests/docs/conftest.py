@@ -11,13 +11,7 @@ import pytest
 
 @pytest.fixture(scope="session")
 def training() -> Any:
-    """A trained toy transformer, and its weights by training step.
-
-    One thread from here on, as on the single core that the documentation promises.
-    """
-    import torch
-
-    torch.set_num_threads(1)
+    """A trained toy transformer, and its weights by training step."""
     import toy
 
     return toy.train(steps=150, keep=(20, 60, 100, 150))

@@ -27,12 +27,7 @@ LEVEL = 0.9999
 def run(case: Case) -> Any:
     from devinterp.slt.sampling import sample
 
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        return sample(**case.arguments(), progress=False, device="cpu")
-    finally:
-        torch.set_num_threads(threads)
+    return sample(**case.arguments(), progress=False, device="cpu")
 
 
 @pytest.mark.parametrize("case", quick_table(), ids=lambda c: c.name)

@@ -59,17 +59,12 @@ def problem() -> Any:
         model.bias[:] = float(best[DIM])
     data = torch.utils.data.TensorDataset(torch.from_numpy(x), torch.from_numpy(y))
     beside = torch.utils.data.TensorDataset(torch.from_numpy(probe), torch.from_numpy(other))
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        study = sample_restrictions(
-            model, data, {"train": (data, 1), "probe": (beside, 1)}, {"full": None, "weight": {"weight": None}},
-            sampling_task="train", loss_fn=half_squares, lr=LR, n_beta=N_BETA, localization=GAMMA, num_chains=CHAINS,
-            num_draws=DRAWS, num_burnin_steps=40, num_steps_bw_draws=THIN, batch_size=N, num_init_loss_batches=1,
-            progress=False, device="cpu",
-        ).load()  # fmt: skip
-    finally:
-        torch.set_num_threads(threads)
+    study = sample_restrictions(
+        model, data, {"train": (data, 1), "probe": (beside, 1)}, {"full": None, "weight": {"weight": None}},
+        sampling_task="train", loss_fn=half_squares, lr=LR, n_beta=N_BETA, localization=GAMMA, num_chains=CHAINS,
+        num_draws=DRAWS, num_burnin_steps=40, num_steps_bw_draws=THIN, batch_size=N, num_init_loss_batches=1,
+        progress=False, device="cpu",
+    ).load()  # fmt: skip
     rows = {"train": (np.hstack([x, ones]), y), "probe": (np.hstack([probe, ones]), other)}
     everything, weights = np.ones(DIM + 1, dtype=bool), np.arange(DIM + 1) < DIM
     laws = {"full": Law(*rows["train"], best, everything), "weight": Law(*rows["train"], best, weights)}

@@ -28,25 +28,20 @@ def tree() -> Any:
 
     h = torch.tensor(CURVATURES)
     model = Replicas({"w": np.zeros(len(CURVATURES))}, [lambda w: 0.5 * (h * w**2).sum(1)], 512)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        # The slowest direction forgets in 2 / (0.02 * 2) = 50 steps, without loss; its variance in half of that.
-        return sweep(
-            **run_arguments(model, ["loss"]),
-            grid={"lr": [LR], "n_beta": N_BETA, "localization": LOCALIZATION},
-            sampling_task="loss",
-            num_chains=1,
-            num_draws=30,
-            pilot_draws=20,
-            extend=2,
-            num_burnin_steps=130,
-            num_steps_bw_draws=5,
-            device="cpu",
-            progress=False,
-        )
-    finally:
-        torch.set_num_threads(threads)
+    # The slowest direction forgets in 2 / (0.02 * 2) = 50 steps, without loss; its variance in half of that.
+    return sweep(
+        **run_arguments(model, ["loss"]),
+        grid={"lr": [LR], "n_beta": N_BETA, "localization": LOCALIZATION},
+        sampling_task="loss",
+        num_chains=1,
+        num_draws=30,
+        pilot_draws=20,
+        extend=2,
+        num_burnin_steps=130,
+        num_steps_bw_draws=5,
+        device="cpu",
+        progress=False,
+    )
 
 
 def replicates(tree: Any, n_beta: float, localization: float) -> Any:

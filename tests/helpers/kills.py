@@ -29,7 +29,6 @@ for line in sys.stdin:
     if child == 0:
         code = 1
         try:
-            torch.set_num_threads(1)
             warnings.simplefilter("ignore")
             if task["parallel"]:
                 task["settings"] |= {{"chain_method": "parallel", "num_workers": 2, "threads_per_chain": 1}}

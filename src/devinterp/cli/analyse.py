@@ -27,11 +27,6 @@ __all__ = ["command", "placeholder"]
 Read = Callable[[Any], Any]
 
 LONGEST_COMMAND = 72  # columns, so that with its indentation it fits into 80
-# What a docstring says of two arguments at once, and of each.
-OPERANDS = {
-    "of the first and of the second operand": ("of the first operand", "of the second operand"),
-    "that are given weight, and sequences whose loss changes": ("that are given weight", "whose loss changes"),
-}
 STORE = Annotated[str, typer.Argument(metavar="STORE", help="A store that sample() wrote: folder, ZIP or URL.")]
 COMMON: dict[str, tuple[Any, Any]] = {
     "checkpoint": (
@@ -146,9 +141,6 @@ def _plain(text: str) -> str:
 def _annotation(option: Option, called: str) -> tuple[Any, Read]:
     """Return how typer is to take an option, and how what it took becomes the function's argument."""
     flag, text = f"--{called.replace('_', '-')}", _plain(option.doc)
-    if (operand := {"_1": 0, "_2": 1}.get(option.name[-2:])) is not None:
-        for both, each in OPERANDS.items():
-            text = text.replace(both, each[operand])
     parts = [option.type]
     if get_origin(option.type) in (Union, types.UnionType):
         parts = [p for p in get_args(option.type) if p is not type(None)]

@@ -420,7 +420,6 @@ def test_every_argument_is_documented():
 def test_the_snippet_of_the_contract_runs_in_a_fresh_interpreter(tmp_path):
     script = f"""
 import sys; sys.path.insert(0, {str(Path(__file__).parents[2] / "helpers")!r})
-import torch; torch.set_num_threads(1)
 from tiny_lm import build_model, build_tokens
 from devinterp.slt.sampling import sample
 tree = sample(build_model(), build_tokens("train"), {{"code": (build_tokens("code"), 1)}}, lr=1e-3, n_beta=30.0,

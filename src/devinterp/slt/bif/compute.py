@@ -60,9 +60,10 @@ def compute_bif(
         Observations are all (chain, draw) pairs, or draws, with losses averaged over chains (in float32) first.
     loss_keys : "all" or sequence of str
         Observables, concatenated in sorted order for ``"all"``, else in the order given.
-    batch_index_range_1, batch_index_range_2 : "all", str, or sequence of int
-        Sequences of the first and of the second operand: all, an observable by name, or indices into the
-        concatenated sequences. Asymmetric choices are queries against a corpus.
+    batch_index_range_1 : "all", str, or sequence of int
+        Sequences of the first operand: all, an observable by name, or indices into the concatenated sequences.
+    batch_index_range_2 : "all", str, or sequence of int
+        Sequences of the second operand, likewise. Asymmetric choices are queries against a corpus.
     average_tokenwise_bif : bool
         Average the token BIF of each pair of sequences over both positions.
     compute_covariance : bool

@@ -51,9 +51,10 @@ def compute_reweighting(
         beta is ``n_beta / num_samples``. By default beta is 1, and the effect minus the covariance.
     loss_keys : "all" or sequence of str
         Observables, concatenated in sorted order for ``"all"``, else in the order given.
-    batch_index_range_1, batch_index_range_2 : "all", str, or sequence of int
-        Sequences that are given weight, and sequences whose loss changes: all, an observable by name, or indices into
-        the concatenated sequences.
+    batch_index_range_1 : "all", str, or sequence of int
+        Sequences that are given weight: all, an observable by name, or indices into the concatenated sequences.
+    batch_index_range_2 : "all", str, or sequence of int
+        Sequences whose loss changes, likewise.
     se : bool
         Also ``effects_se``, the standard error by batch means, which accounts for autocorrelation.
     allow_partial : bool

@@ -57,7 +57,6 @@ def test_a_second_signal_acts_at_once(tmp_path):
 
 _SCRIPT = """
 import sys; sys.path.insert(0, {helpers!r})
-import torch; torch.set_num_threads(1)
 from tiny_lm import build_model, build_tokens
 from devinterp.slt.sampling import sample
 if __name__ == "__main__":
