@@ -11,7 +11,7 @@ from made_runs import fail_chain, make_run, make_study
 
 import devinterp
 from devinterp.accessor import DevinterpAccessor
-from devinterp.errors import MissingVariableError, ValidationError
+from devinterp.errors import DataError, MissingVariableError, ValidationError
 from devinterp.slt.bif import compute_bif
 from devinterp.slt.diagnostics import diagnose
 from devinterp.slt.estimands import ESTIMANDS
@@ -22,6 +22,7 @@ from devinterp.slt.susceptibilities.matrix import matrix, pca
 from devinterp.slt.susceptibilities.split_half import split_half
 from devinterp.slt.sweep import compute_sweep
 from devinterp.slt.uncertainty.arviz import to_arviz
+from devinterp.testing import make_tree
 
 
 def test_every_analysis_is_the_public_function():
@@ -178,3 +179,23 @@ def test_importing_the_package_registers_it_and_stays_light():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
     assert devinterp.__version__
+
+
+@pytest.mark.parametrize(
+    ("kind", "dim", "methods"),
+    [
+        ("susceptibilities", "sus_flat", ("plot", "tokens", "pca", "matrix")),
+        ("susceptibilities", "ctx_flat", ("tokens", "unflatten")),
+        ("susceptibilities", "wr", ("plot", "tokens", "pca")),
+        ("sweep", "cell", ("llc", "waic", "wbic")),
+        ("sweep_summary", "lr", ("plot", "recommend")),
+        ("sweep_summary", "bound", ("plot", "recommend")),
+        ("llc", "chain", ("plot",)),
+        ("bif", "batch_1", ("plot",)),
+    ],
+)
+def test_of_a_result_of_which_nothing_is_left_there_is_one_error(kind, dim, methods):
+    empty = make_tree(kind).isel({dim: []}, missing_dims="ignore")
+    for method in methods:
+        with pytest.raises(DataError, match=f"Nothing is left along .*{dim}"):
+            getattr(empty.devinterp, method)()

@@ -14,6 +14,7 @@ from devinterp.plot import (
     sweep_map,
 )
 from devinterp.slt.sweep.recommend import recommend
+from devinterp.testing import make_tree
 
 
 def test_a_sweep_has_a_panel_for_each_localization_and_frames_the_recommended_cell():
@@ -72,3 +73,13 @@ def test_traces_of_a_sweep_are_those_of_the_recommended_cell(ax):
     assert len(lines) == 4
     for one, other in zip(lines, alone, strict=True):
         np.testing.assert_array_equal(one.get_ydata(), other.get_ydata())
+
+
+def test_a_sweep_of_controls_alone_has_nothing_to_draw():
+    summary = make_tree("sweep_summary").to_dataset()
+    assert "step_inflation" not in summary  # which it need not have
+    recommend(summary)
+    for control in ("n_beta", "lr"):
+        alone = summary.isel({control: [0]}).assign_coords({control: [0.0]})
+        with pytest.raises(SettingError, match="nothing to draw"):
+            sweep_map(alone)

@@ -12,7 +12,7 @@ from devinterp.errors import MissingVariableError, SettingError
 from devinterp.plain_json import listed
 from devinterp.slt.runs.chains import known_states
 from devinterp.slt.runs.kind import kind_of
-from devinterp.slt.runs.results import no_text, result_of_tokens
+from devinterp.slt.runs.results import no_text, refuse_empty, result_of_tokens
 from devinterp.slt.runs.run import Samples, Tree, series_members, study_members
 from devinterp.slt.sweep.recommend import recommend
 
@@ -86,6 +86,7 @@ def as_llc(obj: Tree, **options: Any) -> xr.Dataset:
     kind = kind_of(obj)
     if kind == "llc" and "llc_mean" in obj.data_vars:
         refuse_options(options, _ALREADY)
+        refuse_empty(obj)
         return obj.to_dataset() if isinstance(obj, xr.DataTree) else obj
     if kind not in ("samples", "study", "series"):
         raise _refuse(obj, "an LLC")
@@ -109,6 +110,7 @@ def as_bif(obj: Tree, **options: Any) -> xr.Dataset:
                 remedy="Choose one: result.isel(checkpoint=0).",
             )
         refuse_options(options, _ALREADY)
+        refuse_empty(obj)
         return obj.to_dataset() if isinstance(obj, xr.DataTree) else obj
     if kind not in ("samples", "study"):
         raise _refuse(obj, "influences")
@@ -132,6 +134,7 @@ def as_susceptibilities(obj: Tree, **options: Any) -> xr.DataTree:
     if kind != "susceptibilities":
         raise _refuse(obj, "susceptibilities")
     refuse_options(options, _ALREADY)
+    refuse_empty(obj)
     if isinstance(obj, xr.Dataset):
         return xr.DataTree.from_dict({"/susceptibilities": obj})
     if "sus" not in obj.data_vars:

@@ -16,6 +16,7 @@ from devinterp.plot.drawing.numbers import with_error
 from devinterp.plot.drawing.style import NEUTRAL, SEQUENTIAL, add_colorbar, new_axes, note, title
 from devinterp.slt.diagnostics.diagnosis import Code
 from devinterp.slt.runs.grid import axes_of
+from devinterp.slt.runs.results import refuse_empty
 from devinterp.slt.runs.run import Tree
 from devinterp.slt.sweep import CONTROL, compute_sweep
 from devinterp.slt.sweep.recommend import recommend
@@ -91,12 +92,15 @@ def sweep_map(
         ``obj`` is not a sweep, or has no such panel.
     """
     summary = obj if "verdict" in obj.data_vars else compute_sweep(obj, **options)
+    refuse_empty(summary)
     whole = summary.to_dataset() if isinstance(summary, xr.DataTree) else summary
     whole = whole.expand_dims([name for name in axes_of(whole.coords) if name not in whole.dims])  # what was selected
     found = recommend(whole) if _any_sampled(whole) else None
     chosen = found.settings if found is not None else {}
     framed = "framed: recommended" if found is not None and found.good else "framed: the best, none is good"
     shown = whole.isel({setting: whole[setting].values > 0 for setting in ("n_beta", "lr")})
+    if 0 in shown.sizes.values():
+        raise SettingError("There is nothing to draw.", expected="a cell that is not a control: n_beta and lr above 0")
     wanted = {**(panel or {}), **({} if localization is None else {"localization": localization})}
     every = panels_of(shown)
     panels = [each for each in every if wanted.items() <= each.items()]

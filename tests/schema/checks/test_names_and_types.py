@@ -14,7 +14,7 @@ from pandera.errors import SchemaError, SchemaErrorReason
 from devinterp.schema import load, validate
 from devinterp.schema.checks import names_and_types
 from devinterp.schema.checks.names_and_types import _MAX_SUGGESTIONS
-from devinterp.testing import make_store
+from devinterp.testing import make_store, make_tree
 
 VARIABLE = {"dims": [], "dtype": "float64", "unit": "1", "doc": "x"}
 
@@ -110,3 +110,31 @@ def test_an_optional_coordinate_that_is_none_is_of_another_role(tmp_path: Path) 
     edit_attributes(store, lambda a: a.pop("coordinates"), "input_ids")
     (finding,) = validate(store, level="structure").findings
     assert (finding.code, finding.path, finding.expected) == ("DI105", "/row_number", "a coordinate")
+
+
+@pytest.mark.parametrize("dim", ["chain", "draw", "step", "batch"])
+def test_what_xarray_combined_by_itself_is_told_and_its_remedy_helps(dim: str) -> None:
+    run = make_tree(failed={1: 3}, parameters={"num_chains": 2, "num_draws": 5}).to_dataset()
+    options: dict[str, Any] = {"data_vars": "all", "coords": "different", "compat": "equals", "join": "outer"}
+    found = [f for f in validate(xr.concat([run, run], dim, **options)).errors if f.code == "DI103"]
+    assert found
+    for finding in found:
+        assert f"one dimension more, {dim!r}" in finding.message
+        assert f"xr.concat(parts, {dim!r}, data_vars='minimal', coords='minimal', compat='equals')" in finding.remedy
+    mended = xr.concat([run, run], dim, data_vars="minimal", coords="minimal", compat="equals")
+    assert validate(mended).ok, str(validate(mended))
+
+
+def test_dimensions_that_xarray_added_dropped_or_turned_have_remedies_that_help() -> None:
+    run = make_tree(parameters={"num_chains": 2, "num_draws": 3}).to_dataset()
+    cases = {
+        "ds.isel(run=0, drop=True)": (run.expand_dims("run"), lambda ds: ds.isel(run=0, drop=True)),
+        "isel(draw=[0])": (run.isel(draw=0), lambda _: run.isel(draw=[0])),
+        "transpose('chain', 'draw', 'batch', 'token_pos')": (
+            run.assign(sampling_loss=run["sampling_loss"].transpose()),
+            lambda ds: ds.assign(sampling_loss=ds["sampling_loss"].transpose("chain", "draw", "batch", "token_pos")),
+        ),
+    }
+    for remedy, (wrong, mend) in cases.items():
+        assert any(remedy in f.remedy for f in validate(wrong).errors), str(validate(wrong))
+        assert validate(mend(wrong)).ok

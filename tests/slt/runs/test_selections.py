@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from made_runs import fail_chain, make_run, make_study, to_store
 
 import devinterp
-from devinterp.errors import ChainFailedWarning, DataError, ProvenanceError
+from devinterp.errors import ChainFailedWarning, DataError, DevinterpError, ProvenanceError
 from devinterp.slt.bif import compute_bif
 from devinterp.slt.information.waic import compute_waic
 from devinterp.slt.information.wbic import compute_wbic
@@ -373,3 +374,104 @@ def test_stacked_dimensions_are_refused_by_name() -> None:
     assert repr(stacked.devinterp)
     again = stacked.unstack("s").assign(n_beta=30.0)
     xr.testing.assert_allclose(compute_llc(again)["llc_mean"], compute_llc(make_run())["llc_mean"])
+
+
+SMALL = make_run(draws=8, rows={"code": 2}, tokens=3).to_dataset()
+SMALL = SMALL.assign_coords({dim: np.arange(SMALL.sizes[dim]) for dim in ("token_pos", "token", "chain", "draw")})
+
+
+def along(values: Any, *dims: str) -> xr.DataArray:
+    return xr.DataArray(values, dims=dims)
+
+
+OPERATIONS = {
+    "isel(int)": lambda d: d.isel(chain=1),
+    "isel(ints)": lambda d: d.isel(chain=1, draw=3),
+    "isel(repeated)": lambda d: d.isel(draw=[0, 0, 1]),
+    "isel(reversed)": lambda d: d[{"draw": slice(None, None, -1)}],
+    "isel(mask)": lambda d: d.isel(draw=d["draw"].values % 3 == 1),
+    "isel(array)": lambda d: d.isel(draw=d["draw"] > 3),
+    "isel(pointwise)": lambda d: d.isel(chain=along([0, 1], "z"), draw=along([3, 4], "z")),
+    "isel(other dim)": lambda d: d.isel(draw=along([3, 4], "z")),
+    "isel(two dims)": lambda d: d.isel(draw=along([[0, 1], [2, 3]], "a", "b")),
+    "isel(same dim)": lambda d: d.isel(draw=along([3, 4], "draw")),
+    "isel(no draw)": lambda d: d.isel(draw=[]),
+    "isel(no chain)": lambda d: d.isel(chain=slice(0, 0)),
+    "isel(no token)": lambda d: d.isel(token=np.zeros(4, bool)),
+    "sel": lambda d: d.sel(draw=[7, 3], chain=[2, 0]),
+    "sel(slice)": lambda d: d.sel(token_pos=slice(1, 2)),
+    "sel(nearest)": lambda d: d.sel(draw=[4.4], method="nearest"),
+    "drop_sel": lambda d: d.drop_sel(draw=[0, 1]),
+    "drop_isel": lambda d: d.drop_isel(chain=[0]),
+    "head": lambda d: d.head(draw=3),
+    "tail": lambda d: d.tail(token_pos=2),
+    "thin": lambda d: d.thin(draw=3),
+    "where(chain)": lambda d: d.where(d["chain"] != 1),
+    "where(draw)": lambda d: d.where(d["draw"] > 4),
+    "where(draw, drop)": lambda d: d.where(d["draw"] > 4, drop=True),
+    "dropna": lambda d: d.where(d["draw"] > 4).dropna("draw", subset=["sampling_loss"]),
+    "fillna": lambda d: d.fillna(0.0),
+    "combine_first": lambda d: d.isel(draw=slice(3)).combine_first(d),
+    "merge": lambda d: xr.merge([d.drop_vars("n_beta"), d[["n_beta"]]]),
+    "align": lambda d: xr.align(d, d.isel(draw=slice(3, 9)), join="inner")[0],
+    "align(outer)": lambda d: xr.align(d, d.assign_coords(draw=range(4, 12)), join="outer")[0],
+    "broadcast": lambda d: xr.broadcast(d)[0],
+    "sortby": lambda d: d.sortby("draw", ascending=False),
+    "sortby(loss)": lambda d: d.sortby(d["sampling_loss"].mean(("chain", "batch", "token_pos"))),
+    "groupby": lambda d: d.groupby("draw").mean(),
+    "groupby_bins": lambda d: d.groupby_bins("draw", 4).mean(),
+    "coarsen": lambda d: d.coarsen(draw=2).mean(),
+    "coarsen(construct)": lambda d: d.coarsen(draw=2).construct(draw=("draw", "inner")),
+    "rolling": lambda d: d.rolling(draw=3).mean(),
+    "rolling(dropna)": lambda d: d.rolling(draw=3).mean().dropna("draw"),
+    "pad": lambda d: d.pad(draw=(0, 2)),
+    "pad(edge)": lambda d: d.pad(draw=2, mode="edge"),
+    "roll": lambda d: d.roll(draw=3),
+    "shift": lambda d: d.shift(draw=1),
+    "diff": lambda d: d.diff("draw"),
+    "mean(draw)": lambda d: d.mean("draw"),
+    "mean(chain)": lambda d: d.mean("chain"),
+    "mean(batch)": lambda d: d.mean("batch"),
+    "reindex": lambda d: d.reindex(draw=range(12)),
+    "reindex(chains)": lambda d: d.reindex(chain=[2, 1]),
+    "interp": lambda d: d.interp(draw=[0.5, 1.5]),
+    "expand_dims": lambda d: d.expand_dims("run"),
+    "squeeze": lambda d: d.isel(chain=[1]).squeeze(),
+    "transpose": lambda d: d.transpose("token_pos", ..., "chain"),
+    "rename": lambda d: d.rename(draw="sample"),
+    "swap_dims": lambda d: d.assign_coords(t=("draw", np.arange(8) * 10)).swap_dims(draw="t"),
+    "stack": lambda d: d.stack(s=("chain", "draw")),
+    "unstack": lambda d: d.stack(s=("chain", "draw")).unstack("s"),
+    "drop_indexes": lambda d: d.drop_indexes(["draw"]),
+    "reset_coords": lambda d: d.reset_coords(),
+    "chunk": lambda d: d.chunk(draw=3),
+    "astype": lambda d: d.astype("float64"),
+}
+
+
+REFUSED = {
+    "isel(pointwise)", "isel(other dim)", "isel(two dims)", "isel(no draw)", "isel(no chain)", "where(draw)",
+    "align(outer)", "broadcast", "groupby_bins", "coarsen(construct)", "rolling", "pad", "shift", "mean(batch)",
+    "reindex", "expand_dims", "rename", "swap_dims", "stack",
+}  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore::devinterp.errors.ChainFailedWarning")
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_whatever_xarray_does_to_a_run_analyses_are_of_what_is_left_or_one_error_says_why(operation: str) -> None:
+    made = pickle.loads(pickle.dumps(OPERATIONS[operation](SMALL)))
+    assert made.devinterp.kind == "samples"
+    assert repr(made.devinterp)
+    assert made.devinterp.report().schema == "devinterp/samples@1"
+    if operation in REFUSED:
+        with pytest.raises(DevinterpError):
+            compute_llc(made)
+    else:
+        loss, init = (made[name].astype(float).mean() for name in ("sampling_loss", "init_loss"))
+        np.testing.assert_allclose(compute_llc(made)["llc_mean"], 30 * (loss - init), rtol=1e-6)
+    try:
+        influences = compute_bif(made, correlation_method="sequence")["influences"]
+    except DevinterpError:
+        assert operation in REFUSED | {"isel(ints)", "isel(no token)", "mean(draw)"}
+    else:
+        assert np.isfinite(influences).all()

@@ -94,10 +94,11 @@ class Conformance:
                 continue
             reasons = {e.reason_code for e in self._verdict(own, array)}
             if SchemaErrorReason.MISMATCH_INDEX in reasons:
-                legal = " or ".join(_tuple(d) for d in legal_dims(spec, placeholders))
-                findings.add(
-                    RuleCode.DIMS, array.path, "The dimensions are wrong.", expected=legal, found=_tuple(array.dims)
-                )
+                legal = legal_dims(spec, placeholders)
+                problem, remedy = _what_of_dims(array.dims, legal, bound)
+                expected = " or ".join(_tuple(d) for d in legal)
+                found = _tuple(array.dims)
+                findings.add(RuleCode.DIMS, array.path, problem, expected=expected, found=found, remedy=remedy)
             else:
                 sound.add(name)
             if reasons - {SchemaErrorReason.MISMATCH_INDEX}:
@@ -172,6 +173,29 @@ class Conformance:
                 else f"Did you mean {near!r}? Rename it, or declare it in a schema of your own.",
                 severity=bound.schema.undeclared,
             )
+
+
+def _what_of_dims(found: tuple[str, ...], legal: list[tuple[str, ...]], bound: Bound) -> tuple[str, str | None]:
+    """What is wrong with dimensions, and the remedy where another than that of renaming: xarray put them there."""
+    for wanted in legal:
+        more = [dim for dim in found if dim not in wanted]
+        fewer = [dim for dim in wanted if dim not in found]
+        if set(found) == set(wanted):
+            order = ", ".join(repr(dim) for dim in wanted)
+            return "The dimensions are in another order.", f"Transpose the variable: ds[name].transpose({order})."
+        if len(more) == 1 and not fewer:
+            (dim,) = more
+            along = any(dim in dims for spec, names in bound.variables.values() for dims in legal_dims(spec, names))
+            return f"It has one dimension more, {dim!r}, as where several were combined along it.", (
+                f"Combine by xr.concat(parts, {dim!r}, data_vars='minimal', coords='minimal', compat='equals'), which "
+                f"keeps once what is not along {dim!r} and is the same in all parts."
+                if along
+                else f"One at a time: ds.isel({dim}=0, drop=True)."
+            )
+        if not more and fewer:
+            kept = ", ".join(f"{dim}=[0]" for dim in fewer)
+            return f"It has lost {', '.join(fewer)}.", f"Select by a list, which keeps a dimension: isel({kept})."
+    return "The dimensions are wrong.", None
 
 
 def component(compiled: pa.DatasetSchema, name: str) -> Any:

@@ -90,7 +90,8 @@ def _written(samples: Samples, size: int) -> tuple[npt.NDArray[np.int64] | None,
     """Return ``draws_written``, and per chain what it lacks of the draws that were asked for, or None."""
     if "draws_written" not in samples.dataset:
         return None, [None] * size
-    written = np.maximum(samples.variable("draws_written", ("chain",)).values.astype(np.int64), 0)
+    stored = samples.variable("draws_written", ("chain",)).values
+    written = np.maximum(np.nan_to_num(stored).astype(np.int64), 0)  # where(chain != 1) leaves NaN of a chain
     expected = samples.setting("num_draws")
     goal = int(expected) if expected is not None else int(written.max(initial=0))
     return written, [f"{count} of {goal} draws written" if count < goal else None for count in written]

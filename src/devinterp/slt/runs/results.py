@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
-from devinterp.errors import MissingVariableError
+from devinterp.errors import DataError, MissingVariableError
 from devinterp.plain_json import dig
 from devinterp.schema.definition.spec import NAT
 
@@ -20,6 +20,7 @@ __all__ = [
     "loss_unit",
     "no_text",
     "of_tokens",
+    "refuse_empty",
     "result_of_tokens",
     "row_labels",
     "said_of_losses",
@@ -194,3 +195,11 @@ def no_text(what: str) -> MissingVariableError:
         found="metadata.config.rows_are_tokens = false",
         remedy="Look at their losses, loss_{obs} and row_{obs}; labels come along if sample() got row_labels=.",
     )
+
+
+def refuse_empty(obj: xr.DataTree | xr.Dataset) -> None:
+    """Raise `DataError` where a dimension of a tree or dataset has no element."""
+    nodes = obj.subtree if isinstance(obj, xr.DataTree) else (obj,)
+    empty = dict.fromkeys(str(dim) for node in nodes for dim, size in node.sizes.items() if not size)
+    if empty:
+        raise DataError(f"Nothing is left along {', '.join(empty)}.", remedy="Widen the selection.")

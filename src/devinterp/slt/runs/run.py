@@ -349,6 +349,9 @@ class Samples:
 
     def _without_copies(self, name: str, array: xr.DataArray, added: Sequence[str]) -> xr.DataArray:
         for dim in [dim for dim in added if dim in array.dims and array.sizes[dim]]:
+            if array.dtype.kind == "f":  # where(chain != 1) leaves nothing of a copy
+                there = array.notnull().any([d for d in array.dims if d != dim]).values
+                array = array.isel({dim: there}) if there.any() else array
             first = array.isel({dim: 0}, drop=True)
             values, wanted = array.transpose(dim, ...).values, np.asarray(first.values)
             if not all(np.array_equal(own, wanted, equal_nan=wanted.dtype.kind == "f") for own in values):
@@ -387,6 +390,6 @@ class Samples:
         name, array = f"input_ids_{obs_id}", self.dataset.get(f"input_ids_{obs_id}")
         if array is not None and array.ndim > 2:  # ids repeated per chain and draw
             array = self._without_copies(name, array, ("chain", "draw", "step"))
-        if array is not None and array.ndim == 2:
+        if array is not None and array.ndim == 2 and array.size:
             return np.asarray(array.transpose(f"batch_{obs_id}", ...).values, dtype=np.int64)
         return np.asarray(self.variable(name, (f"batch_{obs_id}", "token")).values, dtype=np.int64)

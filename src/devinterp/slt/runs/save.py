@@ -22,6 +22,7 @@ from devinterp.schema.rules.context import Context, out_of_order
 from devinterp.slt.runs.chains import are_reordered
 from devinterp.slt.runs.grid import grid_of
 from devinterp.slt.runs.kind import kind_of
+from devinterp.slt.runs.results import refuse_empty
 from devinterp.slt.runs.run import Samples, Tree, metadata_of, series_members, study_members
 from devinterp.store.location import Location, StoreLike
 from devinterp.store.reading.fast_chunks import refuse_gone_tree
@@ -69,10 +70,7 @@ def save(obj: Tree, target: StoreLike) -> None:
 
 def _part(obj: Tree) -> Tree:
     kind = kind_of(obj)
-    for node in obj.subtree if isinstance(obj, xr.DataTree) else (obj,):
-        empty = [str(dim) for dim, size in node.sizes.items() if not size]
-        if empty:
-            raise DataError(f"Nothing is left along {', '.join(empty)}.", remedy="Widen the selection.")
+    refuse_empty(obj)
     if kind == "samples":
         return xr.DataTree(_run(obj, ""))
     if not isinstance(obj, xr.DataTree) or kind not in ("study", "series", "sweep"):

@@ -12,7 +12,7 @@ from devinterp.errors import AllChainsFailedError, MissingVariableError, Provena
 from devinterp.slt.runs.chains import ChainSelection
 from devinterp.slt.runs.comparable import check_cells, check_curve
 from devinterp.slt.runs.grid import Grid, grid_of, plain_grid
-from devinterp.slt.runs.results import label_result, schema_id, string_index, told
+from devinterp.slt.runs.results import label_result, refuse_empty, schema_id, string_index, told
 from devinterp.slt.runs.run import Samples, Tree, series_members, study_members
 
 __all__ = ["One", "along_checkpoints", "lay_out", "over_cells", "over_runs", "shared_attrs"]
@@ -139,6 +139,8 @@ def over_runs(
         return label_result(laid, kind, attrs=laid.attrs)
     grid = grid_of(samples)
     if grid is not None:
+        if not grid.cells:
+            refuse_empty(samples)  # type: ignore[arg-type]  # a tree: a mapping has no grid
         return _finish(_of_cells(grid, one, allow_partial), kind)
     members = study_members(samples)
     if members is None:

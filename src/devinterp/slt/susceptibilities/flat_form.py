@@ -10,7 +10,7 @@ import numpy.typing as npt
 import xarray as xr
 
 from devinterp.errors import MissingVariableError
-from devinterp.slt.runs.results import label_result, schema_id, string_index
+from devinterp.slt.runs.results import label_result, refuse_empty, schema_id, string_index
 
 __all__ = ["VALUES", "flat_tree", "group_of"]
 
@@ -120,11 +120,15 @@ def _flat(
 
 
 def group_of(result: xr.DataTree, name: str) -> xr.Dataset:
-    """Return a group of a result as a dataset; raise `MissingVariableError` where it has none."""
+    """Return a group of a result as a dataset.
+
+    Raises `MissingVariableError` where there is none, `DataError` where a selection left nothing of the result.
+    """
     if not isinstance(result, xr.DataTree) or name not in result.children:
         raise MissingVariableError(
             "The tree holds no susceptibilities.",
             expected="the groups /susceptibilities and /context",
             found=list(result.children) if isinstance(result, xr.DataTree) else type(result).__name__,
         )
+    refuse_empty(result)
     return result[name].to_dataset()

@@ -98,7 +98,9 @@ class Cell:
         return self.verdict == CONTROL
 
     def number(self, name: str) -> float | None:
-        """Return one of its numbers."""
+        """Return one of its numbers; None where it has none, or the summary of all lacks it."""
+        if name not in self.summary:
+            return None
         value = float(self.summary[name].values[self.place])
         return value if np.isfinite(value) else None
 

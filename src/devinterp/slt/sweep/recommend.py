@@ -18,6 +18,7 @@ import xarray as xr
 
 from devinterp.errors import SettingError
 from devinterp.slt.runs.grid import axes_of, cell_name
+from devinterp.slt.runs.results import refuse_empty
 from devinterp.slt.runs.run import Tree
 from devinterp.slt.sweep.criteria import (
     Cell,
@@ -244,6 +245,7 @@ def _summary(sweep: Tree, options: Mapping[str, Any]) -> xr.Dataset:
         from devinterp.slt.sweep import compute_sweep
 
         return compute_sweep(sweep, **options)
+    refuse_empty(sweep)
     dataset = sweep.to_dataset() if isinstance(sweep, xr.DataTree) else sweep
     # A setting that was selected, sel(n_beta=30), is a grid of one value.
     axes = axes_of(dataset.coords)
