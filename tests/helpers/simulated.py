@@ -63,13 +63,22 @@ class Regression:
         self.table = a, r - a @ np.linalg.lstsq(a, r, rcond=None)[0]
 
     def gradient(self, w: Any, rng: Any, step: int) -> Any:
-        a, r = self.table
-        runs, per_pass = w.shape[0], self.count // self.batch
-        if self.order is None or self.order.shape[0] != runs:
-            self.order = np.argsort(rng.random((runs, self.count)), axis=1)
-        at = self.order[:, (step % per_pass) * self.batch : (step % per_pass + 1) * self.batch]
-        x, e = a[at], r[at][:, None] + np.einsum("rbd,rcd->rcb", a[at], w)
+        if self.order is None or self.order.shape[0] != w.shape[0]:
+            self.order = np.argsort(rng.random((w.shape[0], self.count)), axis=1)
+        x, _, e = self._minibatch(w, step)
         return np.einsum("rcb,rbd->rcd", e, x) / self.batch
+
+    def _minibatch(self, w: Any, step: int) -> Any:
+        """Inputs (run, row, weight) of a step's rows, and their residuals (run, chain, row) at the start and at w."""
+        a, r = self.table
+        first = step % (self.count // self.batch) * self.batch
+        at = self.order[:, first : first + self.batch]
+        return a[at], r[at][:, None], r[at][:, None] + np.einsum("rbd,rcd->rcb", a[at], w)
+
+    def pairs(self, w: Any, step: int) -> Any:
+        """Losses of a step's rows at the start and at w, (run, chain, row)."""
+        _, before, now = self._minibatch(w, step)
+        return np.broadcast_arrays(self.level + 0.5 * before**2, self.level + 0.5 * now**2)
 
     def losses(self, w: Any) -> Any:
         a, r = (part[: self.observed] for part in self.table)
@@ -94,8 +103,12 @@ def simulate(
     box: float | None = None,
     metrics: bool = True,
     rmsprop: tuple[float, float] | None = None,
+    paired: bool = False,
 ) -> list[xr.Dataset]:
-    """Sample ``runs`` runs, as Datasets that `diagnose` and `compute_llc` take; ``rmsprop`` is its eps and alpha."""
+    """Sample ``runs`` runs, as Datasets that `diagnose` and `compute_llc` take; ``rmsprop`` is its eps and alpha.
+
+    ``paired`` keeps the losses of every draw's minibatch, before its update, beside those at the start.
+    """
     rng = np.random.default_rng(seed)
     w = np.zeros((runs, chains, model.size))
     steps = burnin + draws * between
@@ -103,6 +116,7 @@ def simulate(
     average = np.zeros_like(w)
     kept = {name: np.empty((runs, chains, steps), dtype=np.float32) for name in names}
     losses = np.empty((runs, chains, draws, model.start().size), dtype=np.float32)
+    minibatches = np.empty((2, runs, chains, draws, model.batch if paired else 0), dtype=np.float32)
     step_loss = np.empty((runs, chains, steps), dtype=np.float32)
     if hasattr(model, "order"):
         model.order = None
@@ -121,10 +135,12 @@ def simulate(
                         (gradient * pull).sum(axis=-1) if value is None else np.sqrt((value**2).sum(axis=-1))
                     )
             step_loss[..., step] = model.losses(w).mean(axis=-1)
+            draw, since = divmod(step - burnin, between)
+            if paired and draw >= 0 and since == 0:
+                minibatches[:, :, :, draw] = model.pairs(w, step)
             w = w - gradient - pull + noise
             if box is not None:
                 w = w.clip(-box, box)
-            draw, since = divmod(step - burnin, between)
             if draw >= 0 and since == 0:
                 losses[:, :, draw] = model.losses(w)
     settings = {
@@ -154,6 +170,9 @@ def simulate(
             "step_loss": (step_dims, step_loss[run]),
             "n_beta": ((), n_beta),
         }
+        if paired:
+            for name, each in zip(("init_loss_sampling", "sampling_loss"), minibatches, strict=True):
+                data[name] = ("chain", "draw", "batch", "token_pos"), each[run][..., None]
         if metrics:
             data |= {f"metrics_{name}": (step_dims, value[run]) for name, value in kept.items()}
             data["metrics_weight_decay"] = (step_dims, np.zeros((chains, steps), dtype=np.float32))

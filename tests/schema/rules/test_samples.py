@@ -395,3 +395,48 @@ def test_a_sweep_whose_root_lacks_its_settings_is_not_compared_with_them() -> No
     bare = whole.copy()
     bare.dataset = whole.to_dataset().drop_vars("lr")
     assert said("sweep_settings", bare, "sweep") == []
+
+
+PAIRED = {"num_chains": 3, "num_draws": 4, "num_burnin_steps": 0, "save_paired_losses": True}
+
+
+def paired(**changes: Any) -> xr.DataTree:
+    return make_tree("samples", parameters={**PAIRED, **changes})
+
+
+def test_chains_that_share_minibatches_have_one_loss_at_the_start() -> None:
+    tree = paired(num_burnin_steps=2)
+    assert said("paired_losses", tree) == []
+    tree["init_loss_sampling"].values[2, 3] += 0.5
+    message = "Chains that share their minibatches differ in their losses at the start."
+    assert said("paired_losses", tree) == [(message, "one loss", "draw 3 of chain 2 has another", "init_loss_sampling")]
+    config(tree)["sampler"]["match_sampling_input_ids_across_chains"] = False
+    assert said("paired_losses", tree) == []
+
+
+def test_draws_behind_the_last_of_a_chain_that_failed_are_not_compared() -> None:
+    tree = make_tree("samples", parameters=PAIRED, failed={1: 1}, seed=3)
+    assert np.isnan(tree["init_loss_sampling"].values[1, 1:]).all()
+    assert said("paired_losses", tree) == []
+
+
+@pytest.mark.parametrize("why", [None, "burn-in", "noise", "dropout"])
+def test_a_draw_before_the_first_step_has_the_loss_at_the_start(why: str | None) -> None:
+    tree = paired(**({"num_burnin_steps": 1} if why == "burn-in" else {}))
+    assert said("paired_losses", tree) == []
+    tree["sampling_loss"].values[1, 0, 0, 0] += 0.75
+    if why == "noise":
+        config(tree)["sampler"]["init_noise"] = 0.1
+    elif why == "dropout":
+        tree.attrs["metadata"]["provenance"] = {"random_forward": True}
+    found = said("paired_losses", tree)
+    wanted = [("The losses before the first step are not those of init_loss_sampling.", "chain 1 differs by 0.75")]
+    assert [(message, shown) for message, _, shown, _ in found] == (wanted if why is None else [])
+
+
+def test_two_passes_may_differ_by_what_the_run_recorded_of_its_machine() -> None:
+    tree = paired()
+    tree["sampling_loss"].values[0, 0] += 0.02
+    assert said("paired_losses", tree) == []  # half precision, for all that is known
+    tree.attrs["metadata"]["provenance"] = {"computes": {"first_loss": {"tolerance": 1e-3}}}
+    assert len(said("paired_losses", tree)) == 1

@@ -21,6 +21,7 @@ __all__: list[str] = []
 # The metrics are sums in float32: what an inequality may be missed by.
 _RELATIVE, _ABSOLUTE = 1e-4, 1e-12
 _BLOCK = 262_144
+_PASSES, _DRAWS = 5e-2, 50  # how far two passes in half precision may differ; draws that are read together
 
 
 def is_complete(attrs: Mapping[str, Any], unless_without: Sequence[str] = ()) -> bool:
@@ -127,6 +128,52 @@ def visited_rows_agree(context: Context) -> Iterator[Problem]:
         found = hash_rows(ids) if ids.ndim == 2 else wanted
         if found != wanted:
             yield Problem("The rows are not those whose hash was recorded.", wanted, found, name)
+
+
+@predicate("paired_losses", kind="relation")
+def paired_losses(context: Context) -> Iterator[Problem]:
+    """Minibatches have one loss at the start: in all chains that share them, and as they were before the first step.
+
+    The machine's rounding, as the run recorded it, is left to two passes over the same rows.
+    """
+    name, drawn = "init_loss_sampling", "sampling_loss"
+    chains, draws = context.size("chain"), context.size("draw")
+    if not context.has(name) or chains is None or draws is None:
+        return
+    recorded = context.setting("metadata.provenance.computes.first_loss.tolerance")
+    slack = float(recorded) if isinstance(recorded, float) and 0 < recorded < _PASSES else _PASSES
+    sampler = context.setting("metadata.config.sampler")
+    sampler = sampler if isinstance(sampler, Mapping) else {}
+    if sampler.get("match_sampling_input_ids_across_chains", True) is not False and chains > 1:
+        for start in range(0, draws, _DRAWS):
+            part = context.read(name, draw=slice(start, start + _DRAWS))
+            far = _far(part, part[:1], slack).any(axis=(2, 3))
+            if far.any():
+                chain, draw = (int(each[0]) for each in np.nonzero(far))
+                found = f"draw {start + draw} of chain {chain} has another"
+                yield Problem(
+                    "Chains that share their minibatches differ in their losses at the start.", "one loss", found, name
+                )
+                break
+    noisy = ("random_forward", "stateful_forward")
+    alike = not any(context.setting(f"metadata.provenance.{key}") for key in noisy) and not sampler.get("init_noise")
+    if sampler.get("num_burnin_steps") != 0 or not alike or not context.has(drawn):
+        return
+    before, first = (context.read(each, draw=slice(0, 1)) for each in (name, drawn))
+    if before.shape == first.shape and (far := _far(first, before, slack)).any():
+        yield Problem(
+            f"The losses before the first step are not those of {name}.",
+            "the same rows at the same weights",
+            f"chain {int(np.nonzero(far)[0][0])} differs by {float(np.abs(first - before)[far].max()):g}",
+            name,
+        )
+
+
+def _far(one: NDArray[Any], other: NDArray[Any], slack: float) -> NDArray[np.bool_]:
+    """Say where numbers differ by more than the slack; what is not finite in either is another rule's."""
+    with np.errstate(invalid="ignore"):
+        far: NDArray[np.bool_] = np.abs(one - other) > slack * np.maximum(1.0, np.abs(other))
+    return far
 
 
 @predicate("positions_count", kind="relation")

@@ -96,6 +96,20 @@ def _chain_states(draft: Draft, group: GroupDraft, arguments: Arguments) -> None
         group.set("draws_written", [end["draw"] for end in ends])
 
 
+@rule_maker("paired_losses")
+def _paired_losses(draft: Draft, group: GroupDraft, arguments: Arguments) -> None:
+    """Give all chains the minibatches of the first, and what a draw before the first step has; fill and masks stay."""
+    name, drawn = "init_loss_sampling", "sampling_loss"
+    if name not in group.names:
+        return
+    start, losses = group.values[name], group.values[drawn].copy()
+    one = np.fmax.reduce(start, axis=0)  # a number where any chain has one
+    group.set(name, np.where(np.isnan(start), start, one))
+    if dig(group.attributes, "metadata.config.sampler.num_burnin_steps") == 0:
+        losses[:, 0] = np.where(np.isnan(losses[:, 0]), losses[:, 0], np.broadcast_to(one[0], losses[:, 0].shape))
+        group.set(drawn, losses)
+
+
 @rule_maker("positions_count")
 def _positions_count(draft: Draft, group: GroupDraft, arguments: Arguments) -> None:
     """Draw masks with a position that counts in every row, and make the losses NaN where none does."""
