@@ -53,17 +53,7 @@ class Scale:
 # Steps of one row are the cheapest on a CPU; their noise stays far below the sampler's own at n_beta 10, as the metrics tell.
 CPU = Scale({"lr": [1.2e-3, 1.9e-3], "n_beta": [10.0, 30.0], "localization": [100.0]}, 64, 1, 8, 2, 32, 8, 1, 2, 1, 9)
 ACCELERATOR = Scale(
-    {"lr": [4e-4, 1.2e-3, 1.9e-3], "n_beta": [10.0, 30.0, 100.0], "localization": [100.0]},
-    256,
-    16,
-    4,
-    4,
-    64,
-    12,
-    3,
-    6,
-    2,
-    24,
+    {"lr": [6e-4, 1.2e-3, 1.9e-3], "n_beta": [10.0, 30.0], "localization": [100.0]}, 256, 8, 8, 4, 48, 12, 3, 5, 2, 24
 )
 
 
