@@ -27,8 +27,11 @@ $(STAMP): pyproject.toml constraints.txt
 demo: $(STAMP)
 	$(BIN)/devinterp demo --out $(OUT)
 
+# In the order of tests/conftest.py: what takes longest begins first.
+WORKERS := -n 2 --dist loadfile --no-loadscope-reorder
+
 test: $(STAMP)
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest $(WORKERS)
 
 lint: $(STAMP)
 	$(BIN)/ruff format --check .
@@ -91,14 +94,14 @@ release-check: $(STAMP)
 lane-core: constraints.txt
 	$(PYTHON) -m venv --clear .venv-core
 	.venv-core/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[testing]' pytest-randomly pytest-xdist scipy
-	.venv-core/bin/python -m pytest --core -n 2 --dist loadfile
+	.venv-core/bin/python -m pytest --core $(WORKERS)
 
 # The lowest version that pyproject.toml declares of every requirement, extras included. Left out: what is about the models
 # of transformers, which is not a requirement, and about the wheel. torch before 2.6 warns where a pickled tensor is read.
 lane-lowest: constraints-lowest.txt
 	$(PYTHON) -m venv --clear .venv-lowest
 	.venv-lowest/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-lowest.txt -e '.[sampling,plot,dask,remote,testing]' pytest-randomly pytest-xdist transformers datasets
-	.venv-lowest/bin/python -m pytest -n 2 --dist loadfile --ignore=tests/docs --ignore=tests/slt/weight_restrictions --ignore=tests/test_packaging.py \
+	.venv-lowest/bin/python -m pytest $(WORKERS) --ignore=tests/docs --ignore=tests/slt/weight_restrictions --ignore=tests/test_packaging.py \
 	  -W 'ignore:You are using `torch.load` with:FutureWarning'
 
 # Small faults in our own code, and large ones in what the properties hold: which do the tests see?

@@ -35,6 +35,14 @@ NEEDS_EXTRAS = (
     "properties/test_models_come_back.py", "properties/test_ways_of_sampling.py",
 )  # fmt: skip
 
+# The files that take longest: one that is begun last would keep one process busy while the other has nothing left.
+LONGEST = (
+    "docs/test_snippets.py", "faults/test_faults.py", "demo/test_run.py", "slt/sampling/test_series.py",
+    "slt/sampling/running/test_pool.py", "slt/sampling/running/test_signals.py",
+    "slt/sampling/running/test_coordinator.py", "slt/sweep/test_sample_sweep.py", "store/test_location.py",
+    "report/test_report.py",
+)  # fmt: skip
+
 REFERENCE = Path(__file__).parent / "data" / "devinterp-2.0.1"
 
 # Who only asks whether a test turns red need not wait for the smallest example.
@@ -78,7 +86,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """A lane that has torch after all would prove nothing."""
+    """A lane that has torch after all would prove nothing, nor would an order of files that are not there."""
+    gone = [name for name in LONGEST if not (HERE / name).exists()]
+    if gone:
+        raise pytest.UsageError(f"tests/conftest.py begins with what is not there: {', '.join(gone)}")
     there = [name for name in EXTRAS if importlib.util.find_spec(name)]
     if config.getoption("--core") and there:
         raise pytest.UsageError(f"--core is for an environment without {', '.join(there)}")
@@ -91,7 +102,9 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """In the core lane, leave out single tests marked with the extras they need."""
+    """Begin with the longest files; in the core lane, leave out single tests marked with the extras they need."""
+    place = {HERE / name: index for index, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: place.get(item.path, len(place)))
     if config.getoption("--core"):
         left_out = [item for item in items if item.get_closest_marker("needs")]
         config.hook.pytest_deselected(items=left_out)
