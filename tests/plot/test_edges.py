@@ -32,7 +32,7 @@ from devinterp.plot import (
     verdict_table,
 )
 from devinterp.plot.drawing.style import note, title
-from devinterp.plot.llc import MARKS
+from devinterp.plot.llc.over_checkpoints import MARKS
 from devinterp.plot.sweep import SHORT
 from devinterp.slt.bif import compute_bif
 from devinterp.slt.diagnostics.diagnosis import TITLES

@@ -12,7 +12,8 @@ import xarray as xr
 from devinterp._html import Content, Markup, tag
 from devinterp.plot.drawing.numbers import with_error
 from devinterp.plot.drawing.style import NEUTRAL, PALETTE, SEQUENTIAL, add_colorbar, note, title
-from devinterp.plot.llc import LABEL, llc_over_restrictions
+from devinterp.plot.llc import llc_over_restrictions
+from devinterp.plot.llc.intervals import LABEL
 from devinterp.plot.susceptibility.classes import class_means
 from devinterp.report.elements import listing, number
 from devinterp.report.svg import picture

@@ -66,6 +66,7 @@ GROUPS: dict[str, tuple[list[str], list[str]]] = {
         ["slt/llc/compute.py", "slt/llc/of_run.py", "slt/llc/paired.py", "slt/runs/chains.py"],
         [
             "tests/slt/llc/test_llc.py",
+            "tests/slt/llc/test_paired.py",
             "tests/slt/runs/test_chains.py",
             "tests/slt/runs/test_side_by_side.py",
             "tests/slt/runs/test_grid.py",

@@ -6,7 +6,6 @@ import inspect
 import json
 import subprocess
 import sys
-from contextlib import nullcontext
 from pathlib import Path
 
 import datasets
@@ -18,7 +17,6 @@ from engine import assert_same_snapshot, snapshot
 from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
-from odd_models import VOCAB, build
 from oracle import oracle_chain, oracle_init_loss
 from quick_runs import CODE, MATH, OBSERVABLES, QUICK, TRAIN, assert_same_store, quick
 from tiny_lm import build_model, head_masks
@@ -26,15 +24,12 @@ from torch import nn
 
 import devinterp
 from devinterp.errors import (
-    AllChainsFailedError,
-    ChainFailedWarning,
     DevinterpWarning,
     StoreConflictError,
     StoreExistsError,
 )
 from devinterp.schema import validate
 from devinterp.slt.sampling import SamplerSettings, sample
-from devinterp.slt.sampling.engine.frozen_prefix import memory, plain_passes
 
 
 @pytest.mark.parametrize("name", ["full", "l0h0", "l1h2"])
@@ -199,49 +194,6 @@ def test_dropout_warns_once_and_is_recorded_and_eval_mode_is_quiet():
     assert tree.attrs["metadata"]["provenance"]["random_forward"] is False
 
 
-class DivergesLater(nn.Module):
-    """Non-finite from a given step of one chain on, told from the other by the seed of its generator."""
-
-    def __init__(self, chains, after):
-        super().__init__()
-        self.inner, self.seeds, self.after = build_model(), {100 + chain for chain in chains}, after
-        self.register_buffer("calls", torch.zeros(()))
-
-    def forward(self, input_ids):
-        logits = self.inner(input_ids)
-        if torch.is_grad_enabled():
-            self.calls += 1
-        doomed = torch.initial_seed() in self.seeds and self.calls > self.after
-        return logits * float("nan") if doomed else logits
-
-
-def test_a_chain_that_diverges_is_recorded_and_named_and_the_others_go_on(tmp_path):
-    def run(chains):
-        return quick(
-            DivergesLater(chains, 2), num_chains=3, save_metrics=True, output_path=tmp_path / f"{len(chains)}.zarr"
-        )
-
-    with pytest.warns(DevinterpWarning) as caught:
-        tree = run([1])
-    failed = [w for w in caught if issubclass(w.category, ChainFailedWarning)]
-    assert len(failed) == 1
-    assert "chain 1 at step 2" in str(failed[0].message)
-    states = tree.attrs["metadata"]["run"]["chains"]
-    assert [state["status"] for state in states] == ["complete", "failed", "complete"]
-    assert states[1]["step"] == 2
-    assert "logits" in states[1]["reason"]
-    assert tree["draws_written"].values.tolist() == [3, 2, 3]
-    for name in ("sampling_loss", "loss_code", "metrics_noise"):
-        assert np.isnan(tree[name].values[1, 2:]).all()
-        assert np.isfinite(tree[name].values[1, :2]).all()
-        assert np.isfinite(tree[name].values[[0, 2]]).all()
-    assert validate(tmp_path / "1.zarr", level="values").ok
-    with pytest.warns(DevinterpWarning):
-        healthy = run([])
-    for name in ("sampling_loss", "loss_code", "step_loss"):
-        np.testing.assert_array_equal(tree[name].values[[0, 2]], healthy[name].values[[0, 2]])
-
-
 @pytest.mark.parametrize("method", ["sgmcmc_sgld", "rmsprop_sgld"])
 def test_a_step_of_zero_is_a_control_whose_draws_are_the_start(method, tmp_path):
     """Nothing moves, whatever pulls: what differs from the start then is not the sampler's doing."""
@@ -257,86 +209,6 @@ def test_a_step_of_zero_is_a_control_whose_draws_are_the_start(method, tmp_path)
     assert [verdict.code for verdict in diagnosis.verdicts] == ["not_converged"]
     assert "lr is 0" in diagnosis.verdict.evidence
     assert diagnosis.to_dict()["llc"] == tree.devinterp.llc(over="observable", ci=0.9)["llc_mean"] == 0
-
-
-def test_when_no_chain_survives_the_call_raises(tmp_path):
-    with (
-        pytest.warns(DevinterpWarning, match="BatchNorm"),
-        pytest.raises(AllChainsFailedError, match="chain 0 at step 2"),
-    ):
-        quick(DivergesLater([0, 1], 2), output_path=tmp_path / "a.zarr")
-
-
-@pytest.mark.parametrize(("sampled", "must"), [("", 2 + 2 + 1 + 2), ("parts.3.down.weight", 2 + 2)])
-def test_one_draw_makes_hardly_any_pass_that_it_need_not(sampled, must):
-    """Two batches for the initial loss, two of the observable at the start; a step and two of the draw, unless cut."""
-    model, tokens = build(("Plain",) * 4), []
-    masks = {name: None for name, _ in model.named_parameters() if sampled in name and name != "position.weight"}
-    forward = model.parts[0].forward
-    model.parts[0].forward = lambda x: tokens.append(x.shape[0] * x.shape[1]) or forward(x)
-    rows = np.random.default_rng(0).integers(0, VOCAB, (64, 64))
-    settings = {"num_chains": 1, "num_draws": 1, "batch_size": 8, "num_init_loss_batches": 2}
-    quick(model, rows, {"a": (rows, 2)}, param_masks=masks, **settings)
-    assert must <= sum(tokens) / (8 * 64) <= 1.15 * must
-
-
-@hypothesis_settings(max_examples=6, deadline=None)
-@given(
-    st.lists(
-        st.sampled_from(["Plain", "Plain", "Modal", "ModalWhereLong", "Pair", "InPlace", "Branches"]),
-        min_size=1,
-        max_size=3,
-    ),
-    st.sampled_from([None, 1e-2]),
-)
-def test_a_run_has_the_same_bytes_with_and_without_a_frozen_prefix(parts, noise):
-    rows = np.random.default_rng(0).integers(0, VOCAB, (16, 40))
-    trees = {}
-    for plain in (True, False):
-        model = build((*parts, "Plain"))
-        masks = {f"parts.{len(parts)}.down.weight": None}
-        settings = {"num_chains": 1, "num_draws": 2, "batch_size": 4, "lr": 1e-2, "init_noise": noise}
-        with plain_passes() if plain else nullcontext():
-            trees[plain] = quick(model, rows, {"a": (rows, 2)}, param_masks=masks, **settings)
-    for name, array in trees[True].data_vars.items():
-        assert array.values.tobytes() == trees[False][name].values.tobytes(), name
-    told = trees[False].attrs["metadata"]["run"]["frozen_prefix"]
-    if set(parts) <= {"Plain", "Pair"}:  # two draws of two batches, and the first step where it starts as the look did
-        assert (told["reused"], told["passes"]) == (4 + (noise is None), 6)
-
-
-@pytest.mark.parametrize("sampled", ["parts.1.up.weight", "parts.1.down.weight"])
-def test_a_model_that_goes_by_the_mode_of_gradients_in_long_rows_alone_has_the_bytes_of_plain_passes(sampled):
-    """A look at a few tokens sees nothing of it, and what is kept of a pass without gradients would serve a step."""
-    rows = np.random.default_rng(0).integers(0, VOCAB, (16, 40))
-    trees = {}
-    for plain in (True, False):
-        with plain_passes() if plain else nullcontext():
-            model = build(("ModalWhereLong", "Plain"))
-            trees[plain] = quick(model, rows, {"a": (rows, 2)}, param_masks={sampled: None}, batch_size=4)
-    for name, array in trees[True].data_vars.items():
-        assert array.values.tobytes() == trees[False][name].values.tobytes(), name
-    assert trees[False].attrs["metadata"]["run"]["frozen_prefix"]["reused"] > 0
-
-
-def test_a_first_step_that_goes_another_way_than_the_look_leaves_nothing_out(monkeypatch):
-    """The kept outputs are wrong; the first step sees it, and all passes are plain."""
-    rows = np.random.default_rng(0).integers(0, VOCAB, (16, 40))
-    settings = {"num_chains": 1, "num_draws": 2, "batch_size": 4, "param_masks": {"parts.1.down.weight": None}}
-    with plain_passes():
-        expected = quick(build(("Plain",) * 2), rows, {"a": (rows, 2)}, **settings)
-    add = memory.Kept.add
-    monkeypatch.setattr(memory.Kept, "add", lambda self, output: add(self, output * 1.001))
-    tree = quick(build(("Plain",) * 2), rows, {"a": (rows, 2)}, **settings)
-    for name, array in expected.data_vars.items():
-        assert array.values.tobytes() == tree[name].values.tobytes(), name
-    told = tree.attrs["metadata"]["run"]["frozen_prefix"]
-    assert (told["reused"], told["reason"]) == (0, "the check on the first batch failed")
-
-
-def test_a_step_far_too_large_fails_and_raises():
-    with pytest.raises(AllChainsFailedError, match="not finite"):
-        quick(lr=1e38)
 
 
 def test_a_kept_state_lets_a_run_grow_by_chains_and_draws(tmp_path):

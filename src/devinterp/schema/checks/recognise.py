@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from devinterp.errors import SchemaError
+from devinterp.plain_json import dig
 from devinterp.schema.checks.bind import load_by_id
 from devinterp.schema.definition.schema import Schema
 from devinterp.schema.definition.spec import NodeSpec
 from devinterp.schema.findings.codes import RuleCode
 from devinterp.schema.findings.report import Collector, clip
 from devinterp.schema.rules.registry import verify_predicates
+from devinterp.schema.rules.samples import is_complete
 
 if TYPE_CHECKING:
     from devinterp.schema.reading.nodes import GroupNode
@@ -147,3 +150,23 @@ def fitting_node(group: GroupNode, profile: str) -> tuple[Schema, NodeSpec] | No
             if score >= _THRESHOLD and (best is None or score > best[0]):
                 best = (score, schema, node)
     return None if best is None else best[1:]
+
+
+def has_completed(attrs: Mapping[str, Any]) -> bool:
+    """Return whether what a root says of itself is that everything is there.
+
+    What our writers make says ``completed``, 0 until the end. A result that xarray saved says nothing of it: its
+    schema does not ask, and neither does anything else. A run without the attribute has not completed, whoever wrote
+    it; of what is neither a run nor of a known schema nothing is said.
+    """
+    if "completed" in attrs:
+        return bool(attrs["completed"] == 1)
+    named = attrs.get("devinterp_schema")
+    try:
+        schema = load_by_id(named, "strict") if isinstance(named, str) else None
+    except SchemaError:  # it is broken, which the validator says
+        schema = None
+    if schema is None:
+        return dig(attrs, "metadata.config.sampler") is None
+    rules = [rule for node in schema.nodes if node.path == "/" for rule in node.rules if rule.predicate == "completed"]
+    return all(is_complete(attrs, rule.arguments.get("unless_without", ())) for rule in rules)

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from devinterp.errors import PredicateError, StoreError
-from devinterp.schema.checks.names_and_types import component, pinned
+from devinterp.errors import StoreError
+from devinterp.schema.checks.value_rules import VariableRules
 from devinterp.schema.definition.spec import stored_types
 from devinterp.schema.findings.codes import RuleCode
 from devinterp.schema.reading.decode_chunk import stored_fill
@@ -28,17 +26,13 @@ from devinterp.schema.reading.store_values import (
     all_chunks,
     text_bytes,
 )
-from devinterp.schema.rules.context import Context, written_rows
-from devinterp.schema.rules.counted_values import Counted
-from devinterp.schema.rules.registry import Predicate, find_predicate, resolve_arguments
+from devinterp.schema.rules.context import Context
 
 if TYPE_CHECKING:
     from devinterp.schema.checks.structure import Checked
-    from devinterp.schema.definition.spec import VariableSpec
     from devinterp.schema.findings.report import Collector
     from devinterp.schema.reading.limits import Limits
     from devinterp.schema.reading.nodes import ArrayNode
-    from devinterp.schema.rules.bound import Bound
 
 __all__ = ["check_values"]
 
@@ -57,176 +51,6 @@ _FAILURES: tuple[tuple[type[StoreError], RuleCode, str], ...] = (
     (StoreError, RuleCode.UNREADABLE, "A chunk cannot be read."),
 )
 
-# What is checked besides the rules that a variable names, by a number that none of these has: what is expected is
-# told of the variable.
-_FILL, _MASKED = -1, -2
-_OWN = {
-    _FILL: (RuleCode.NOT_FILL, "Rows behind the last written one are not fill.", "{0.spec.fill} from there on"),
-    _MASKED: (RuleCode.MASKED_VALUE, "A value is a number where its mask is 0.", "NaN where {0.counted.mask} is 0"),
-}
-
-
-@dataclass(frozen=True)
-class _Use:
-    """One value rule of one variable, with its arguments filled in."""
-
-    code: str
-    predicate: Predicate
-    arguments: dict[str, Any]
-
-
-@dataclass
-class _Tally:
-    """What broke one rule of one variable, over all blocks."""
-
-    count: int = 0
-    first: str = ""
-
-
-class _Variable:
-    """One variable: its rules, its pandera schema, and how far its chains are written."""
-
-    def __init__(self, bound: Bound, checked: Checked, array: ArrayNode, spec: VariableSpec, context: Context) -> None:
-        self.array, self.spec = array, spec
-        self.uses: list[_Use] = []
-        self.unknown: list[str] = []
-        for check in spec.checks:
-            arguments = resolve_arguments(check.predicate, check.arguments, bound.root.attrs)
-            if arguments is None:
-                self.unknown.append(check.predicate)
-            else:
-                self.uses.append(_Use(check.code, find_predicate(check.predicate), arguments))
-        self.whole = any(u.predicate.kind == "whole" for u in self.uses)
-        compiled = checked.conformance.compiled(bound)
-        self.schema: Any = component(compiled, array.name).to_data_array_schema(array.name)
-        self.surely: list[int] | None = None
-        self.at_most: list[int] | None = None
-        if spec.prefix is not None and "chain" in array.dims and spec.prefix in array.dims:
-            self.surely, self.at_most = written_rows(context, spec.prefix)
-        states = context.setting("metadata.run.chains")
-        # Of a chain that lost data, what can still be read behind the loss stays.
-        self.kept = {
-            chain
-            for chain, state in enumerate(states if isinstance(states, list) else [])
-            if isinstance(state, dict) and state.get("data_lost") is True
-        }
-        mask = bound.mask(array.name)
-        self.counted = None if mask is None else Counted(context, array, mask)
-        self.tallies: dict[int, _Tally] = {}
-        self.failed: dict[int, PredicateError] = {}
-
-    def check(self, block: NDArray[Any], offset: tuple[int, ...]) -> list[tuple[int, int, str]]:
-        """Check one block; return (rule, number of values that break it, the first), the rule being one of ours too."""
-        out = []
-        for start, piece, kind in self._pieces(block, offset):
-            if kind == "fill":
-                broken = {_FILL: _differs(piece, self.spec.fill)}
-            elif self.counted is not None:
-                broken = self._masked(piece, self.counted.of(piece, start))
-            else:
-                broken = {n: self._broken(n, piece) for n in self._verdict(piece)}
-            out += [
-                (n, int(bad.sum()), _example(self.array, piece, bad, start)) for n, bad in broken.items() if bad.any()
-            ]
-        return out
-
-    def _masked(self, piece: NDArray[Any], counts: NDArray[np.bool_]) -> dict[int, NDArray[np.bool_]]:
-        """What breaks a rule of a variable with a mask: the values that count are as they must be, the others NaN."""
-        broken = {_MASKED: ~(counts | np.isnan(piece))}
-        for number in range(len(self.uses)):
-            if self._broken(number, piece[counts]).any():
-                broken[number] = self._broken(number, piece) & counts
-        return broken
-
-    def _broken(self, number: int, piece: NDArray[Any]) -> NDArray[np.bool_]:
-        use = self.uses[number]
-        try:
-            if use.predicate.holds(piece, **use.arguments):
-                return np.zeros(piece.shape, dtype=bool)
-            return use.predicate.broken(piece, **use.arguments)
-        except PredicateError as error:
-            self.failed.setdefault(number, error)
-            return np.zeros(piece.shape, dtype=bool)
-
-    def _pieces(
-        self, block: NDArray[Any], offset: tuple[int, ...]
-    ) -> Iterator[tuple[tuple[int, ...], NDArray[Any], str]]:
-        """Cut a block into rows that are written and rows that must be fill, per chain."""
-        if self.surely is None or self.at_most is None:
-            yield offset, block, "written"
-            return
-        assert self.spec.prefix is not None
-        chain_axis, row_axis = self.array.dims.index("chain"), self.array.dims.index(self.spec.prefix)
-        first, rows = offset[row_axis], block.shape[row_axis]
-        chains = range(offset[chain_axis], offset[chain_axis] + block.shape[chain_axis])
-        if all(c < len(self.surely) and self.surely[c] >= first + rows for c in chains):
-            yield offset, block, "written"
-            return
-        for number, chain in enumerate(chains):
-            own = np.take(block, [number], axis=chain_axis) if len(chains) > 1 else block
-            start = list(offset)
-            start[chain_axis] = chain
-            written = min(max(self.surely[chain] - first, 0), rows) if chain < len(self.surely) else 0
-            free = min(max(self.at_most[chain] - first, 0), rows) if chain < len(self.at_most) else 0
-            if written:
-                yield tuple(start), _rows(own, row_axis, 0, written), "written"
-            if free < rows and chain not in self.kept:
-                start[row_axis] = first + free
-                yield tuple(start), _rows(own, row_axis, free, rows), "fill"
-
-    def _verdict(self, piece: NDArray[Any]) -> list[int]:
-        """Numbers of the rules that pandera says are broken."""
-        import xarray as xr
-        from pandera.errors import SchemaError, SchemaErrors
-
-        try:
-            with pinned("DATA_ONLY"):
-                self.schema.validate(
-                    xr.DataArray(piece, dims=self.array.dims, name=self.array.name), lazy=True, inplace=True
-                )
-        except SchemaErrors as errors:
-            return [int(e.check_index) for e in errors.schema_errors]
-        except SchemaError as error:
-            return [int(error.check_index)]
-        return []
-
-    def take(self, results: list[tuple[int, int, str]]) -> None:
-        """Add what a block's check found."""
-        for number, count, example in results:
-            tally = self.tallies.setdefault(number, _Tally())
-            tally.count += count
-            tally.first = tally.first or example
-
-    def report(self, findings: Collector) -> None:
-        """Add one finding per broken rule."""
-        for number, tally in sorted(self.tallies.items()):
-            found = f"{tally.count} value(s), the first {tally.first}"
-            if number in _OWN:
-                code, message, expected = _OWN[number]
-                findings.add(code, self.array.path, message, expected=expected.format(self), found=found)
-                continue
-            use = self.uses[number]
-            known = RuleCode.lookup(use.code)
-            findings.add(
-                use.code,
-                self.array.path,
-                "A value breaks its rule." if known is None else _sentence(known.title),
-                expected=use.predicate.describe(**use.arguments),
-                found=found,
-                level="values",
-            )
-        for number, error in sorted(self.failed.items()):
-            findings.add(
-                RuleCode.RULE_FAILED,
-                self.array.path,
-                f"The rule {self.uses[number].code} {self.uses[number].predicate.name} could not be evaluated.",
-                expected=error.expected,
-                found=error.found,
-                level="values",
-            )
-        for name in self.unknown:
-            findings.skip(self.array.path, name.replace("_", " "), "the attributes do not say the limit")
-
 
 def check_values(checked: Checked, values: StoreValues | ViewValues, limits: Limits, findings: Collector) -> None:
     """Check the values of every variable whose dimensions and type are right."""
@@ -241,7 +65,7 @@ def check_values(checked: Checked, values: StoreValues | ViewValues, limits: Lim
                 elif isinstance(values, StoreValues) and array.path in values.left_out:
                     findings.skip(array.path, "values", values.left_out[array.path])
                 else:
-                    variable = _Variable(bound, checked, array, bound.variables[name][0], context)
+                    variable = VariableRules(bound, checked, array, bound.variables[name][0], context)
                     if isinstance(values, StoreValues):
                         _Stream(variable, values, limits, findings, pool).run()
                     else:
@@ -253,7 +77,7 @@ def _workers() -> int:
     return max(1, min(4, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1))
 
 
-def _check_view(variable: _Variable, values: ViewValues, findings: Collector) -> None:
+def _check_view(variable: VariableRules, values: ViewValues, findings: Collector) -> None:
     array = variable.array
     try:
         if variable.whole:
@@ -270,9 +94,14 @@ class _Stream:
     """The chunks of one array, read and decoded by a few threads, never more at once than memory allows."""
 
     def __init__(
-        self, variable: _Variable, values: StoreValues, limits: Limits, findings: Collector, pool: ThreadPoolExecutor
+        self,
+        variable: VariableRules,
+        values: StoreValues,
+        limits: Limits,
+        findings: Collector,
+        pool: ThreadPoolExecutor,
     ) -> None:
-        self.variable, self.values, self.limits, self.findings, self.pool = variable, values, limits, findings, pool
+        self.variable, self.values, self.findings, self.pool = variable, values, findings, pool
         self.array = variable.array
         size = values.chunk_size(self.array)
         # A chunk is there encoded, decoded, and as the masks of whatever breaks a rule.
@@ -392,29 +221,3 @@ def _memory_dtype(array: ArrayNode) -> np.dtype[Any]:
     from devinterp.schema.reading.decode_chunk import numpy_dtype
 
     return numpy_dtype(array)
-
-
-def _rows(block: NDArray[Any], axis: int, start: int, stop: int) -> NDArray[Any]:
-    index: list[slice] = [slice(None)] * block.ndim
-    index[axis] = slice(start, stop)
-    return block[tuple(index)]
-
-
-def _differs(values: NDArray[Any], fill: Any) -> NDArray[np.bool_]:
-    if isinstance(fill, float) and np.isnan(fill):
-        bad: NDArray[np.bool_] = ~np.isnan(values)
-    else:
-        bad = values != fill
-    return bad
-
-
-def _example(array: ArrayNode, block: NDArray[Any], broken: NDArray[np.bool_], offset: tuple[int, ...]) -> str:
-    """The first value that breaks a rule, and where it is."""
-    flat = int(np.argmax(broken))
-    place = np.unravel_index(flat, broken.shape)
-    where = ", ".join(f"{d}={o + int(i)}" for d, o, i in zip(array.dims, offset, place, strict=True))
-    return f"{block[place]!s} at {where}" if where else f"{block[()]!s}"
-
-
-def _sentence(text: str) -> str:
-    return f"{text[0].upper()}{text[1:]}."

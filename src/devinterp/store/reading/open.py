@@ -18,7 +18,7 @@ from devinterp.errors import (
     StoreNotFoundError,
 )
 from devinterp.plain_json import dig
-from devinterp.schema.checks.completion import has_completed
+from devinterp.schema.checks.recognise import has_completed
 from devinterp.schema.findings.codes import RuleCode
 from devinterp.schema.reading.store_tree import gathered_documents
 from devinterp.store.location import Location, StoreLike, locate

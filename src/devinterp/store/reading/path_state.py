@@ -7,7 +7,7 @@ import json
 import re
 from typing import Any
 
-from devinterp.schema.checks.completion import has_completed
+from devinterp.schema.checks.recognise import has_completed
 from devinterp.schema.reading.keys import document_key, is_unseen
 from devinterp.store.location import Location
 

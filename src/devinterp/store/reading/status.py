@@ -8,7 +8,7 @@ from typing import Any
 
 from devinterp.errors import StoreError
 from devinterp.plain_json import dig
-from devinterp.schema.checks.completion import has_completed
+from devinterp.schema.checks.recognise import has_completed
 from devinterp.schema.reading.keys import DOCUMENT, ChunkKeys, join_key
 from devinterp.schema.reading.store_tree import gathered_documents
 from devinterp.steps import StepLayout
