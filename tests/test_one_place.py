@@ -271,6 +271,7 @@ SIGNS: dict[str, tuple[str, dict[str, str], tuple[str, ...]]] = {
         r"xr\.(concat|combine\w*|merge)\b|\b\w+\.pad\(\s*\{|constant_values=np\.nan|np\.full\(\(\*",
         {
             "slt/runs/side_by_side.py": "lay_out",
+            "schema/checks/names_and_types.py": "a remedy says how xarray does it",
             "slt/susceptibilities/by_observable.py": "flatten orders entries of one result, without those masked",
             "demo/analysis.py": "a program of its own",
             "demo/baselines.py": "a program of its own",
