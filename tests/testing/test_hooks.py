@@ -95,3 +95,43 @@ def test_with_hooks_every_drawn_tree_and_store_is_valid(tmp_path: Path) -> None:
     spoilt = make_tree(LAB, parameters={"num_chains": 3})
     spoilt["even"].values[:] = [4, 2, 3]
     assert devinterp.validate(spoilt, schema=LAB).codes == {"LAB101", "LAB102"}
+
+
+def _raises(error: BaseException) -> Any:
+    def hook(*_: Any) -> Any:
+        raise error
+
+    return hook
+
+
+@pytest.mark.parametrize(
+    ("hook", "found"),
+    [
+        (_raises(KeyError("rows")), "KeyError: 'rows'"),
+        (_raises(SystemExit(3)), "SystemExit: 3"),
+        (lambda *_: [[1, 2], [3]], "ValueError: "),
+        (lambda values, *_: np.full(values.shape, "even"), "ValueError: "),
+        (lambda values, *_: np.full(values.shape, np.nan), "FloatingPointError: "),
+    ],
+    ids=["raises", "exits", "ragged", "text", "nan"],
+)
+def test_a_hook_that_fails_is_one_error_that_names_it(tmp_path: Path, hook: Any, found: str) -> None:
+    value_maker("lab_even")(hook)
+    hook_relation()
+
+    for make in (lambda: make_tree(LAB), lambda: make_store(tmp_path / "s.zarr", LAB)):
+        with pytest.raises(SchemaError, match=r"'lab_even' with @devinterp\.testing\.value_maker.*'even'") as raised:
+            make()
+        assert raised.value.found is not None
+        assert raised.value.found.startswith(found)
+        assert raised.value.__cause__ is not None
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("stage", ["plan", "fill"])
+def test_a_rule_maker_that_fails_is_named(stage: str) -> None:
+    hook_values()
+    rule_maker("lab_ordered", stage=stage)(lambda draft, group, _: group.set("odd", [1]))
+    with pytest.raises(SchemaError, match=r"'lab_ordered' with @devinterp\.testing\.rule_maker.*the group /") as raised:
+        make_tree(LAB)
+    assert isinstance(raised.value.__cause__, KeyError if stage == "fill" else AssertionError)

@@ -21,7 +21,7 @@ from devinterp.store.zarr_metadata import documents, open_array, write_consolida
 from devinterp.testing.valid import result_rules as result_rules  # these two register how our own rules are satisfied
 from devinterp.testing.valid import rules as rules
 from devinterp.testing.valid.attributes import declared_attributes, draw_instance, put, subschema
-from devinterp.testing.valid.draft import Draft, GroupDraft, rule_makers
+from devinterp.testing.valid.draft import Draft, GroupDraft, naming, rule_makers
 from devinterp.testing.valid.recipe import StoreRecipe
 from devinterp.testing.valid.values import draw_values
 
@@ -172,14 +172,16 @@ def build_draft(recipe: StoreRecipe) -> Draft:
     for group, rule in list(draft.rules()):
         maker = rule_makers.get(rule.predicate)
         if maker is not None and maker.plan is not None:
-            maker.plan(draft, group, rule.arguments)
+            with naming("rule_maker", rule.predicate, f"the group {group.path}"):
+                maker.plan(draft, group, rule.arguments)
     _mount(draft)
     for group in [g for g in draft.groups.values() if g.schema is schema]:
         _shape(draft, group)
     for group, rule in list(draft.rules()):
         maker = rule_makers.get(rule.predicate)
         if group.schema is schema and maker is not None and maker.fill is not None:
-            maker.fill(draft, group, rule.arguments)
+            with naming("rule_maker", rule.predicate, f"the group {group.path}"):
+                maker.fill(draft, group, rule.arguments)
     return draft
 
 

@@ -3,19 +3,47 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from devinterp.errors import DevinterpError, SchemaError
 from devinterp.schema.definition.schema import Schema
 from devinterp.schema.definition.spec import GroupLayout, NodeSpec, Rule
 
 if TYPE_CHECKING:
     from devinterp.testing.valid.recipe import StoreRecipe
 
-__all__ = ["Draft", "GroupDraft", "RuleMaker", "rule_maker", "rule_makers"]
+__all__ = ["Draft", "GroupDraft", "RuleMaker", "naming", "rule_maker", "rule_makers"]
+
+
+@contextmanager
+def naming(hook: str, predicate: str, where: str) -> Iterator[None]:
+    """Raise what a hook raises as one `SchemaError` that names it; errors of ours, and hypothesis' own, pass.
+
+    Parameters
+    ----------
+    hook : {"value_maker", "rule_maker"}
+    predicate : str
+        What it was registered for.
+    where : str
+        The variable or group that it was called for.
+    """
+    try:
+        yield
+    except DevinterpError:
+        raise
+    except (Exception, SystemExit) as error:
+        if type(error).__module__.startswith("hypothesis"):
+            raise
+        raise SchemaError(
+            f"The function registered for {predicate!r} with @devinterp.testing.{hook} failed for {where}.",
+            found=f"{type(error).__name__}: {error}",
+            remedy="Its own traceback stands above this one. Mend it where it is registered.",
+        ) from error
 
 
 @dataclass

@@ -12,6 +12,7 @@ from devinterp.errors import SchemaError
 from devinterp.plain_json import dig
 from devinterp.schema.definition.spec import ArrayLayout
 from devinterp.schema.rules.registry import find_predicate, resolve_arguments
+from devinterp.testing.valid.draft import naming
 
 __all__ = ["draw_values", "value_maker"]
 
@@ -55,7 +56,11 @@ def draw_values(layout: ArrayLayout, attributes: Mapping[str, Any], rng: np.rand
     for check in layout.spec.checks:
         shaper = _SHAPERS.get(check.predicate)
         if shaper is not None:
-            values = np.asarray(shaper(values, layout, check.arguments, attributes, rng))
+            with naming("value_maker", check.predicate, f"the variable {layout.name!r}"):
+                values = np.asarray(shaper(values, layout, check.arguments, attributes, rng))
+                if layout.dtype != "string":
+                    with np.errstate(invalid="raise"):
+                        values.astype(layout.dtype)
             if values.shape != layout.shape:
                 raise SchemaError(
                     f"What makes values of {layout.name!r} obey the predicate {check.predicate!r} changes their shape.",
