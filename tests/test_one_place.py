@@ -286,6 +286,16 @@ SIGNS: dict[str, tuple[str, dict[str, str], tuple[str, ...]]] = {
         {},
         ("document.get('attributes', {}).get('metadata')", "attrs.get('metadata', {}).get('run', {})['chains']"),
     ),
+    "how many cores there are": (
+        r"sched_getaffinity|\bcpu_count\(",
+        {"cores.py": "available_cores"},
+        ("len(os.sched_getaffinity(0))", "os.cpu_count() or 1", "multiprocessing.cpu_count()"),
+    ),
+    "recorded order": (
+        r"if (\w+) not in (order|listed|recorded|first)\)",
+        {},
+        ("[*listed, *(n for n in members if n not in listed)]", "(*order, *(o for o in found if o not in order))"),
+    ),
     "the seed of a chain": (
         r"(init_seed|seed\)?) \+ (chain|c|index)\b",
         {"slt/sampling/settings.py": "chain_seed"},

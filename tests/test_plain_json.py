@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from devinterp.errors import StoreError
-from devinterp.plain_json import dig, listed, plain_json
+from devinterp.plain_json import dig, in_order, listed, plain_json
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
@@ -89,3 +89,12 @@ def test_dig_takes_nothing_but_mappings_apart() -> None:
 def test_a_list_of_one_is_read_as_netcdf_leaves_it(found, wanted):
     assert listed({"names": found}, "names") == wanted
     assert listed({}, "names") == []
+
+
+@given(st.lists(st.text(max_size=2), unique=True), JSON)
+def test_a_recorded_order_orders_what_is_found_and_adds_nothing(found: list[str], recorded: Any) -> None:
+    ordered = in_order(found, recorded)
+    assert sorted(ordered) == sorted(found)
+    wanted = [name for name in recorded if name in found] if isinstance(recorded, list) else []
+    assert ordered[: len(set(wanted))] == list(dict.fromkeys(wanted))
+    assert [name for name in found if name not in wanted] == ordered[len(set(wanted)) :]

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Literal
+from collections.abc import Callable, Hashable, Iterable, Mapping
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 
 from devinterp.errors import StoreError
 
-__all__ = ["dig", "listed", "plain_json"]
+__all__ = ["dig", "in_order", "listed", "plain_json"]
 
+T = TypeVar("T")
 NonFinite = Literal["refuse", "keep", "null", "text"]
 
 # What lies deeper than this contains itself, or was made to exhaust whoever reads it.
@@ -32,6 +33,13 @@ def listed(attrs: Mapping[Any, Any], name: str) -> list[Any]:
     """Return an attribute that is a list, empty where there is none; netCDF makes its only entry of a list of one."""
     found = attrs.get(name, [])
     return list(found) if isinstance(found, Iterable) and not isinstance(found, str) else [found]
+
+
+def in_order(found: Iterable[T], recorded: Any) -> list[T]:
+    """Return what is found in the order of a recorded list, if it is one, and behind it what the list does not have."""
+    there = dict.fromkeys(found)
+    first = [r for r in recorded if isinstance(r, Hashable) and r in there] if isinstance(recorded, list) else []
+    return list(dict.fromkeys([*first, *there]))
 
 
 def plain_json(

@@ -76,7 +76,7 @@ def info(
     traces = Traces(location, _mapping(status.attributes.get("metadata")))
     if not watch:
         if format is Format.json:
-            typer.echo(json.dumps(_document(location, status, traces), ensure_ascii=False, allow_nan=False, indent=2))
+            typer.echo(json.dumps(_document(status, traces), ensure_ascii=False, allow_nan=False, indent=2))
         else:
             put(*_view(location, status, traces, height=None))
         return
@@ -96,7 +96,7 @@ def _watch(location: Location, traces: Traces, interval: float, format: Format) 
         last = None
         while True:
             status = read_status(location)
-            shown = _document(location, status, traces)
+            shown = _document(status, traces)
             if shown != last:
                 line = json.dumps(shown, ensure_ascii=False, allow_nan=False) if format is Format.json else _line(shown)
                 typer.echo(line)
@@ -133,7 +133,7 @@ def _view(location: Location, status: StoreStatus, traces: Traces, *, height: in
     from devinterp.slt.runs.results import loss_unit, with_unit
 
     parts: list[RenderableType] = []
-    facts = _facts(location, status)
+    facts = _facts(status)
     width = max(len(name) for name, _ in facts) + 2
     parts += [_text(f"{name + ':':<{width}}{value}") for name, value in facts]
     if not status.runs:
@@ -187,7 +187,7 @@ def _text(line: str) -> RenderableType:
     return Text(line, overflow="fold")
 
 
-def _facts(location: Location, status: StoreStatus) -> list[tuple[str, str]]:
+def _facts(status: StoreStatus) -> list[tuple[str, str]]:
     state = "completed" if status.completed else "not completed"
     if not status.completed:
         state += (
@@ -276,7 +276,7 @@ def _counts(run: RunStatus) -> dict[str, int]:
     return counts
 
 
-def _document(location: Location, status: StoreStatus, traces: Traces) -> dict[str, Any]:
+def _document(status: StoreStatus, traces: Traces) -> dict[str, Any]:
     from dataclasses import asdict
 
     from devinterp.plain_json import plain_json

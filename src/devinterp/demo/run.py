@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -14,6 +13,7 @@ import xarray as xr
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
+from devinterp.cores import available_cores
 from devinterp.demo.analysis import (
     COPIED_KIND,
     FULL,
@@ -86,7 +86,9 @@ def main(out: Path, quick: bool = False) -> int:
         training = _train(model, corpus, settings, console)
         _save_weights(training, out / "weights")
         circuit, scale = _attention(model, corpus, settings), _weight_scale(model)
-        paths = _sample(model, circuit, Data(corpus, settings), settings, out, console, 1 if quick else _cores())
+        paths = _sample(
+            model, circuit, Data(corpus, settings), settings, out, console, 1 if quick else available_cores()
+        )
     with _stage(console, "reopening and validating", len(paths)) as advance:
         reports = {}
         for path in paths.values():
@@ -262,7 +264,3 @@ def _one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -95,7 +95,8 @@ def sweep_map(
     refuse_empty(summary)
     whole = summary.to_dataset() if isinstance(summary, xr.DataTree) else summary
     whole = whole.expand_dims([name for name in axes_of(whole.coords) if name not in whole.dims])  # what was selected
-    found = recommend(whole) if _any_sampled(whole) else None
+    sampled = set(whole["verdict"].values.astype(str).ravel()) - {"", CONTROL}
+    found = recommend(whole) if sampled else None
     chosen = found.settings if found is not None else {}
     framed = "framed: recommended" if found is not None and found.good else "framed: the best, none is good"
     shown = whole.isel({setting: whole[setting].values > 0 for setting in ("n_beta", "lr")})
@@ -138,11 +139,6 @@ def sweep_map(
         bar.ax.tick_params(labelsize=7.5)
         bar.outline.set(edgecolor=NEUTRAL, linewidth=0.5)
     return facets
-
-
-def _any_sampled(summary: xr.Dataset) -> bool:
-    verdicts = summary["verdict"].values.astype(str)
-    return bool(((verdicts != "") & (verdicts != CONTROL)).any())
 
 
 def _title(fixed: Mapping[str, float]) -> str:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["check_storage"]
 
 
-def check_storage(bound: Bound, name: str, array: ArrayNode, spec: VariableSpec, findings: Collector) -> None:
+def check_storage(bound: Bound, array: ArrayNode, spec: VariableSpec, findings: Collector) -> None:
     """Check units, fill, chunks and codecs of one declared array (of a variable in memory: units alone)."""
     _check_units(array, spec.units(bound.parameters), findings)
     if array.storage is None:
@@ -118,7 +118,8 @@ def _check_grid(
     sharded = any(codec.name == "sharding_indexed" for codec in storage.codecs)
     if sharded and declared.shards == "forbidden":
         findings.add(RuleCode.SHARDED, array.path, "The array is sharded.", expected="one object per chunk")
-    if declared.chunks != "declared" or sharded or array.dims not in _dims_of(spec, array):
+    # Chunks are declared for the documented dimensions; under other legal ones they are free.
+    if declared.chunks != "declared" or sharded or len(spec.dims) != len(array.dims):
         return
     wanted = chunk_shape(spec, array.dims, array.shape)
     whole = [max(1, n) for n in array.shape]
@@ -136,11 +137,6 @@ def _check_grid(
             expected=f"at most {_sizes(array.dims, wanted)}" if spec.chunks else _sizes(array.dims, wanted),
             found=_sizes(array.dims, storage.chunks),
         )
-
-
-def _dims_of(spec: VariableSpec, array: ArrayNode) -> tuple[tuple[str, ...], ...]:
-    # Chunks are declared for the documented dimensions; under other legal ones they are free.
-    return (array.dims,) if len(spec.dims) == len(array.dims) else ()
 
 
 def _check_codecs(array: ArrayNode, storage: StorageNode, declared: StorageSpec, findings: Collector) -> None:

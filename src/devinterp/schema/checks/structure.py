@@ -64,7 +64,7 @@ def check_structure(
             key = (id(spec), id(array.storage), id(array.attrs), array.shape, array.dims)
             if array.storage is None or key not in in_order:
                 before = findings.total
-                check_storage(bound, name, array, spec, findings)
+                check_storage(bound, array, spec, findings)
                 if findings.total == before:
                     in_order.add(key)
         checked.sound[bound.path] = sound

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import math
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from devinterp.cores import available_cores
 from devinterp.errors import StoreError
 from devinterp.schema.checks.value_rules import VariableRules
 from devinterp.schema.definition.spec import stored_types
 from devinterp.schema.findings.codes import RuleCode
-from devinterp.schema.reading.decode_chunk import stored_fill
+from devinterp.schema.reading.decode_chunk import numpy_dtype, stored_fill
 from devinterp.schema.reading.memory_values import ViewValues
 from devinterp.schema.reading.nodes import NotReadableError, join
 from devinterp.schema.reading.store_values import (
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
     from devinterp.schema.checks.structure import Checked
     from devinterp.schema.findings.report import Collector
     from devinterp.schema.reading.limits import Limits
-    from devinterp.schema.reading.nodes import ArrayNode
 
 __all__ = ["check_values"]
 
@@ -74,7 +74,7 @@ def check_values(checked: Checked, values: StoreValues | ViewValues, limits: Lim
 
 
 def _workers() -> int:
-    return max(1, min(4, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1))
+    return max(1, min(4, available_cores()))
 
 
 def _check_view(variable: VariableRules, values: ViewValues, findings: Collector) -> None:
@@ -112,7 +112,7 @@ class _Stream:
         self.text = 0
 
     def run(self) -> None:
-        total = _nbytes(self.array)
+        total = math.prod(self.array.shape) * numpy_dtype(self.array).itemsize
         if self.variable.whole or total <= _SMALL:
             if total > self.values.budget:
                 self.findings.skip(
@@ -121,7 +121,7 @@ class _Stream:
                     f"a rule needs all {total} bytes at once, more than the memory limit allows",
                 )
                 return
-            self.whole = np.empty(self.array.shape, dtype=_memory_dtype(self.array))
+            self.whole = np.empty(self.array.shape, dtype=numpy_dtype(self.array))
         if self.whole is not None and total <= _AT_ONCE:
             self._run_at_once()
         else:
@@ -208,16 +208,3 @@ class _Stream:
         )
         self.whole[region] = stored_fill(self.array) if block is None else block
         self.placed.append((start, region))
-
-
-def _nbytes(array: ArrayNode) -> int:
-    count = 1
-    for n in array.shape:
-        count *= n
-    return count * _memory_dtype(array).itemsize
-
-
-def _memory_dtype(array: ArrayNode) -> np.dtype[Any]:
-    from devinterp.schema.reading.decode_chunk import numpy_dtype
-
-    return numpy_dtype(array)

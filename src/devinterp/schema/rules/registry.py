@@ -159,11 +159,6 @@ def predicate(
 
 
 @lru_cache(maxsize=1)
-def _load_ours() -> None:
-    for module in _OURS:
-        import_module(module)
-
-
 @lru_cache(maxsize=1)
 def _load_installed() -> None:
     from importlib.metadata import entry_points
@@ -185,7 +180,8 @@ def find_predicate(name: str) -> Predicate:
 
     Raises `SchemaError` where nothing is registered under it.
     """
-    _load_ours()
+    for module in _OURS:
+        import_module(module)
     if name not in _REGISTRY:
         _load_installed()
     if name not in _REGISTRY:

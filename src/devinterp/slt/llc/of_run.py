@@ -216,7 +216,7 @@ def _init_rows(run: Samples, task: str) -> npt.NDArray[np.float64]:
 def _check_finite(run: Samples, rows: npt.NDArray[np.float64]) -> None:
     if not np.isfinite(rows).all():
         raise DataError(
-            f"The loss at the start{f' of the run {run.label!r}' if run.label else ''} is not finite.",
+            f"The loss at the start{run.of_label} is not finite.",
             expected="finite values",
             found=f"{int((~np.isfinite(rows)).sum())} of {rows.size} rows are not",
             remedy="Check the store with devinterp.validate: a missing chunk reads as NaN.",

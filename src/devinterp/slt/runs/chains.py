@@ -177,7 +177,7 @@ def select_chains(
     selection = ChainSelection(used, tuple(sorted(reasons)), length, reasons)
     if not used:
         raise AllChainsFailedError(
-            f"No chain{_of(samples)} can be used: {describe(reasons)}.",
+            f"No chain{samples.of_label} can be used: {describe(reasons)}.",
             expected="at least one complete chain",
             remedy="Lower lr, then n_beta, or pass allow_partial=True to use what there is.",
         )
@@ -189,8 +189,8 @@ def warn_excluded(samples: Samples, selection: ChainSelection) -> None:
     if selection.excluded:
         warnings.warn(
             ChainFailedWarning(
-                f"{len(selection.excluded)} of {len(selection.used) + len(selection.excluded)} chains{_of(samples)} "
-                f"left out ({describe(selection.reasons)})."
+                f"{len(selection.excluded)} of {len(selection.used) + len(selection.excluded)} chains"
+                f"{samples.of_label} left out ({describe(selection.reasons)})."
             ),
             stacklevel=_level_outside(),
         )
@@ -207,7 +207,3 @@ def _level_outside() -> int:
 def describe(reasons: Mapping[int, str]) -> str:
     """Put the reasons into one line."""
     return "; ".join(f"chain {c}: {why}" for c, why in sorted(reasons.items()))
-
-
-def _of(samples: Samples) -> str:
-    return f" of the run {samples.label!r}" if samples.label else ""

@@ -13,7 +13,7 @@ import xarray as xr
 from devinterp.errors import MissingVariableError, SettingError
 from devinterp.names import SECONDARY, swept_value
 from devinterp.names import SWEPT as SETTINGS
-from devinterp.plain_json import dig
+from devinterp.plain_json import dig, in_order
 from devinterp.slt.runs.run import Tree, is_samples, metadata_of
 
 __all__ = ["SETTINGS", "Grid", "axes_of", "cell_name", "grid_of", "plain_grid"]
@@ -94,8 +94,7 @@ def grid_of(obj: Tree | Mapping[str, Tree]) -> Grid | None:
     if not cells:
         return None
     if isinstance(listed, list):
-        order = [name for name in listed if name in cells]
-        cells = {name: cells[name] for name in [*order, *(n for n in cells if n not in order)]}
+        cells = {name: cells[name] for name in in_order(cells, listed)}
     names = axes_of(obj.coords)
     settings = {name: _settings(name, cell, names) for name, cell in cells.items()}
     if set(SETTINGS) <= set(obj.coords):  # a selection along `cell` leaves every group in the tree

@@ -108,9 +108,8 @@ def row_mask(run: Samples, obs_id: str) -> npt.NDArray[np.bool_] | None:
 
 
 def _nothing_counts(run: Samples, mask: str) -> DataError:
-    within = f" of the run {run.label!r}" if run.label else ""
     return DataError(
-        f"In what was selected{within}, no position counts.",
+        f"In what was selected{run.of_label}, no position counts.",
         expected=f"a 1 in {mask}{', where init_loss is known' if mask.startswith('mask_sampling') else ''}",
         remedy="Widen the selection.",
     )

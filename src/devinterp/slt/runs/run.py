@@ -12,7 +12,7 @@ import xarray as xr
 
 from devinterp.errors import DataError, IncompleteStoreError, MissingVariableError, ProvenanceError, SettingError
 from devinterp.names import sanitize_observable_name
-from devinterp.plain_json import dig
+from devinterp.plain_json import dig, in_order
 from devinterp.slt.runs.positions import target_positions, token_positions
 from devinterp.slt.runs.results import no_text, of_tokens, with_plain_coords
 from devinterp.steps import StepLayout
@@ -54,11 +54,7 @@ def study_members(obj: Tree | Mapping[str, Tree]) -> dict[str, Tree] | None:
         chosen = obj.children.get(str(obj.coords["checkpoint"].item()))
         return None if chosen is None else study_members(chosen)
     members: dict[str, Tree] = {str(name): child for name, child in obj.children.items() if is_samples(child)}
-    order = dig(metadata_of(obj), "config.restrictions")
-    if isinstance(order, Sequence) and not isinstance(order, str):
-        listed = [name for name in order if name in members]
-        members = {name: members[name] for name in [*listed, *(n for n in members if n not in listed)]}
-    return members or None
+    return {name: members[name] for name in in_order(members, dig(metadata_of(obj), "config.restrictions"))} or None
 
 
 def series_members(obj: Tree | Mapping[str, Tree]) -> dict[int, xr.DataTree] | None:
@@ -79,9 +75,7 @@ def series_members(obj: Tree | Mapping[str, Tree]) -> dict[int, xr.DataTree] | N
     if "checkpoint" in obj.coords:
         chosen = obj.coords["checkpoint"]
         return None if chosen.ndim == 0 else {int(s): members[int(s)] for s in chosen.values if int(s) in members}
-    order = dig(metadata_of(obj), "config.checkpoints")
-    listed = [step for step in order if step in members] if isinstance(order, list) else []
-    return {step: members[step] for step in [*listed, *(s for s in members if s not in listed)]}
+    return {step: members[step] for step in in_order(members, dig(metadata_of(obj), "config.checkpoints"))}
 
 
 def _completion(node: Tree) -> tuple[bool, bool]:
@@ -182,6 +176,11 @@ class Samples:
         inside = isinstance(obj, xr.DataTree) and obj.root is not obj
         return cls(dataset, metadata_of(obj), label, metadata_of(obj.root) if inside else {})
 
+    @property
+    def of_label(self) -> str:
+        """For messages: `` of the run 'l0h0'`` within a study, else nothing."""
+        return f" of the run {self.label!r}" if self.label else ""
+
     def setting(self, name: str) -> Any:
         """Return a sampler setting by its ``sample()`` argument name, or None where it is not recorded."""
         return dig(self.metadata, f"config.sampler.{name}")
@@ -235,8 +234,7 @@ class Samples:
         """Ids of the observables, in the caller's order where it is recorded, else in the dataset's."""
         found = [str(name)[len("loss_") :] for name in self.dataset.data_vars if str(name).startswith("loss_")]
         listed = dig(self.metadata, "config.observables") or []
-        order = [o["obs_id"] for o in listed if isinstance(o, Mapping) and o.get("obs_id") in found]
-        return (*order, *(name for name in found if name not in order))
+        return tuple(in_order(found, [o["obs_id"] for o in listed if isinstance(o, Mapping) and "obs_id" in o]))
 
     def observable(self, name: str) -> str:
         """Return the id of one observable, given by its name or its id.
@@ -355,10 +353,9 @@ class Samples:
             first = array.isel({dim: 0}, drop=True)
             values, wanted = array.transpose(dim, ...).values, np.asarray(first.values)
             if not all(np.array_equal(own, wanted, equal_nan=wanted.dtype.kind == "f") for own in values):
-                within = f" of the run {self.label!r}" if self.label else ""
                 found = sorted(set(values.tolist())) if values.ndim == 1 else f"other values at other places of {dim!r}"
                 raise ProvenanceError(
-                    f"The runs that were combined along {dim!r} differ in {name!r}{within}.",
+                    f"The runs that were combined along {dim!r} differ in {name!r}{self.of_label}.",
                     expected="the same value in all of them",
                     found=found,
                     remedy="Combine runs of the same settings and rows, or analyse them one by one.",

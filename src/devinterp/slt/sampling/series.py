@@ -16,7 +16,7 @@ from devinterp.slt.diagnostics.step_bias import warn_of_step
 from devinterp.slt.sampling.engine.losses import LossFn
 from devinterp.slt.sampling.running.coordinator import complete_run, open_finished, sample_part
 from devinterp.slt.sampling.running.options import shared_workers
-from devinterp.slt.sampling.running.run_plan import RunPlan, Variant, check_visited, describe, make_plan
+from devinterp.slt.sampling.running.run_plan import RunPlan, check_visited, describe, make_plan
 from devinterp.slt.sampling.settings import SamplerSettings
 from devinterp.slt.sampling.study import (
     check_names,
@@ -108,7 +108,8 @@ def sample_checkpoints(
         variants = {f"/{name}": (own[step][name], masks(model, name, restrictions[name])) for name in names}
         plan = make_plan(model, dataset, observables, variants, device=device, loss_fn=loss_fn, options=about)
         requests = describe(plan, tokenizer=tokenizer, target=output_path, below=f"/{step}", stacklevel=4)
-        return _placed(plan, step), {f"/{step}{group}": request for group, request in requests.items()}
+        placed = {f"/{step}{group}": variant for group, variant in plan.variants.items()}
+        return replace(plan, variants=placed), {f"/{step}{group}": request for group, request in requests.items()}
 
     requests: dict[str, SamplesRequest] = {}
     for step in steps:
@@ -181,12 +182,6 @@ def _own_settings(
         narrower = {name: {**by_name.get(name, {}), **by_both.get((step, name), {})} for name in names}
         own[step] = overridden(common.override(**changes), names, narrower)
     return own
-
-
-def _placed(plan: RunPlan, step: int) -> RunPlan:
-    """Return the plan with its groups below the checkpoint's."""
-    variants: dict[str, Variant] = {f"/{step}{group}": variant for group, variant in plan.variants.items()}
-    return replace(plan, variants=variants)
 
 
 def _containers(steps: list[int], names: tuple[str, ...], task: str) -> dict[str, Container]:

@@ -272,14 +272,8 @@ def gather_blocks(job: Job) -> Gathered:
         sums={name: total.reshape(groups, *job.arrays[name].shape[2:]) for name, total in sums.items()},
         products={name: total.reshape(groups, *job.arrays[name].shape[2:]) for name, total in products.items()},
         centre=centre or 0.0,
-        sample=_joined(sample, num_chains, length),
+        sample=np.concatenate([np.zeros((num_chains, length, 0), dtype=np.float32), *sample.values()], axis=2),
     )
-
-
-def _joined(sample: dict[str, npt.NDArray[np.float32]], num_chains: int, length: int) -> npt.NDArray[np.float32]:
-    if not sample:
-        return np.zeros((num_chains, length, 0), dtype=np.float32)
-    return np.concatenate(list(sample.values()), axis=2)
 
 
 def _common_slices(arrays: dict[str, xr.DataArray]) -> list[tuple[slice, slice]]:

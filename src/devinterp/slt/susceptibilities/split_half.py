@@ -55,14 +55,15 @@ def split_half(
     single = [name for name, tree in members.items() if tree.sizes.get("chain", 1) < 2]
     if single or not members:
         raise SettingError("Halves need at least two chains in every run.", found=f"one chain in {single}")
-    task = sampling_task if sampling_task is not None else _recorded_task(wr_map)
+    if sampling_task is None and isinstance(wr_map, xr.DataTree):
+        sampling_task = dig(metadata_of(wr_map), "config.sampling_task")
     halves = []
     for first in (True, False):
         cut = {}
         for name, tree in members.items():
             middle = tree.sizes["chain"] // 2
             cut[name] = tree.isel(chain=slice(0, middle) if first else slice(middle, None))
-        halves.append(compute_susceptibilities(cut, task, **options))
+        halves.append(compute_susceptibilities(cut, sampling_task, **options))
     out = {}
     for name, standardize in (("reproducibility", False), ("reproducibility_standardized", True)):
         a, b = (matrix(half, standardize=standardize).values for half in halves)
@@ -71,13 +72,6 @@ def split_half(
     for variable in out:
         dataset[variable].attrs = {"units": "1"}
     return dataset
-
-
-def _recorded_task(wr_map: Any) -> str | None:
-    if not isinstance(wr_map, xr.DataTree):
-        return None
-    found = dig(metadata_of(wr_map), "config.sampling_task")
-    return None if found is None else str(found)
 
 
 def _correlation(a: npt.NDArray[np.float64], b: npt.NDArray[np.float64]) -> float:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from devinterp.errors import StoreError
-from devinterp.plain_json import dig
+from devinterp.plain_json import dig, in_order
 from devinterp.schema.checks.recognise import has_completed
 from devinterp.schema.reading.keys import DOCUMENT, ChunkKeys, join_key
 from devinterp.schema.reading.store_tree import gathered_documents
@@ -179,8 +179,7 @@ def _samples_groups(
         names = [n for n in location.list_dir(path.strip("/")) if not n.startswith(".") and n != DOCUMENT]
     names.sort(key=lambda n: (not n.isdecimal(), int(n) if n.isdecimal() else 0, n))  # checkpoints by training step
     listed = dig(config, "restrictions") or dig(config, "cells")
-    order = [str(n) for n in listed] if isinstance(listed, list) else []
-    for name in [*(n for n in order if n in names), *(n for n in names if n not in order)]:
+    for name in in_order(names, listed):
         child = below.get(name) if below is not None else read_group(location, f"{path}/{name}")
         if not isinstance(child, Mapping) or child.get("node_type") != "group":
             continue

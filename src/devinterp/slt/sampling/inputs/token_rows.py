@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -225,7 +225,8 @@ class TokenRows:
     def _refuse_nulls(self, block: Any, indices: npt.NDArray[np.int64]) -> None:
         """Raise `DataError` for the first row, or token, that is missing."""
         for index, row in zip(indices.tolist(), block, strict=True):
-            lacking = None if row is None or not isinstance(row, list | tuple) else next(_missing(row), None)
+            tokens = row if isinstance(row, list | tuple) else ()
+            lacking = next((position for position, token in enumerate(tokens) if token is None), None)
             if row is None or lacking is not None:
                 raise DataError(
                     f"{self.name} has {'a null row' if row is None else 'a null token'}.",
@@ -281,10 +282,6 @@ class TokenRows:
         if block.shape[1] != width:
             raise self._unequal({width, block.shape[1]})
         return block.astype(np.int64, copy=False), lengths
-
-
-def _missing(row: Sequence[Any]) -> Iterator[int]:
-    return (position for position, token in enumerate(row) if token is None)
 
 
 def _beside(data: Any) -> dict[str, Any]:

@@ -35,7 +35,7 @@ def write_initial_arrays(plan: RunPlan, run: Run, *, chains_follow: bool) -> Non
         group: [
             name
             for name, layout in run.layout(group).arrays.items()
-            if _is_ours(layout) and not run.has_array(group, name)
+            if layout.spec.prefix is None and name != "draws_written" and not run.has_array(group, name)
         ]
         for group in plan.variants
     }
@@ -94,7 +94,3 @@ def _where(plan: RunPlan, name: str, losses: npt.NDArray[np.float32]) -> str:
             return f"{name}: {observable.not_finite(np.where(_counted(plan, name, losses), losses, 0))}"
     chain, position = (int(index[0]) for index in np.nonzero(~np.isfinite(losses)))
     return f"{name}: the first batches of chain {chain}, at token position {position}"
-
-
-def _is_ours(layout: Any) -> bool:
-    return layout.spec.prefix is None and layout.name != "draws_written"

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 from torch import nn
 
+from devinterp.cores import available_cores
 from devinterp.errors import SettingError
 from devinterp.schema.reading.target import resolve_target
 from devinterp.slt.sampling.running.pool import start_server, worker_pool
@@ -93,8 +94,7 @@ class Execution:
 
     def workers(self, tasks: int) -> int:
         """Return how many processes of our own so many tasks want."""
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        return min(self.num_workers or max(1, cores // (self.threads_per_chain or 1)), max(tasks, 1))
+        return min(self.num_workers or max(1, available_cores() // (self.threads_per_chain or 1)), max(tasks, 1))
 
     def begin(self, model: object = None) -> None:
         """Let what processes of our own need for a model be imported while the run is prepared."""
