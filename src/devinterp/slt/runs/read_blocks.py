@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -14,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
+from devinterp.cores import available_cores
 from devinterp.store.reading.fast_chunks import BlockReader, block_reader
 
 __all__ = [
@@ -30,7 +30,7 @@ __all__ = [
 
 READ_AHEAD_BYTES = 48 * 2**20
 BLOCK_BYTES = 8 * 2**20  # stays within the cache of the last level
-READERS = min(8, os.cpu_count() or 2)  # more than there are cores only cost memory that is got and given back
+READERS = min(8, available_cores())  # more than there are cores only cost memory that is got and given back
 REMEMBERED_BYTES = 256 * 2**20
 
 # Means that were computed within `remembered_means`, by the identity of the variable, which is kept so that no other

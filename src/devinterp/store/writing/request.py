@@ -57,6 +57,11 @@ class SamplesRequest:
         config = {**self.config, "sampler": dict(self.parameters), "observables": [dict(o) for o in self.observables]}
         return {"config": config, "provenance": dict(self.provenance), "run": {"chains": []}}
 
+    @property
+    def num_chains(self) -> int:
+        """Chains that are asked for."""
+        return int(self.parameters["num_chains"])
+
     def step_layout(self) -> StepLayout:
         """Return how draws and steps relate."""
         p = self.parameters

@@ -20,7 +20,7 @@ from devinterp.errors import DevinterpError, StoreError
 from devinterp.plain_json import dig
 from devinterp.schema import load
 from devinterp.schema.definition.spec import ArrayLayout, GroupLayout
-from devinterp.schema.reading.keys import DOCUMENT, STATE_FOLDER, document_key
+from devinterp.schema.reading.keys import DOCUMENT, STATE_FOLDER, ChunkKeys, document_key, join_key
 from devinterp.store.chain_checkpoints import ChainProgress, read_progress
 from devinterp.store.filesystem import remove_empty
 from devinterp.store.location import Location
@@ -93,7 +93,7 @@ class Run:
     @property
     def chains(self) -> list[tuple[str, int]]:
         """Every (group, chain) of the run."""
-        return [(g, c) for g, r in self.requests.items() for c in range(int(r.parameters["num_chains"]))]
+        return [(g, c) for g, r in self.requests.items() for c in range(r.num_chains)]
 
     def remaining(self) -> list[tuple[str, int]]:
         """(group, chain) pairs that have not reached their end."""
@@ -146,9 +146,8 @@ class Run:
 
     def has_array(self, group: str, name: str) -> bool:
         """Whether an array that belongs to no chain was written (its one chunk is there)."""
-        layout = self.layout(group).arrays[name]
-        key = "/".join([f"{group}/{name}".strip("/"), "c", *("0" for _ in layout.shape)])
-        return self.location.exists(key)
+        first = ChunkKeys().name((0,) * len(self.layout(group).arrays[name].shape))
+        return self.location.exists(join_key(group, name, first))
 
     def writer(self, group: str, chain: int, *, patience: float = 0.0) -> tuple[ChainWriter, bytes | None]:
         """Return a chain's writer and the state to go on from (None at the start); see `WriterAddress.open_in`."""
@@ -235,7 +234,7 @@ class Run:
     def note_seconds(self) -> None:
         """Add how long each chain took, over all processes that took it up, to the facts of its group."""
         for group, request in self.requests.items():
-            times = [self.progress(group, c).seconds or None for c in range(int(request.parameters["num_chains"]))]
+            times = [self.progress(group, c).seconds or None for c in range(request.num_chains)]
             self.add_facts(group, {"seconds": times})
 
     def publish(self, *, completed: bool = False, groups: list[str] | None = None) -> None:
@@ -248,20 +247,19 @@ class Run:
 
     def publish_draws(self, group: str) -> None:
         """Write ``draws_written`` where it has changed: what whoever reads the store meanwhile may rely on."""
-        count = int(self.requests[group].parameters["num_chains"])
-        draws = [self.progress(group, c).draws for c in range(count)]
+        draws = [self.progress(group, c).draws for c in range(self.requests[group].num_chains)]
         if self._published.get(group) != draws:
             self.write_array(group, "draws_written", np.array(draws))
             self._published[group] = draws
 
     def attributes(self, group: str, *, completed: bool) -> dict[str, Any]:
         """Return the attributes of a samples group as they should stand now."""
-        count = int(self.requests[group].parameters["num_chains"])
-        metadata = self.requests[group].metadata()
+        request = self.requests[group]
+        metadata = request.metadata()
         metadata["run"] = {
             **self._facts.get(group, {}),
             **({"environments": [dict(e) for e in self.environments]} if self.environments else {}),
-            "chains": [_state(self.progress(group, c)) for c in range(count)],
+            "chains": [_state(self.progress(group, c)) for c in range(request.num_chains)],
         }
         ours = {"devinterp_schema": self.schema.id, "completed": int(completed), "metadata": metadata}
         ours |= _coordinates(self.layout(group).arrays)
