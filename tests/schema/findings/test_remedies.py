@@ -25,7 +25,7 @@ LINES: dict[str, Callable[[Path, Path, str], Any]] = {
     "del group[name].attrs['_FillValue'], then consolidate again": lambda path, new, where: drop_fill(path, where),
     "Remove the folder once no run": lambda path, new, where: shutil.rmtree(path / ".devinterp"),
     "Remove it; resuming the run": lambda path, new, where: [p.unlink() for p in path.rglob("*.partial")],
-    "Validate it with profile=": lambda path, new, where: None,
+    "Validate or open it with profile=": lambda path, new, where: None,
 }
 FOLLOWED = {"DI008": {"profile": "devinterp-2.0"}, "DI010": {}, "DI207": {}, "DI503": {}, "DI504": {}}
 

@@ -3,10 +3,12 @@ from __future__ import annotations
 import io
 import json
 import re
+from pathlib import Path
 
 import pytest
 from rich.console import Console
 
+import devinterp
 from devinterp.errors import ValidationError
 from devinterp.schema import Finding, NotChecked, Report, RuleCode
 from devinterp.schema.findings import report as module
@@ -231,6 +233,15 @@ def test_an_exception_names_ten_errors_and_counts_the_rest(count: int) -> None:
     assert Report("x", findings=(note,)).raise_for_errors().notes == (note,)
     with pytest.raises(ValidationError, match="x breaks lab/a@1 "):
         Report("x", schema="lab/a@1", findings=(findings[0],)).raise_for_errors()
+
+
+def test_an_exception_says_first_that_the_store_is_of_another_profile(reference: Path) -> None:
+    with pytest.raises(ValidationError) as error:
+        devinterp.open_store(reference / "full.zarr")
+    first = str(error.value).splitlines()[1:5]
+    assert first[0] == "  note DI008 /: The store is as the profile 'devinterp-2.0' has it."
+    assert first[3].endswith("Validate or open it with profile='devinterp-2.0'.")
+    assert devinterp.open_store(reference / "full.zarr", profile="devinterp-2.0")["loss_train"].ndim == 4
 
 
 def test_what_a_finding_leaves_out_comes_from_its_code() -> None:

@@ -140,7 +140,7 @@ def offer_profile(root: GroupNode, schema: Schema, findings: Collector, limits: 
             f"The store is as the profile {name!r} has it{f', but for {number} finding(s)' if number else ''}.",
             expected=f"{schema.profile}",
             found=name,
-            remedy=f"Validate it with profile={name!r}.",
+            remedy=f"Validate or open it with profile={name!r}.",
         )
 
 

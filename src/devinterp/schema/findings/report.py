@@ -110,7 +110,8 @@ class Report(Record):
             return self
         errors = self.errors
         total = sum(f.count for f in errors)
-        shown = "\n".join("  " + str(f).replace("\n", "\n  ") for f in errors[:10])
+        of_another = [f for f in self.notes if str(f.code) == RuleCode.OTHER_PROFILE]  # first: it explains the rest
+        shown = "\n".join("  " + str(f).replace("\n", "\n  ") for f in (*of_another, *errors[:10]))
         more = f"\n  and {len(errors) - 10} more" if len(errors) > 10 else ""
         error = ValidationError(
             f"{self.target} breaks {self.schema or 'every known schema'} (profile {self.profile}) in "
