@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from devinterp.errors import SchemaError
+from devinterp.schema.definition.load import find_schema, load
 from devinterp.schema.definition.schema import Schema
 from devinterp.schema.definition.suggest import suggestion
 from devinterp.schema.findings.codes import RuleCode
@@ -111,15 +112,11 @@ def load_by_id(identity: str, profile: str) -> Schema | None:
 
     Raises `SchemaError` where the schema is there, but has no such profile or is broken.
     """
-    from devinterp.schema.definition.load import find_schema
-
     path = find_schema(identity)
     return None if path is None else _load(path, profile)
 
 
 def _load(source: Any, profile: str) -> Schema:
-    from devinterp.schema.definition.load import load
-
     try:
         schema: Schema = load(source, profile=profile)
     except SchemaError:

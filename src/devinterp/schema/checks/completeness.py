@@ -88,13 +88,10 @@ def _check_group(access: Access, group: GroupNode, tree: StoreTree, findings: Co
     known = {DOCUMENT, *group.arrays, *group.groups, *group.broken}
     for entry in access.entries(group.path.strip("/")):
         path = join(group.path, entry.name)
-        if entry.name in known:
-            if entry.escapes:
-                findings.add(
-                    RuleCode.PATH_ESCAPE, path, "A symbolic link leads out of the store.", level="completeness"
-                )
-        elif entry.escapes:
+        if entry.escapes:
             findings.add(RuleCode.PATH_ESCAPE, path, "A symbolic link leads out of the store.", level="completeness")
+        elif entry.name in known:
+            continue
         elif group.path == "/" and entry.name == STATE_FOLDER:
             if group.attrs.get("completed") == 1:
                 findings.add(RuleCode.STATE_FOLDER, path, "A completed store still holds the state of its run.")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from devinterp.errors import SchemaError
 from devinterp.plain_json import dig
 from devinterp.schema.checks.bind import load_by_id
+from devinterp.schema.definition.load import available, load, usable
 from devinterp.schema.definition.schema import Schema
 from devinterp.schema.definition.spec import NodeSpec
 from devinterp.schema.findings.codes import RuleCode
@@ -32,7 +33,7 @@ def choose_schema(root: GroupNode, asked: Any, profile: str, findings: Collector
     """
     named = root.attrs.get("devinterp_schema")
     if asked is not None:
-        schema: Schema = asked if isinstance(asked, Schema) else _load(asked, profile)
+        schema: Schema = asked if isinstance(asked, Schema) else load(asked, profile=profile)
         if isinstance(named, str) and named not in (schema.id, *schema.extends):
             own = _sound(named, "strict")[0] if _ID.fullmatch(named) else None
             if own is None or schema.id not in own.extends:
@@ -59,13 +60,6 @@ def choose_schema(root: GroupNode, asked: Any, profile: str, findings: Collector
     return recognised
 
 
-def _load(source: Any, profile: str) -> Schema:
-    from devinterp.schema.definition.load import load
-
-    schema: Schema = load(source, profile=profile)
-    return schema
-
-
 def _named_schema(named: str, profile: str) -> tuple[Schema | None, str]:
     """Return the schema that a store names, or None and why: a store is not to blame for what is installed here."""
     if not _ID.fullmatch(named):
@@ -90,8 +84,6 @@ def _sound(identity: str, profile: str) -> tuple[Schema | None, str]:
 
 def known_schemas(profile: str) -> list[Schema]:
     """Every installed schema that extends none, under ``profile`` where it has it."""
-    from devinterp.schema.definition.load import available, load, usable
-
     paths = available()
     schemas = {i: s for i, s in usable().items() if not s.extends and profile in s.profiles}
     return [s if s.profile == profile else load(paths[i], profile=profile) for i, s in schemas.items()]

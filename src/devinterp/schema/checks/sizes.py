@@ -86,26 +86,12 @@ def _check_dimension(
             continue
         size = array.shape[array.dims.index(dim)]
         if wanted is not None and size != wanted:
-            findings.add(
-                RuleCode.SIZE,
-                array.path,
-                f"The dimension {dim!r} has the wrong size.",
-                expected=f"{wanted}{relation}",
-                found=size,
-            )
+            code, what, expected = RuleCode.SIZE, "has the wrong size", f"{wanted}{relation}"
         elif wanted is None and size != observed[dim]:
-            findings.add(
-                RuleCode.SIZE_CONFLICT,
-                array.path,
-                f"The dimension {dim!r} has another size than in the group's other variables.",
-                expected=observed[dim],
-                found=size,
-            )
+            code, what = RuleCode.SIZE_CONFLICT, "has another size than in the group's other variables"
+            expected = str(observed[dim])
         elif size < pattern.minimum:
-            findings.add(
-                RuleCode.SIZE,
-                array.path,
-                f"The dimension {dim!r} is too small.",
-                expected=f"at least {pattern.minimum}",
-                found=size,
-            )
+            code, what, expected = RuleCode.SIZE, "is too small", f"at least {pattern.minimum}"
+        else:
+            continue
+        findings.add(code, array.path, f"The dimension {dim!r} {what}.", expected=expected, found=size)

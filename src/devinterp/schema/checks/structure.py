@@ -11,6 +11,7 @@ from devinterp.schema.checks.bind import bind_tree
 from devinterp.schema.checks.names_and_types import Conformance
 from devinterp.schema.checks.sizes import check_sizes
 from devinterp.schema.checks.storage import check_storage
+from devinterp.schema.definition.load import load
 from devinterp.schema.findings.codes import RuleCode
 from devinterp.schema.findings.report import Collector
 from devinterp.schema.reading.limits import Limits
@@ -119,8 +120,6 @@ def _run_rule(bound: Bound, rule: Rule, values: Values | None, tree: Mapping[str
 
 def offer_profile(root: GroupNode, schema: Schema, findings: Collector, limits: Limits) -> None:
     """Add a note where the tree breaks this profile and another one fits it plainly better."""
-    from devinterp.schema.definition.load import load
-
     errors = _departures(findings)
     best: tuple[int, str] | None = None
     for name in schema.profiles:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from devinterp.schema.definition.load import load
 from devinterp.schema.definition.schema import Schema
 from devinterp.schema.definition.spec import Check, legal_dims
 from devinterp.schema.reading.nodes import ArrayNode, GroupNode
@@ -58,7 +59,6 @@ def to_pandera(
     SchemaError
         There is no such schema, profile or predicate.
     """
-    from devinterp.schema.definition.load import load
     from devinterp.schema.rules.bound import Bound
 
     loaded = schema if isinstance(schema, Schema) else load(schema, profile=profile)

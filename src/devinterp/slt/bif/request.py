@@ -12,6 +12,7 @@ import numpy.typing as npt
 import xarray as xr
 
 from devinterp.errors import DataError, SettingError
+from devinterp.schema import load
 from devinterp.slt.bif.loss_matrix import LossMatrix, Reduce, Sequences, load_losses
 from devinterp.slt.runs.chains import ChainSelection
 from devinterp.slt.runs.read_blocks import is_dask
@@ -133,8 +134,6 @@ class BifPlan:
     @property
     def units(self) -> dict[str, str]:
         """Units that differ from the schema's."""
-        from devinterp.schema import load
-
         node = load("bif").node("/").variables
         names = ("influences", "influences_se") if self.covariance else ()
         return {name: node[name].units(said_of_rows(self.run.metadata))[1] for name in names}

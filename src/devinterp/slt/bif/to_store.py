@@ -15,6 +15,7 @@ import xarray as xr
 from devinterp.errors import DataError, StoreConflictError, StoreExistsError
 from devinterp.plain_json import plain_json
 from devinterp.schema import ArrayLayout, GroupLayout, Schema, load, validate
+from devinterp.schema.definition.layout import array_attributes
 from devinterp.schema.reading.keys import ChunkKeys, chunk_grid
 from devinterp.slt.bif.operands import Source
 from devinterp.slt.bif.request import BifPlan
@@ -82,8 +83,6 @@ def stream_bif(source: Source, location: Location, *, se: bool = False) -> xr.Da
 
 def _layouts(plan: BifPlan, schema: Schema, se: bool) -> dict[str, ArrayLayout]:
     """The arrays of the store, from the schema, at the sizes of this result."""
-    from devinterp.schema.definition.layout import array_attributes
-
     sizes = dict(zip(plan.dims, plan.shape, strict=True))
     ids = plan.input_ids()
     sizes |= {"batch": len(plan.sequences), **({} if ids is None else {"position": ids.shape[1]})}

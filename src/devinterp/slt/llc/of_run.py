@@ -28,6 +28,7 @@ from devinterp.slt.runs.masked_means import (
 )
 from devinterp.slt.runs.results import said_of_losses
 from devinterp.slt.runs.run import Samples, Tree, series_members, study_members
+from devinterp.slt.uncertainty.intervals import llc_interval
 
 __all__ = ["CI_IS_FOR", "Over", "best_average", "check_over", "llc_of_run", "llc_of_trace", "task_of"]
 
@@ -149,8 +150,6 @@ def llc_of_run(
         result.attrs["step_inflation"] = round(bias.inflation, 6)
         result.attrs["step_inflation_is"] = "measured" if bias.source == "metrics" else "lower bound"
     if ci is not None:
-        from devinterp.slt.uncertainty.intervals import llc_interval
-
         interval = partial(llc_interval, run, kept.plain, n_beta=n_beta, level=ci, over=over, init_rows=init_rows)
         rows_of = None if task is None else dig(run.metadata, f"provenance.observables.{task}.length")
         result["llc_ci"] = ("bound", np.array(interval(rows_of=rows_of)))

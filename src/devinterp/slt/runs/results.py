@@ -12,6 +12,7 @@ import xarray as xr
 
 from devinterp.errors import DataError, MissingVariableError
 from devinterp.plain_json import dig
+from devinterp.schema import load
 from devinterp.schema.definition.spec import NAT
 
 __all__ = [
@@ -36,8 +37,6 @@ SAID_OF_ROWS = ("rows_are_tokens", "loss_unit")
 
 def schema_id(kind: str) -> str:
     """Return the id (``devinterp/llc@1``) of the schema of a kind of result."""
-    from devinterp.schema import load
-
     return str(load(kind).id)
 
 
@@ -117,8 +116,6 @@ def label_result(
     loss_unit : str, optional
         Unit of the losses, where neither it is nat nor the attributes tell it.
     """
-    from devinterp.schema import load
-
     given = {"loss_unit": loss_unit or attrs.get("loss_unit", NAT)}
     spec = load(kind).node(node)
     for name in dataset.variables:

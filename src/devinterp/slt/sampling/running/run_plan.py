@@ -241,6 +241,9 @@ def describe(
     def probe(evaluator: Evaluator | None = None) -> Probe:
         return probe_model(plan.model, plan.loss, first, plan.data, plan.observables, everything, device, evaluator)
 
+    def warn(text: str) -> None:
+        warnings.warn(text, DevinterpWarning, stacklevel=stacklevel + 1)
+
     loss_fn = plan.loss.loss_fn
     with LENDING:  # or another thread's chain would be hashed
         held = Held.by(plan.model, loss_fn)
@@ -258,30 +261,24 @@ def describe(
             if found
         )
         mode = next(iter(plan.variants.values())).settings.mode
-        warnings.warn(
+        warn(
             f"The model {what} in mode={mode!r}, so the losses vary for reasons other than its weights. "
-            "Pass mode='eval' to switch that off; this run records it in its provenance.",
-            DevinterpWarning,
-            stacklevel=stacklevel,
+            "Pass mode='eval' to switch that off; this run records it in its provenance."
         )
     hooked = [name for name, parameter in plan.model.named_parameters() if parameter_hooks(parameter)]
     if hooked:
-        warnings.warn(
+        warn(
             f"Hooks on the gradients of {_few(hooked)} are set aside while the model is sampled: the draws are those "
-            "of the loss alone. Use param_masks to sample some weights only.",
-            DevinterpWarning,
-            stacklevel=stacklevel,
+            "of the loss alone. Use param_masks to sample some weights only."
         )
     at_draws = [batches_seen(v.settings.as_dict(), plan.data.num_rows) for v in plan.variants.values()]
     blind = next((batches for batches in at_draws if batches is not None and batches.blind), None)
     if blind is not None:
-        warnings.warn(str(blind), DevinterpWarning, stacklevel=stacklevel)
+        warn(str(blind))
     if seen.idle:
-        warnings.warn(
+        warn(
             f"The loss of the first batch gives no gradient to {_few(seen.idle)}. A step leaves alone what has no "
-            "gradient, so these are not counted as sampled.",
-            DevinterpWarning,
-            stacklevel=stacklevel,
+            "gradient, so these are not counted as sampled."
         )
     place = None if target is None else locate(target)
     unknown, doubtful = False, dict[str, None]()
@@ -297,20 +294,16 @@ def describe(
                 doubtful |= dict.fromkeys(unproved(computation, stored["computes"]))
         requests[group] = replace(request, provenance=own)
     if doubtful:
-        warnings.warn(
+        warn(
             f"Of what the model holds, {_few(list(doubtful))} differ from what {target} was sampled with. The "
             "losses of the first batch are the same, so that it is taken for the same request; where other rows have "
-            "another loss now, choose another output_path.",
-            DevinterpWarning,
-            stacklevel=stacklevel,
+            "another loss now, choose another output_path."
         )
     if unknown:
-        warnings.warn(
+        warn(
             f"The store {target} does not tell what its model and loss computed, since it was written before that was "
             "recorded. Whether this call computes the same is known only as far as settings, weights, rows, masks and "
-            "the source of the loss tell.",
-            DevinterpWarning,
-            stacklevel=stacklevel,
+            "the source of the loss tell."
         )
     return requests
 
