@@ -32,6 +32,8 @@ def parity(real: Real) -> dict[str, Any]:
     last = real.model.config.num_hidden_layers - 1
     # What moves, draws, batches of each observable: the one head as in a study of heads, where most time goes.
     cases = {"full": ("full", 2, 1), "one head": (f"l{last}h0", 6, 3), "one group": (f"l{last // 2}g1", 2, 1)}
+    if not real.quick:  # what is left out tells the more, the more draws there are
+        cases["one head, more draws"] = (f"l{last}h0", 25, 3)
     table, same = [], True
     for name, (restriction, draws, batches) in cases.items():
         masks = create_param_masks(real.model, restriction)

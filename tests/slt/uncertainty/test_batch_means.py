@@ -231,6 +231,18 @@ def test_passes_count_where_they_are_longer_than_batches_of_draws():
     assert found.mean() == pytest.approx(known, rel=0.2)
 
 
+def test_of_losses_of_the_minibatches_later_passes_count_for_no_more_certainty():
+    rng = np.random.default_rng(0)
+    shared = np.tile(rng.normal(size=(1, 50)), 2)
+    run = rng.normal(0.0, 0.1, (4, 100)) + shared
+    passes = Passes(2.0, 50.0)
+    plain = mean_variance(run, shared=True, passes=passes)
+    of_rows = mean_variance(run, shared=True, passes=passes, of_minibatches=True)
+    assert of_rows == (plain[0], plain[1] / 2)
+    own = rng.normal(size=(4, 100))  # nothing in common
+    assert mean_variance(own, passes=passes, of_minibatches=True) == mean_variance(own, passes=passes)
+
+
 def test_a_run_says_how_its_draws_go_over_the_minibatches():
     run = make_run(num_steps_bw_draws=3, batch_size=4)
     draws = run.sizes["draw"]

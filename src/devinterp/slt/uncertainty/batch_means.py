@@ -187,7 +187,12 @@ ONE_PASS = Passes()
 
 
 def mean_variance(
-    trace: F64, *, shared: bool = False, passes: Passes = ONE_PASS, centre_over_chains: bool = False
+    trace: F64,
+    *,
+    shared: bool = False,
+    passes: Passes = ONE_PASS,
+    of_minibatches: bool = False,
+    centre_over_chains: bool = False,
 ) -> tuple[float, float]:
     """Variance of the mean of (chain, draw) by batch means, and its degrees of freedom.
 
@@ -205,6 +210,9 @@ def mean_variance(
         As `shares_minibatches` says.
     passes : Passes
         How the draws go over the minibatches.
+    of_minibatches : bool
+        Whether the quantity is one of the minibatches' rows. What chains have in common is then for the most part the
+        order in which these come, of which later passes show nothing new: degrees of freedom are those of one pass.
     centre_over_chains : bool
         Take the mean over chains out of every draw first, which removes what all chains share; what is left counts
         chains - 1 times per batch.
@@ -230,6 +238,7 @@ def mean_variance(
     together, dof = mean_variance(trace.mean(axis=0)[None])
     if num_draws / (dof + 1) > passes.draws:
         return alone
+    dof = max(1.0, dof / passes.count) if of_minibatches else dof
     return max(alone, (alone[0] + passes.count * (together - alone[0]), dof))
 
 

@@ -87,8 +87,9 @@ def llc_interval(
     trace = rows.mean(axis=2)
     centre = n_beta * (float(trace.mean()) - float(init_rows.mean()))
     if over == "paired":  # rows come anew at every draw, so that their noise is in how the draws vary
-        parts = [mean_variance(trace, shared=shares_minibatches(run), passes=Passes.of(run, trace.shape[1]))]
-        return t_interval(centre, n_beta**2 * parts[0][0], parts[0][1], level)
+        passes = Passes.of(run, trace.shape[1])
+        variance, dof = mean_variance(trace, shared=shares_minibatches(run), passes=passes, of_minibatches=True)
+        return t_interval(centre, n_beta**2 * variance, dof, level)
     if over == "observable":
         shared = shares_minibatches(run)
         parts = [mean_variance(trace, shared=shared, passes=Passes.of(run, trace.shape[1]))]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import threading
 
 import pytest
 import torch
@@ -11,7 +12,14 @@ from torch import nn
 
 from devinterp.errors import SettingError, StoreConflictError
 from devinterp.slt.sampling import sample
-from devinterp.slt.sampling.inputs.provenance import describe_loss, describe_tokenizer, describe_versions, hash_weights
+from devinterp.slt.sampling.inputs import callables
+from devinterp.slt.sampling.inputs.provenance import (
+    describe_loss,
+    describe_tokenizer,
+    describe_versions,
+    hash_weights,
+    hashing_weights,
+)
 
 
 def test_weights_are_identified_by_names_dtypes_and_values():
@@ -35,6 +43,26 @@ def test_odd_layouts_and_empty_tensors_are_hashed_by_value():
         each.register_buffer("scalar", torch.tensor(3))
         each.register_buffer("wide", torch.zeros(1).expand(4))
     assert hash_weights(model) == hash_weights(other)
+
+
+def test_weights_are_hashed_beside_a_pass_and_buffers_after_it(monkeypatch):
+    model = nn.Sequential(build_model(), nn.BatchNorm1d(3))
+    whole, threads, raw = hash_weights(model), [], callables.raw_bytes
+    monkeypatch.setattr(
+        callables, "raw_bytes", lambda tensor: threads.append(threading.current_thread()) or raw(tensor)
+    )
+    with hashing_weights(model) as digest:
+        before = model[1].running_mean.clone()
+        model[1](torch.ones(2, 3))
+        model[1].running_mean.copy_(before)
+        model[1].num_batches_tracked.zero_()
+        model[1].running_var.fill_(1.0)
+        found = digest()
+    assert found == whole
+    here = [thread is threading.current_thread() for thread in threads]
+    assert here == sorted(here)
+    assert here.count(False) == sum(1 for _ in model.parameters())
+    assert not any(thread.is_alive() for thread, own in zip(threads, here, strict=True) if not own)
 
 
 def test_the_loss_is_named_with_the_hash_of_its_source():

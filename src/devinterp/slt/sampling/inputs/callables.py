@@ -42,13 +42,13 @@ LOOSE = "~"
 first: one value in a list or dict, which is as often a switch as a setting, and tables and hooks of a model."""
 
 
-def hash_tensors(tensors: Iterable[tuple[str, torch.Tensor]]) -> str:
-    """Return the sha256 of named tensors: names, dtypes, shapes and bytes."""
-    digest = hashlib.sha256()
+def hash_tensors(tensors: Iterable[tuple[str, torch.Tensor]], digest: hashlib._Hash | None = None) -> hashlib._Hash:
+    """Return the sha256 of named tensors, names, dtypes, shapes and bytes; or go on with one of others."""
+    digest = hashlib.sha256() if digest is None else digest
     for name, tensor in tensors:
         digest.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)};".encode())
         digest.update(raw_bytes(tensor))
-    return digest.hexdigest()
+    return digest
 
 
 def raw_bytes(tensor: torch.Tensor) -> memoryview:
@@ -243,7 +243,7 @@ class _Walk:
             return repr(value)
         kind = type(value).__name__
         if isinstance(value, torch.Tensor):
-            return kind if value.is_meta else f"{kind} {hash_tensors([('', value)])[:16]}"
+            return kind if value.is_meta else f"{kind} {hash_tensors([('', value)]).hexdigest()[:16]}"
         if isinstance(value, np.ndarray):
             parts = value.tolist() if value.dtype.hasobject else [value.tobytes()]
             return f"{kind} {_digest([str(value.dtype), str(value.shape), *(self.text(p, depth + 1) for p in parts)])}"
@@ -251,7 +251,7 @@ class _Walk:
             if value is self.model:
                 return "the model"
             tensors = [*value.named_parameters(), *value.named_buffers()]
-            return f"{kind} {_digest([hash_tensors(tensors), str(sorted(describe_model(value).items()))])}"
+            return f"{kind} {_digest([hash_tensors(tensors).hexdigest(), str(sorted(describe_model(value).items()))])}"
         if isinstance(value, type | types.BuiltinFunctionType | types.FunctionType | types.MethodType):
             return _name(value)
         if hasattr(value, "_fingerprint"):  # a dataset of HuggingFace

@@ -6,6 +6,9 @@ import functools
 import hashlib
 import inspect
 import platform
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from importlib import metadata
 from typing import Any
 
@@ -14,7 +17,7 @@ from torch import nn
 from devinterp.errors import SettingError
 from devinterp.slt.sampling.inputs.callables import hash_tensors
 
-__all__ = ["describe_loss", "describe_tokenizer", "describe_versions", "hash_weights", "unwrapped"]
+__all__ = ["describe_loss", "describe_tokenizer", "describe_versions", "hash_weights", "hashing_weights", "unwrapped"]
 
 _PACKAGES = ("devinterp", "torch", "numpy", "xarray", "zarr", "transformers", "transformer_lens")
 
@@ -24,8 +27,27 @@ def hash_weights(model: nn.Module) -> str:
 
     A model that was compiled or put into ``DataParallel`` is the one inside.
     """
+    with hashing_weights(model) as digest:
+        return digest()
+
+
+@contextmanager
+def hashing_weights(model: nn.Module) -> Iterator[Callable[[], str]]:
+    """Do what `hash_weights` does beside what is done inside, which may evaluate the model but moves no weight.
+
+    Of half a gigabyte it takes as long as a pass or two, for which no lock of Python's is held. Buffers, which a pass
+    may change, are read when all is over.
+
+    Yields
+    ------
+    callable
+        Waits for the hash, and returns it; to be called when the model is as it was.
+    """
     inner = unwrapped(model)
-    return hash_tensors((*inner.named_parameters(), *inner.named_buffers()))
+    parameters = [(name, parameter.detach()) for name, parameter in inner.named_parameters()]
+    with ThreadPoolExecutor(1, thread_name_prefix="devinterp-hash") as thread:
+        digest = thread.submit(hash_tensors, parameters)
+        yield lambda: hash_tensors(inner.named_buffers(), digest.result()).hexdigest()
 
 
 def unwrapped(model: nn.Module) -> nn.Module:

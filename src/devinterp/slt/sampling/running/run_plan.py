@@ -30,7 +30,7 @@ from devinterp.slt.sampling.inputs.provenance import (
     describe_loss,
     describe_tokenizer,
     describe_versions,
-    hash_weights,
+    hashing_weights,
     unwrapped,
 )
 from devinterp.slt.sampling.inputs.rows import SAMPLING, RowOptions, open_rows, read_alike
@@ -247,9 +247,10 @@ def describe(
     loss_fn = plan.loss.loss_fn
     with LENDING:  # or another thread's chain would be hashed
         held = Held.by(plan.model, loss_fn)
-        seen = probe(plan.evaluator_at_start())
-        plan.probed[:] = [seen]
-        requests = _requests(plan, tokenizer, seen)
+        with hashing_weights(plan.model) as weights:
+            seen = probe(plan.evaluator_at_start())
+            plan.probed[:] = [seen]
+            requests = _requests(plan, tokenizer, seen, weights())
         computation = describe_computation(plan.model, loss_fn, seen.losses, held, plan.device)
     if seen.random or seen.stateful:
         what = " and ".join(
@@ -321,10 +322,10 @@ def _few(names: Sequence[str]) -> str:
     return shown if len(names) <= 4 else f"{shown} and {len(names) - 4} more"
 
 
-def _requests(plan: RunPlan, tokenizer: Any, probe: Probe) -> dict[str, SamplesRequest]:
+def _requests(plan: RunPlan, tokenizer: Any, probe: Probe, weights: str) -> dict[str, SamplesRequest]:
     model = unwrapped(plan.model)
     common: dict[str, Any] = {
-        "weights": hash_weights(model),
+        "weights": weights,
         "dataset": plan.data.identity,
         "observables": {observable.obs_id: observable.provenance() for observable in plan.observables},
         "loss": describe_loss(plan.loss.loss_fn),
