@@ -95,3 +95,21 @@ def test_a_cell_without_a_group_names_the_groups_there_are(sweep: xr.DataTree) -
     del sweep["cold"]
     (finding,) = validate(sweep).filter(code="DI451").findings
     assert (finding.path, finding.expected, finding.found) == ("/", "'cold'", "warm")
+
+
+@pytest.mark.parametrize("kind", ["study", "sweep"])
+def test_runs_of_the_same_weights_and_rows_began_at_the_same_losses(kind: str) -> None:
+    tree = make_tree(kind)
+    other = list(tree.children)[-1]
+    name = next(str(n) for n in tree[other].data_vars if str(n).startswith("init_loss_"))
+    start = tree[other][name].values
+    start[:] *= np.float32(1.001)  # another machine, or another precision
+    assert found(tree, "DI416") == []
+    start[0, 0] += 1
+    ((path, expected, told),) = found(tree, "DI416")
+    assert path == f"/{other}/{name}"
+    assert (expected or "").endswith("at (0, 0)")
+    assert (told or "").endswith("and 0 other values")
+    for run in tree.children.values():
+        run.attrs["metadata"].setdefault("provenance", {})["random_forward"] = True
+    assert found(tree, "DI416") == []

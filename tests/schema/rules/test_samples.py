@@ -8,9 +8,12 @@ import numpy as np
 import pytest
 import xarray as xr
 from contexts import context_of, problems
+from hypothesis import given
+from hypothesis import strategies as st
 
 from devinterp.schema.rules import samples as module
 from devinterp.schema.rules.registry import find_predicate
+from devinterp.steps import StepLayout
 from devinterp.testing import make_tree
 
 SIZES = {"num_chains": 3, "num_draws": 4, "num_burnin_steps": 3, "num_steps_bw_draws": 2, "save_metrics": True}
@@ -111,6 +114,24 @@ def test_ids_of_observables_are_their_names_made_safe() -> None:
     assert said("sanitized_observables", tree) == []
 
 
+@given(st.data())
+def test_a_chain_ended_at_a_step_of_the_draws_that_it_wrote(data: st.DataObject) -> None:
+    tree = run()
+    steps = StepLayout.of(config(tree)["sampler"])
+    written = data.draw(st.integers(0, steps.draws), label="written")
+    step = data.draw(st.integers(0, steps.num_steps + 2), label="step")
+    status = data.draw(st.sampled_from(["failed", "complete"] if written == steps.draws else ["failed"]))
+    tree["draws_written"].values[1] = written
+    chains(tree)[1].update(status=status, step=step)
+    found = said("draws_written_agree", tree, variable="draws_written", dim="draw")
+    # A draw may have been taken and not be finite.
+    could = {written, min(written + 1, steps.draws)} if status == "failed" else {steps.draws}
+    ended = step == steps.num_steps if status == "complete" else step <= steps.num_steps
+    assert bool(found) != (steps.draws_taken(step) in could and ended)
+    chains(tree)[1]["data_lost"] = True  # what was lost had been written
+    assert said("draws_written_agree", tree, variable="draws_written", dim="draw") == []
+
+
 @pytest.mark.parametrize(
     ("written", "state", "message"),
     [
@@ -125,7 +146,8 @@ def test_ids_of_observables_are_their_names_made_safe() -> None:
 def test_draws_written_are_those_of_the_states(written: int, state: str, message: str | None) -> None:
     tree = run()
     tree["draws_written"].values[1] = written
-    chains(tree)[1]["status"] = state
+    steps = StepLayout.of(config(tree)["sampler"])
+    chains(tree)[1].update(status=state, step=steps.steps_of(max(written, 0)))
     found = said("draws_written_agree", tree, variable="draws_written", dim="draw")
     assert [f[0] for f in found] == ([] if message is None else [message])
     if found:

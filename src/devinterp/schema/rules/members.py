@@ -170,6 +170,40 @@ def rows_agree(context: Context) -> Iterator[Problem]:
                     )
 
 
+# Runs of one study may be of two machines and two precisions; other weights or other rows differ by more than this.
+_PRECISION, _NAT = 2e-2, 2e-2
+
+
+@predicate("starts_agree", kind="relation")
+def starts_agree(context: Context) -> Iterator[Problem]:
+    """Every run began at the same losses: ``init_loss_{obs}`` is that of the first, as far as precisions allow.
+
+    Noise on the start of chains does not enter there. Where the model draws random numbers, nothing is said.
+    """
+    members = dict(context.children())
+    if len(members) < 2 or any(m.setting("metadata.provenance.random_forward") for m in members.values()):
+        return
+    name, reference = ("full", members["full"]) if "full" in members else next(iter(members.items()))
+    for variable in (f"init_loss_{obs}" for obs in reference.bound.members.get("obs", {})):
+        others = {n: m for n, m in members.items() if m is not reference and m.has(variable)}
+        if not others or not reference.has(variable):
+            continue
+        wanted = reference.read(variable)
+        for other, member in others.items():
+            found = member.read(variable)
+            if found.shape != wanted.shape:
+                continue  # other rows, which is found as such
+            off = np.abs(found - wanted) > _PRECISION * np.abs(wanted) + _NAT  # not of what is NaN in either
+            if off.any():
+                where = tuple(int(i) for i in np.argwhere(off)[0])
+                yield Problem(
+                    f"{variable} is not that of {name!r}, which began at the same weights.",
+                    f"{wanted[where]} at {where}",
+                    f"{found[where]}, and {int(off.sum()) - 1} other values",
+                    f"{other}/{variable}",
+                )
+
+
 _SHARED = ("metadata.config.restrictions", "metadata.config.sampling_task")
 
 

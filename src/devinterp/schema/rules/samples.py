@@ -15,6 +15,7 @@ from devinterp.names import check_observable_names, sanitize_observable_name
 from devinterp.schema.rules.context import Context
 from devinterp.schema.rules.registry import Problem, predicate
 from devinterp.schema.rules.row_hash import hash_rows
+from devinterp.steps import StepLayout
 
 __all__: list[str] = []
 
@@ -89,7 +90,10 @@ def sanitized_observables(context: Context) -> Iterator[Problem]:
 
 @predicate("draws_written_agree", kind="relation")
 def draws_written_agree(context: Context, *, variable: str, dim: str) -> Iterator[Problem]:
-    """Every number is from 0 to the size of ``dim``, and equal to it where a chain is complete."""
+    """Every number is from 0 to the size of ``dim``, equal to it where a chain is complete, and of the recorded step.
+
+    A chain that failed has the draws of the steps that it did, but for one that was taken and was not finite.
+    """
     total = context.size(dim)
     if not context.has(variable) or total is None:
         return
@@ -101,6 +105,28 @@ def draws_written_agree(context: Context, *, variable: str, dim: str) -> Iterato
             yield Problem(f"{variable} is out of bounds.", f"from 0 to {total}", f"{count} in chain {number}", variable)
         elif state == "complete" and count != total:
             yield Problem("A complete chain lacks draws.", total, f"{count} in chain {number}", variable)
+        else:
+            yield from _step_agrees(context, number, count)
+
+
+def _step_agrees(context: Context, number: int, draws: int) -> Iterator[Problem]:
+    """Say where the step at which a chain ended is one at which it had other draws than were written."""
+    layout, chains = StepLayout.of(context.bound.parameters), _chains(context)
+    state = chains[number] if number < len(chains) else None
+    if layout is None or not isinstance(state, Mapping) or state.get("data_lost") is True:
+        return
+    step, status = state.get("step"), state.get("status")
+    if type(step) is not int or status not in ("complete", "failed"):
+        return
+    if status == "complete":
+        right, wanted = step == layout.num_steps, str(layout.num_steps)
+    else:
+        right = layout.draws_taken(step) - draws in (0, 1) and step <= layout.num_steps
+        last = min(layout.steps_of(draws) + 1, layout.num_steps)
+        wanted = f"from {layout.fewest_steps(draws)} to {last} with {draws} draws written"
+    if not right:
+        message = f"The step at which chain {number} ended is not one of the draws that were written."
+        yield Problem(message, wanted, f"{step} ({status})")
 
 
 @predicate("scalar_equals_parameter", kind="relation")

@@ -82,6 +82,8 @@ def _chain_states(draft: Draft, group: GroupDraft, arguments: Arguments) -> None
             states.append({"status": "complete", "reason": None, "step": steps.num_steps})
             ends.append({"draw": steps.draws, "step": steps.num_steps})
             continue
+        if not 0 <= written <= steps.draws:
+            raise SchemaError(f"Chain {chain} cannot fail after {written} draws.", expected=f"from 0 to {steps.draws}")
         # The chain ended before the next draw, or at it.
         step = int(draft.rng.integers(steps.fewest_steps(written), steps.steps_of(written) + 1))
         states.append({"status": "failed", "reason": f"non-finite loss at step {step}", "step": step})
