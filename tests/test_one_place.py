@@ -286,6 +286,11 @@ SIGNS: dict[str, tuple[str, dict[str, str], tuple[str, ...]]] = {
         {},
         ("document.get('attributes', {}).get('metadata')", "attrs.get('metadata', {}).get('run', {})['chains']"),
     ),
+    "which arrays the coordinator still owes": (
+        r"prefix is None and .*!= 'draws_written'",
+        {"store/writing/run.py": "unwritten"},
+        ("[n for n, a in arrays.items() if a.spec.prefix is None and n != 'draws_written']",),
+    ),
     "how many cores there are": (
         r"sched_getaffinity|\bcpu_count\(",
         {"cores.py": "available_cores"},

@@ -332,16 +332,7 @@ def _stored(location: Location, common: SamplerSettings, axes: tuple[str, ...]) 
 def _open_groups(run: Run) -> list[str]:
     """Groups with chains that have not ended, or arrays of the coordinator's that a killed run did not write."""
     remaining = {group for group, _ in run.remaining()}
-    return [
-        group
-        for group in run.requests
-        if group in remaining
-        or not all(
-            run.has_array(group, name)
-            for name, layout in run.layout(group).arrays.items()
-            if layout.spec.prefix is None and name != "draws_written"
-        )
-    ]
+    return [group for group in run.requests if group in remaining or run.unwritten(group)]
 
 
 def _promising(

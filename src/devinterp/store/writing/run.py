@@ -144,10 +144,11 @@ class Run:
         """What names this run in its lock, for workers that must end when it does."""
         return None if self._lock is None else self._lock.token
 
-    def has_array(self, group: str, name: str) -> bool:
-        """Whether an array that belongs to no chain was written (its one chunk is there)."""
-        first = ChunkKeys().name((0,) * len(self.layout(group).arrays[name].shape))
-        return self.location.exists(join_key(group, name, first))
+    def unwritten(self, group: str) -> list[str]:
+        """Names of arrays of a group that belong to no chain and are not written: their one chunk is not there."""
+        alone = [a for a in self.layout(group).arrays.values() if a.spec.prefix is None and a.name != "draws_written"]
+        keys = {a.name: join_key(group, a.name, ChunkKeys().name((0,) * len(a.shape))) for a in alone}
+        return [name for name, key in keys.items() if not self.location.exists(key)]
 
     def writer(self, group: str, chain: int, *, patience: float = 0.0) -> tuple[ChainWriter, bytes | None]:
         """Return a chain's writer and the state to go on from (None at the start); see `WriterAddress.open_in`."""

@@ -31,14 +31,7 @@ def write_initial_arrays(plan: RunPlan, run: Run, *, chains_follow: bool) -> Non
     SamplingError
         An initial loss is not finite.
     """
-    missing = {
-        group: [
-            name
-            for name, layout in run.layout(group).arrays.items()
-            if layout.spec.prefix is None and name != "draws_written" and not run.has_array(group, name)
-        ]
-        for group in plan.variants
-    }
+    missing = {group: run.unwritten(group) for group in plan.variants}
     values = _values(plan, {name for names in missing.values() for name in names}, chains_follow)
     for group, names in missing.items():
         each = plan.variants[group].settings
