@@ -235,7 +235,8 @@ def _is_blind(run: Samples) -> bool:
 def best_average(obj: Tree | Mapping[str, Tree]) -> Over:
     """Return ``"observable"`` where every run has the sampling task's rows at the start.
 
-    Else ``"draws"``, or ``"steps"`` where draws see the same few batches again and again.
+    Else ``"paired"`` where every run has its minibatches at the start; else ``"draws"``, or ``"steps"`` where draws see
+    the same few batches again and again.
     """
     steps = series_members(obj)
     studies = [study_members(each) or {} for each in steps.values()] if steps else [study_members(obj) or {"": obj}]  # type: ignore[dict-item]
@@ -243,5 +244,7 @@ def best_average(obj: Tree | Mapping[str, Tree]) -> Over:
     for run in runs:
         task = run.sampling_task()
         if task is None or f"init_loss_{task}" not in run.dataset:
+            if all("init_loss_sampling" in r.dataset for r in runs):
+                return "paired"
             return "steps" if all(map(_is_blind, runs)) and all("step_loss" in r.dataset for r in runs) else "draws"
     return "observable"
