@@ -9,6 +9,7 @@ from made_runs import fail_chain, make_run
 from devinterp.errors import ChainFailedWarning, MissingVariableError
 from devinterp.schema import validate
 from devinterp.slt.llc import compute_llc, llc
+from devinterp.slt.llc.of_run import best_average
 
 
 def paired_run(**settings):
@@ -35,6 +36,12 @@ def test_over_paired_compares_every_row_with_itself():
     selected = compute_llc(tree.isel(part), over="paired")
     chosen = (loss - start)[[0, 2], 3:, :, 1:3].mean(axis=(1, 2, 3)) * float(tree["n_beta"])
     np.testing.assert_allclose(selected["llc_per_chain"], chosen, rtol=1e-9)
+
+
+def test_the_best_average_is_of_pairs_where_no_fixed_rows_are_those_of_the_task():
+    pairs = {"full": paired_run(), "a": paired_run(seed=1)}
+    assert best_average(pairs["full"]) == best_average(pairs) == "paired"
+    assert best_average({**pairs, "b": make_run()}) == "draws"
 
 
 def test_over_paired_is_not_shown_the_noise_of_the_rows():
