@@ -10,7 +10,7 @@ import xarray as xr
 from zarr.storage import FsspecStore
 
 import devinterp
-from devinterp.errors import MissingVariableError, ValidationError
+from devinterp.errors import MissingVariableError, SettingError, ValidationError
 from devinterp.testing import StoreRecipe, make_store
 
 
@@ -66,6 +66,12 @@ def test_one_group_is_opened_as_a_tree_of_its_own(study: Path, name: str) -> Non
 def test_a_group_that_is_not_there_is_named(study: Path, name: str) -> None:
     with pytest.raises(MissingVariableError, match="There is no group"):
         xr.open_datatree(study, engine="devinterp", group=name)
+
+
+def test_a_group_that_is_no_path_is_refused(study: Path) -> None:
+    for ask in (devinterp.open_store, xr.open_datatree):
+        with pytest.raises(SettingError, match="named by its path"):
+            ask(study, group=7, **({} if ask is devinterp.open_store else {"engine": "devinterp"}))
 
 
 def test_options_for_a_url_reach_its_filesystem(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -262,6 +262,17 @@ def test_a_store_that_is_gone_under_an_open_tree_is_said_to_be(tmp_path, opened,
             _ = tree["loss_code"].values
 
 
+@pytest.mark.parametrize("opened", ["open_store", "store object", "xarray"])
+def test_a_store_that_was_replaced_under_an_open_tree_is_said_to_be(tmp_path, opened):
+    path = Path(make_store(tmp_path / "s.zarr", parameters={"num_draws": 6}))
+    tree = OPENED[opened](path)
+    shutil.rmtree(path)
+    make_store(path, parameters={"num_draws": 2})
+    for ask in (tree.devinterp.llc, tree.devinterp.bif):
+        with pytest.raises(StoreGoneError, match=r"the store was replaced.*Open the store again"):
+            ask()
+
+
 OBJECTS = {
     "memory": MemoryStore,
     "a group": lambda: StorePath(MemoryStore(), "runs/s"),

@@ -227,6 +227,14 @@ def test_levels_of_a_stacked_coordinate_are_undeclared(stores, tmp_path):
         save(stacked, tmp_path / "s.zarr")
 
 
+def test_nothing_is_saved_into_a_store(stores, tmp_path):
+    tree = devinterp.open_store(stores["whole"])
+    for place in ("inner.zarr", "sampling_loss/inner.zarr"):
+        with pytest.raises(StoreError, match="lies inside the Zarr group"):
+            save(tree, stores["whole"] / place)
+    assert devinterp.validate(stores["whole"]).ok
+
+
 @pytest.mark.parametrize("name", ["s.zip", "s.zarr.zip", "s.ozx"])
 def test_nothing_is_saved_under_the_name_of_an_archive(stores, tmp_path, name):
     with pytest.raises(StoreError, match="zip archive"):

@@ -475,3 +475,10 @@ def test_whatever_xarray_does_to_a_run_analyses_are_of_what_is_left_or_one_error
         assert operation in REFUSED | {"isel(ints)", "isel(no token)", "mean(draw)"}
     else:
         assert np.isfinite(influences).all()
+
+
+def test_several_runs_along_a_dimension_of_their_own_are_taken_one_at_a_time() -> None:
+    several = xr.concat([SMALL, SMALL], "run", data_vars="all")
+    with pytest.raises(DataError, match=r"several along run: take one at a time, isel\(run=0, drop=True\)"):
+        compute_llc(several)
+    xr.testing.assert_identical(compute_llc(several.isel(run=0, drop=True)), compute_llc(SMALL))

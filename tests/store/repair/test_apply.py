@@ -204,6 +204,28 @@ def test_of_a_part_of_a_run_nothing_is_repaired(tmp_path, selection):
         plan_repair(tmp_path / "part.zarr")
 
 
+PLACES = {
+    "memory": lambda _: zarr.storage.MemoryStore(),
+    "fsspec": lambda _: "memory://repaired.zarr",
+    "UPath": lambda folder: pytest.importorskip("upath").UPath(folder / "s.zarr"),
+    "obstore": lambda _: zarr.storage.ObjectStore(pytest.importorskip("obstore.store").MemoryStore()),
+}
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_wherever_a_store_lies_a_repair_ends_the_chain_and_is_taken_back(tmp_path, place):
+    store = make_store(PLACES[place](tmp_path), parameters={"num_chains": 2, "num_draws": 60})
+    location, key = locate(store, mode="w"), "sampling_loss/c/1/1/0/0"
+    location.delete(key)
+    plan = plan_repair(store)
+    assert [(loss.chain, loss.draws_after) for loss in plan.chains] == [(1, 50)]
+    apply_repair(plan)
+    assert validate(store).ok
+    undo_repair(store)
+    assert not location.exists(key)
+    assert plan_repair(store).chains == plan.chains
+
+
 @pytest.mark.parametrize("reopen", [False, True])
 @pytest.mark.parametrize("harm", [Path.unlink, flip], ids=["missing", "flipped"])
 def test_a_repair_can_be_taken_back_to_the_byte(study, copy, harm, reopen):

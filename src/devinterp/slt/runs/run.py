@@ -330,11 +330,16 @@ class Samples:
         array = array.expand_dims(lost) if lost else array
         array = self._without_copies(name, array, [dim for dim in ("chain", "draw", "step") if dim not in dims])
         if set(array.dims) != set(dims):
+            more = [str(dim) for dim in array.dims if dim not in dims]
+            several = "Keep every dimension: select by a list (isel(token_pos=[3])), undo stack() by unstack()."
+            if set(dims) < set(array.dims):
+                places = ", ".join(f"{dim}=0" for dim in more)
+                several = f"It holds several along {' and '.join(more)}: take one at a time, isel({places}, drop=True)."
             raise DataError(
                 f"The variable {name!r} has the wrong dimensions.",
                 expected=tuple(dims),
                 found=tuple(array.dims),
-                remedy="Keep every dimension: select by a list (isel(token_pos=[3])), undo stack() by unstack().",
+                remedy=several,
             )
         if 0 in array.shape:
             raise DataError(

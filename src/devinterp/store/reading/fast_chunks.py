@@ -21,7 +21,7 @@ import zarr
 from numpy.typing import NDArray
 from zarr.core.buffer import default_buffer_prototype
 
-from devinterp.errors import StoreError
+from devinterp.errors import StoreError, StoreGoneError
 from devinterp.schema.findings.report import Collector
 from devinterp.schema.reading.access import LocalAccess
 from devinterp.schema.reading.array_metadata import NUMERIC, fill_number, read_array_document
@@ -109,18 +109,32 @@ def stored_size(variable: xr.Variable, dim: str) -> int | None:
 
 
 def refuse_gone_tree(dataset: xr.Dataset) -> None:
-    """Refuse a dataset that is lazily read from a folder which was moved or deleted, whoever opened it.
+    """Refuse a dataset that is lazily read from a folder which was moved, deleted or replaced, whoever opened it.
 
     Raises
     ------
     StoreGoneError
     """
-    for variable in dataset.variables.values():
+    for variable in sorted(dataset.variables.values(), key=lambda v: -v.ndim):
         handle, _ = stored_array(variable)
         folder = None if handle is None else plain_folder(handle.store)
         if handle is not None and folder is not None:
             refuse_gone(folder, join_key(handle.path, "c"))
+            _refuse_replaced(folder / handle.path / DOCUMENT, handle.shape)
             return
+
+
+def _refuse_replaced(document: Path, opened: tuple[int, ...]) -> None:
+    """Refuse an array that is smaller than when it was opened, which no growing makes of it."""
+    lying = json.loads(document.read_bytes()).get("shape") if document.is_file() else None
+    same = isinstance(lying, list) and len(lying) == len(opened)
+    if lying is not None and not (same and all(new >= old for new, old in zip(lying, opened, strict=True))):
+        raise StoreGoneError(
+            f"Another array lies at {document.parent} than the one that was opened: the store was replaced.",
+            expected=f"the shape {list(opened)}, or a larger one",
+            found=f"the shape {lying}",
+            remedy="Open the store again.",
+        )
 
 
 def _stored(variable: xr.Variable) -> tuple[StoreValues, ArrayNode, list[range], Path] | None:

@@ -14,6 +14,7 @@ from devinterp.errors import (
     ChainFailedWarning,
     IncompleteStoreError,
     MissingVariableError,
+    SettingError,
     StoreError,
     StoreNotFoundError,
 )
@@ -99,6 +100,8 @@ def open_store(
 
 def _below(tree: xr.DataTree, group: str, name: str) -> xr.DataTree:
     """Return a group with what lies below it, as a tree of its own."""
+    if not isinstance(group, str):
+        raise SettingError("A group is named by its path.", expected="text, such as 'full'", found=repr(group))
     found = {node.path: node for node in tree.subtree}.get("/" + group.strip("/"))
     if found is None:
         raise MissingVariableError(

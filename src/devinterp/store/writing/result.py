@@ -13,11 +13,12 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from devinterp.errors import DataError, StoreExistsError
+from devinterp.errors import DataError, StoreError, StoreExistsError
 from devinterp.schema import load
 from devinterp.schema.definition.layout import array_attributes, chunk_shape
 from devinterp.schema.definition.schema import Schema
 from devinterp.schema.definition.spec import ArrayLayout, GroupLayout, NodeSpec
+from devinterp.schema.reading.keys import DOCUMENT
 from devinterp.store.location import Location, StoreLike, locate
 from devinterp.store.reading.path_state import PathState, inspect_path
 from devinterp.store.zarr_metadata import documents, open_array, write_consolidated_root
@@ -50,6 +51,8 @@ def write_result(
         It does not say what it is, or holds groups or variables that its schema does not know.
     StoreExistsError
         Something lies there.
+    StoreError
+        The place is inside another store.
     """
     declared = result.attrs.get("devinterp_schema")
     if not isinstance(declared, str):
@@ -61,6 +64,7 @@ def write_result(
     location = locate(target, mode="w")
     if inspect_path(location) is not PathState.ABSENT:
         raise _exists(location)
+    _refuse_inside(location)
     tree = result if isinstance(result, xr.DataTree) else xr.DataTree(result)
     groups: dict[str, tuple[xr.Dataset, Schema]] = {}
     layouts: dict[str, GroupLayout] = {}
@@ -87,6 +91,16 @@ def _exists(location: Location) -> StoreExistsError:
     return StoreExistsError(
         f"Something lies at {location.name}; it was left untouched.", remedy="Choose another path, or remove it."
     )
+
+
+def _refuse_inside(location: Location) -> None:
+    """Refuse a place inside a store, which would have a group that its schema does not know."""
+    for above in () if location.folder is None else location.folder.absolute().parents:
+        if (above / DOCUMENT).is_file():
+            raise StoreError(
+                f"{location.name} lies inside the Zarr group at {above}, which was left untouched.",
+                remedy="Choose a path beside it.",
+            )
 
 
 @contextmanager
