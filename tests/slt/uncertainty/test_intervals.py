@@ -252,7 +252,7 @@ def test_what_the_draws_add_to_the_spread_of_rows_counts_once(seed, spread, matc
     start, end = llc_interval(run, rows, given_rows=True, **settings)
     drawn = (end - start) / 2
     assert (high - low) / 2 >= drawn * 0.99 or spread == 0.0
-    expected = 1.645 * np.hypot(drawn / 1.645, spread / 8)
+    expected = 1.645 * np.hypot(drawn / 1.645, size.std(ddof=1) / 8)  # these rows, not what they were drawn from
     assert (high - low) / 2 == pytest.approx(expected, rel=0.25)
 
 
