@@ -15,6 +15,15 @@ logger = logging.getLogger(__name__)
 
 # TeX reads \frac12 as one half, the converter as a fraction with the numerator 12.
 _BARE_DIGITS = re.compile(r"\\(?:frac|binom)\s*\d|[_^]\d\d|\\sqrt\s*\d")
+# It also sets the index of an accented letter below it, as under a sum; behind an exponent, an empty one too, it keeps its place.
+_ACCENTED = re.compile(
+    r"(?P<letter>\\(?:bar|hat|tilde|vec|dot)\s*(?:\{[^{}]*\}|\\[A-Za-z]+|\w))"
+    r"_(?P<index>\{[^{}]*\}|\w)(?:\^(?P<power>\{[^{}]*\}|\w))?"
+)
+
+
+def _beside(found: re.Match[str]) -> str:
+    return f"{found['letter']}^{found['power'] or '{}'}_{found['index']}"
 
 
 def to_mathml(tex: str, *, block: bool, location: Any = None) -> str:
@@ -22,7 +31,7 @@ def to_mathml(tex: str, *, block: bool, location: Any = None) -> str:
     if _BARE_DIGITS.search(tex):
         logger.warning("braces are missing around digits in %r", tex, location=location)
     try:
-        return tex2mathml(tex, as_block=block)
+        return tex2mathml(_ACCENTED.sub(_beside, tex), as_block=block)
     except (MathError, SyntaxError) as error:
         logger.warning("no MathML for %r: %s", tex, error, location=location)
         return ""

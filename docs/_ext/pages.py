@@ -167,8 +167,12 @@ def _rules(checks: list[tuple[str, Any]], rules: Any) -> list[tuple[str, str, st
 
 def _predicate(rule: Any) -> str:
     title = RuleCode(rule.code).title if rule.code in set(RuleCode) else rule.predicate
-    arguments = ", ".join(f"{k} {v}" for k, v in rule.arguments.items())
+    arguments = ", ".join(f"{k.replace('_', ' ')} {_plain(v)}" for k, v in rule.arguments.items())
     return title + (f" ({arguments})" if arguments else "")
+
+
+def _plain(value: Any) -> str:
+    return f"({', '.join(map(_plain, value))})" if isinstance(value, (list, tuple)) else str(value)
 
 
 def _code_link(text: str) -> str:
@@ -327,7 +331,7 @@ def cli_page() -> str:
         context = click.Context(command, info_name=" ".join(words), terminal_width=86, max_content_width=86)
         if len(words) > 1:
             parts.append(f"{'#' * len(words)} {' '.join(words)}")
-        parts.append(f"```text\n{command.get_help(context).rstrip()}\n```")
+        parts.append(f"```none\n{command.get_help(context).rstrip()}\n```")
         for name, inner in getattr(command, "commands", {}).items():
             describe(inner, (*words, name))
 

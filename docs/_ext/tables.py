@@ -9,7 +9,8 @@ __all__ = ["cell", "code", "table"]
 
 
 def code(text: str) -> str:
-    """Inline code, also where the text holds a backtick."""
+    """Inline code, also where the text holds a backtick; an empty text is a pair of quotes."""
+    text = text or '""'
     fence = "``" if "`" in text else "`"
     return f"{fence}{text}{fence}"
 

@@ -11,6 +11,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import links
+import mathml
 import pages as generated
 import pytest
 import yaml
@@ -188,6 +189,22 @@ def test_examples_of_codes_are_findings_of_that_code() -> None:
     text = generated._example("DI501")
     assert "error DI501 " in text
     assert "/tmp" not in text
+
+
+@pytest.mark.parametrize(
+    "tex", [r"\bar\ell_{tp}", r"\bar{\ell}_p", r"\hat x_1", r"\tilde\pi_i(w)", r"\bar\ell_p^0", r"\bar\ell^0_p"]
+)
+def test_the_index_of_an_accented_letter_stands_beside_it(tex: str) -> None:
+    """A converter that sets it below draws another formula."""
+    drawn = mathml.to_mathml(tex, block=True)
+    assert "munder" not in drawn
+    assert "<msub" in drawn
+
+
+def test_lists_and_empty_texts_of_a_schema_are_words() -> None:
+    page = generated.schema_page(load("llc"), schemas_folder() / "llc.yaml")
+    assert "unless without (completed)" in page
+    assert "``" not in page.replace("```", "")
 
 
 def test_the_command_line_page_has_every_command() -> None:
