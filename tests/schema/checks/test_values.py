@@ -128,12 +128,13 @@ def test_an_array_that_a_rule_needs_whole_must_fit_into_memory(tmp_path: Path) -
 def stop(store: Path, chain: int, draws: int) -> None:
     """A chain fails after so many draws; behind them everything is fill."""
 
+    rows = {"draw": draws, "step": 0 if not draws else 1 + (draws - 1) * 2 + 1}  # one step of burn-in, two per draw
+
     def change(attrs: dict[str, Any]) -> None:
-        attrs["metadata"]["run"]["chains"][chain].update(status="failed", reason="nan", step=1)
+        attrs["metadata"]["run"]["chains"][chain].update(status="failed", reason="nan", step=rows["step"])
 
     edit_attributes(store, change)
     spoil(store, "draws_written", a=(chain, draws))
-    rows = {"draw": draws, "step": 0 if not draws else 1 + (draws - 1) * 2 + 1}  # one step of burn-in, two per draw
     for name, spec in load("samples").node().variables.items():
         if spec.prefix is not None and (store / name).is_dir():
             spoil(store, name, a=((chain, slice(rows[spec.prefix], None)), np.nan))
