@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from typing import Any
 
 import numpy as np
@@ -27,6 +26,7 @@ from devinterp.report.elements import listing, note, number, section
 from devinterp.report.restrictions import MOST_RESTRICTIONS, class_table, llc_pictures, llc_table
 from devinterp.report.subject import Subject
 from devinterp.report.svg import picture
+from devinterp.schema import load
 from devinterp.slt.diagnostics import Diagnosis, SeriesDiagnosis, StudyDiagnosis, diagnose
 from devinterp.slt.estimands import Estimand, resolve
 from devinterp.slt.llc import compute_llc
@@ -178,11 +178,9 @@ def numbers(subject: Subject, estimand: Estimand) -> Markup | None:
         [number(v, ".4g") if isinstance(v, float) else str(v) for v in row] for row in rows[:MOST_RESTRICTIONS]
     ]
     more = f" The first {MOST_RESTRICTIONS} of {len(rows)}." if len(rows) > MOST_RESTRICTIONS else ""
-    summary = (inspect.getdoc(estimand.function()) or "").partition("\n")[0]
-    heads = [h.replace("_", " ") for h in header]
-    return section(
-        estimand.kind, _heading(estimand), note(summary + more), listing(heads, cells, numbers=heads[len(leading) :])
-    )
+    heads = ["restriction" if h == "wr" else h.replace("_", " ") for h in header]
+    said = note(load(estimand.kind).doc + more)
+    return section(estimand.kind, _heading(estimand), said, listing(heads, cells, numbers=heads[len(leading) :]))
 
 
 def _heading(estimand: Estimand) -> str:

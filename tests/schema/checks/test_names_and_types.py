@@ -138,3 +138,10 @@ def test_dimensions_that_xarray_added_dropped_or_turned_have_remedies_that_help(
     for remedy, (wrong, mend) in cases.items():
         assert any(remedy in f.remedy for f in validate(wrong).errors), str(validate(wrong))
         assert validate(mend(wrong)).ok
+
+
+def test_what_is_expected_of_a_missing_variable_names_the_observable() -> None:
+    run = make_tree("samples", members={"obs": {"code": {}}}).to_dataset().drop_vars("loss_code")
+    found = validate(xr.DataTree(run), level="structure").filter(code="DI101").findings[0]
+    assert "observable code" in str(found.expected)
+    assert "{" not in str(found.expected)

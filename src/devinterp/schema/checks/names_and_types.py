@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from devinterp.schema.checks.to_pandera import compile_node
+from devinterp.schema.definition.layout import array_attributes
 from devinterp.schema.definition.spec import legal_dims, stored_types
 from devinterp.schema.definition.suggest import closest
 from devinterp.schema.findings.codes import RuleCode
@@ -140,12 +141,13 @@ class Conformance:
     def _report_missing(self, bound: Bound, missing: set[str], extra: set[str], findings: Collector) -> None:
         for name in sorted(missing - bound.group.broken - set(bound.group.groups)):
             spec, placeholders = bound.variables[name]
+            meaning = array_attributes(spec, placeholders, bound.parameters)["long_name"]
             near = closest(name, extra) if len(missing) <= _MAX_SUGGESTIONS else None
             findings.add(
                 RuleCode.MISSING_VARIABLE,
                 join(bound.path, name),
                 "The variable is missing.",
-                expected=f"{name} {_tuple(legal_dims(spec, placeholders)[0])} {spec.dtype}: {spec.doc}",
+                expected=f"{name} {_tuple(legal_dims(spec, placeholders)[0])} {spec.dtype}: {meaning}",
                 remedy=None if near is None else f"Is it the undeclared {near!r}? Then rename that to {name!r}.",
             )
 

@@ -97,7 +97,7 @@ def sample(
     lr : float
         Step size ε.
     n_beta : float
-        Inverse temperature nβ.
+        Inverse temperature times the number of samples, nβ.
     param_masks : mapping of parameter name to mask, optional
         The parameters to sample, in the order of the update, with boolean masks of their shapes or None. None samples
         every parameter. Parameters with ``requires_grad=False`` are never moved. A value m other than 0 and 1
