@@ -18,7 +18,7 @@ from typing import Any
 
 import rooms
 import yaml
-from tables import cell, code, table
+from tables import cell, code, table, with_code
 
 import devinterp
 from devinterp._renamed import OLD_NAMES
@@ -226,9 +226,9 @@ def code_page(rule: RuleCode, uses: list[str], example: str = "") -> str:
             ("severity", "level", "name in filters"),
             [(str(rule.severity), str(rule.level), code(rule.slug))],
         ),
-        rule.meaning,
+        with_code(rule.meaning),
         "## How to mend it",
-        rule.remedy,
+        with_code(rule.remedy),
     ]
     if example:
         parts += ["## Example", example]
