@@ -30,6 +30,7 @@ __all__ = ["panels_of", "sweep_map"]
 SHORT: dict[Code, str] = {
     "good": "✓",
     "diverged": "✗ diverged",
+    "incomplete": "✗ draws lost",
     "below_start": "✗ below start",
     "step_bias": "✗ long step",
     "gradient_noise": "✗ batch noise",

@@ -29,6 +29,7 @@ EDGES = (0.0, 0.17, 0.25, 0.35, 0.5, 0.74, 0.98)
 WIDTH, LETTER, LONGEST_NAME = 1.3, 0.0118, 34
 _MEANT: dict[str, tuple[str, ...]] = {
     "diverged": ("chains",),
+    "incomplete": ("chains",),
     "below_start": ("rise",),
     "chains_disagree": ("R-hat",),
     "little_signal": ("rise",),

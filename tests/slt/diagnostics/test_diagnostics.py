@@ -1,15 +1,16 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import numpy as np
 import pytest
 import xarray as xr
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from made_runs import fail_chain, make_run, make_study
+from made_runs import fail_chain, make_run, make_study, to_store
 
-from devinterp.errors import MissingVariableError
+from devinterp.errors import AllChainsFailedError, MissingVariableError
 from devinterp.slt.diagnostics import StudyDiagnosis, diagnose
 from devinterp.slt.diagnostics.diagnosis import TITLES
 
@@ -168,9 +169,54 @@ def test_a_run_without_any_complete_chain_is_judged_too():
 def test_nan_without_a_record_is_counted():
     tree = run_with(stationary())
     tree["loss_task"].values[1, 150:] = np.nan
-    found = diagnose(tree.to_dataset().drop_vars("draws_written"), sampling_task="task")
+    dataset = tree.to_dataset().drop_vars("draws_written")
+    found = diagnose(dataset, sampling_task="task")
+    assert found.chains[1].status == "no loss at draw 150, though the chain is recorded as complete"
+    dataset.attrs["metadata"].pop("run")
+    found = diagnose(dataset, sampling_task="task")
     assert found.chains[1].status == "non-finite loss at draw 150"
     assert found.chains[1].n_nonfinite == 50
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        {"status": "complete"},
+        {"status": "interrupted", "reason": "SIGTERM", "step": 35},
+        {"status": "failed", "reason": "chunks were lost", "step": 35, "data_lost": True},
+        None,
+    ],
+)
+def test_what_was_not_sampled_or_is_lost_has_not_diverged(state):
+    """Chunks that went from under an open tree, a run that was stopped, one that a repair marked, one under way."""
+    tree = fail_chain(run_with(stationary()), 2, 200 if state == {"status": "complete"} else 30)
+    tree["loss_task"].values[2, 30:] = np.nan
+    if state is None:
+        tree.attrs["completed"] = 0
+        del tree.attrs["metadata"]["run"]
+    else:
+        tree.attrs["metadata"]["run"]["chains"][2] = state
+    found = diagnose(tree, sampling_task="task")
+    assert found.verdict.code == "incomplete"
+    assert "1 of 4 chains lack draws (chain 2: " in found.verdict.evidence
+    assert "lr" not in found.verdict.remedy
+    assert [c.draws_missing for c in found.chains] == [False, False, True, False]
+    if state is not None:
+        failed = fail_chain(tree, 0, 10)
+        assert [v.code for v in diagnose(failed, sampling_task="task").verdicts][:2] == ["diverged", "incomplete"]
+
+
+def test_losses_that_went_from_under_an_open_tree_are_not_said_to_have_diverged(tmp_path):
+    """Of one array, with its metadata left: the store is there, and says that its chains are complete."""
+    path = tmp_path / "a.zarr"
+    tree = to_store(make_run(draws=20), path)
+    shutil.rmtree(path / "loss_train" / "c")
+    with pytest.raises(
+        AllChainsFailedError, match="no loss at draw 0, though the chain is recorded as complete"
+    ) as error:
+        tree.devinterp.bif()
+    assert "lower lr" not in str(error.value).lower()
+    assert "devinterp validate" in str(error.value)
 
 
 def test_spikes_are_counted():

@@ -40,6 +40,7 @@ SHIFT = 2.5  # points from one curve to the next
 MARKS: dict[Code, str] = {
     "good": "o",
     "diverged": "X",
+    "incomplete": "<",
     "below_start": "v",
     "step_bias": "^",
     "gradient_noise": "P",

@@ -17,6 +17,7 @@ __all__ = ["TITLES", "ChainDiagnosis", "Code", "Diagnosis", "SeriesDiagnosis", "
 Code = Literal[
     "good",
     "diverged",
+    "incomplete",
     "below_start",
     "step_bias",
     "gradient_noise",
@@ -32,6 +33,7 @@ Code = Literal[
 TITLES: dict[Code, str] = {
     "good": "good",
     "diverged": "diverged",
+    "incomplete": "draws are missing",
     "below_start": "loss fell below its start",
     "step_bias": "step too long",
     "gradient_noise": "minibatch noise",
@@ -82,6 +84,8 @@ class ChainDiagnosis:
         Position along ``chain``.
     status : str
         ``complete``, or why it is not.
+    draws_missing : bool
+        Whether what it lacks was not sampled, or is lost, where no step of it was wrong.
     n_draws : int
         Finite draws, a prefix.
     n_nonfinite : int
@@ -105,6 +109,7 @@ class ChainDiagnosis:
 
     chain: int
     status: str
+    draws_missing: bool
     n_draws: int
     n_nonfinite: int
     n_spikes: int

@@ -64,12 +64,18 @@ def _arviz(name: str, trace: F64, **options: Any) -> float:
     return float(getattr(array_stats, name)(trace, chain_axis=0, draw_axis=1, **options))
 
 
-def chain_diagnosis(chain: int, trace: F64, failure: str | None, nonfinite: int, start: float | None) -> ChainDiagnosis:
-    """What the draws of one chain, (draw,), show by themselves; ``start`` is the loss at the start, if it is known."""
+def chain_diagnosis(
+    chain: int, trace: F64, failure: str | None, fine: bool, nonfinite: int, start: float | None
+) -> ChainDiagnosis:
+    """What the draws of one chain, (draw,), show by themselves.
+
+    ``fine`` says that no step of it was wrong, whatever it lacks; ``start`` is the loss at the start, if it is known.
+    """
     count = trace.size
     common: dict[str, Any] = {
         "chain": chain,
         "status": failure or "complete",
+        "draws_missing": failure is not None and fine,
         "n_draws": count,
         "n_nonfinite": nonfinite,
     }

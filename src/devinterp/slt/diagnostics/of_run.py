@@ -16,7 +16,7 @@ from devinterp.slt.diagnostics.mixing import chain_diagnosis, mixing_of
 from devinterp.slt.diagnostics.shared_noise import shared_noise
 from devinterp.slt.diagnostics.step_bias import step_bias
 from devinterp.slt.diagnostics.verdicts import judge
-from devinterp.slt.runs.chains import known_states
+from devinterp.slt.runs.chains import known_states, were_sampled, why_short
 from devinterp.slt.runs.masked_means import Start, minibatch_rows, observed_rows, start_rows
 from devinterp.slt.runs.results import loss_unit
 from devinterp.slt.runs.run import Samples, Tree, series_members, study_members
@@ -99,14 +99,14 @@ def _diagnose(run: Samples, sampling_task: str | None) -> Diagnosis:
     source, rows, traces, finite, start, start_se = _trace(run, sampling_task)
     num_chains, num_draws = traces.shape
     prefix = np.where(finite.all(axis=1), num_draws, np.argmin(finite, axis=1))
-    written, failures = known_states(run, num_chains)
+    (written, failures), fine = known_states(run, num_chains), were_sampled(run, num_chains)
     if written is not None and run.setting("num_draws") in (None, num_draws):
         prefix = np.minimum(prefix, written)
     for c in range(num_chains):
         if failures[c] is None and prefix[c] < num_draws:
-            failures[c] = f"non-finite loss at draw {int(prefix[c])}"
+            failures[c] = why_short("draw", int(prefix[c]), fine[c])
     chains = tuple(
-        chain_diagnosis(c, traces[c, : prefix[c]], failures[c], int((~finite[c]).sum()), start)
+        chain_diagnosis(c, traces[c, : prefix[c]], failures[c], fine[c], int((~finite[c]).sum()), start)
         for c in range(num_chains)
     )
     used = [c for c in range(num_chains) if failures[c] is None]

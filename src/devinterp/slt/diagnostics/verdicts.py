@@ -32,6 +32,8 @@ LARGEST_NOISE_SHARE = 0.1  # of the LLC, that minibatch noise may have added
 LEAST_TOLD = 1.01  # of what RMSprop's preconditioner may add
 BOX_DEVIATIONS = 3.0  # standard deviations of a weight that only localization holds, within the box
 
+_MISSING = "the same sample() call, which goes on where it was stopped; devinterp validate says which chunks are lost."
+
 F64 = npt.NDArray[np.float64]
 
 
@@ -49,10 +51,16 @@ def judge(d: Diagnosis, trace: F64, weights: int | None = None) -> list[Verdict]
     """
     found: list[Verdict] = []
     failed = [c for c in d.chains if c.status != "complete"]
-    if failed:
-        which = "; ".join(f"chain {c.chain}: {c.status}" for c in failed)
-        evidence = f"{len(failed)} of {len(d.chains)} chains did not complete ({which})."
-        found.append(Verdict("diverged", evidence, _shorter(d)))
+    for missing in (False, True):
+        those = [c for c in failed if c.draws_missing is missing]
+        if those:
+            which = "; ".join(f"chain {c.chain}: {c.status}" for c in those)
+            evidence = (
+                f"{len(those)} of {len(d.chains)} chains {'lack draws' if missing else 'did not complete'} ({which})."
+            )
+            found.append(
+                Verdict("incomplete", evidence, _MISSING) if missing else Verdict("diverged", evidence, _shorter(d))
+            )
     if trace.shape[0] == 0:
         return found
     if d.settings.get("lr") == 0:

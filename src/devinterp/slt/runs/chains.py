@@ -15,7 +15,15 @@ from devinterp.errors import AllChainsFailedError, ChainFailedWarning
 from devinterp.plain_json import dig
 from devinterp.slt.runs.run import Samples
 
-__all__ = ["ChainSelection", "are_reordered", "known_states", "select_chains", "warn_excluded"]
+__all__ = [
+    "ChainSelection",
+    "are_reordered",
+    "known_states",
+    "select_chains",
+    "warn_excluded",
+    "were_sampled",
+    "why_short",
+]
 
 
 @dataclass(frozen=True)
@@ -76,6 +84,29 @@ def known_states(samples: Samples, size: int) -> tuple[npt.NDArray[np.int64] | N
     if written is None or not _contradicting(recorded, [f is None for f in failures]):
         failures = [_reason(e) or f for e, f in zip(recorded or [None] * size, failures, strict=True)]
     return written, failures
+
+
+def were_sampled(samples: Samples, size: int) -> list[bool]:
+    """Return for each chain whether what it lacks was never sampled, or is lost: no step of it was wrong.
+
+    A chain of which a loss was not finite is recorded as failed. One that is recorded as complete had every draw, one
+    that was interrupted has those that it came to, and of one that a repair marked data were lost. Of a run that is
+    under way nothing is recorded yet.
+    """
+    recorded, under_way = _recorded(samples, size), samples.dataset.attrs.get("completed") == 0
+    if recorded is None or _contradicting(recorded, [f is None for f in _written(samples, size)[1]]):
+        return [under_way] * size
+    return [
+        isinstance(e, Mapping) and (e.get("status") in ("complete", "interrupted") or e.get("data_lost") is True)
+        for e in recorded
+    ]
+
+
+def why_short(axis: str, number: int, fine: bool) -> str:
+    """Say why a chain whose losses end at a draw or step is left out; ``fine`` of `were_sampled`."""
+    if fine:
+        return f"no loss at {axis} {number}, though the chain is recorded as complete"
+    return f"non-finite loss at {axis} {number}"
 
 
 def are_reordered(samples: Samples, size: int) -> bool:
@@ -155,6 +186,7 @@ def select_chains(
     """
     size, total = finite.shape
     written, failures = known_states(samples, size)
+    fine = were_sampled(samples, size)
     prefix = np.where(finite.all(axis=1), total, np.argmin(finite, axis=1))
     if written is not None and axis == "draw" and samples.setting("num_draws") in (None, total):
         prefix = np.minimum(prefix, written)
@@ -171,7 +203,7 @@ def select_chains(
             if failures[c] is not None:
                 reasons[c] = str(failures[c])
             elif prefix[c] < total:
-                reasons[c] = f"non-finite loss at {axis} {int(prefix[c])}"
+                reasons[c] = why_short(axis, int(prefix[c]), fine[c])
         used = tuple(c for c in range(size) if c not in reasons)
         length = total
     selection = ChainSelection(used, tuple(sorted(reasons)), length, reasons)
@@ -179,7 +211,11 @@ def select_chains(
         raise AllChainsFailedError(
             f"No chain{samples.of_label} can be used: {describe(reasons)}.",
             expected="at least one complete chain",
-            remedy="Lower lr, then n_beta, or pass allow_partial=True to use what there is.",
+            remedy=(
+                "Call sample() again where it was stopped; where chunks are lost, devinterp validate says which."
+                if all(fine)
+                else "Lower lr, then n_beta, or pass allow_partial=True to use what there is."
+            ),
         )
     return selection
 

@@ -43,6 +43,7 @@ GRAVITY = {
     "chains_disagree": 2,
     "one_chain": 2,
     "not_converged": 2,
+    "incomplete": 2,
     "spikes": 3,
     "step_bias": 3,
     "gradient_noise": 3,

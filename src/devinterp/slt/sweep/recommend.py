@@ -45,6 +45,7 @@ _ADVICE = {
     "gradient_noise": "a larger batch_size, or a smaller lr",
     "clamped": "a localization in place of bounding_box_size",
     "below_start": "a model trained further, or a lower n_beta",
+    "incomplete": "the same call again, which samples what is missing",
     "diverged": "a smaller lr, then a lower n_beta",
 }
 
