@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import zarr
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from devinterp.schema import validate
@@ -59,7 +59,20 @@ class Cut(Exception):
     """Ends a run at a chosen call of the loss."""
 
 
-@settings(max_examples=20)
+# Cut in the last chain, draws behind a checkpoint: what is drawn need not be of that kind.
+LATE = {
+    "lr": 1e-2,
+    "n_beta": 10.0,
+    "localization": 5.0,
+    "num_chains": 2,
+    "num_draws": 5,
+    "batch_size": 2,
+    "num_init_loss_batches": 1,
+}
+
+
+@settings(max_examples=19)
+@example(arguments=LATE, tenths=9, every=1)
 @given(sample_settings(max_steps=6), st.integers(0, 9), st.sampled_from([1, 2, None]))
 def test_a_run_that_is_cut_and_resumed_has_the_bytes_of_one_that_is_not(
     arguments: dict[str, Any], tenths: int, every: int | None
