@@ -159,7 +159,6 @@ def predicate(
 
 
 @lru_cache(maxsize=1)
-@lru_cache(maxsize=1)
 def _load_installed() -> None:
     from importlib.metadata import entry_points
 
