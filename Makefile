@@ -27,9 +27,8 @@ $(STAMP): pyproject.toml constraints.txt
 demo: $(STAMP)
 	$(BIN)/devinterp demo --out $(OUT)
 
-# In the order of tests/conftest.py: what takes longest begins first. Three processes for two cores: tests that wait for
-# signals, servers and workers leave them idle.
-WORKERS := -n 3 --dist loadfile --no-loadscope-reorder
+# In the order of tests/conftest.py: what takes longest begins first.
+WORKERS := -n 2 --dist loadfile --no-loadscope-reorder
 
 test: $(STAMP)
 	$(BIN)/python -m pytest $(WORKERS)

@@ -71,7 +71,7 @@ LATE = {
 }
 
 
-@settings(max_examples=19)
+@settings(max_examples=9)
 @example(arguments=LATE, tenths=9, every=1)
 @given(sample_settings(max_steps=6), st.integers(0, 9), st.sampled_from([1, 2, None]))
 def test_a_run_that_is_cut_and_resumed_has_the_bytes_of_one_that_is_not(
