@@ -227,4 +227,4 @@ class WriterMachine(RuleBasedStateMachine):
 
 
 TestWriter = WriterMachine.TestCase
-TestWriter.settings = settings(max_examples=12, stateful_step_count=20, deadline=None)
+TestWriter.settings = settings(max_examples=25, stateful_step_count=20, deadline=None)
