@@ -16,7 +16,7 @@ from devinterp.slt.diagnostics.mixing import chain_diagnosis, mixing_of
 from devinterp.slt.diagnostics.shared_noise import shared_noise
 from devinterp.slt.diagnostics.step_bias import step_bias
 from devinterp.slt.diagnostics.verdicts import judge
-from devinterp.slt.runs.chains import known_states, were_sampled, why_short
+from devinterp.slt.runs.chains import chain_states, finite_prefix
 from devinterp.slt.runs.masked_means import Start, minibatch_rows, observed_rows, start_rows
 from devinterp.slt.runs.results import loss_unit
 from devinterp.slt.runs.run import Samples, Tree, series_members, study_members
@@ -98,15 +98,11 @@ def _diagnose_study(members: Mapping[str, Tree], sampling_task: str | None, abov
 def _diagnose(run: Samples, sampling_task: str | None) -> Diagnosis:
     source, rows, traces, finite, start, start_se = _trace(run, sampling_task)
     num_chains, num_draws = traces.shape
-    prefix = np.where(finite.all(axis=1), num_draws, np.argmin(finite, axis=1))
-    (written, failures), fine = known_states(run, num_chains), were_sampled(run, num_chains)
-    if written is not None and run.setting("num_draws") in (None, num_draws):
-        prefix = np.minimum(prefix, written)
-    for c in range(num_chains):
-        if failures[c] is None and prefix[c] < num_draws:
-            failures[c] = why_short("draw", int(prefix[c]), fine[c])
+    states = chain_states(run, num_chains)
+    prefix = finite_prefix(run, finite, states.written)
+    failures = states.failures_with(prefix, num_draws)
     chains = tuple(
-        chain_diagnosis(c, traces[c, : prefix[c]], failures[c], fine[c], int((~finite[c]).sum()), start)
+        chain_diagnosis(c, traces[c, : prefix[c]], failures[c], states.fine[c], int((~finite[c]).sum()), start)
         for c in range(num_chains)
     )
     used = [c for c in range(num_chains) if failures[c] is None]

@@ -7,12 +7,12 @@ and dividing n_beta by the same number.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
 
-from devinterp.slt.diagnostics.diagnosis import Diagnosis, Verdict, number
+from devinterp.slt.diagnostics.diagnosis import ChainDiagnosis, Diagnosis, Verdict, number
 from devinterp.slt.diagnostics.step_bias import LARGEST_INFLATION, least_inflation, relaxation_steps, step_advice
 from devinterp.steps import StepLayout
 
@@ -51,16 +51,11 @@ def judge(d: Diagnosis, trace: F64, weights: int | None = None) -> list[Verdict]
     """
     found: list[Verdict] = []
     failed = [c for c in d.chains if c.status != "complete"]
-    for missing in (False, True):
-        those = [c for c in failed if c.draws_missing is missing]
-        if those:
-            which = "; ".join(f"chain {c.chain}: {c.status}" for c in those)
-            evidence = (
-                f"{len(those)} of {len(d.chains)} chains {'lack draws' if missing else 'did not complete'} ({which})."
-            )
-            found.append(
-                Verdict("incomplete", evidence, _MISSING) if missing else Verdict("diverged", evidence, _shorter(d))
-            )
+    wrong, lacking = ([c for c in failed if c.draws_missing is missing] for missing in (False, True))
+    if wrong:
+        found.append(Verdict("diverged", _named(wrong, d, "did not complete"), _shorter(d)))
+    if lacking:
+        found.append(Verdict("incomplete", _named(lacking, d, "lack draws"), _MISSING))
     if trace.shape[0] == 0:
         return found
     if d.settings.get("lr") == 0:
@@ -103,6 +98,11 @@ def _grows(d: Diagnosis, trace: F64, weights: int | None) -> Iterator[Verdict]:
             f"the rise of the loss grows, and ever faster: {first:.3g}, {second:.3g}, {d.measured(f'{last:.3g}')}."
         )
         yield Verdict("diverged", evidence, _shorter_or_held(d))
+
+
+def _named(those: Sequence[ChainDiagnosis], d: Diagnosis, what: str) -> str:
+    which = "; ".join(f"chain {c.chain}: {c.status}" for c in those)
+    return f"{len(those)} of {len(d.chains)} chains {what} ({which})."
 
 
 def _below_start(d: Diagnosis, _: F64) -> Iterator[Verdict]:

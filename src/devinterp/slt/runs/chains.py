@@ -6,7 +6,7 @@ import sys
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -17,12 +17,13 @@ from devinterp.slt.runs.run import Samples
 
 __all__ = [
     "ChainSelection",
+    "ChainStates",
     "are_reordered",
+    "chain_states",
+    "finite_prefix",
     "known_states",
     "select_chains",
     "warn_excluded",
-    "were_sampled",
-    "why_short",
 ]
 
 
@@ -79,34 +80,67 @@ def known_states(samples: Samples, size: int) -> tuple[npt.NDArray[np.int64] | N
     -----
     ``draws_written`` travels with a selection of chains and ``metadata.run.chains`` does not; see `_recorded`.
     """
-    written, failures = _written(samples, size)
-    recorded = _recorded(samples, size)
-    if written is None or not _contradicting(recorded, [f is None for f in failures]):
-        failures = [_reason(e) or f for e, f in zip(recorded or [None] * size, failures, strict=True)]
-    return written, failures
+    states = chain_states(samples, size)
+    return states.written, states.failures
 
 
-def were_sampled(samples: Samples, size: int) -> list[bool]:
-    """Return for each chain whether what it lacks was never sampled, or is lost: no step of it was wrong.
+class ChainStates(NamedTuple):
+    """What a store says about its chains.
 
-    A chain of which a loss was not finite is recorded as failed. One that is recorded as complete had every draw, one
-    that was interrupted has those that it came to, and of one that a repair marked data were lost. Of a run that is
-    under way nothing is recorded yet.
+    Attributes
+    ----------
+    written, failures
+        As `known_states` returns them.
+    fine : list of bool
+        Per chain whether what it lacks was never sampled, or is lost: no step of it was wrong. A chain of which a loss
+        was not finite is recorded as failed. One that is recorded as complete had every draw, one that was interrupted
+        has those that it came to, and of one that a repair marked data were lost. Of a run that is under way nothing
+        is recorded yet.
     """
+
+    written: npt.NDArray[np.int64] | None
+    failures: list[str | None]
+    fine: list[bool]
+
+    def failures_with(self, prefix: npt.NDArray[np.int64], total: int, axis: str = "draw") -> list[str | None]:
+        """Return the failures, and of the other chains what those lack whose losses end before ``total``."""
+
+        def ends(number: int, fine: bool) -> str | None:
+            if number >= total:
+                return None
+            if fine:
+                return f"no loss at {axis} {number}, though the chain is recorded as complete"
+            return f"non-finite loss at {axis} {number}"
+
+        return [failure or ends(n, f) for failure, n, f in zip(self.failures, prefix.tolist(), self.fine, strict=True)]
+
+
+def chain_states(samples: Samples, size: int) -> ChainStates:
+    """Return what the store says about its chains, reading ``draws_written`` once; see `known_states`."""
+    written, failures = _written(samples, size)
     recorded, under_way = _recorded(samples, size), samples.dataset.attrs.get("completed") == 0
-    if recorded is None or _contradicting(recorded, [f is None for f in _written(samples, size)[1]]):
-        return [under_way] * size
-    return [
+    of_others = bool(_contradicting(recorded, [f is None for f in failures]))
+    if written is None or not of_others:
+        failures = [_reason(e) or f for e, f in zip(recorded or [None] * size, failures, strict=True)]
+    fine = [
         isinstance(e, Mapping) and (e.get("status") in ("complete", "interrupted") or e.get("data_lost") is True)
-        for e in recorded
+        for e in recorded or ()
     ]
+    return ChainStates(written, failures, [under_way] * size if recorded is None or of_others else fine)
 
 
-def why_short(axis: str, number: int, fine: bool) -> str:
-    """Say why a chain whose losses end at a draw or step is left out; ``fine`` of `were_sampled`."""
-    if fine:
-        return f"no loss at {axis} {number}, though the chain is recorded as complete"
-    return f"non-finite loss at {axis} {number}"
+def finite_prefix(
+    samples: Samples,
+    finite: npt.NDArray[np.bool_],
+    written: npt.NDArray[np.int64] | None,
+    axis: str = "draw",
+) -> npt.NDArray[np.int64]:
+    """Return how many losses each chain has before the first that is missing: (chain,), of (chain, draw) or steps."""
+    total = finite.shape[1]
+    prefix: npt.NDArray[np.int64] = np.where(finite.all(axis=1), total, np.argmin(finite, axis=1))
+    if written is not None and axis == "draw" and samples.setting("num_draws") in (None, total):
+        prefix = np.minimum(prefix, written)
+    return prefix
 
 
 def are_reordered(samples: Samples, size: int) -> bool:
@@ -185,25 +219,18 @@ def select_chains(
         No chain is left.
     """
     size, total = finite.shape
-    written, failures = known_states(samples, size)
-    fine = were_sampled(samples, size)
-    prefix = np.where(finite.all(axis=1), total, np.argmin(finite, axis=1))
-    if written is not None and axis == "draw" and samples.setting("num_draws") in (None, total):
-        prefix = np.minimum(prefix, written)
-    whole_run = written is None and axis == "draw" and samples.setting("num_draws") in (None, total)
+    states = chain_states(samples, size)
+    prefix = finite_prefix(samples, finite, states.written, axis)
+    whole_run = states.written is None and axis == "draw" and samples.setting("num_draws") in (None, total)
     if whole_run and _contradicting(_recorded(samples, size), (prefix == total).tolist()):
-        failures = [None] * size
+        states = states._replace(failures=[None] * size)
     if allow_partial:
         used = tuple(int(c) for c in np.flatnonzero(prefix > 0))
-        reasons = {c: failures[c] or "no finite draw" for c in range(size) if c not in used}
+        reasons = {c: states.failures[c] or "no finite draw" for c in range(size) if c not in used}
         length = int(prefix[list(used)].min()) if used else 0
     else:
-        reasons = {}
-        for c in range(size):
-            if failures[c] is not None:
-                reasons[c] = str(failures[c])
-            elif prefix[c] < total:
-                reasons[c] = why_short(axis, int(prefix[c]), fine[c])
+        found = enumerate(states.failures_with(prefix, total, axis))
+        reasons = {c: reason for c, reason in found if reason is not None}
         used = tuple(c for c in range(size) if c not in reasons)
         length = total
     selection = ChainSelection(used, tuple(sorted(reasons)), length, reasons)
@@ -213,7 +240,7 @@ def select_chains(
             expected="at least one complete chain",
             remedy=(
                 "Call sample() again where it was stopped; where chunks are lost, devinterp validate says which."
-                if all(fine)
+                if all(states.fine)
                 else "Lower lr, then n_beta, or pass allow_partial=True to use what there is."
             ),
         )
