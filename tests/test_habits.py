@@ -70,6 +70,7 @@ ACROSS = {
     "schema/test_hostile.py",
     "schema/test_neighbours.py",
     "slt/bif/test_series.py",
+    "slt/runs/test_combined_runs.py",
     "slt/runs/test_selections.py",
     "slt/sampling/engine/test_models.py",
     "slt/sampling/running/test_callers.py",

@@ -24,3 +24,8 @@ def context_of(tree: Any, schema: str = "samples", *, values: bool = True, path:
 def problems(rule: str, tree: Any, schema: str = "samples", *, group: str = "/", **arguments: Any) -> list[Problem]:
     """What one relation finds."""
     return list(find_predicate(rule).function(context_of(tree, schema, path=group), **arguments))
+
+
+def said(rule: str, tree: Any, schema: str = "samples", **arguments: Any) -> list[tuple[str, Any, Any, str]]:
+    """What one relation says of each."""
+    return [(p.message, p.expected, p.found, p.name) for p in problems(rule, tree, schema, **arguments)]

@@ -1,4 +1,4 @@
-"""Relations inside a run, between the runs of a study and between the cells of a sweep, each by itself."""
+"""Relations inside a run, each by itself."""
 
 from __future__ import annotations
 
@@ -7,12 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 import xarray as xr
-from contexts import context_of, problems
+from contexts import said
 from hypothesis import given
 from hypothesis import strategies as st
 
 from devinterp.schema.rules import samples as module
-from devinterp.schema.rules.registry import find_predicate
 from devinterp.steps import StepLayout
 from devinterp.testing import make_tree
 
@@ -32,10 +31,6 @@ def config(tree: xr.DataTree) -> dict[str, Any]:
 def chains(tree: xr.DataTree) -> list[Any]:
     found: list[Any] = tree.attrs["metadata"]["run"]["chains"]
     return found
-
-
-def said(rule: str, tree: Any, schema: str = "samples", **arguments: Any) -> list[tuple[str, Any, Any, str]]:
-    return [(p.message, p.expected, p.found, p.name) for p in problems(rule, tree, schema, **arguments)]
 
 
 def test_a_valid_run_breaks_no_relation() -> None:
@@ -258,165 +253,6 @@ def test_steps_that_were_not_written_are_not_looked_at() -> None:
     assert said("metric_inequalities", tree) == said("distance_growth", tree) == []
     tree["metrics_dot_grad_noise"].values[1, 3] = 1e6  # the step of its only draw
     assert [f[2] for f in said("metric_inequalities", tree)] == ["1 step(s), the first in chain 1 at step 3"]
-
-
-def study() -> xr.DataTree:
-    return make_tree("study")
-
-
-def test_a_study_has_the_run_without_restriction() -> None:
-    tree = study()
-    assert said("study_has_full", tree, "study") == []
-    without = tree.copy(deep=True)
-    del without["full"]
-    ((message, wanted, found, _),) = said("study_has_full", without, "study")
-    assert (message, wanted) == ("The study has no group 'full'.", "full")
-    assert found == ", ".join(sorted(without.children))
-
-
-def test_listed_restrictions_and_groups_are_the_same() -> None:
-    tree = study()
-    assert said("study_restrictions_listed", tree, "study") == []
-    listed = config(tree)["restrictions"]
-    listed.append("ghost")
-    groups = ", ".join(sorted(tree.children))
-    assert said("study_restrictions_listed", tree, "study") == [
-        ("A listed restriction has no group.", "'ghost'", groups, "")
-    ]
-    listed[:] = [n for n in listed if n not in ("ghost", "full")]
-    assert said("study_restrictions_listed", tree, "study") == [
-        ("A group is not among the listed restrictions.", "a name of the list", "'full'", "full")
-    ]
-    config(tree)["restrictions"] = "full"
-    assert said("study_restrictions_listed", tree, "study") == []
-
-
-def test_every_difference_between_runs_is_named() -> None:
-    tree = study()
-    paths = ["metadata.config.sampler"]
-    for name in tree.children:
-        tree[name].attrs["metadata"]["config"]["sampler"] = {"lr": 0.1, "deep": {"a": 1, "b": 2}}
-    assert said("study_members_agree", tree, "study", paths=paths) == []
-    other = next(n for n in tree.children if n != "full")
-    tree[other].attrs["metadata"]["config"]["sampler"] = {"lr": 0.1, "deep": {"a": 3, "c": 4}}
-    assert said("study_members_agree", tree, "study", paths=paths) == [
-        ("metadata.config.sampler.deep.a differs from that of 'full'.", "1", "3", other),
-        ("metadata.config.sampler.deep.b differs from that of 'full'.", "2", "null", other),
-        ("metadata.config.sampler.deep.c differs from that of 'full'.", "null", "4", other),
-    ]
-    ignoring = [f"metadata.config.sampler.deep.{n}" for n in "ab"]
-    found = said("study_members_agree", tree, "study", paths=paths, ignoring=ignoring)
-    assert [f[0] for f in found] == ["metadata.config.sampler.deep.c differs from that of 'full'."]
-    tree[other].attrs["metadata"]["config"]["sampler"] = None
-    assert [f[2] for f in said("study_members_agree", tree, "study", paths=paths)] == ["null"]
-    alone = tree.copy()
-    for name in list(alone.children):
-        if name != "full":
-            del alone[name]
-    assert said("study_members_agree", alone, "study", paths=paths) == []
-
-
-def test_the_sampling_task_is_observed_by_every_run() -> None:
-    tree = study()
-    name = next(iter(tree["full"].attrs["metadata"]["config"]["observables"]))["name"]
-    config(tree)["sampling_task"] = name
-    assert said("sampling_task_observed", tree, "study") == []
-    config(tree)["sampling_task"] = "poems"
-    found = said("sampling_task_observed", tree, "study")
-    assert [f[3] for f in found] == list(tree.children)
-    assert {f[:2] for f in found} == {("The sampling task is not observed.", "poems")}
-    assert all(name in f[2] for f in found)
-    config(tree)["sampling_task"] = None
-    assert said("sampling_task_observed", tree, "study") == []
-
-
-def test_cells_are_listed_with_their_own_settings() -> None:
-    tree = make_tree("sweep")
-    assert said("sweep_cells_listed", tree, "sweep") == said("sweep_settings", tree, "sweep") == []
-    listed = config(tree)["cells"]
-    first, second = listed[:2]
-    for name in ("lr", "n_beta", "localization"):
-        spoilt = tree.copy(deep=True)
-        spoilt[name].values[0] += 1
-        ((message, _, _, where),) = said("sweep_settings", spoilt, "sweep")
-        assert (message, where) == (f"{name} of the cell {first!r} is not what it was sampled with.", first)
-    twins = tree.copy(deep=True)
-    for name in ("lr", "n_beta", "localization"):
-        twins[name].values[1] = twins[name].values[0]
-        twins[second].attrs["metadata"]["config"]["sampler"][name] = float(twins[name].values[0])
-    assert said("sweep_settings", twins, "sweep") == [
-        ("Two cells have the same settings.", f"settings other than those of {first!r}", second, second)
-    ]
-    listed.append("ghost")
-    messages = [f[0] for f in said("sweep_cells_listed", tree, "sweep")]
-    assert messages == [
-        "A listed cell has no group.",
-        "The root has settings of another number of cells than are listed.",
-    ]
-    listed[:] = [second]
-    messages = [(f[0], f[3]) for f in said("sweep_cells_listed", tree, "sweep")]
-    assert ("A group is not among the listed cells.", first) in messages
-    config(tree)["cells"] = 3
-    assert said("sweep_cells_listed", tree, "sweep") == said("sweep_settings", tree, "sweep") == []
-
-
-def relation(rule: str, context: Any, **arguments: Any) -> list[str]:
-    return [p.message for p in find_predicate(rule).function(context, **arguments)]
-
-
-def test_a_full_run_that_is_broken_is_not_missing_too() -> None:
-    tree = study()
-    del tree["full"]
-    context = context_of(tree, "study")
-    context.group.broken.add("full")
-    assert relation("study_has_full", context) == []
-    assert said("study_has_full", xr.DataTree(), "study") == [
-        ("The study has no group 'full'.", "full", "no groups", "")
-    ]
-
-
-def test_two_runs_are_compared_with_full_wherever_it_stands() -> None:
-    tree = study()
-    other = next(n for n in tree.children if n != "full")
-    pair = xr.DataTree.from_dict({other: tree[other], "full": tree["full"]})
-    pair[other].attrs["metadata"]["config"]["sampler"] = {"lr": 1}
-    pair["full"].attrs["metadata"]["config"]["sampler"] = {"lr": 2}
-    found = said("study_members_agree", pair, "study", paths=["metadata.config.sampler"])
-    assert found == [("metadata.config.sampler.lr differs from that of 'full'.", "2", "1", other)]
-
-
-def test_the_sampling_task_may_be_called_by_its_name() -> None:
-    tree = study()
-    for run in tree.children.values():
-        run.attrs["metadata"]["config"]["observables"][0]["name"] = "My task!"
-    config(tree)["sampling_task"] = "My task!"
-    assert said("sampling_task_observed", tree, "study") == []
-    for run in tree.children.values():
-        run.attrs["metadata"]["config"]["observables"] = None
-    assert said("sampling_task_observed", tree, "study") != []
-
-
-def test_what_is_hidden_is_no_member() -> None:
-    for kind, rule, key in (
-        ("study", "study_restrictions_listed", "restrictions"),
-        ("sweep", "sweep_cells_listed", "cells"),
-    ):
-        tree = make_tree(kind)
-        tree[".hidden"] = xr.DataTree()
-        assert said(rule, tree, kind) == []
-        empty = xr.DataTree(xr.Dataset(attrs={"metadata": {"config": {key: ["ghost"]}}}))
-        ((_, wanted, there, _), *_) = said(rule, empty, kind)
-        assert (wanted, there) == ("'ghost'", "" if kind == "study" else "no groups")
-
-
-def test_a_sweep_whose_root_lacks_its_settings_is_not_compared_with_them() -> None:
-    tree = make_tree("sweep")
-    config(tree)["cells"] = config(tree)["cells"][:1]
-    assert said("sweep_settings", tree, "sweep") == []
-    whole = make_tree("sweep")
-    bare = whole.copy()
-    bare.dataset = whole.to_dataset().drop_vars("lr")
-    assert said("sweep_settings", bare, "sweep") == []
 
 
 PAIRED = {"num_chains": 3, "num_draws": 4, "num_burnin_steps": 0, "save_paired_losses": True}

@@ -1,0 +1,172 @@
+"""What a frozen part leaves behind beside its output is not missed by what comes after it."""
+
+from __future__ import annotations
+
+from contextvars import ContextVar
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from odd_models import PARTS, Plain, build
+from prefix_runs import chains, compared, same_runs
+from torch import nn
+
+from devinterp.slt.sampling.engine.frozen_prefix import FrozenPrefix
+
+pytestmark = pytest.mark.usefixtures("short_looks")
+
+SEEN: dict[str, Any] = {"number": 0.0, "list": [0.0], "kept": torch.zeros(()), "rows": None, "calls": 0}
+
+
+class Elsewhere:
+    number, config = 0.0, SimpleNamespace(number=0.0, flag=False)
+
+
+NUMBER, FLAG = 0.0, False
+
+
+class Writes(nn.Module):
+    """Leaves what depends on its rows in a place that is not its own."""
+
+    def __init__(self, place: str) -> None:
+        super().__init__()
+        self.place, self.inner, self.config = place, PARTS["Plain"](), Elsewhere.config
+        cell = 0.0
+
+        def put(value: float | None = None) -> float:
+            nonlocal cell
+            cell = cell if value is None else value
+            return cell
+
+        self.put = put
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        global NUMBER, FLAG
+        out = self.inner(x)
+        if self.place == "global":
+            NUMBER = out.mean().item()
+        elif self.place == "flag":
+            FLAG = bool(out.mean() > 0)
+        elif self.place == "closure":
+            self.put(out[0, 0, 0].item())
+        elif self.place == "attribute":
+            self.config.number = float(out.mean())
+        elif self.place == "class":
+            Elsewhere.number = float(out.mean())
+        elif self.place == "dict":
+            SEEN.update(number=float(out.mean()))
+        elif self.place == "list":
+            SEEN["list"].insert(0, float(out.mean()))
+        elif self.place == "output":
+            SEEN["kept"] = out.detach()
+        elif self.place == "input":
+            SEEN["kept"] = x.detach()
+        elif self.place == "numpy":
+            ARRAY[0] = out.detach().mean().numpy()
+        elif self.place == "shape":
+            NUMBER = float(out.shape[0])
+        elif self.place == "count":
+            SEEN["calls"] += 1
+        elif self.place == "constant":
+            NUMBER = 0.25
+        elif self.place == "context":
+            CONTEXT.set(out.detach())
+        elif self.place == "context number":
+            CONTEXT.set(out.detach().mean().cpu().numpy().copy())
+        elif self.place == "setattr":
+            setattr(Elsewhere, "number", out.mean().item())  # noqa: B010
+        return out
+
+
+ARRAY = np.zeros(1)
+CONTEXT: ContextVar[Any] = ContextVar("left")
+
+
+class Gathers(Plain):
+    """Goes by numbers that it has put into a list of its own."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        found: list[float] = []
+        for row in x:
+            found.append(float(row.mean()))
+        return super().forward(x) * (1.0 if sum(found) > 0 else 0.5)
+
+
+class Reads(nn.Module):
+    """Takes it from there; of the frozen modules after it and of the sampled ones alike."""
+
+    def __init__(self, place: str, writer: Writes) -> None:
+        super().__init__()
+        self.place, self.put, self.inner = place, writer.put, PARTS["Plain"]()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.place in ("global", "shape", "constant"):
+            x = x * (1 + NUMBER)
+        elif self.place == "flag":
+            x = x * 1.5 if FLAG else x
+        elif self.place == "closure":
+            x = x * (1 + self.put())
+        elif self.place == "attribute":
+            x = x * (1 + Elsewhere.config.number)
+        elif self.place in ("class", "setattr"):
+            x = x * (1 + Elsewhere.number)
+        elif self.place == "dict":
+            x = x * (1 + SEEN["number"])
+        elif self.place == "list":
+            x = x * (1 + SEEN["list"][0])
+        elif self.place in ("output", "input"):
+            x = x * (1 + SEEN["kept"].mean())
+        elif self.place in ("context", "context number"):
+            x = x * (1 + torch.as_tensor(CONTEXT.get()).mean())
+        elif self.place == "numpy":
+            x = x * (1 + float(ARRAY[0]))
+        elif self.place == "count":
+            x = x * 1.5 if SEEN["calls"] % 40 == 0 else x
+        return self.inner(x)
+
+
+PLACES = (
+    "global", "flag", "closure", "attribute", "class", "dict", "list", "output", "input", "numpy", "shape", "count",
+    "setattr", "context", "context number",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(("place", "size"), [*((each, 1) for each in PLACES), ("context", 2), ("output", 3)])
+def test_what_a_part_leaves_elsewhere_is_not_missed(place: str, size: int) -> None:
+    """A later part reads it, and would find what another batch has left there."""
+    SEEN.update(list=[0.0], calls=0)
+    model = build(("Plain",) * 4)
+    model.parts[1] = Writes(place)
+    model.parts[3] = Reads(place, model.parts[1])
+    masks = {"parts.3.inner.down.weight": None}
+    changes = {"batch_size": size}
+    plain = chains(model, masks, FrozenPrefix(enabled=False, minibatches=True), changes=changes)
+    SEEN.update(list=[0.0], calls=0)
+    reused = chains(model, masks, FrozenPrefix(minibatches=True), changes=changes)
+    for (_, one), (result, other) in zip(plain, reused, strict=True):
+        if place != "count":  # it is another number anyway
+            same_runs(one, other)
+        if place in ("global", "flag", "closure", "count"):
+            assert result.reuse.reused == 0
+
+
+@pytest.mark.parametrize("place", ["constant", "own list"])
+def test_what_is_the_same_for_all_rows_or_gone_after_the_call_stands_in_no_way(place: str) -> None:
+    model = build(("Plain",) * 4)
+    writer = Writes(place)
+    model.parts[1] = Gathers() if place == "own list" else writer
+    model.parts[3] = Reads(place, writer)
+    assert compared(model, {"parts.3.inner.down.weight": None})[1].reuse.reused == 12
+
+
+def test_a_check_that_fails_ends_it_for_all_restrictions() -> None:
+    model, prefix = build(("Plain",) * 4), FrozenPrefix(minibatches=True)
+    model.parts[1] = Writes("context")
+    model.parts[3] = Reads("context", model.parts[1])
+    for name in ("parts.3.inner.down.weight", "parts.2.up.weight", "parts.0.up.weight"):
+        (result, _), *_ = chains(model, {name: None}, prefix)
+        assert (result.reuse.reused, result.reuse.reason) == (0, prefix.failed)
+    assert prefix.failed == "the check on the first batch failed"
+    assert not prefix._kept
