@@ -15,6 +15,10 @@ help:
 	@echo "make docs   the documentation, warnings as errors, into docs/_build/html"
 	@echo "also: coverage, ground-truth, breaks, mutants, lane-core, lane-lowest (see CONTRIBUTING.md)"
 
+# Python keeps what it compiled: nothing of what is installed is compiled ahead, and every process that a test starts would
+# compile torch once more (7 s instead of 2 s) where the caller's environment forbids it.
+unexport PYTHONDONTWRITEBYTECODE
+
 # Rebuilt when the interpreter, the requirements or the pins change.
 $(STAMP): pyproject.toml constraints.txt
 	@command -v $(PYTHON) >/dev/null || { echo "Python 3.11 or later is needed: make PYTHON=/path/to/python3 ..." >&2; exit 1; }
