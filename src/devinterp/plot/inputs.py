@@ -10,7 +10,7 @@ import xarray as xr
 
 from devinterp.errors import MissingVariableError, SettingError
 from devinterp.plain_json import listed
-from devinterp.slt.runs.chains import known_states
+from devinterp.slt.runs.chains import chain_states
 from devinterp.slt.runs.kind import kind_of
 from devinterp.slt.runs.results import no_text, refuse_empty, result_of_tokens
 from devinterp.slt.runs.run import Samples, Tree, series_members, study_members
@@ -75,7 +75,7 @@ def one_run(obj: Tree) -> Samples:
 def chain_failures(run: Samples) -> dict[int, str]:
     """Return why each chain that did not complete did not, by position."""
     size = next((int(v.sizes["chain"]) for v in run.dataset.data_vars.values() if "chain" in v.dims), 0)
-    return {c: reason for c, reason in enumerate(known_states(run, size)[1]) if reason is not None}
+    return {c: reason for c, reason in enumerate(chain_states(run, size).failures) if reason is not None}
 
 
 def as_llc(obj: Tree, **options: Any) -> xr.Dataset:

@@ -1,10 +1,13 @@
 from __future__ import annotations
 
 import pytest
-from made_runs import fail_chain, make_run
+from made_runs import fail_chain, make_run, make_study
 
-from devinterp.slt.runs.chains import known_states
+from devinterp.slt.bif import compute_bif
+from devinterp.slt.llc import compute_llc
+from devinterp.slt.runs import chains
 from devinterp.slt.runs.run import Samples
+from devinterp.slt.susceptibilities import compute_susceptibilities
 
 
 def states_of(tree, *, forget=()):
@@ -13,7 +16,8 @@ def states_of(tree, *, forget=()):
         dataset.attrs["metadata"].pop("run")
     if "draws_written" in forget:
         dataset = dataset.drop_vars("draws_written")
-    return known_states(Samples.of(dataset, allow_partial=True), tree.sizes["chain"])
+    states = chains.chain_states(Samples.of(dataset, allow_partial=True), tree.sizes["chain"])
+    return states.written, states.failures
 
 
 @pytest.mark.parametrize("draws", [0, 12])
@@ -40,3 +44,15 @@ def test_a_record_without_a_status_is_that_of_a_complete_chain():
     tree = make_run(draws=20)
     tree.attrs["metadata"]["run"]["chains"] = [{}, "what?", {"status": "complete"}]
     assert states_of(tree)[1] == [None, None, None]
+
+
+@pytest.mark.parametrize("partial", [False, True])
+@pytest.mark.parametrize("analysis", [compute_bif, compute_llc, compute_susceptibilities])
+def test_an_analysis_asks_once_what_a_store_says_of_a_run(analysis, partial, monkeypatch):
+    asked = []
+    ask = chains._written
+    monkeypatch.setattr(chains, "_written", lambda run, size: asked.append(run.label) or ask(run, size))
+    study = make_study()
+    analysis(study if analysis is compute_susceptibilities else study["full"], allow_partial=partial)
+    assert asked
+    assert len(asked) == len(set(asked))

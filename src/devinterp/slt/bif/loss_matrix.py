@@ -12,7 +12,7 @@ import numpy.typing as npt
 import xarray as xr
 
 from devinterp.errors import SettingError
-from devinterp.slt.runs.chains import ChainSelection, known_states, select_chains
+from devinterp.slt.runs.chains import ChainSelection, chain_states, select_chains
 from devinterp.slt.runs.masked_means import row_mask
 from devinterp.slt.runs.read_blocks import block_slices, read_blocks
 from devinterp.slt.runs.run import Samples
@@ -151,8 +151,8 @@ def load_losses(
     arrays = {name: run.loss(name) for name in sequences.observables}
     num_chains, num_draws = next(iter(arrays.values())).shape[:2]
     width = sequences.num_tokens if by_token else 1
-    _, failures = known_states(run, num_chains)
-    read = [c for c in range(num_chains) if allow_partial or failures[c] is None]
+    states = chain_states(run, num_chains)
+    read = [c for c in range(num_chains) if allow_partial or states.failures[c] is None]
     values = np.empty((num_chains, num_draws, wanted.size * width), dtype=np.float32)
     finite = np.zeros((num_chains, num_draws), dtype=bool)
     finite[read] = True
@@ -169,7 +169,7 @@ def load_losses(
         values[block.chains, block.draws, target] = flat
         with np.errstate(invalid="ignore", over="ignore"):
             finite[block.chains, block.draws] &= np.isfinite(flat.sum(axis=-1, dtype=np.float64))
-    selection = select_chains(run, finite, allow_partial=allow_partial)
+    selection = select_chains(run, finite, allow_partial=allow_partial, states=states)
     kept: npt.NDArray[np.float32] = values
     if len(selection.used) < num_chains or selection.length < num_draws:
         kept = values[list(selection.used), : selection.length]

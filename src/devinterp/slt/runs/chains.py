@@ -21,7 +21,6 @@ __all__ = [
     "are_reordered",
     "chain_states",
     "finite_prefix",
-    "known_states",
     "select_chains",
     "warn_excluded",
 ]
@@ -59,38 +58,15 @@ class ChainSelection:
         return cls((), tuple(range(size)), 0, {})
 
 
-def known_states(samples: Samples, size: int) -> tuple[npt.NDArray[np.int64] | None, list[str | None]]:
-    """Return what the store says about its chains, without reading a loss.
-
-    Parameters
-    ----------
-    samples : Samples
-        The run.
-    size : int
-        Number of chains in the view.
-
-    Returns
-    -------
-    written : array of int64, shape (chain,), or None
-        ``draws_written``.
-    failures : list of str or None
-        Per chain the reason for which it is known not to be complete, or None.
-
-    Notes
-    -----
-    ``draws_written`` travels with a selection of chains and ``metadata.run.chains`` does not; see `_recorded`.
-    """
-    states = chain_states(samples, size)
-    return states.written, states.failures
-
-
 class ChainStates(NamedTuple):
     """What a store says about its chains.
 
     Attributes
     ----------
-    written, failures
-        As `known_states` returns them.
+    written : array of int64, shape (chain,), or None
+        ``draws_written``.
+    failures : list of str or None
+        Per chain the reason for which it is known not to be complete, or None.
     fine : list of bool
         Per chain whether what it lacks was never sampled, or is lost: no step of it was wrong. A chain of which a loss
         was not finite is recorded as failed. One that is recorded as complete had every draw, one that was interrupted
@@ -116,7 +92,20 @@ class ChainStates(NamedTuple):
 
 
 def chain_states(samples: Samples, size: int) -> ChainStates:
-    """Return what the store says about its chains, reading ``draws_written`` once; see `known_states`."""
+    """Return what the store says about its chains, without reading a loss.
+
+    Parameters
+    ----------
+    samples : Samples
+        The run.
+    size : int
+        Number of chains in the view.
+
+    Notes
+    -----
+    ``draws_written``, which is read here, travels with a selection of chains and ``metadata.run.chains`` does not; see
+    `_recorded`.
+    """
     written, failures = _written(samples, size)
     recorded, under_way = _recorded(samples, size), samples.dataset.attrs.get("completed") == 0
     of_others = bool(_contradicting(recorded, [f is None for f in failures]))
@@ -193,7 +182,12 @@ def _contradicting(recorded: list[Any] | None, whole: Sequence[bool]) -> list[in
 
 
 def select_chains(
-    samples: Samples, finite: npt.NDArray[np.bool_], *, allow_partial: bool = False, axis: str = "draw"
+    samples: Samples,
+    finite: npt.NDArray[np.bool_],
+    *,
+    allow_partial: bool = False,
+    axis: str = "draw",
+    states: ChainStates | None = None,
 ) -> ChainSelection:
     """Choose the complete chains, or with ``allow_partial`` the draws that all chains have.
 
@@ -208,6 +202,8 @@ def select_chains(
         still excluded.
     axis : {"draw", "step"}
         What the second axis of ``finite`` is.
+    states : ChainStates, optional
+        What the store says of the run's chains, where the caller has asked it.
 
     Returns
     -------
@@ -219,7 +215,7 @@ def select_chains(
         No chain is left.
     """
     size, total = finite.shape
-    states = chain_states(samples, size)
+    states = chain_states(samples, size) if states is None else states
     prefix = finite_prefix(samples, finite, states.written, axis)
     whole_run = states.written is None and axis == "draw" and samples.setting("num_draws") in (None, total)
     if whole_run and _contradicting(_recorded(samples, size), (prefix == total).tolist()):

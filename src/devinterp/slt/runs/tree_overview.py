@@ -12,7 +12,7 @@ from devinterp.errors import DataError, ProvenanceError
 from devinterp.plain_json import dig, listed
 from devinterp.schema.definition.spec import NAT
 from devinterp.slt.estimands import ESTIMANDS
-from devinterp.slt.runs.chains import known_states
+from devinterp.slt.runs.chains import chain_states
 from devinterp.slt.runs.grid import grid_of
 from devinterp.slt.runs.kind import kind_of
 from devinterp.slt.runs.results import loss_unit, of_tokens, result_of_tokens
@@ -178,7 +178,7 @@ def _state(obj: Tree) -> str:
     run = Samples.of(obj, allow_partial=True)
     size = run.dataset.sizes.get("chain", 1)
     try:
-        known, _ = known_states(run, size)[1], run.n_beta if "n_beta" in run.dataset else None
+        known, _ = chain_states(run, size).failures, run.n_beta if "n_beta" in run.dataset else None
     except (DataError, ProvenanceError) as error:  # of runs that were combined and do not belong together
         return error.problem
     failures = [f"chain {c} {why}" for c, why in enumerate(known) if why is not None]

@@ -17,7 +17,7 @@ import numpy.typing as npt
 import xarray as xr
 
 from devinterp.errors import imported
-from devinterp.slt.runs.chains import ChainSelection, known_states, select_chains
+from devinterp.slt.runs.chains import ChainSelection, ChainStates, chain_states, select_chains
 from devinterp.slt.runs.masked_means import row_mask
 from devinterp.slt.runs.read_blocks import block_slices, in_memory, is_dask, read_blocks
 from devinterp.slt.runs.run import Samples
@@ -135,8 +135,9 @@ def gather_moments(
     """
     names = [task, *(name for name in observables if name != task)]
     arrays = {name: run.loss(name) for name in names}
-    num_draws = arrays[task].shape[1]  # as of all of them, in one dataset
-    length = _common_prefix(run, task, arrays[task]) if allow_partial else num_draws
+    num_chains, num_draws = arrays[task].shape[:2]  # as of all of them, in one dataset
+    states = chain_states(run, num_chains)
+    length = _common_prefix(run, task, arrays[task], states) if allow_partial else num_draws
     gather = gather_dask if any(is_dask(a) for a in arrays.values()) else gather_blocks
     while True:
         bounds = np.linspace(0, length, min(groups_per_chain, length) + 1).round().astype(int)
@@ -151,6 +152,7 @@ def gather_moments(
             with_products=with_products,
             sampled=groups_per_chain > 1,
             allow_partial=allow_partial,
+            states=states,
         )
         found = gather(job)
         selection = job.select(found.finite)
@@ -171,12 +173,12 @@ def gather_moments(
     )
 
 
-def _common_prefix(run: Samples, task: str, array: xr.DataArray) -> int:
+def _common_prefix(run: Samples, task: str, array: xr.DataArray, states: ChainStates) -> int:
     """How many draws all chains (that have any) have."""
     mask = row_mask(run, task)
     kept = array if mask is None else array.where(xr.DataArray(mask, dims=array.dims[2:]), 0.0)
     finite = np.isfinite(np.asarray(kept.mean(array.dims[2:], dtype=np.float64, skipna=False).values))
-    return select_chains(run, finite, allow_partial=True).length
+    return select_chains(run, finite, allow_partial=True, states=states).length
 
 
 @dataclass(frozen=True)
@@ -193,12 +195,13 @@ class Job:
     with_products: bool
     sampled: bool
     allow_partial: bool
+    states: ChainStates
 
     def select(self, finite: npt.NDArray[np.bool_]) -> ChainSelection:
         """Choose the chains, given where the first ``length`` draws are finite."""
         behind = self.arrays[self.task].shape[1] - self.length
         whole = np.pad(finite, ((0, 0), (0, behind)), constant_values=not self.allow_partial)
-        return select_chains(self.run, whole, allow_partial=self.allow_partial)
+        return select_chains(self.run, whole, allow_partial=self.allow_partial, states=self.states)
 
     def picks(self, name: str) -> npt.NDArray[np.int64]:
         """Positions of the tokens of an observable whose losses are kept at every draw."""
@@ -221,8 +224,7 @@ class Gathered:
 def gather_blocks(job: Job) -> Gathered:
     """Read the losses block by block, the sampling task's first: its mean weighs the others."""
     num_chains, length, cuts = job.arrays[job.task].shape[0], job.length, job.cuts
-    _, failures = known_states(job.run, num_chains)
-    read = {c for c in range(num_chains) if job.allow_partial or failures[c] is None}
+    read = {c for c in range(num_chains) if job.allow_partial or job.states.failures[c] is None}
     trace = np.full((num_chains, length), np.nan)
     finite = np.zeros((num_chains, length), dtype=bool)
     finite[sorted(read)] = True
