@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import inspect
 import json
 import os
 import re
@@ -24,6 +25,7 @@ import devinterp
 from devinterp._renamed import OLD_NAMES
 from devinterp.schema import RuleCode, Schema, VariableSpec, available, load
 from devinterp.schema.definition.load import schemas_folder
+from devinterp.schema.rules.registry import find_predicate
 from devinterp.slt.estimands import ESTIMANDS, Estimand
 from devinterp.utils import starting_points
 
@@ -102,18 +104,18 @@ def _node(schema: Schema, node: Any) -> Iterator[str]:
     attributes = list(_attributes(node.attributes))
     if attributes:
         yield "### Attributes" if node.path == "/" else f"### Attributes of {code(node.path)}"
-        yield "What is not listed here is allowed."
+        yield "Other attributes are allowed."
         yield table(("attribute", "value", "there"), attributes)
     checks = [(v.name, c) for v in node.variables.values() for c in v.checks]
     if checks or node.rules:
         yield "### Rules" if node.path == "/" else f"### Rules of {code(node.path)}"
-        yield table(("code", "found where", "on"), _rules(checks, node.rules))
+        yield table(("code", "what it finds", "what must hold", "on"), _rules(checks, node.rules))
 
 
 def _variable(spec: VariableSpec) -> tuple[str, ...]:
     dims = " or ".join(f"({', '.join(map(code, d))})" if d else "scalar" for d in (spec.dims, *spec.alternatives))
     if spec.leading:
-        dims += f"; before them {' and '.join(map(code, spec.leading))}, each where the result has it"
+        dims += f"; before them {', '.join(map(code, spec.leading))}, {'each ' * (len(spec.leading) > 1)}where the result has it"
     meaning = " ".join([spec.doc, *(f"Without {code(p)}: {doc}" for p, doc in spec.doc_unless.items())])
     return code(spec.name), dims, spec.dtype, spec.unit, presence(spec), meaning
 
@@ -122,57 +124,65 @@ def presence(spec: VariableSpec) -> str:
     """When a variable is there, in words."""
     kind, argument = spec.presence.kind, spec.presence.argument
     if kind == "when":
-        return f"with {code(f'{argument}=True')}"
+        return f"with {' and '.join(code(f'{name}=True') for name in spec.presence.parameters)}"
     if kind == "with_dimension":
-        return f"where {code(str(argument))} is"
+        return f"with the dimension {code(str(argument))}"
     return {"required": "always", "optional": "on request", "forbidden": "never"}[kind]
 
 
-def _attributes(schema: Mapping[str, Any], path: str = "", required: bool = False) -> Iterator[tuple[str, str, str]]:
-    """Flatten a JSON Schema of attributes into rows."""
+def _attributes(schema: Mapping[str, Any], path: str = "", there: str = "always") -> Iterator[tuple[str, str, str]]:
+    """Flatten a JSON Schema of attributes into rows; what an optional mapping requires is there where the mapping is."""
     for part in schema.get("allOf", []):
-        yield from _attributes(part, path, required)
+        yield from _attributes(part, path, there)
     if path and "properties" not in schema:
-        yield code(path), _constraint(schema), "always" if required else "optional"
+        yield code(path), _constraint(schema), there
+    below = there if there != "optional" else f"where {code(path)} is"
     for name, inner in schema.get("properties", {}).items():
-        yield from _attributes(inner, f"{path}.{name}" if path else name, name in schema.get("required", []))
+        needed = below if name in schema.get("required", []) else "optional"
+        yield from _attributes(inner, f"{path}.{name}" if path else name, needed)
     items = schema.get("items", {})
     if "properties" in items:
-        yield from _attributes(items, f"{path}[]", required)
+        yield from _attributes(items, f"{path}[]", below)
 
 
 def _constraint(schema: Mapping[str, Any]) -> str:
     if "enum" in schema:
         return " or ".join(code(str(value)) for value in schema["enum"])
-    types = schema.get("type", "anything")
-    words = [" or ".join(types) if isinstance(types, list) else types]
+    words = [_types(schema.get("type", "anything"))]
     signs = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "minLength": "length ≥", "minItems": "length ≥"}
     words += [f"{sign} {schema[key]}" for key, sign in signs.items() if key in schema]
     words += [f"like {code(schema['pattern'])}"] if "pattern" in schema else []
     items = schema.get("items", {})
-    words += [f"of {items['type']}"] if "type" in items and "properties" not in items else []
+    words += [f"of {_types(items['type'])}"] if "type" in items and "properties" not in items else []
     words += ["all different"] if schema.get("uniqueItems") else []
     contains = schema.get("contains", {})
     words += [f"with {code(str(contains['const']))} among them"] if "const" in contains else []
     return ", ".join(words)
 
 
-def _rules(checks: list[tuple[str, Any]], rules: Any) -> list[tuple[str, str, str]]:
+def _types(types: str | list[str]) -> str:
+    return types if isinstance(types, str) else " or ".join(types)
+
+
+def _rules(checks: list[tuple[str, Any]], rules: Any) -> list[tuple[str, str, str, str]]:
     grouped: dict[tuple[str, str], list[str]] = {}
     for name, check in checks:
-        grouped.setdefault((check.code, _predicate(check)), []).append(name)
-    rows = [(_code_link(c), what, ", ".join(map(code, names))) for (c, what), names in sorted(grouped.items())]
-    return rows + [(_code_link(rule.code), _predicate(rule), "the group") for rule in rules]
+        grouped.setdefault((check.code, _must_hold(check)), []).append(name)
+    rows = [(c, holds, ", ".join(map(code, names))) for (c, holds), names in sorted(grouped.items())]
+    rows += [(rule.code, _must_hold(rule), "the group") for rule in rules]
+    titles = {c.value: c.title for c in RuleCode}
+    return [(_code_link(c), titles.get(c, ""), holds, where) for c, holds, where in rows]
 
 
-def _predicate(rule: Any) -> str:
-    title = RuleCode(rule.code).title if rule.code in set(RuleCode) else rule.predicate
-    arguments = ", ".join(f"{k.replace('_', ' ')} {_plain(v)}" for k, v in rule.arguments.items())
-    return title + (f" ({arguments})" if arguments else "")
-
-
-def _plain(value: Any) -> str:
-    return f"({', '.join(map(_plain, value))})" if isinstance(value, (list, tuple)) else str(value)
+def _must_hold(rule: Any) -> str:
+    """What a rule holds of a variable or a group: its predicate's words, and the arguments that these do not name."""
+    used = find_predicate(rule.predicate)
+    if used.expected and set(used.parameters) <= set(rule.arguments):
+        return used.describe(**rule.arguments)
+    first = (inspect.getdoc(used.function) or rule.predicate).partition("\n\n")[0]
+    sentence = " ".join(first.replace("``", "`").split()).rstrip(".")
+    arguments = "; ".join(f"{code(name)}: {cell(value)}" for name, value in rule.arguments.items())
+    return sentence + (f" ({arguments})" if arguments else "")
 
 
 def _code_link(text: str) -> str:
@@ -189,13 +199,16 @@ def _storage(schema: Schema) -> Iterator[str]:
         f"Codecs, in this order: {', '.join(map(code, storage.codecs))}; a checksum is {storage.checksums}. "
         + ("Chunks are as declared here." if storage.chunks == "declared" else "Any chunks will do.")
     )
+    if any(spec.prefix for spec in specs):
+        yield "Along a dimension that a chain writes from the front, what a failed chain no longer wrote is fill."
     rows = []
     for spec in {v.name: v for v in specs}.values():
         chunks = ", ".join(f"{n} along {code(d)}" for d, n in spec.chunks.items())
-        prefix = f"{code(spec.prefix)}: rows behind a failed chain's last one are fill" if spec.prefix else ""
-        mask = code(spec.mask) if spec.mask else ""
-        rows.append((code(spec.name), code(str(spec.fill)), f"at most {chunks}" if chunks else "one", prefix, mask))
-    yield table(("variable", "fill value", "chunks", "prefix", "NaN where 0"), rows)
+        dim, mask = (code(name) if name else "" for name in (spec.prefix, spec.mask))
+        rows.append((code(spec.name), code(str(spec.fill)), f"at most {chunks}" if chunks else "one", dim, mask))
+    head = ("variable", "fill value", "chunks", "written from the front", "NaN where 0")
+    used = [n for n in range(len(head)) if n < 3 or any(row[n] for row in rows)]
+    yield table([head[n] for n in used], [[row[n] for n in used] for row in rows])
 
 
 def _profiles(schema: Schema) -> Iterator[str]:
@@ -243,8 +256,9 @@ def uses_of_codes(schemas: Mapping[str, Schema]) -> dict[str, list[str]]:
     for kind, schema in schemas.items():
         for node in schema.nodes:
             for spec in node.variables.values():
-                for check in spec.checks:
-                    out.setdefault(check.code, {}).setdefault(kind, []).append(code(spec.name))
+                implied = {RuleCode.NOT_FILL: spec.prefix, RuleCode.MASKED_VALUE: spec.mask}
+                for found in [*(c.code for c in spec.checks), *(str(c) for c, named in implied.items() if named)]:
+                    out.setdefault(found, {}).setdefault(kind, []).append(code(spec.name))
             for rule in node.rules:
                 out.setdefault(rule.code, {}).setdefault(kind, []).append(f"group {code(node.path)}")
     return {
@@ -259,6 +273,9 @@ def code_index() -> str:
         "# Finding codes",
         "What `devinterp validate`, {py:func}`devinterp.validate` and {py:func}`devinterp.open_store` can find. "
         "A code never changes its meaning and is never given to another one.",
+        "A store with a finding of severity error is not valid; one with warnings and notes alone is. The level says what must "
+        "be read for it: `structure` only the metadata, `completeness` also which chunks there are, `values` (the default) "
+        "every value as well. Where a schema weighs a rule differently from what stands here, the finding says so.",
     ]
     for prefix, title in FAMILIES.items():
         members = [c for c in RuleCode if c.value.startswith(prefix)]
@@ -278,19 +295,25 @@ def examples(cache: Path) -> dict[str, str]:
         Where the answers are kept, for as long as the code they come from does not change.
     """
     package = Path(devinterp.__file__).parent
-    sources = sorted([*package.joinpath("schema").glob("*.py"), *package.joinpath("testing").glob("*.py")])
-    digest = hashlib.sha256()
-    for path in [*sources, *sorted(schemas_folder().glob("*.yaml"))]:
-        digest.update(path.read_bytes())
+    digest = digest_of(package / "schema", package / "testing", schemas_folder())
     if cache.is_file():
         kept = json.loads(cache.read_text(encoding="utf-8"))
-        if kept["made_from"] == digest.hexdigest():
+        if kept["made_from"] == digest:
             found: dict[str, str] = kept["examples"]
             return found
     found = {rule.value: text for rule in RuleCode if (text := _example(rule.value))}
     cache.parent.mkdir(parents=True, exist_ok=True)
-    cache.write_text(json.dumps({"made_from": digest.hexdigest(), "examples": found}), encoding="utf-8")
+    cache.write_text(json.dumps({"made_from": digest, "examples": found}), encoding="utf-8")
     return found
+
+
+def digest_of(*folders: Path) -> str:
+    """A hash of every program and document below the folders."""
+    digest = hashlib.sha256()
+    for folder in folders:
+        for path in sorted(p for p in folder.rglob("*") if p.suffix in {".py", ".yaml", ".json"}):
+            digest.update(path.read_bytes())
+    return digest.hexdigest()
 
 
 def _example(value: str) -> str:
@@ -430,7 +453,7 @@ def rules_page() -> str:
     """What the formats say, sentence by sentence, with the rules that check it."""
     parts = [
         "# Which rule checks what",
-        "What these pages say, sentence by sentence, and the [findings](../codes/index.md) that a store has which breaks it. "
+        "What these pages say, sentence by sentence, and the [findings](../codes/index.md) of a store that breaks it. "
         "Every code of a finding stands here; {py:data}`devinterp.testing.MUTATIONS` has stores that break each of them.",
     ]
     text = (schemas_folder() / "findings" / "sentences.yaml").read_text(encoding="utf-8")

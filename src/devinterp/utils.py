@@ -226,18 +226,21 @@ def tokenize_and_concatenate(
     """Turn a dataset of texts into rows of exactly ``max_length`` tokens.
 
     The texts of a batch are joined by the end-of-sequence token, tokenised, and cut into rows; what is left over at
-    the end of a batch is dropped. Unlike the reference, the tokenizer is not changed, and no token is lost where the
+    the end of a batch is dropped. Unlike in devinterp 2.0, the tokenizer is not changed, and no token is lost where the
     padding token doubles as another one.
 
     Parameters
     ----------
     dataset : datasets.Dataset
+        Rows with a text each.
     tokenizer : transformers.PreTrainedTokenizerBase
+        What turns the texts into token ids.
     streaming : bool
         The dataset is an iterable one: no worker processes.
     max_length : int
         Tokens per row, the beginning-of-sequence token included.
     column_name : str
+        The column of the texts.
     add_bos_token : bool
         Put the beginning-of-sequence token before every row.
     num_proc : int, optional

@@ -78,7 +78,7 @@ def resolve(dotted: str) -> Any:
 def test_every_public_name_stands_in_the_api_pages() -> None:
     written = [p.read_text(encoding="utf-8") for p in (DOCS / "api").glob("*.md") if p.name != "estimands.md"]
     api = "\n".join([*written, generated.estimands_page()])
-    directives = set(re.findall(r"\.\. auto\w+:: ([\w.]+)", api))
+    directives = set(re.findall(r"\.\. (?:auto|py:)\w+:: ([\w.]+)", api))
     last = {name.rsplit(".", 1)[-1] for name in directives}
     assert [name for name, _ in public_objects() if name.rsplit(".", 1)[-1] not in last] == []
 
@@ -86,11 +86,14 @@ def test_every_public_name_stands_in_the_api_pages() -> None:
 def test_every_name_in_the_api_pages_exists() -> None:
     for page in (DOCS / "api").glob("*.md"):
         module = ""
-        for kind, name in re.findall(r"\.\. (auto\w+|currentmodule):: ([\w.]+)", page.read_text(encoding="utf-8")):
+        for kind, name in re.findall(
+            r"\.\. (auto\w+|py:\w+|currentmodule):: ([\w.]+)", page.read_text(encoding="utf-8")
+        ):
             if kind == "currentmodule":
                 module = name
             else:
-                resolve(name if name.startswith("devinterp") else f"{module}.{name}")
+                found = resolve(name if name.startswith("devinterp") else f"{module}.{name}")
+                assert kind != "autodata" or not isinstance(found, (tuple, dict, str)), f"{name}: told as its type is"
 
 
 @pytest.mark.parametrize(("name", "function"), [(n, o) for n, o in public_objects() if inspect.isfunction(o)])
@@ -207,8 +210,42 @@ def test_the_index_of_an_accented_letter_stands_beside_it(tex: str) -> None:
 
 def test_lists_and_empty_texts_of_a_schema_are_words() -> None:
     page = generated.schema_page(load("llc"), schemas_folder() / "llc.yaml")
-    assert "unless without (completed)" in page
+    assert "`unless_without`: (`completed`)" in page
     assert "``" not in page.replace("```", "")
+    assert "['" not in generated.schema_page(load("samples"), schemas_folder() / "samples.yaml")
+
+
+def test_what_an_optional_attribute_requires_is_not_always_there() -> None:
+    page = generated.schema_page(load("study"), schemas_folder() / "study.yaml")
+    (row,) = (line for line in page.splitlines() if line.startswith("| `metadata.selection.left_out` |"))
+    assert row.endswith("| where `metadata.selection` is |")
+
+
+def test_every_rule_of_a_group_says_what_it_holds(tmp_path: Path) -> None:
+    """Two rules of one code were the same row twice, with its arguments as the only hint."""
+    for schema in generated.our_schemas().values():
+        rows = [line for line in generated.schema_page(schema, tmp_path / "a.yaml").splitlines() if "](/codes/" in line]
+        for node in schema.nodes:
+            said = [generated._must_hold(rule) for rule in node.rules]
+            assert len(set(said)) == len(said)
+            assert all(any(f"| {each} | the group |" in row for row in rows) for each in said)
+
+
+def test_rules_that_a_variable_implies_stand_on_the_pages_of_their_codes() -> None:
+    uses = generated.uses_of_codes(generated.our_schemas())
+    assert any("`sampling_loss`" in use for use in uses["DI307"])
+    assert any("`loss_{obs}`" in use and use.startswith("[samples]") for use in uses["DI309"])
+
+
+def test_examples_are_found_anew_where_anything_they_come_from_changes(tmp_path: Path) -> None:
+    """What lay in folders below, and the words of the codes, could change unnoticed."""
+    inner = tmp_path / "inner"
+    inner.mkdir()
+    seen = {generated.digest_of(tmp_path)}
+    for name in ("rules.py", "words.yaml"):
+        (inner / name).write_text(name)
+        seen.add(generated.digest_of(tmp_path))
+    assert len(seen) == 3
 
 
 def test_the_command_line_page_has_every_command() -> None:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import lifelike
 import matplotlib as mpl
 import matplotlib.pyplot as plt
@@ -30,6 +32,7 @@ from devinterp.plot.drawing.numbers import with_error
 from devinterp.plot.drawing.style import symmetric_limit
 from devinterp.plot.tokens.decode import drawable
 from devinterp.slt.bif import compute_bif
+from devinterp.slt.diagnostics.verdicts import judge
 from devinterp.slt.llc import compute_llc
 
 
@@ -217,6 +220,17 @@ def test_the_verdict_tells_runs_chains_and_what_is_wrong(study, tmp_path, ax):
     (verdict,) = verdict_table(failed)
     assert "diverged" in verdict.get_text()
     assert "2/3 ✗" in [t.get_text() for t in plt.gca().texts]
+
+
+@pytest.mark.parametrize(
+    ("ess", "shared", "shown"), [(100.0, 2.0, "25 / 30 ✗"), (29.9, 1.0, "29 / 30 ✗"), (47.0, 1.0, "47 / 30")]
+)
+def test_effective_draws_stand_beside_how_many_are_needed(run, ess, shared, shown):
+    """100 of them were marked as too few beside 47 that were enough: what was judged against what stood nowhere."""
+    found = replace(run.devinterp.diagnose(), ess_bulk=ess, shared_noise=shared, verdicts=())
+    trace = np.random.default_rng(0).normal(size=(len(found.chains), 40))
+    verdict_table(replace(found, verdicts=tuple(judge(found, trace))))
+    assert shown in [t.get_text() for t in plt.gca().texts]
 
 
 def test_names_are_cut_where_they_do_not_differ_and_tokens_at_the_end():

@@ -22,11 +22,11 @@ __all__ = ["verdict_table"]
 
 # Wrong is told by a sign and by bold letters too, not by colour alone.
 GOOD, BAD = "#0072B2", "#D55E00"
-COLUMNS = ("chains", "R-hat", "effective", "rise", "drift")
+COLUMNS = ("chains", "R-hat", "effective / needed", "rise", "drift")
 OF_LOSSES = ("rise", "drift")
 # Where columns begin, of a table that is so wide; letters are so wide there.
-EDGES = (0.0, 0.17, 0.25, 0.35, 0.5, 0.74, 0.98)
-WIDTH, LETTER, LONGEST_NAME = 1.3, 0.0118, 34
+EDGES = (0.0, 0.17, 0.25, 0.35, 0.57, 0.81, 1.05)
+WIDTH, LETTER, LONGEST_NAME, INCHES = 1.37, 0.0118, 34, 5.7  # inches for a width of 1
 _MEANT: dict[str, tuple[str, ...]] = {
     "diverged": ("chains",),
     "incomplete": ("chains",),
@@ -34,7 +34,7 @@ _MEANT: dict[str, tuple[str, ...]] = {
     "chains_disagree": ("R-hat",),
     "little_signal": ("rise",),
 }
-_NOT_CONVERGED = {"drift": "the loss still drifts", "effective": "are worth"}
+_NOT_CONVERGED = {"drift": "the loss still drifts", COLUMNS[2]: "are worth"}
 
 
 def verdict_table(
@@ -55,6 +55,11 @@ def verdict_table(
     -------
     list of Text
         The verdict of every row.
+
+    Notes
+    -----
+    Effective draws are those that the verdict rests on: fewer than R-hat's where chains share the noise of their
+    minibatches. How many are needed depends on the number of complete chains.
     """
     if isinstance(obj, Diagnosis | StudyDiagnosis | SeriesDiagnosis):
         found = obj
@@ -72,7 +77,7 @@ def verdict_table(
     lines = len(shown) + (len(chains) + 1.2 if chains else 0)
     names = drawable([name for name, _ in shown], longest=LONGEST_NAME, names=True)
     wider = max(0.0, LETTER * max(map(len, names)) - EDGES[1])  # names have room of their own
-    ax = new_axes(ax, (7.4 + wider * 7.4 / WIDTH, 0.8 + 0.22 * max(lines, 3)))
+    ax = new_axes(ax, (INCHES * (WIDTH + wider), 0.8 + 0.22 * max(lines, 3)))
     edges = [EDGES[0], *(edge + wider for edge in EDGES[1:])]
     for edge, head in zip(edges[1:], (*COLUMNS, "verdict"), strict=True):
         ax.text(edge, -0.9, _head(head, first), fontsize=8, color=NEUTRAL, va="center")
@@ -107,7 +112,7 @@ def _row(ax: Axes, edges: list[float], row: float, name: str, d: Diagnosis) -> T
     cells = {
         "chains": f"{complete}/{len(d.chains)}",
         "R-hat": _number(d.rhat, ".2f"),
-        "effective": _number(d.ess_bulk, ".0f"),
+        COLUMNS[2]: d.effective_text(),
         "rise": with_error(d.rise, d.rise_se),
         "drift": with_error(d.drift, d.drift_se),
     }

@@ -12,7 +12,7 @@ import datetime as dt
 import json
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -43,20 +43,29 @@ orphan: true
 localization {localization:g}, the demo's step sizes, {num_chains} chains of {num_draws} draws. `make demo` is one such
 seed ({shown}), with more chains and draws.
 
-*Names the circuit*: whether the heads that a measure ranks highest, as many as attention names, are the same ones.
-*Rank correlation* is of sampling with each other measure over all heads. *Of n_beta = 0* and *of noise* are the
-smallest and largest rise on training rows as a share of that under the noise that localization alone allows, and under
-noise of the same size as the draws. *Largest* are the heads with the largest rise on copied bytes and on training rows.
-
-{table}
-
 {summary}
+
+## Which heads
+
+The circuit is the one that attention shows. The next four columns say whether the heads that a measure ranks highest,
+as many as attention names, are the same ones. The last two are the heads with the largest rise of the loss, on copied
+bytes and on training rows.
+
+{heads}
+
+## How alike the measures are
+
+The rank correlations over all heads are of sampling with each other measure. The next two columns are the smallest
+and the largest rise on training rows, as a share of the rise under the noise that localization alone allows
+(n_beta = 0) and under noise of the same size as the draws. The last one counts the heads whose run `diagnose()` calls
+good.
+
+{numbers}
 """
 
-COLUMNS = (
-    "seed", "circuit, by attention", "sampling names it", "removal", "noise", "n_beta = 0",
-    "rank correlation: removal", "attention", "noise", "n_beta = 0",
-    "of n_beta = 0", "of noise", "largest, copied", "training", "good chains",
+HEADS = ("seed", "circuit", "sampling", "removal", "noise", "n_beta = 0", "largest, copied", "largest, training")
+NUMBERS = (
+    "seed", "with removal", "with attention", "with noise", "with n_beta = 0", "of n_beta = 0", "of noise", "good runs",
 )  # fmt: skip
 
 
@@ -79,19 +88,24 @@ def compare(seed: int, settings: Settings) -> tuple[Comparison, int]:
         return Comparison(circuit, head_effects(study).load(), held, settings.n_beta), good
 
 
-def row(seed: int, found: Comparison, good: int) -> str:
-    """One row of the table."""
+def rows(seed: int, found: Comparison, good: int) -> tuple[list[str], list[str]]:
+    """One row of each table."""
     agrees, ranks, heads = found.agrees, found.ranks, len(found.circuit.names)
     if not found.circuit.members:
-        return f"| {seed} | none formed |" + " |" * (len(COLUMNS) - 2)
+        return [str(seed), "none formed", *[""] * (len(HEADS) - 2)], [str(seed), *[""] * (len(NUMBERS) - 1)]
     shares = [
         f"{100 * float(s.min()):.0f}–{100 * float(s.max()):.0f} %"
         for s in (found.share_of_control, found.share_of_noise)
     ]
-    cells = [str(seed), " + ".join(found.circuit.members), *("yes" if agrees[each] else "no" for each in MEASURES)]
-    cells += [f"{ranks[each]:.2f}" for each in ("removal", "attention", "noise", "control")]
-    cells += [*shares, *found.largest, f"{good} of {heads}"]
-    return f"| {' | '.join(cells)} |"
+    named = [str(seed), " + ".join(found.circuit.members), *("yes" if agrees[each] else "no" for each in MEASURES)]
+    alike = [str(seed), *(f"{ranks[each]:.2f}" for each in ("removal", "attention", "noise", "control"))]
+    return [*named, *found.largest], [*alike, *shares, f"{good} of {heads}"]
+
+
+def table(head: Sequence[str], body: Iterable[Sequence[str]]) -> str:
+    """A table in Markdown."""
+    lines = [f"| {' | '.join(cells)} |" for cells in (head, *body)]
+    return "\n".join([lines[0], "|---" * len(head) + "|", *lines[1:]])
 
 
 def summary(all_found: Sequence[Comparison]) -> str:
@@ -114,18 +128,25 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     settings = replace(Settings(), num_chains=arguments.chains, num_draws=arguments.draws)
-    rows, comparisons = [], []
+    found_rows, comparisons = [], []
     for seed in arguments.seeds:
         started = time.monotonic()
         found, good = compare(seed, settings)
         comparisons.append(found)
-        rows.append(row(seed, found, good))
-        print(rows[-1], f"{time.monotonic() - started:.0f} s", found.measures, found.heads["task"].values, flush=True)
+        found_rows.append(rows(seed, found, good))
+        print(
+            found_rows[-1],
+            f"{time.monotonic() - started:.0f} s",
+            found.measures,
+            found.heads["task"].values,
+            flush=True,
+        )
         date, said = dt.date.today().isoformat(), summary(comparisons)
         arguments.page.write_text(
             PAGE.format(
                 date=date,
-                table="\n".join([f"| {' | '.join(COLUMNS)} |", "|---" * len(COLUMNS) + "|", *rows]),
+                heads=table(HEADS, [named for named, _ in found_rows]),
+                numbers=table(NUMBERS, [alike for _, alike in found_rows]),
                 summary=said,
                 shown=Settings().seed,
                 **asdict(settings),

@@ -39,7 +39,7 @@ def as_pictures(
     MissingVariableError
         An observable has no images, or the rows that were observed are not known.
     DataError
-        The arrays are no images, or there are too few of them.
+        The arrays are not images, or there are too few of them.
     """
     if isinstance(images, Mapping):
         names = [str(name) for name in observables or ()]
@@ -80,7 +80,7 @@ def _as_images(images: Any) -> npt.NDArray[Any]:
         array = array[..., 0]
     if array.ndim not in (3, 4) or (array.ndim == 4 and array.shape[-1] not in CHANNELS):
         raise DataError(
-            "These are no images.",
+            "These are not images.",
             expected="(row, height, width), or that with 1, 3 or 4 channels, first or last",
             found=f"shape {array.shape}",
         )

@@ -59,7 +59,7 @@ def susceptibility_patterns(
     -------
     Facets, or the artists of one box plot for a single restriction
         Boxes are the middle half, whiskers reach from the 5th to the 95th percentile, the line is the median; the
-        share of all tokens stands behind a pattern's name. Patterns overlap.
+        share of all tokens stands after a pattern's name. Patterns overlap.
     """
     tree = as_susceptibilities(obj, **options)
     values = values_of(tree, standardize)

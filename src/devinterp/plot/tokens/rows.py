@@ -76,7 +76,7 @@ def tokens(
     Raises
     ------
     SettingError
-        An argument is missing or has no such value.
+        An argument is missing or has a value that it cannot take.
     MissingVariableError
         There is no such observable, restriction or row.
     """

@@ -145,7 +145,7 @@ class _Chunks:
                 RuleCode.TOO_MANY_CHUNKS,
                 array.path,
                 "The arrays have too many chunks together; this one was left out.",
-                expected=self.limits.all_chunks,
+                expected=f"at most {self.limits.all_chunks}",
                 level="completeness",
             )
             return

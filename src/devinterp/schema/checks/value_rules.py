@@ -29,7 +29,7 @@ __all__ = ["VariableRules"]
 # told of the variable.
 _FILL, _MASKED = -1, -2
 _OWN = {
-    _FILL: (RuleCode.NOT_FILL, "Rows behind the last written one are not fill.", "{0.spec.fill} from there on"),
+    _FILL: (RuleCode.NOT_FILL, "Rows after the last written one are not fill.", "{0.spec.fill} from there on"),
     _MASKED: (RuleCode.MASKED_VALUE, "A value is a number where its mask is 0.", "NaN where {0.counted.mask} is 0"),
 }
 

@@ -47,7 +47,7 @@ _FAILURES: tuple[tuple[type[StoreError], RuleCode, str], ...] = (
     (OverMemoryError, RuleCode.OVER_MEMORY, "A chunk was not checked."),
     (BombError, RuleCode.DECOMPRESSION_BOMB, "A chunk declares too large a size."),
     (CorruptChunkError, RuleCode.CORRUPT_CHUNK, "A chunk is damaged."),
-    (EscapeError, RuleCode.PATH_ESCAPE, "A chunk lies out of the store."),
+    (EscapeError, RuleCode.PATH_ESCAPE, "A chunk lies outside the store."),
     (StoreError, RuleCode.UNREADABLE, "A chunk cannot be read."),
 )
 

@@ -168,7 +168,12 @@ class _Reader:
     def _count_chunks(self, shape: tuple[int, ...], chunks: tuple[int, ...]) -> None:
         count = math.prod(chunk_grid(shape, chunks))
         if count > self.limits.chunks:
-            self._refuse(RuleCode.TOO_MANY_CHUNKS, "The array has too many chunks.", self.limits.chunks, _short(count))
+            self._refuse(
+                RuleCode.TOO_MANY_CHUNKS,
+                "The array has too many chunks.",
+                f"at most {self.limits.chunks}",
+                _short(count),
+            )
 
     def _codecs(self, value: Any) -> tuple[CodecNode, ...]:
         if not isinstance(value, list) or not value:
@@ -180,7 +185,10 @@ class _Reader:
             name, configuration = self._named(entry, "codecs")
             if name not in SAFE_CODECS:
                 self._refuse(
-                    RuleCode.UNSAFE_CODEC, "A codec is not known to be safe.", f"of {sorted(SAFE_CODECS)}", name
+                    RuleCode.UNSAFE_CODEC,
+                    "A codec is not known to be safe.",
+                    f"one of {', '.join(sorted(SAFE_CODECS))}",
+                    name,
                 )
             if name == "sharding_indexed":
                 for inner in ("codecs", "index_codecs"):

@@ -226,7 +226,7 @@ class _Reader:
 
     def _read(self, parent: GroupNode, name: str, path: str, raw: bytes | StoreError) -> GroupNode | None:
         if isinstance(raw, EscapeError):
-            self._refuse(parent, name, RuleCode.PATH_ESCAPE, "The document lies out of the store.")
+            self._refuse(parent, name, RuleCode.PATH_ESCAPE, "The document lies outside the store.")
         elif isinstance(raw, TooLargeError):
             self._refuse(parent, name, RuleCode.OVERSIZED_METADATA, "The metadata document is too large.")
         elif isinstance(raw, StoreError):
@@ -258,7 +258,7 @@ class _Reader:
         """Hang a node into its group; return it if it is a group."""
         name = path.rsplit("/", 1)[-1]
         if not isinstance(document, Mapping) or document.get("zarr_format") != 3:
-            self._refuse(parent, name, RuleCode.METADATA, "The document is none of Zarr v3.")
+            self._refuse(parent, name, RuleCode.METADATA, "The document is not one of Zarr v3.")
             return None
         if document.get("node_type") == "group":
             group = _group(document, path, self.findings)
@@ -281,11 +281,13 @@ class _Reader:
     def _room(self, path: str) -> bool:
         self._nodes += 1
         if self._nodes > self.limits.nodes:
-            self.findings.add(RuleCode.TOO_MANY_NODES, "/", "The store has too many nodes.", expected=self.limits.nodes)
+            self.findings.add(
+                RuleCode.TOO_MANY_NODES, "/", "The store has too many nodes.", expected=f"at most {self.limits.nodes}"
+            )
             return False
         if path.count("/") > self.limits.depth:
             self.findings.add(
-                RuleCode.TOO_MANY_NODES, "/", "Groups lie too deep.", expected=f"{self.limits.depth} levels"
+                RuleCode.TOO_MANY_NODES, "/", "Groups lie too deep.", expected=f"at most {self.limits.depth} levels"
             )
             return False
         return True

@@ -30,7 +30,7 @@ def bif_indices(context: Context) -> Iterator[Problem]:
         if context.has(name) and positions is not None:
             found = context.read(name)
             if found.size and int(found.max()) >= positions:
-                yield Problem(f"{name} lies behind the last token.", f"below {positions}", int(found.max()), name)
+                yield Problem(f"{name} lies beyond the last token.", f"below {positions}", int(found.max()), name)
     both = ("target_position", "target_position_T")
     if context.has(*both) and context.size(both[0]) == context.size(both[1]):
         rows_of, columns_of = (context.read(name) for name in both)
@@ -90,7 +90,7 @@ def topk_partners(context: Context) -> Iterator[Problem]:
         yield Problem("A partner lies in the query's own sequence.", name="partner_batch")
     signed = np.where(there, influences * sign[:, None], 0)
     if (signed < 0).any():
-        yield Problem("An influence has not the sign that it is listed under.", name="influences")
+        yield Problem("An influence does not have the sign that it is listed under.", name="influences")
     if (np.abs(np.where(there, influences, 0)) > 1 + _CORRELATION).any():
         yield Problem("A correlation is beyond 1.", "from -1 to 1", float(np.nanmax(np.abs(influences))), "influences")
     if (np.diff(np.where(there, np.abs(influences), -1), axis=-1) > 0).any():

@@ -199,7 +199,7 @@ def starts_agree(context: Context) -> Iterator[Problem]:
                 yield Problem(
                     f"{variable} is not that of {name!r}, which began at the same weights.",
                     f"{wanted[where]} at {where}",
-                    f"{found[where]}, and {int(off.sum()) - 1} other values",
+                    f"{found[where]}; {int(off.sum())} value(s) differ",
                     f"{other}/{variable}",
                 )
 

@@ -51,7 +51,7 @@ def moments_of_chains(context: Context, *, of: str, mean: str, std: str) -> Iter
 
 @predicate("sum_of_products", kind="relation")
 def sum_of_products(context: Context, *, variable: str, terms: list[list[Any]]) -> Iterator[Problem]:
-    """A variable is a sum of products of other variables, of numbers, and of numbers in attributes (``@n_beta``)."""
+    """``variable`` is the sum of the products that ``terms`` lists; ``@n_beta`` is a number in the attributes."""
     values = _terms(context, terms) if context.has(variable) else None
     if values is None:
         return

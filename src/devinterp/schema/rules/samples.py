@@ -32,7 +32,7 @@ def is_complete(attrs: Mapping[str, Any], unless_without: Sequence[str] = ()) ->
 
 @predicate("completed", kind="relation")
 def completed(context: Context, *, what: str, unless_without: Sequence[str] = ()) -> Iterator[Problem]:
-    """``completed`` is 1; attributes without any of ``unless_without`` need not say so."""
+    """``completed`` is 1; a store without any attribute of ``unless_without`` need not say so."""
     found = context.attrs.get("completed")
     if not is_complete(context.attrs, unless_without):
         yield Problem(
@@ -57,7 +57,7 @@ def chain_states(context: Context) -> Iterator[Problem]:
     wanted = context.bound.parameters.get("num_chains")
     completed = context.attrs.get("completed") == 1
     if wanted is not None and (completed or chains) and len(chains) != wanted:
-        yield Problem("metadata.run.chains has not one entry per chain.", wanted, len(chains))
+        yield Problem("metadata.run.chains does not have one entry per chain.", wanted, len(chains))
     for number, chain in enumerate(chains):
         if completed and isinstance(chain, dict) and chain.get("status") == "interrupted":
             yield Problem(f"Chain {number} of a completed run is interrupted.", "complete or failed", "interrupted")

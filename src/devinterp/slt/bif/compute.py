@@ -100,7 +100,7 @@ def compute_bif(
     MissingVariableError
         An observable or its tokens are missing.
     SettingError
-        An argument has no such value, or the result would not fit into memory.
+        An argument has a value that it cannot take, or the result would not fit into memory.
     IncompleteStoreError
         The store has not completed, and ``allow_partial`` is false.
     AllChainsFailedError

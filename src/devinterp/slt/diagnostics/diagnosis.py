@@ -46,6 +46,8 @@ TITLES: dict[Code, str] = {
 }
 """Every verdict's code, and its name in words."""
 
+EFFECTIVE_PER_CHAIN = 10.0  # draws of which a run has enough
+
 
 @dataclass(frozen=True)
 class Verdict:
@@ -54,7 +56,8 @@ class Verdict:
     Attributes
     ----------
     code : str
-        One of `TITLES`.
+        ``good``, ``diverged``, ``incomplete``, ``below_start``, ``step_bias``, ``gradient_noise``, ``clamped``,
+        ``not_converged``, ``chains_disagree``, ``one_chain``, ``spikes`` or ``little_signal``.
     evidence : str
         The numbers it rests on.
     remedy : str
@@ -197,6 +200,20 @@ class Diagnosis:
     def good(self) -> bool:
         """Whether nothing is wrong."""
         return self.verdict.code == "good"
+
+    @property
+    def effective(self) -> float | None:
+        """Effective draws as they are judged: ``ess_bulk`` over ``shared_noise`` squared."""
+        return None if self.ess_bulk is None else self.ess_bulk / self.shared_noise**2
+
+    @property
+    def effective_needed(self) -> float:
+        """How many effective draws are enough: ten for each complete chain."""
+        return EFFECTIVE_PER_CHAIN * sum(c.status == "complete" for c in self.chains)
+
+    def effective_text(self) -> str:
+        """Effective draws and how many are needed; rounded down, so that too few are never written as enough."""
+        return f"{'–' if self.effective is None else math.floor(self.effective)} / {self.effective_needed:.0f}"
 
     def measured(self, value: str) -> str:
         """A loss, or a difference of losses, with its unit."""

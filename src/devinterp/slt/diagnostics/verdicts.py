@@ -19,7 +19,6 @@ from devinterp.steps import StepLayout
 __all__ = ["FEWEST_DRAWS", "RHAT_LIMIT", "SPIKE_SHARE", "judge"]
 
 RHAT_LIMIT = 1.1
-EFFECTIVE_PER_CHAIN = 10.0
 DRIFT_ERRORS = 3.0  # a drift counts beyond this many standard errors ...
 DRIFT_SHARE = 0.1  # ... and this share of the rise
 DISTANCE_GROWTH, DISTANCE_ERRORS = 0.2, 6.0  # of its square; the error is from the few chains alone
@@ -203,12 +202,10 @@ def _reach(d: Diagnosis, trace: F64) -> Iterator[Verdict]:
         )
         remedy = f"num_burnin_steps of {math.ceil(steps):d}, a larger lr or a larger localization."
         yield Verdict("not_converged", evidence, remedy)
-    effective = None if d.ess_bulk is None else d.ess_bulk / d.shared_noise**2
-    enough = EFFECTIVE_PER_CHAIN * trace.shape[0]
-    if effective is not None and effective < enough:
-        evidence = f"{trace.size} draws are worth {effective:.0f} independent ones"
+    if d.effective is not None and d.effective < d.effective_needed:
+        evidence = f"{trace.size} draws are worth {d.effective:.0f} independent ones"
         remedy = f"num_steps_bw_draws of {4 * int(d.settings.get('num_steps_bw_draws', 1))}, or more draws"
-        if (d.ess_bulk or 0.0) >= enough:
+        if (d.ess_bulk or 0.0) >= d.effective_needed:
             evidence += f", {d.ess_bulk:.0f} if what the chains do alike, sharing their minibatches, is chance"
             if d.step_bias is None or d.step_bias.source == "settings":
                 remedy += "; save_metrics=True tells how much of it can be more than chance"

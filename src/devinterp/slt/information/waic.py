@@ -74,7 +74,7 @@ def compute_waic(
     Raises
     ------
     SettingError
-        An option has no such value, or there are fewer than two draws.
+        An option has a value that it cannot take, or there are fewer than two draws.
     MissingVariableError
         A variable is missing, or the sampling task is not known.
     IncompleteStoreError

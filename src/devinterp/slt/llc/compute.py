@@ -81,7 +81,7 @@ def compute_llc(
     AllChainsFailedError
         No chain is complete.
     SettingError
-        A setting has no such value.
+        A setting has a value that it cannot take.
     ProvenanceError
         The checkpoints of a series differ in settings, and ``allow_mixed`` is false; or in data or restrictions.
 

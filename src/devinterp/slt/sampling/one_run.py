@@ -154,7 +154,7 @@ def sample(
     output_path : path, URL or zarr Store, optional
         Where the store goes. None makes a temporary directory.
     loss_fn : callable, optional
-        ``(model, input_ids) -> (batch, token - 1)``, replaces the cross-entropy of the next token. Of rows that are no
+        ``(model, input_ids) -> (batch, token - 1)``, replaces the cross-entropy of the next token. Of rows that are not
         tokens, ``(model, batch) -> (batch,)``, or ``(batch, token_pos)`` where each row has several losses. Where
         tokens are missing, it gets a dict of ``input_ids``, ``attention_mask`` and, if need be, ``position_ids``.
     loss_mask : array of 0 and 1, or mapping of str to array, optional

@@ -145,7 +145,7 @@ def flatten(tree: xr.DataTree) -> xr.DataTree:
 def _folded(
     values: xr.DataArray, shape: tuple[int, int], at: npt.NDArray[np.int64] | None
 ) -> tuple[tuple[str, ...], npt.NDArray[np.float32]]:
-    """Fold ``sus_flat`` into (batch, target_position), behind a leading ``checkpoint`` where there is one.
+    """Fold ``sus_flat`` into (batch, target_position), after a leading ``checkpoint`` where there is one.
 
     ``at`` are the places of the values in the folded dimension, where it has others, which become NaN.
     """

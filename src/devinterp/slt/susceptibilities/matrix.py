@@ -42,7 +42,7 @@ def matrix(
     Raises
     ------
     SettingError
-        ``standardize`` has no such value, or the result has several checkpoints.
+        ``standardize`` has a value that it cannot take, or the result has several checkpoints.
     MissingVariableError
         The result has no such variable.
     """

@@ -87,11 +87,15 @@ class Recommendation:
     verdict : str
         As in `devinterp.slt.sweep.compute_sweep`.
     llc : float or None
+        The cell's LLC (1); None where it has none.
     llc_ci : (float, float) or None
+        Its interval.
     num_draws : int
         Draws of every chain that this rests on.
     criteria : tuple of Criterion
+        What a setting must fulfil, and whether this one does.
     neighbours : tuple of Neighbour
+        The cells one step away, and why they were not chosen.
     notes : tuple of str
         What to know before it is used, and what to try where nothing is good.
     """

@@ -249,7 +249,7 @@ def _micro_batches(rows: float, smallest: int, settings: Mapping[str, Any]) -> d
         )
     if rows % smallest:
         raise SettingError(
-            "A batch is taken in micro-batches of the smallest size, which this is no multiple of.",
+            "A batch is taken in micro-batches of the smallest size, of which this is not a multiple.",
             expected=f"multiples of batch_size = {smallest}",
             found=int(rows),
         )

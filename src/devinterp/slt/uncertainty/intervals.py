@@ -25,7 +25,21 @@ F64 = npt.NDArray[np.float64]
 
 
 def t_interval(centre: float, variance: float, dof: float, level: float) -> tuple[float, float]:
-    """Two-sided interval at ``level`` from Student's t with ``dof`` degrees of freedom."""
+    """Two-sided interval at ``level`` from Student's t with ``dof`` degrees of freedom.
+
+    Parameters
+    ----------
+    centre, variance : float
+        The estimate and its variance, the square of its unit.
+    dof : float
+        Degrees of freedom, taken as at least 1.
+    level : float
+        Such as 0.9.
+
+    Returns
+    -------
+    low, high : float
+    """
     from scipy import special  # type: ignore[import-untyped]  # ships no types
 
     half = float(special.stdtrit(max(dof, 1.0), (1 + level) / 2)) * float(np.sqrt(variance))

@@ -136,7 +136,7 @@ def _refuse(model: Module, restriction: Restriction) -> dict[str, Tensor | None]
     raise RestrictionError(
         f"Restriction {restriction.text!r} selects nothing: {why}.",
         expected="a path in the module tree; * stands for one name or a part of it, ** for any number of names, and "
-        "[3], [:, 5] or [0:4] behind a parameter's path for a slice of it",
+        "[3], [:, 5] or [0:4] after a parameter's path for a slice of it",
         found=repr(restriction.path),
         remedy=f"Did you mean {_one_of(f'module:{name}' for name in close)}?" if close else nameable(model),
     )

@@ -60,7 +60,7 @@ class Execution:
             )
         if not isinstance(self.resume, bool) and self.resume != "inexact":
             raise SettingError(
-                "resume has no such value.", expected="True, False or 'inexact'", found=repr(self.resume)
+                "resume has a value that it cannot take.", expected="True, False or 'inexact'", found=repr(self.resume)
             )
         for name in ("num_workers", "threads_per_chain", "checkpoint_every"):
             value = getattr(self, name)
