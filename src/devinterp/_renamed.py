@@ -34,7 +34,7 @@ _WEIGHTS = "Nothing here looks at weights: the losses of every draw are what is 
 _OWN = "Keep a copy in your own code: it has nothing to do with stores"
 _TPU = "There is one engine, for every device that torch knows: sample(device=...)"
 _TRACES = "Call tree.devinterp.plot.traces()"
-_HEADS = "Heads are read from the model: preview_restriction(model, 'l0h1') shows what is found"
+_HEADS = "Heads are read from the model: see devinterp.slt.weight_restrictions.preview_restriction(model, 'l0h1')"
 _NBETA = ">devinterp.utils:default_nbeta"
 _RUN = ">devinterp.slt.sampling:sample"
 _TRAINING = "Keep a copy in your own code: nothing is trained here"
@@ -297,7 +297,7 @@ def successor(module: str, name: str) -> Any:
     if not told.startswith(">"):
         raise RenamedError(
             f"{whole} was a name of an earlier devinterp; this is version 3.",
-            remedy=f"{told}. All such names: documentation, How to, Come from devinterp 1 or 2.",
+            remedy=f"{told}. All such names: the documentation's page 'Come from devinterp 2', 'Names that are gone'.",
         )
     where, _, new = told[1:].partition(":")
     if whole not in _warned:

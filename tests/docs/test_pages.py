@@ -248,6 +248,14 @@ def test_examples_are_found_anew_where_anything_they_come_from_changes(tmp_path:
     assert len(seen) == 3
 
 
+def test_the_page_that_an_old_name_is_sent_to_is_there() -> None:
+    with pytest.raises(ImportError) as told:
+        exec("from devinterp.optim import SGLD", {})
+    page, section = re.findall(r"'([^']+)'", str(told.value))[-2:]
+    (text,) = (p.read_text() for p in (DOCS / "howto").glob("*.md") if p.read_text().startswith(f"# {page}\n"))
+    assert f"\n## {section}\n" in text
+
+
 def test_the_command_line_page_has_every_command() -> None:
     text = generated.cli_page()
     for command in ("validate", "info", "schema", *ESTIMANDS, "demo", "report"):
