@@ -297,7 +297,7 @@ def successor(module: str, name: str) -> Any:
     if not told.startswith(">"):
         raise RenamedError(
             f"{whole} was a name of an earlier devinterp; this is version 3.",
-            remedy=f"{told}. All such names: the documentation's page 'Come from devinterp 2', 'Names that are gone'.",
+            remedy=f"{told}. All such names: documentation, 'Come from devinterp 2', section 'Names that are gone'.",
         )
     where, _, new = told[1:].partition(":")
     if whole not in _warned:
