@@ -20,6 +20,8 @@ def test_every_reason_is_of_a_mutant_that_can_be_made(monkeypatch: pytest.Monkey
     lost = {}
     for module, texts in reasons.items():
         source = ROOT / "src" / "devinterp" / module
-        made = {str(m) for m in mutants_of(source.read_text(encoding="utf-8"))} if source.exists() else set()
+        made = (
+            {str(m) for m in mutants_of(source.read_text(encoding="utf-8"), only=texts)} if source.exists() else set()
+        )
         lost |= {f"{module}: {text}": source.exists() for text in texts if text not in made}
     assert lost == {}

@@ -8,7 +8,7 @@ arguments called ``expected``, ``found``, ``remedy``), and ``strict=True`` of ``
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -184,13 +184,15 @@ def _is_text(node: ast.AST) -> bool:
     return isinstance(node, ast.JoinedStr) or (isinstance(node, ast.Constant) and isinstance(node.value, str))
 
 
-def mutants_of(source: str) -> Iterator[Mutant]:
-    """Yield every mutant of a module's source that still compiles."""
+def mutants_of(source: str, only: Container[str] | None = None) -> Iterator[Mutant]:
+    """Yield every mutant of a module's source that still compiles, or those whose text is among ``only``."""
     tree = ast.parse(source)
     finder = _Finder(source)
     for node in tree.body[1:] if ast.get_docstring(tree) is not None else tree.body:
         finder.visit(node, "")
     for mutant in finder.found:
+        if only is not None and str(mutant) not in only:
+            continue
         try:
             compile(mutant.apply(source), "mutant", "exec")
         except SyntaxError:
