@@ -176,6 +176,30 @@ def test_what_a_forward_pass_registers_goes_again():
     assert model.plain.tolist() == [0, 0, 0]
 
 
+class WhenNeeded(nn.Module):
+    """Has None, or a number, where its first forward puts a cache, a parameter and a module."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = build_model()
+        self.table, self.pair, self.late, self.later, self.old = None, (), None, None, 3.0
+
+    def forward(self, input_ids):
+        if self.table is None:
+            self.table, self.pair = torch.zeros(1), (torch.ones(1), torch.ones(1))
+            self.late, self.later = nn.Parameter(torch.zeros(1)), nn.Linear(1, 1)
+            del self.old
+        return self.inner(input_ids) * self.pair[0] + self.table
+
+
+def test_what_was_empty_until_a_forward_pass_is_empty_again():
+    model = WhenNeeded()
+    for _ in range(2):
+        assert run(model, settings(num_draws=2))[0].status == "complete"
+        assert (model.table, model.pair, model.late, model.later, model.old) == (None, (), None, None, 3.0)
+        assert not model._parameters
+
+
 def old_weight_norm(layer):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)

@@ -200,7 +200,7 @@ class _ModuleLoan:
         self._module, self._training = module, module.training
         self._registered = {name: dict(vars(module)[name]) for name in self._REGISTERED}
         self._passing = set(module._non_persistent_buffers_set)
-        own = {name: value for name, value in vars(module).items() if name not in _INTERNAL}
+        own = self._own = {name: value for name, value in vars(module).items() if name not in _INTERNAL}
         self._plain = {name: value for name, value in own.items() if _holds_tensors(value)}
         self._containers = [(value, copy(value)) for value in own.values() if type(value) in (dict, list)]
         tensors = [b for b in module._buffers.values() if b is not None]
@@ -222,10 +222,12 @@ class _ModuleLoan:
             if _holds_tensors(container) or _holds_tensors(content):  # a cache; counters and logs are its owner's
                 container.clear()
                 container.update(content) if isinstance(container, dict) else container.extend(content)
-        known = _INTERNAL | self._plain.keys()
+        known = _INTERNAL | self._own.keys()
         for name in [name for name, value in inside.items() if name not in known and _holds_tensors(value)]:
             del inside[name]
-        inside.update(self._plain)
+        for name, value in self._own.items():  # None, say, which became a cache, a parameter or a module
+            if name in self._plain or name not in inside or _holds_tensors(inside[name]):
+                inside[name] = value
         with torch.no_grad():
             for tensor, content in self._contents:
                 if not same_values(tensor, content):  # an expanded buffer cannot be written to, nor has been
