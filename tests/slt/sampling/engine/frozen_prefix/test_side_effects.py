@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from contextvars import ContextVar
 from types import SimpleNamespace
 from typing import Any
@@ -33,6 +34,7 @@ class Writes(nn.Module):
     def __init__(self, place: str) -> None:
         super().__init__()
         self.place, self.inner, self.config = place, PARTS["Plain"](), Elsewhere.config
+        self.kept, self.named = [torch.zeros(())], {"kept": torch.zeros(())}
         cell = 0.0
 
         def put(value: float | None = None) -> float:
@@ -71,6 +73,10 @@ class Writes(nn.Module):
             SEEN["calls"] += 1
         elif self.place == "constant":
             NUMBER = 0.25
+        elif self.place == "own list of outputs":
+            self.kept[0] = out.detach()
+        elif self.place == "own dict of inputs":
+            self.named["kept"] = x.detach()
         elif self.place == "context":
             CONTEXT.set(out.detach())
         elif self.place == "context number":
@@ -82,6 +88,7 @@ class Writes(nn.Module):
 
 ARRAY = np.zeros(1)
 CONTEXT: ContextVar[Any] = ContextVar("left")
+STREAM = io.StringIO()
 
 
 class Gathers(Plain):
@@ -94,12 +101,23 @@ class Gathers(Plain):
         return super().forward(x) * (1.0 if sum(found) > 0 else 0.5)
 
 
+class Streams(Plain):
+    """Leaves a digit in a stream, the same one for most rows."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out = super().forward(x)
+        STREAM.seek(0)
+        STREAM.write(str(int(out.mean() > -9)))
+        return out
+
+
 class Reads(nn.Module):
     """Takes it from there; of the frozen modules after it and of the sampled ones alike."""
 
     def __init__(self, place: str, writer: Writes) -> None:
         super().__init__()
         self.place, self.put, self.inner = place, writer.put, PARTS["Plain"]()
+        self.writer = [writer]  # a list, or it would be a part of this one
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if self.place in ("global", "shape", "constant"):
@@ -118,6 +136,12 @@ class Reads(nn.Module):
             x = x * (1 + SEEN["list"][0])
         elif self.place in ("output", "input"):
             x = x * (1 + SEEN["kept"].mean())
+        elif self.place == "own list of outputs":
+            x = x * (1 + self.writer[0].kept[0].mean())
+        elif self.place == "own dict of inputs":
+            x = x * (1 + self.writer[0].named["kept"].mean())
+        elif self.place == "stream":
+            x = x * (1.5 if STREAM.getvalue() == "1" else 1)
         elif self.place in ("context", "context number"):
             x = x * (1 + torch.as_tensor(CONTEXT.get()).mean())
         elif self.place == "numpy":
@@ -129,7 +153,7 @@ class Reads(nn.Module):
 
 PLACES = (
     "global", "flag", "closure", "attribute", "class", "dict", "list", "output", "input", "numpy", "shape", "count",
-    "setattr", "context", "context number",
+    "setattr", "context", "context number", "own list of outputs", "own dict of inputs",
 )  # fmt: skip
 
 
@@ -150,6 +174,12 @@ def test_what_a_part_leaves_elsewhere_is_not_missed(place: str, size: int) -> No
             same_runs(one, other)
         if place in ("global", "flag", "closure", "count"):
             assert result.reuse.reused == 0
+
+
+def test_a_flag_that_is_left_in_a_stream_is_not_missed() -> None:
+    model = build(("Plain",) * 4)
+    model.parts[1], model.parts[3] = Streams(), Reads("stream", Writes("stream"))
+    assert compared(model, {"parts.3.inner.down.weight": None})[1].reuse.reused == 0
 
 
 @pytest.mark.parametrize("place", ["constant", "own list"])

@@ -36,7 +36,10 @@ _ARRAY = 2**16  # bytes of an array that are compared
 _PLACES = 50_000
 
 _STORES = {"STORE_GLOBAL", "STORE_ATTR", "STORE_SUBSCR", "STORE_SLICE", "DELETE_GLOBAL", "DELETE_ATTR", "DELETE_SUBSCR"}
-_SETTERS = {"setattr", "delattr", "setitem", "delitem", "__setattr__", "__setitem__", "__delattr__", "__delitem__"}
+_SETTERS = {
+    "setattr", "delattr", "setitem", "delitem", "__setattr__", "__setitem__", "__delattr__", "__delitem__", "write",
+    "writelines",
+}  # fmt: skip
 _MUTATORS = {
     "add", "append", "appendleft", "clear", "discard", "extend", "extendleft", "fill", "insert", "itemset", "pop",
     "popitem", "popleft", "put", "remove", "reverse", "rotate", "set", "setdefault", "setfield", "sort", "update",
@@ -56,12 +59,11 @@ class State:
 
     def __init__(self, model: nn.Module) -> None:
         self._modules = list(model.modules())
-        self._own = [_own_places(module) for module in self._modules]
-        self._roots: dict[int, tuple[Any, _Places]] = {}  # the roots are held, so that no identity comes again
+        self._seen: dict[int, tuple[Any, dict[Any, Any]]] = {}  # the roots are held: no identity comes again
         known = {id(module) for module in self._modules}
         for root in (root for module in self._modules for root in _roots(module)):
-            if id(root) not in self._roots:
-                self._roots[id(root)] = root, _Places(root, known)
+            if id(root) not in self._seen:
+                self._seen[id(root)] = root, _Places(root, known).places
 
     def same(self, after: State, aside: Iterable[nn.Module]) -> bool:
         """Whether nothing has come, gone or become another object or number since.
@@ -71,30 +73,35 @@ class State:
         after : State
             Of the same model.
         aside : iterable of modules
-            What these alone can reach, beside their own attributes, is not asked for: they write to it, no other reads.
+            Of these it is asked what is in their attributes, and which objects are in those; what lies deeper, and
+            numbers there, they alone are taken to read.
         """
         if len(self._modules) != len(after._modules):
             return False
-        if not all(_same_places(*each) for each in zip(self._own, after._own, strict=True)):
-            return False
         out = {id(inner) for module in aside for inner in module.modules()}
         wanted = {id(root) for module in self._modules if id(module) not in out for root in _roots(module)}
-        mine, theirs = self._roots, after._roots
-        return all(n in mine and _same_places(mine[n][1].places, theirs[n][1].places) for n in wanted)
-
-
-def _own_places(module: nn.Module) -> dict[Any, Any]:
-    """Return what a module holds beside weights: the very objects, since a tensor that is kept is another each time."""
-    places: dict[Any, Any] = dict(vars(module)) | dict(module._buffers)
-    return places | {(name, "length"): len(v) for name, v in places.items() if isinstance(v, list | dict | set)}
+        for number, (root, places) in self._seen.items():
+            mine, theirs = places, after._seen.get(number, (root, {}))[1]
+            if number not in wanted:
+                mine, theirs = (_near(each) if isinstance(root, nn.Module) else {} for each in (mine, theirs))
+            if not _same_places(mine, theirs):
+                return False
+        return True
 
 
 def _roots(module: nn.Module) -> Iterator[Any]:
-    """Yield what is looked into on behalf of a module: its classes, and its attributes."""
+    """Yield what is looked into on behalf of a module: itself and its classes."""
+    yield module
     yield from (cls for cls in type(module).__mro__ if not _is_torch(cls.__module__))
-    for name, value in vars(module).items():
-        if name not in _OF_MODULES and not isinstance(value, (*SCALARS, torch.Tensor, nn.Module)):
-            yield value
+
+
+def _near(places: dict[Any, Any]) -> dict[Any, Any]:
+    """Choose attributes, their lengths, and what stands right in them but numbers: a tensor, say, in a list."""
+    return {
+        place: value
+        for place, value in places.items()
+        if len(place) == 1 or (len(place) == 2 and (place[1] == "length" or not isinstance(value, SCALARS)))
+    }
 
 
 class _Places:
@@ -104,7 +111,13 @@ class _Places:
         self.places: dict[tuple[Any, ...], Any] = {}
         self._seen: dict[int, Any] = {}  # held, so that no identity is given to another
         self._modules = modules
-        self._look((), root, 0, ())
+        if isinstance(root, nn.Module):  # tensors among its attributes are compared as objects: a kept one is another
+            own = {name: value for name, value in vars(root).items() if name not in _OF_MODULES}
+            tables = {(name, "length"): len(v) for name, v in vars(root).items() if isinstance(v, dict | set)}
+            self._attributes((), own | root._buffers | {"training": root.training}, -1)
+            self.places |= tables
+        else:
+            self._look((), root, 0, ())
 
     def _place(self, place: tuple[Any, ...], value: Any, depth: int, names: tuple[str, ...] = ()) -> None:
         self.places[place] = value
