@@ -25,7 +25,7 @@ from devinterp.errors import DevinterpError, SettingError, StoreError, StoreGone
 from devinterp.schema.reading.target import resolve_target
 from devinterp.schema.validation import validate
 from devinterp.store import locate, open_store
-from devinterp.testing import make_store
+from devinterp.testing import make_store, make_tree
 
 SMALL = {"chains": 2, "draws": 3, "rows": 2, "observables": ("code",), "save_metrics": False}
 
@@ -262,7 +262,7 @@ def test_a_store_that_is_gone_under_an_open_tree_is_said_to_be(tmp_path, opened,
             _ = tree["loss_code"].values
 
 
-@pytest.mark.parametrize("opened", ["open_store", "store object", "xarray"])
+@pytest.mark.parametrize("opened", OPENED)
 def test_a_store_that_was_replaced_under_an_open_tree_is_said_to_be(tmp_path, opened):
     path = Path(make_store(tmp_path / "s.zarr", parameters={"num_draws": 6}))
     tree = OPENED[opened](path)
@@ -270,6 +270,21 @@ def test_a_store_that_was_replaced_under_an_open_tree_is_said_to_be(tmp_path, op
     make_store(path, parameters={"num_draws": 2})
     for ask in (tree.devinterp.llc, tree.devinterp.bif):
         with pytest.raises(StoreGoneError, match=r"the store was replaced.*Open the store again"):
+            ask()
+
+
+@pytest.mark.parametrize("opened", OPENED)
+def test_a_run_of_the_same_shapes_that_took_the_place_of_another_is_said_to_be_one(tmp_path, opened):
+    path, runs = tmp_path / "s.zarr", [make_tree("samples", seed=seed) for seed in (0, 1)]
+    for day, run in enumerate(runs, 1):
+        run.attrs["metadata"]["run"]["started"] = f"2026-01-0{day}T00:00:00+00:00"
+    runs[0].devinterp.save(path)
+    tree = OPENED[opened](path)
+    assert np.isfinite(tree.devinterp.llc()["llc_mean"])
+    shutil.rmtree(path)
+    runs[1].devinterp.save(path)
+    for ask in (tree.devinterp.llc, tree.devinterp.bif):
+        with pytest.raises(StoreGoneError, match=r"the store was replaced.*2026-01-01.*2026-01-02"):
             ask()
 
 

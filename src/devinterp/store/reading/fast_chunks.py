@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from zarr.core.buffer import default_buffer_prototype
 
 from devinterp.errors import StoreError, StoreGoneError
+from devinterp.plain_json import dig
 from devinterp.schema.findings.report import Collector
 from devinterp.schema.reading.access import LocalAccess
 from devinterp.schema.reading.array_metadata import NUMERIC, fill_number, read_array_document
@@ -91,14 +92,12 @@ class _OpenedFolder(LocalAccess):
 def stored_array(variable: xr.Variable) -> tuple[zarr.Array[Any] | None, Any]:
     """Return the stored array that a variable is lazily read from, and the indexer into it, or None."""
     data: Any = variable._data
-    key: Any = None
-    for depth, layer in enumerate(LAYERS):
-        data = data.array if depth else data
-        if type(data) is not layer:
-            return None, None
-        key = getattr(data, "key", key)
-    handle = data._array if LAYERS else None
-    return (handle, key) if isinstance(handle, zarr.Array) else (None, None)
+    while type(data) in LAYERS[:2]:  # xarray puts them around what an engine gives out, once more where they are there
+        data = data.array
+    if tuple(map(type, (data, getattr(data, "array", None)))) != LAYERS[2:]:
+        return None, None
+    handle = data.array._array
+    return (handle, data.key) if isinstance(handle, zarr.Array) else (None, None)
 
 
 def stored_size(variable: xr.Variable, dim: str) -> int | None:
@@ -111,30 +110,45 @@ def stored_size(variable: xr.Variable, dim: str) -> int | None:
 def refuse_gone_tree(dataset: xr.Dataset) -> None:
     """Refuse a dataset that is lazily read from a folder which was moved, deleted or replaced, whoever opened it.
 
+    It is asked once per analysis. Values that xarray and Zarr read by themselves (``tree["loss_a"].values``) are not:
+    to notice there, every chunk would have to be preceded by another look at the disk.
+
     Raises
     ------
     StoreGoneError
     """
-    for variable in sorted(dataset.variables.values(), key=lambda v: -v.ndim):
-        handle, _ = stored_array(variable)
-        folder = None if handle is None else plain_folder(handle.store)
-        if handle is not None and folder is not None:
-            refuse_gone(folder, join_key(handle.path, "c"))
-            _refuse_replaced(folder / handle.path / DOCUMENT, handle.shape)
-            return
+    handles = [stored_array(v)[0] for v in sorted(dataset.variables.values(), key=lambda v: -v.ndim)]
+    stored = [(folder, h) for h in handles if h is not None and (folder := plain_folder(h.store)) is not None]
+    if not stored:
+        return
+    folder, handle = stored[0]
+    refuse_gone(folder, join_key(handle.path, "c"))
+    array = folder / handle.path
+    lying = _read(array / DOCUMENT).get("shape", list(handle.shape))
+    grown = isinstance(lying, list) and len(lying) == len(handle.shape)
+    if not (grown and all(new >= old for new, old in zip(lying, handle.shape, strict=True))):
+        raise _replaced(array, f"the shape {list(handle.shape)}, or a larger one", f"the shape {lying}")
+    opened = dig(dataset.attrs, _STARTED) if dataset.attrs.get("completed") == 1 else None  # else it may be resumed
+    if opened is not None and len({(folder / h.path).parent for folder, h in stored}) == 1:
+        lying = dig(_read(array.parent / DOCUMENT), f"attributes.{_STARTED}")
+        if lying not in (None, opened):
+            raise _replaced(array.parent, f"the run that was begun {opened}", f"one that was begun {lying}")
 
 
-def _refuse_replaced(document: Path, opened: tuple[int, ...]) -> None:
-    """Refuse an array that is smaller than when it was opened, which no growing makes of it."""
-    lying = json.loads(document.read_bytes()).get("shape") if document.is_file() else None
-    same = isinstance(lying, list) and len(lying) == len(opened)
-    if lying is not None and not (same and all(new >= old for new, old in zip(lying, opened, strict=True))):
-        raise StoreGoneError(
-            f"Another array lies at {document.parent} than the one that was opened: the store was replaced.",
-            expected=f"the shape {list(opened)}, or a larger one",
-            found=f"the shape {lying}",
-            remedy="Open the store again.",
-        )
+_STARTED = "metadata.run.started"
+
+
+def _read(document: Path) -> Any:
+    return json.loads(document.read_bytes()) if document.is_file() else {}
+
+
+def _replaced(place: Path, expected: str, found: str) -> StoreGoneError:
+    return StoreGoneError(
+        f"Something else lies at {place} than was opened: the store was replaced.",
+        expected=expected,
+        found=found,
+        remedy="Open the store again.",
+    )
 
 
 def _stored(variable: xr.Variable) -> tuple[StoreValues, ArrayNode, list[range], Path] | None:
