@@ -50,9 +50,16 @@ class Conformance:
     def __init__(self) -> None:
         self._compiled: dict[Any, pa.DatasetSchema] = {}
         self._presence: dict[Any, tuple[set[str], set[str]]] = {}
+        self._latest: tuple[Bound, pa.DatasetSchema] | None = None
 
     def compiled(self, bound: Bound) -> pa.DatasetSchema:
         """Return the pandera schema of a bound group."""
+        latest = self._latest  # every variable of a group asks
+        if latest is None or latest[0] is not bound:
+            latest = self._latest = bound, self._compile(bound)
+        return latest[1]
+
+    def _compile(self, bound: Bound) -> pa.DatasetSchema:
         limits = tuple(
             str(resolve_arguments(c.predicate, c.arguments, bound.root.attrs))
             for s in bound.node.variables.values()

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, Literal
 
 import numpy as np
@@ -179,7 +180,7 @@ class VariableSpec:
     @property
     def placeholders(self) -> tuple[str, ...]:
         """Families in the name."""
-        return tuple(re.findall(r"\{(\w+)\}", self.name))
+        return _families(self.name)
 
     def meaning(self, values: Mapping[str, Any]) -> str:
         """Return what the variable means under the values of its schema's parameters."""
@@ -247,7 +248,7 @@ class NodeSpec:
     @property
     def placeholders(self) -> tuple[str, ...]:
         """Families in the path."""
-        return tuple(re.findall(r"\{(\w+)\}", self.path))
+        return _families(self.path)
 
     def find(self, name: str) -> tuple[VariableSpec, dict[str, str]] | None:
         """Return the spec that ``name`` belongs to and its placeholders; an exact name wins over a pattern."""
@@ -394,11 +395,22 @@ def stored_types(spec: VariableSpec) -> tuple[str, ...]:
 
 def match_pattern(pattern: str, name: str, separator: str | None = None) -> dict[str, str] | None:
     """Match ``loss_{obs}`` against ``loss_code`` and return ``{"obs": "code"}``, or None."""
-    inner = r"[^/]+" if separator == "/" else r"\w+"
-    parts = re.split(r"(\{\w+\})", pattern)
-    regex = "".join(f"(?P<{p[1:-1]}>{inner})" if p.startswith("{") and p.endswith("}") else re.escape(p) for p in parts)
-    found = re.fullmatch(regex, name)
+    found = _regex(pattern, r"[^/]+" if separator == "/" else r"\w+").fullmatch(name)
     return dict(found.groupdict()) if found else None
+
+
+# A validation asks both of every name of every group; documents have a few hundred patterns.
+@lru_cache(maxsize=4096)
+def _regex(pattern: str, inner: str) -> re.Pattern[str]:
+    parts = re.split(r"(\{\w+\})", pattern)
+    return re.compile(
+        "".join(f"(?P<{p[1:-1]}>{inner})" if p.startswith("{") and p.endswith("}") else re.escape(p) for p in parts)
+    )
+
+
+@lru_cache(maxsize=4096)
+def _families(pattern: str) -> tuple[str, ...]:
+    return tuple(re.findall(r"\{(\w+)\}", pattern))
 
 
 def kind_named(identity: str) -> str:
