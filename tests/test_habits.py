@@ -23,8 +23,9 @@ def targets() -> set[str]:
 
 
 def called(text: str) -> set[str]:
-    """Targets in commands; of a matrix, its values."""
+    """Targets in commands, several of them behind options; of a matrix, its values."""
     names = set(re.findall(r"\bmake ([a-z][a-z-]*)\b", text))
+    names |= {n for found in re.findall(r"\bmake (?:-\S+ )+([a-z -]+)$", text, re.M) for n in found.split()}
     return names | {n.strip() for found in re.findall(r"^ +lane: \[(.*)\]", text, re.M) for n in found.split(",")}
 
 
