@@ -124,7 +124,7 @@ def presence(spec: VariableSpec) -> str:
     """When a variable is there, in words."""
     kind, argument = spec.presence.kind, spec.presence.argument
     if kind == "when":
-        return f"with {' and '.join(code(f'{name}=True') for name in spec.presence.parameters)}"
+        return f"with {' and '.join(map(code, spec.presence.parameters))}"
     if kind == "with_dimension":
         return f"with the dimension {code(str(argument))}"
     return {"required": "always", "optional": "on request", "forbidden": "never"}[kind]
@@ -256,7 +256,9 @@ def uses_of_codes(schemas: Mapping[str, Schema]) -> dict[str, list[str]]:
     for kind, schema in schemas.items():
         for node in schema.nodes:
             for spec in node.variables.values():
-                implied = {RuleCode.NOT_FILL: spec.prefix, RuleCode.MASKED_VALUE: spec.mask}
+                mask = node.variables.get(spec.mask or "")  # one with other dimensions does not say it of each value
+                masked = mask is not None and set(mask.dims) <= set(spec.dims)
+                implied = {RuleCode.NOT_FILL: spec.prefix, RuleCode.MASKED_VALUE: masked}
                 for found in [*(c.code for c in spec.checks), *(str(c) for c, named in implied.items() if named)]:
                     out.setdefault(found, {}).setdefault(kind, []).append(code(spec.name))
             for rule in node.rules:
