@@ -1,4 +1,4 @@
-"""Zarr groups and arrays created from resolved layouts: what the schema says is what lies on disk."""
+"""Zarr groups and arrays, created as layouts have it: codecs, chunk keys, fill values; every chunk is written."""
 
 from __future__ import annotations
 

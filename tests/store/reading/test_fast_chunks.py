@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from zarr.codecs import BloscCodec, BytesCodec, Crc32cCodec, GzipCodec, TransposeCodec, ZstdCodec
 from zarr.storage import MemoryStore
 
-from devinterp.store.reading import fast_chunks as direct
 from devinterp.store.reading.fast_chunks import block_reader
 
 DIMS = ("chain", "draw", "row", "token_pos")
@@ -161,5 +160,5 @@ def test_a_store_that_is_no_folder_is_read_by_zarr():
 
 def test_with_another_xarray_everything_is_read_by_it(tmp_path, monkeypatch):
     whole = np.array(write(tmp_path / "x.zarr")[...])
-    monkeypatch.setattr(direct, "LAYERS", ())
+    monkeypatch.setattr("devinterp.store.reading.xarray_private.LAYERS", ())
     np.testing.assert_array_equal(block_reader(opened(tmp_path / "x.zarr"))(slice(0, 2), slice(1, 3)), whole[0:2, 1:3])

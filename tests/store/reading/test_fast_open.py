@@ -106,6 +106,7 @@ def test_groups_that_are_all_different_are_left_to_xarray(tmp_path):
 def test_an_xarray_that_is_built_otherwise_opens_every_group_itself(study, monkeypatch):
     location = locate(study)
     for layers_of_another in ((), (dict,)):
-        monkeypatch.setattr("devinterp.store.reading.fast_open.LAYERS", layers_of_another)
+        for module in ("fast_open", "xarray_private"):
+            monkeypatch.setattr(f"devinterp.store.reading.{module}.LAYERS", layers_of_another)
         assert open_many_groups(location, root_document(location)) is None
         xr.testing.assert_identical(open_tree(location), xr.open_datatree(study, engine="zarr"))

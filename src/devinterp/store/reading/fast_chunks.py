@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
-import zarr
 from numpy.typing import NDArray
 from zarr.core.buffer import default_buffer_prototype
 
@@ -32,7 +31,7 @@ from devinterp.schema.reading.nodes import ArrayNode
 from devinterp.schema.reading.store_values import StoreValues
 from devinterp.schema.reading.target import plain_folder
 from devinterp.store.location import refuse_gone
-from devinterp.store.reading.xarray_private import LAYERS
+from devinterp.store.reading.xarray_private import stored_array
 
 __all__ = ["block_reader", "refuse_gone_tree", "stored_size"]
 
@@ -87,17 +86,6 @@ class _OpenedFolder(LocalAccess):
         if found is None:
             refuse_gone(Path(self.name), key)
         return found
-
-
-def stored_array(variable: xr.Variable) -> tuple[zarr.Array[Any] | None, Any]:
-    """Return the stored array that a variable is lazily read from, and the indexer into it, or None."""
-    data: Any = variable._data
-    while type(data) in LAYERS[:2]:  # xarray puts them around what an engine gives out, once more where they are there
-        data = data.array
-    if tuple(map(type, (data, getattr(data, "array", None)))) != LAYERS[2:]:
-        return None, None
-    handle = data.array._array
-    return (handle, data.key) if isinstance(handle, zarr.Array) else (None, None)
 
 
 def stored_size(variable: xr.Variable, dim: str) -> int | None:

@@ -19,7 +19,7 @@ from zarr.storage import MemoryStore, StorePath
 
 from devinterp.schema.reading.keys import DOCUMENT, ChunkKeys, document_key, join_key
 from devinterp.store.location import Location
-from devinterp.store.reading.xarray_private import LAYERS
+from devinterp.store.reading.xarray_private import LAYERS, stored_array
 
 __all__ = ["open_many_groups"]
 
@@ -126,7 +126,7 @@ class _Template:
         template = xr.open_dataset(store, engine="zarr", consolidated=False, chunks=None)  # type: ignore[arg-type]
         handles: dict[str, Any] = dict(zarr.open_group(store, mode="r").arrays())
         self._members = [(name, template[name].variable, handles[name]) for name in arrays]
-        self.plain = not template.coords and all(_is_plain(variable) for _, variable, _ in self._members)
+        self.plain = not template.coords and all(stored_array(v)[0] is not None for _, v, _ in self._members)
 
     def dataset(self, location: Location, path: str, attributes: Mapping[str, Any]) -> xr.Dataset:
         """Return one of the groups."""
@@ -140,13 +140,3 @@ class _Template:
                 variable.dims, data, dict(variable.attrs), dict(variable.encoding), fastpath=True
             )
         return xr.Dataset(variables, attrs=dict(attributes))
-
-
-def _is_plain(variable: xr.Variable) -> bool:
-    """Whether what xarray gives is the array itself, lazily read, with nothing computed on the way."""
-    data: Any = variable._data
-    for depth, layer in enumerate(LAYERS):
-        data = data.array if depth else data
-        if type(data) is not layer:
-            return False
-    return True

@@ -1,4 +1,7 @@
-"""One chain's region of a samples store, written behind the engine's back and in an order that survives a crash."""
+"""One chain's region of a samples store, written behind the engine's back and in an order that survives a crash.
+
+How many draws of it count, ``draws_written``, the coordinator writes: `devinterp.store.writing.run`.
+"""
 
 from __future__ import annotations
 
