@@ -277,9 +277,12 @@ def test_a_store_that_was_replaced_under_an_open_tree_is_said_to_be(tmp_path, op
 def test_a_run_of_the_same_shapes_that_took_the_place_of_another_is_said_to_be_one(tmp_path, opened):
     path, runs = tmp_path / "s.zarr", [make_tree("samples", seed=seed) for seed in (0, 1)]
     for day, run in enumerate(runs, 1):
-        run.attrs["metadata"]["run"]["started"] = f"2026-01-0{day}T00:00:00+00:00"
+        run.attrs["metadata"]["run"]["environments"] = [{"started": f"2026-01-0{day}T00:00:00+00:00"}]
     runs[0].devinterp.save(path)
     tree = OPENED[opened](path)
+    runs[0].attrs["metadata"]["run"]["environments"].append({"started": "2026-01-03T00:00:00+00:00"})
+    shutil.rmtree(path)
+    runs[0].devinterp.save(path)  # as where it was gone on with
     assert np.isfinite(tree.devinterp.llc()["llc_mean"])
     shutil.rmtree(path)
     runs[1].devinterp.save(path)

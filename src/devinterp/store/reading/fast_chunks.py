@@ -116,14 +116,17 @@ def refuse_gone_tree(dataset: xr.Dataset) -> None:
     grown = isinstance(lying, list) and len(lying) == len(handle.shape)
     if not (grown and all(new >= old for new, old in zip(lying, handle.shape, strict=True))):
         raise _replaced(array, f"the shape {list(handle.shape)}, or a larger one", f"the shape {lying}")
-    opened = dig(dataset.attrs, _STARTED) if dataset.attrs.get("completed") == 1 else None  # else it may be resumed
+    opened = _begun(dataset.attrs)
     if opened is not None and len({(folder / h.path).parent for folder, h in stored}) == 1:
-        lying = dig(_read(array.parent / DOCUMENT), f"attributes.{_STARTED}")
-        if lying not in (None, opened):
-            raise _replaced(array.parent, f"the run that was begun {opened}", f"one that was begun {lying}")
+        begun = _begun(_read(array.parent / DOCUMENT).get("attributes"))
+        if begun not in (None, opened):
+            raise _replaced(array.parent, f"the run that was begun {opened}", f"one that was begun {begun}")
 
 
-_STARTED = "metadata.run.started"
+def _begun(attrs: Any) -> Any:
+    """Return when a run was begun, which it keeps when it is resumed or extended; None where that is not recorded."""
+    environments = dig(attrs, "metadata.run.environments")
+    return dig(environments[0], "started") if isinstance(environments, list) and environments else None
 
 
 def _read(document: Path) -> Any:
