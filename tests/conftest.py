@@ -38,10 +38,10 @@ NEEDS_EXTRAS = (
 
 # The files that take longest: one that is begun last would keep one process busy while the other has nothing left.
 LONGEST = (
-    "docs/test_snippets.py", "faults/test_faults.py", "demo/test_run.py", "slt/sampling/test_series.py",
-    "slt/sampling/running/test_pool.py", "slt/sampling/running/test_signals.py",
-    "slt/sampling/running/test_coordinator.py", "slt/sweep/test_sample_sweep.py", "store/test_location.py",
-    "report/test_report.py",
+    "docs/test_snippets.py", "faults/test_faults.py", "slt/sweep/test_sample_sweep.py", "slt/sampling/test_series.py",
+    "demo/test_run.py", "slt/sampling/running/test_coordinator.py", "report/test_report.py",
+    "slt/sampling/test_masked.py", "cli/test_cli.py", "slt/runs/test_save.py", "testing/test_strategies.py",
+    "store/test_location.py",
 )  # fmt: skip
 
 REFERENCE = Path(__file__).parent / "data" / "devinterp-2.0.1"
