@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import random
 import warnings
+from collections import OrderedDict, defaultdict, deque
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -198,6 +199,33 @@ def test_what_was_empty_until_a_forward_pass_is_empty_again():
         assert run(model, settings(num_draws=2))[0].status == "complete"
         assert (model.table, model.pair, model.late, model.later, model.old) == (None, (), None, None, 3.0)
         assert not model._parameters
+
+
+class Keeps(nn.Module):
+    """Puts a tensor into a container at every pass, and counts in another."""
+
+    def __init__(self, empty):
+        super().__init__()
+        self.inner, self.kept, self.calls = build_model(), empty, []
+
+    def forward(self, input_ids):
+        logits = self.inner(input_ids)
+        if isinstance(self.kept, dict):
+            self.kept[len(self.kept)] = logits
+        else:
+            (self.kept.add if isinstance(self.kept, set) else self.kept.append)(logits)
+        self.calls.append(1)
+        return logits
+
+
+@pytest.mark.parametrize("make", [dict, list, set, deque, OrderedDict, lambda: defaultdict(list)])
+def test_containers_give_up_the_tensors_of_a_run_and_keep_what_is_counted(make):
+    model = Keeps(make())
+    kept = model.kept
+    run(model, settings(num_draws=1))
+    assert model.kept is kept
+    assert len(kept) == 0
+    assert model.calls
 
 
 def old_weight_norm(layer):

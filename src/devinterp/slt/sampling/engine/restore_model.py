@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import threading
+from collections import OrderedDict, defaultdict, deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import copy
@@ -202,7 +203,7 @@ class _ModuleLoan:
         self._passing = set(module._non_persistent_buffers_set)
         own = self._own = {name: value for name, value in vars(module).items() if name not in _INTERNAL}
         self._plain = {name: value for name, value in own.items() if _holds_tensors(value)}
-        self._containers = [(value, copy(value)) for value in own.values() if type(value) in (dict, list)]
+        self._containers = [(value, copy(value)) for value in own.values() if type(value) in _CONTAINERS]
         tensors = [b for b in module._buffers.values() if b is not None]
         tensors += [value for value in self._plain.values() if isinstance(value, torch.Tensor)]
         self._contents = [(tensor, tensor.detach().clone()) for tensor in tensors]
@@ -221,7 +222,7 @@ class _ModuleLoan:
         for container, content in self._containers:
             if _holds_tensors(container) or _holds_tensors(content):  # a cache; counters and logs are its owner's
                 container.clear()
-                container.update(content) if isinstance(container, dict) else container.extend(content)
+                container.extend(content) if isinstance(container, list | deque) else container.update(content)
         known = _INTERNAL | self._own.keys()
         for name in [name for name, value in inside.items() if name not in known and _holds_tensors(value)]:
             del inside[name]
@@ -236,6 +237,7 @@ class _ModuleLoan:
 
 
 _INTERNAL = frozenset(vars(nn.Module()))
+_CONTAINERS = (dict, list, set, deque, OrderedDict, defaultdict)
 
 
 def _put_back(present: Any, entries: dict[str, Any]) -> None:
@@ -256,7 +258,7 @@ def _holds_tensors(value: Any) -> bool:
         return True
     if isinstance(value, dict):
         return any(isinstance(each, torch.Tensor) for each in value.values())
-    return isinstance(value, list | tuple) and any(isinstance(each, torch.Tensor) for each in value)
+    return isinstance(value, list | tuple | set | deque) and any(isinstance(each, torch.Tensor) for each in value)
 
 
 def same_values(one: torch.Tensor, other: torch.Tensor) -> bool:
