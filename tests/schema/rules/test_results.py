@@ -233,7 +233,7 @@ def test_a_predicted_token_lies_within_its_sequence(name: str) -> None:
     dataset = bif(correlations()).to_dataset()
     dataset = dataset.drop_vars("input_ids").assign(input_ids=(("batch", "position"), np.zeros((3, 2), dtype=np.int64)))
     wrong = {p[0]: p[1:] for p in found(xr.DataTree(dataset), "bif_indices")}
-    assert wrong[name] == (f"{name} lies behind the last token.", "below 2", 2)
+    assert wrong[name] == (f"{name} lies beyond the last token.", "below 2", 2)
 
 
 def flat(height: int = 2, width: int = 3, names: Any = ("code", "math")) -> xr.DataTree:

@@ -68,7 +68,7 @@ def test_failed_chains_of_completed_runs_are_named() -> None:
 def test_there_is_one_state_per_chain() -> None:
     tree = run()
     chains(tree).pop()
-    missing = ("metadata.run.chains has not one entry per chain.", 3, 2, "")
+    missing = ("metadata.run.chains does not have one entry per chain.", 3, 2, "")
     assert said("chain_states", tree) == [missing]
     tree.attrs["completed"] = 0
     assert said("chain_states", tree) == [missing]
