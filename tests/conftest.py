@@ -30,8 +30,8 @@ HERE = Path(__file__).parent
 EXTRAS = ("torch", "tqdm", "cloudpickle", "matplotlib", "dask", "fsspec", "transformers", "datasets")
 # What is about sampling, plots or documentation as a whole; single tests are marked with what they need.
 NEEDS_EXTRAS = (
-    "test_packaging.py", "demo", "docs", "faults", "plot", "report", "slt/weight_restrictions", "slt/sampling",
-    "slt/sweep/test_sample_sweep.py",
+    "test_packaging.py", "test_travel.py", "demo", "docs", "faults", "plot", "report", "slt/weight_restrictions",
+    "slt/sampling", "slt/sweep/test_sample_sweep.py",
     "ground_truth/test_known_answers.py", "ground_truth/test_sweep.py", "properties/test_sampling_leaves_no_trace.py",
     "properties/test_models_come_back.py", "properties/test_ways_of_sampling.py",
 )  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import tomllib
 from pathlib import Path
@@ -110,3 +111,29 @@ def test_tests_stand_where_the_code_does():
         if not ((folder / f"{name}.py").is_file() or (folder / name).is_dir() or folder.name == name)
     }
     assert astray == ACROSS
+
+
+def imports_of(tree: ast.AST) -> set[str]:
+    """Return the packages that a piece of code imports, wherever in it."""
+    modules = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+    modules |= {str(node.module) for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    return {module.partition(".")[0] for module in modules}
+
+
+def test_a_test_that_imports_an_extra_says_so(request):
+    """The lane of the core leaves out by that mark; what fixtures and helpers need, it tells by itself."""
+    lanes = request.config.pluginmanager.get_plugin(str(ROOT / "tests" / "conftest.py"))
+    left_out = [ROOT / "tests" / name for name in lanes.NEEDS_EXTRAS]
+    silent = set()
+    for path in (ROOT / "tests").rglob("test_*.py"):
+        if any(path.is_relative_to(each) for each in left_out):
+            continue
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.Import | ast.ImportFrom):
+                needs, marks = imports_of(node), ""
+            elif isinstance(node, ast.FunctionDef) and node.name.startswith("test_"):
+                needs, marks = imports_of(node), " ".join(map(ast.unparse, node.decorator_list))
+            else:
+                continue
+            silent |= {f"{path.name}: {name}" for name in needs & {*lanes.EXTRAS} if f"{name!r}" not in marks}
+    assert not silent

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import xarray as xr
+from extras import DASK, HAS_DASK
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from masked import SIZES, cut, masked_run, masked_study, only, without_masks
@@ -204,7 +205,7 @@ def correlation(a: Any, b: Any, covariance: bool) -> Any:
     return product / np.sqrt((a**2).sum(axis=0)[:, None] * (b**2).sum(axis=0))
 
 
-WAYS = st.sampled_from(["memory", "lazy", "store", "dask"])
+WAYS = st.sampled_from(["memory", *(["lazy", "store", "dask"] if HAS_DASK else [])])
 
 
 def computed(tree: xr.DataTree, way: str, **options: Any) -> xr.Dataset:
@@ -271,7 +272,7 @@ def test_influences_are_those_of_the_rows_cut_to_length(seed: int, kept: slice, 
 
 
 @few
-@given(SEEDS, st.booleans())
+@given(SEEDS, DASK)
 def test_the_strongest_partners_are_among_what_counts(seed: int, dask: bool) -> None:
     tree = masked_run(seed)
     result = compute_bif(tree.chunk({"draw": 5}) if dask else tree, top_k=3, batch_size=2)
@@ -300,7 +301,7 @@ def test_reweighting_is_minus_the_covariance_of_what_counts(seed: int) -> None:
 
 
 @few
-@given(SEEDS, KEPT, st.sampled_from(["init", "observable"]), st.booleans())
+@given(SEEDS, KEPT, st.sampled_from(["init", "observable"]), DASK)
 def test_susceptibilities_are_those_of_the_rows_cut_to_length(
     seed: int, kept: slice, baseline: Any, dask: bool
 ) -> None:

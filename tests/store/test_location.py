@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 import xarray as xr
 import zarr
+from extras import needing
 from zarr.storage import FsspecStore, LocalStore, MemoryStore, StorePath, ZipStore
 
 from devinterp.errors import DevinterpError, SettingError, StoreError, StoreGoneError
@@ -299,7 +300,7 @@ OBJECTS = {
 }
 
 
-@pytest.mark.parametrize("make", OBJECTS)
+@pytest.mark.parametrize("make", needing("fsspec", OBJECTS))
 @pytest.mark.parametrize("consolidated", [True, False])
 @pytest.mark.parametrize("which", ["", "loss_code"])
 def test_a_store_object_that_is_emptied_is_said_to_be_gone(tmp_path, make, consolidated, which):

@@ -9,7 +9,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import fsspec
 import pytest
 import xarray as xr
 
@@ -64,6 +63,8 @@ def test_names_of_other_files_are_their_own_matter(study: Path, tmp_path: Path) 
 
 @pytest.fixture(scope="module")
 def in_memory(study: Path) -> str:
+    import fsspec
+
     fsspec.filesystem("memory").put(f"{study}/", "/targets/s.zarr", recursive=True)
     return "memory://targets/s.zarr"
 
@@ -91,6 +92,8 @@ def test_urls_in_a_chain(study: Path, in_memory: str, tmp_path: Path, chain: str
 @pytest.mark.needs("fsspec")
 def test_what_is_cached_is_asked_for_in_turn(in_memory: str, tmp_path: Path) -> None:
     """fsspec's list of cached files is changed by whoever reads, and zarr reads many at once."""
+    import fsspec
+
     options = {"filecache": {"cache_storage": str(tmp_path / "cache")}}
     for _ in range(3):
         report = devinterp.validate(f"filecache::{in_memory}", storage_options=options)
@@ -101,6 +104,8 @@ def test_what_is_cached_is_asked_for_in_turn(in_memory: str, tmp_path: Path) -> 
 
 
 def mapping(url: str) -> Any:
+    import fsspec
+
     return fsspec.get_mapper(url)
 
 

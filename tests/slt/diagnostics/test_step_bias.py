@@ -6,12 +6,10 @@ import warnings
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_runs import make_run, make_series, make_study
 from simulated import Quadratic, Regression, simulate
-from torch import nn
 
 import devinterp
 from devinterp.errors import StepBiasWarning
@@ -20,7 +18,6 @@ from devinterp.slt.diagnostics.step_bias import least_inflation, relaxation_step
 from devinterp.slt.llc import compute_llc
 from devinterp.slt.runs.results import told
 from devinterp.slt.runs.run import Samples
-from devinterp.slt.sampling import sample_checkpoints
 
 
 @given(st.floats(1e-6, 1.0), st.floats(1e-3, 1e4), st.floats(0, 1e3))
@@ -174,13 +171,19 @@ def test_the_results_of_studies_and_series_carry_it():
     assert devinterp.validate(series).ok
 
 
-class Weights(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.w = nn.Parameter(torch.zeros(6))
+def flat():
+    """A model of six weights, whose loss is half their squares."""
+    import torch
 
-    def forward(self, ids):
-        return 0.5 * (self.w**2).sum() + torch.zeros(ids.shape[0], 1)
+    class Weights(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.w = torch.nn.Parameter(torch.zeros(6))
+
+        def forward(self, ids):
+            return 0.5 * (self.w**2).sum() + torch.zeros(ids.shape[0], 1)
+
+    return Weights()
 
 
 ROWS = np.zeros((8, 2), dtype=np.int64)
@@ -190,6 +193,7 @@ COMMON = {
 }  # fmt: skip
 
 
+@pytest.mark.needs("torch")
 def test_sampling_warns_before_it_starts():
     seen = []
 
@@ -201,22 +205,26 @@ def test_sampling_warns_before_it_starts():
     with warnings.catch_warnings():
         warnings.simplefilter("error", StepBiasWarning)
         with pytest.raises(StepBiasWarning, match=r"lr \* localization is 1; .* 1\.33 times .* lr = 0.0003 .* 4 times"):
-            devinterp.sample(Weights(), ROWS, {"train": ROWS}, localization=1000.0, **own)
+            devinterp.sample(flat(), ROWS, {"train": ROWS}, localization=1000.0, **own)
         assert not seen
-        devinterp.sample(Weights(), ROWS, {"train": ROWS}, localization=360.0, **own)
+        devinterp.sample(flat(), ROWS, {"train": ROWS}, localization=360.0, **own)
 
 
+@pytest.mark.needs("torch")
 def test_studies_warn_once_at_the_callers_line():
     own = {**COMMON, "lr": 1e-3, "localization": 1000.0, "sampling_task": "train"}
     with pytest.warns(StepBiasWarning) as caught:
-        devinterp.sample_restrictions(Weights(), ROWS, {"train": ROWS}, {"full": None, "w": "w"}, **own)
+        devinterp.sample_restrictions(flat(), ROWS, {"train": ROWS}, {"full": None, "w": "w"}, **own)
     assert [each.filename for each in caught] == [__file__]
 
 
+@pytest.mark.needs("torch")
 def test_series_warn_once_at_the_callers_line():
+    from devinterp.slt.sampling import sample_checkpoints
+
     own = {**COMMON, "lr": 1e-3, "localization": 1000.0, "sampling_task": "train"}
     with pytest.warns(StepBiasWarning) as caught:
-        sample_checkpoints(lambda step: Weights(), (1, 2), ROWS, {"train": ROWS}, **own)
+        sample_checkpoints(lambda step: flat(), (1, 2), ROWS, {"train": ROWS}, **own)
     assert [each.filename for each in caught] == [__file__]
 
 

@@ -57,6 +57,7 @@ def test_a_sequence_has_the_mean_of_its_tokens_for_a_loss():
     assert float(result["waic_se"]) == pytest.approx(float(of_rows.std(ddof=1)) / np.sqrt(5))
 
 
+@pytest.mark.needs("dask")
 @pytest.mark.parametrize("per", ["token", "sequence"])
 def test_a_store_read_in_blocks_gives_what_memory_gives(tmp_path, per):
     tree = make_run(draws=50)

@@ -67,6 +67,7 @@ def test_over_paired_leaves_failed_chains_out_and_says_what_is_missing():
         compute_llc(make_run(), over="paired")
 
 
+@pytest.mark.needs("torch")
 def test_one_call_over_paired_samples_what_it_needs():
     result = llc_of_a_quadratic(over="paired", save=None)
     assert result.attrs["over"] == "paired"
@@ -95,6 +96,7 @@ def llc_of_a_quadratic(over, save=True, **options):
 H = np.array([1.0, 2.0, 0.5, 4.0] * 5, dtype=np.float32)
 
 
+@pytest.mark.needs("torch")
 def test_over_paired_gives_the_known_coefficient_of_a_quadratic():
     from targets import quadratic_llc
 
@@ -107,6 +109,7 @@ def test_over_paired_gives_the_known_coefficient_of_a_quadratic():
     assert wide[1] - wide[0] > 4 * (high - low)
 
 
+@pytest.mark.needs("torch")
 def test_over_whole_passes_paired_is_the_documented_definition():
     """Where init_loss is of every minibatch, and draws see each equally often, both means are of the same rows."""
     whole = {"num_burnin_steps": 0, "num_draws": 16}

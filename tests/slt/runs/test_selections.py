@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import xarray as xr
+from extras import needing
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_runs import fail_chain, make_run, make_study, to_store
@@ -379,7 +380,7 @@ REFUSED = {
 
 
 @pytest.mark.filterwarnings("ignore::devinterp.errors.ChainFailedWarning")
-@pytest.mark.parametrize("operation", OPERATIONS)
+@pytest.mark.parametrize("operation", needing("dask", OPERATIONS, named="chunk"))
 def test_whatever_xarray_does_to_a_run_analyses_are_of_what_is_left_or_one_error_says_why(operation: str) -> None:
     made = pickle.loads(pickle.dumps(OPERATIONS[operation](SMALL)))
     assert made.devinterp.kind == "samples"

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import xarray as xr
 import zarr
+from extras import needing
 from masked import ALL, SIZES
 
 from devinterp.errors import StoreError, StoreLockedError
@@ -212,7 +213,7 @@ PLACES = {
 }
 
 
-@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("place", needing("fsspec", PLACES))
 def test_wherever_a_store_lies_a_repair_ends_the_chain_and_is_taken_back(tmp_path, place):
     store = make_store(PLACES[place](tmp_path), parameters={"num_chains": 2, "num_draws": 60})
     location, key = locate(store, mode="w"), "sampling_loss/c/1/1/0/0"
