@@ -87,7 +87,7 @@ class Comparison:
         both = (self.share_of_control, self.share_of_noise)
         shares = [f"{100 * float(bound(each)):.0f}" for each in both for bound in (min, max)]
         adds = (
-            "Noise of the same size, which knows nothing of the loss, ranks them alike: the order is not evidence for "
+            "Noise of the same size, which knows nothing of the loss, ranks them alike: the order is no evidence for "
             "the posterior, how much less the loss rises is."
             if ranks["noise"] > 0.9
             else "Noise of the same size ranks them otherwise: part of the order is the posterior's."

@@ -79,7 +79,7 @@ def test_what_is_no_image_is_one_clear_error(run):
         influence_images(run, 0, {**IMAGES, "a": IMAGES["a"][:4]})
     for wrong, words in (
         (np.zeros((6, 3, 2)), "7 images"),
-        (np.zeros((7, 3)), "no images"),
+        (np.zeros((7, 3)), "not images"),
         (np.zeros((7, 2, 5, 5)), "no"),
     ):
         with pytest.raises(DataError, match=words):
