@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -77,8 +77,12 @@ def _attribute(owner: Any, name: str) -> tuple[Callable[[], Any], Callable[[Any]
 
 def _read_autocast() -> dict[str, str]:
     """The devices that autocast is on for, with the dtype that it casts to."""
-    kinds = [kind for kind in ("cpu", "cuda", "mps") if torch.is_autocast_enabled(kind)]
-    return {kind: str(torch.get_autocast_dtype(kind)).removeprefix("torch.") for kind in kinds}
+    found = {}
+    for kind in ("cpu", "cuda", "mps"):
+        with suppress(RuntimeError):  # torch 2.4 knows of no autocast on mps
+            if torch.is_autocast_enabled(kind):
+                found[kind] = str(torch.get_autocast_dtype(kind)).removeprefix("torch.")
+    return found
 
 
 def _write_autocast(wanted: Mapping[str, str]) -> None:
@@ -129,8 +133,9 @@ _SETTINGS: dict[str, tuple[Callable[[], Any], Callable[[Any], Any]]] = {
     "cudnn_deterministic": _attribute(_cudnn, "deterministic"),
     "cudnn_tf32": _attribute(_cudnn, "allow_tf32"),
     "mkldnn": _attribute(_mkldnn, "enabled"),
-    "mkldnn_deterministic": _attribute(_mkldnn, "deterministic"),
 }
+if hasattr(_mkldnn, "deterministic"):  # torch 2.4 has none
+    _SETTINGS["mkldnn_deterministic"] = _attribute(_mkldnn, "deterministic")
 DEFAULTS: dict[str, Any] = {
     "default_dtype": "float32",
     "default_device": "cpu",
