@@ -10,15 +10,18 @@ from torch.overrides import TorchFunctionMode
 
 from devinterp.errors import SettingError, StoreConflictError
 from devinterp.slt.sampling import sample
-from devinterp.slt.sampling.running.torch_settings import DEFAULTS, TorchSettings
+from devinterp.slt.sampling.running.torch_settings import TorchSettings
 
 ROWS = build_tokens("train")
+PRESENT = TorchSettings.of_this_process().values
 OTHER = {
     "matmul_precision": "medium", "default_dtype": "float64", "default_device": "meta", "autocast": {"cpu": "bfloat16"},
     "autocast_cache": False, "deterministic_algorithms": "warn", "fill_uninitialized_memory": False,
     "flush_denormal": True,
-    **{n: not v for n, v in DEFAULTS.items() if n.startswith(("sdpa", "mkldnn", "cudnn", "fp16", "bf16"))},
+    **{n: not v for n, v in PRESENT.items() if n.startswith(("sdpa", "mkldnn", "cudnn", "fp16", "bf16"))},
 }  # fmt: skip
+# What differs from the defaults by itself: torch 2.4 attends by cuDNN only where it is asked to.
+OWN = {} if PRESENT["sdpa_cudnn"] else {"sdpa_cudnn": False}
 
 
 def run(path=None, **changes):
@@ -30,12 +33,26 @@ def run(path=None, **changes):
 @pytest.mark.parametrize("name", OTHER)
 def test_a_setting_is_applied_and_taken_back(name):
     before = TorchSettings.of_this_process()
-    assert before.as_dict()["torch_settings"] == {}, "the defaults that are not recorded are torch's"
+    assert before.as_dict()["torch_settings"] == OWN, "the defaults that are not recorded are torch's"
     with TorchSettings({**before.values, name: OTHER[name]}).applied():
         inside = TorchSettings.of_this_process()
         assert inside.values[name] == OTHER[name]
         assert inside.as_dict() != before.as_dict()
     assert TorchSettings.of_this_process() == before
+
+
+def test_what_a_version_of_torch_has_no_autocast_for_is_not_asked_for(monkeypatch):
+    ask = torch.is_autocast_enabled
+
+    def as_of_2_4(kind):
+        if kind == "mps":
+            raise RuntimeError("unknown device type for autocast in get_autocast_dispatch_key_from_device_type")
+        return ask(kind)
+
+    monkeypatch.setattr(torch, "is_autocast_enabled", as_of_2_4)
+    assert TorchSettings.of_this_process().values["autocast"] == {}
+    with torch.autocast("cpu", torch.bfloat16):
+        assert TorchSettings.of_this_process().values["autocast"] == {"cpu": "bfloat16"}
 
 
 def under(**changes):
@@ -50,7 +67,7 @@ def test_chains_in_processes_are_those_of_this_one(changes, tmp_path):
     for name in one.data_vars:
         np.testing.assert_array_equal(one[name], two[name], err_msg=name)
     recorded = two.attrs["metadata"]["run"]["environments"][-1]["torch_settings"]
-    assert recorded == changes
+    assert recorded == OWN | changes
 
 
 @pytest.mark.parametrize("parallel", [False, True])

@@ -111,7 +111,7 @@ _SETTINGS: dict[str, tuple[Callable[[], Any], Callable[[Any], Any]]] = {
         lambda name: torch.set_default_dtype(getattr(torch, name)),
     ),
     "default_device": (
-        lambda: str(torch.get_default_device()),
+        lambda: str(torch.empty(0).device),  # torch 2.4's own answer breaks once a default was taken back
         lambda name: torch.set_default_device(None if name == "cpu" else name),
     ),
     "autocast": (_read_autocast, _write_autocast),
