@@ -220,8 +220,8 @@ def _profiles(schema: Schema) -> Iterator[str]:
         changes = [f"{code(v)}: {_override(o)}" for v, o in given.get("variables", {}).items()]
         changes += [f"without {', '.join(map(_code_link, given['without_rules']))}"] if "without_rules" in given else []
         changes += [f"{k} {cell(v)}" for k, v in given.get("storage", {}).items()]
-        rows.append((code(name), profile.doc, "; ".join(changes) or "nothing"))
-    yield table(("profile", "meaning", "what it changes"), rows)
+        rows.append((code(name), profile.doc, "; ".join(changes) or "none"))
+    yield table(("profile", "meaning", "changes to what stands above"), rows)
 
 
 def _override(override: Mapping[str, Any]) -> str:
