@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import json
 import multiprocessing
 import os
@@ -167,6 +168,26 @@ def test_a_holder_that_slept_learns_that_it_was_replaced(network, monkeypatch):
         held.confirm()
     held.release()
     assert network.exists(KEY)  # the other's
+
+
+@pytest.mark.parametrize("kind", ["file", "heartbeat"])
+def test_a_store_that_cannot_be_looked_at_is_one_error_that_says_what_to_do(kind, tmp_path, request, monkeypatch):
+    """Between two writes a run looks whether it still holds its store, which may be closed to it by then."""
+
+    def refused(*_):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    place = request.getfixturevalue("network") if kind == "heartbeat" else locate(tmp_path / "a.zarr", mode="w")
+    held = WriterLock(place, KEY)
+    with monkeypatch.context() as closed:
+        if kind == "heartbeat":
+            held._hold._beaten -= STALE_SECONDS
+            closed.setattr(type(place), "get", refused)
+        else:
+            closed.setattr(lock.Path, "stat", refused)
+        with pytest.raises(StoreError, match=r"looked at: .*Permission denied\. .* same arguments to resume"):
+            held.confirm()
+    held.release()
 
 
 def test_a_heartbeat_that_fails_for_a_moment_goes_on(network, monkeypatch):

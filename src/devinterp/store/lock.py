@@ -20,12 +20,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from devinterp.errors import StoreError, StoreLockedError
+from devinterp.errors import DevinterpError, StoreError, StoreLockedError
 from devinterp.schema.reading.keys import STATE_FOLDER, join_key
 from devinterp.store.location import Location
 from devinterp.store.lock_holder import STALE_SECONDS, has_flock, lives, name_of, pid_space, read_lock
 
-__all__ = ["LOCK_KEY", "WriterLock"]
+__all__ = ["LOCK_KEY", "WriterLock", "not_possible"]
 
 LOCK_KEY = join_key(STATE_FOLDER, "lock")
 """The lock of whoever writes to the store."""
@@ -90,11 +90,16 @@ class WriterLock:
         Raises
         ------
         StoreError
-            The store was removed underneath, or another process has taken the lock over.
+            The store was removed underneath or cannot be looked at, or another process has taken the lock over.
         """
         if self._hold is None:
             raise StoreError(f"The lock of {self._what} was given back.")
-        self._hold.confirm()
+        try:
+            self._hold.confirm()
+        except DevinterpError:
+            raise
+        except Exception as error:  # a folder that was closed to us, a network that is away
+            raise not_possible(f"{self._what} could not be looked at", error) from error
 
     def release(self) -> None:
         """Give the lock up; its file or object goes too."""
@@ -259,6 +264,14 @@ def _locked(holder: bytes, what: str) -> StoreLockedError:
         f"Another process is writing to {what}.",
         found=name_of(read_lock(holder)),
         remedy="Wait for it, or stop it: what it has written stays, and the same call then resumes.",
+    )
+
+
+def not_possible(what: str, error: Exception) -> StoreError:
+    """Return what is told of a store that raises while a run is written to it."""
+    return StoreError(
+        f"{what}: {str(error).rstrip('.')}.",
+        remedy="What was written stays; mend the cause and call again with the same arguments to resume.",
     )
 
 

@@ -24,7 +24,7 @@ from devinterp.schema.reading.keys import DOCUMENT, STATE_FOLDER, ChunkKeys, doc
 from devinterp.store.chain_checkpoints import ChainProgress, read_progress
 from devinterp.store.filesystem import remove_empty
 from devinterp.store.location import Location
-from devinterp.store.lock import LOCK_KEY, WriterLock
+from devinterp.store.lock import LOCK_KEY, WriterLock, not_possible
 from devinterp.store.reading.path_state import read_group
 from devinterp.store.writing.chain_writer import ChainWriter
 from devinterp.store.writing.request import Container, SamplesRequest, WriterAddress
@@ -123,10 +123,7 @@ class Run:
         except DevinterpError:
             raise
         except Exception as error:  # whatever a store raises
-            raise StoreError(
-                f"{self.location.name} could not be written: {str(error).rstrip('.')}.",
-                remedy="What was written stays; mend the cause and call again with the same arguments to resume.",
-            ) from error
+            raise not_possible(f"{self.location.name} could not be written", error) from error
 
     def confirm(self) -> None:
         """See that the store is still there, and still this run's.
