@@ -15,6 +15,7 @@ from prefix_runs import chains, compared, same_runs
 from torch import nn
 
 from devinterp.slt.sampling.engine.frozen_prefix import FrozenPrefix
+from devinterp.slt.sampling.engine.frozen_prefix.side_effects import StoresSeen
 
 pytestmark = pytest.mark.usefixtures("short_looks")
 
@@ -189,6 +190,19 @@ def test_what_is_the_same_for_all_rows_or_gone_after_the_call_stands_in_no_way(p
     model.parts[1] = Gathers() if place == "own list" else writer
     model.parts[3] = Reads(place, writer)
     assert compared(model, {"parts.3.inner.down.weight": None})[1].reuse.reused == 12
+
+
+@pytest.mark.parametrize(
+    ("module", "stores"), [(vars(nn.functional), False), (globals(), True)], ids=["torch's", "the caller's"]
+)
+def test_generated_code_belongs_to_the_module_that_it_was_made_for(module: dict[str, Any], stores: bool) -> None:
+    # Operations of torch 2.4 make dataclasses of torch's own, whose __init__ was written by the interpreter.
+    made: dict[str, Any] = {}
+    exec("def init(owner, number):\n    owner.number = number", module, made)
+    seen = StoresSeen()
+    with seen.inside():
+        made["init"](SimpleNamespace(), 1.0)
+    assert seen.settle() == stores
 
 
 def test_a_check_that_fails_ends_it_for_all_restrictions() -> None:

@@ -218,7 +218,7 @@ class StoresSeen:
         return self.any or any(sys.getrefcount(each[0]) > free for each in held)
 
     def _event(self, frame: types.FrameType, event: str, arg: Any) -> None:
-        if frame.f_code.co_filename.startswith(_TRUSTED):
+        if _file(frame).startswith(_TRUSTED):
             return
         if event == "call":
             self.any = self.any or _stores(frame.f_code)
@@ -228,6 +228,12 @@ class StoresSeen:
             owner = getattr(arg, "__self__", None)
             if arg.__name__ in _MUTATORS and not isinstance(owner, torch.Tensor | types.ModuleType | None):
                 self._changed.setdefault(id(owner), [owner])
+
+
+def _file(frame: types.FrameType) -> str:
+    """Where code was written; of what was generated from text, as a dataclass has it, the file of its module."""
+    name = frame.f_code.co_filename
+    return str(frame.f_globals.get("__file__", name)) if name == "<string>" else name
 
 
 @functools.lru_cache(maxsize=4096)
