@@ -213,6 +213,10 @@ def compiled_loss() -> Any:
     return loss
 
 
+# The compiler of torch 2.4 leaves a half-made reference behind, where it gives up on what watches a loss.
+@pytest.mark.filterwarnings(
+    r"ignore:Exception ignored in. <function StorageWeakRef\.__del__:pytest.PytestUnraisableExceptionWarning"
+)
 @pytest.mark.parametrize("how", ["module", "in place", "part", "loss"])
 def test_compiled_models_go_plain(how: str) -> None:
     torch._dynamo.reset()
