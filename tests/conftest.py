@@ -13,7 +13,8 @@ from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, Phase, settings
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
 
 sys.path.insert(0, str(Path(__file__).parent / "helpers"))
 
@@ -114,8 +115,15 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 def pytest_collection_finish() -> None:
     """What torch, xarray and the tests have made by now stays to the end: no collection need look through it again."""
+    _first_example()
     gc.collect()
     gc.freeze()
+
+
+@settings(max_examples=1, database=None)
+@given(st.none())
+def _first_example(nothing: None) -> None:
+    """Have hypothesis make the generator that it holds: older ones find nobody who holds it, where that is frozen."""
 
 
 @pytest.fixture(scope="session")
