@@ -34,6 +34,9 @@ __all__ = [
 
 SAID_OF_ROWS = ("rows_are_tokens", "loss_unit")
 
+# Text of any length, as xarray itself marks it: numpy's StringDType it wrote as fixed-width text before 2026.9.
+_TEXT = np.dtype("O", metadata={"element_type": str})
+
 
 def schema_id(kind: str) -> str:
     """Return the id (``devinterp/llc@1``) of the schema of a kind of result."""
@@ -126,7 +129,7 @@ def label_result(
             if found[0].dtype == "int64":  # xarray would write integers with the fill value 0, which is a token
                 dataset[name].encoding["fill_value"] = found[0].fill
             if found[0].dtype == "string":  # Zarr v3 has no type of fixed-width Unicode
-                dataset[name].encoding["dtype"] = np.dtypes.StringDType()
+                dataset[name].encoding["dtype"] = _TEXT
     dataset.attrs = {name: _savable(value) for name, value in attrs.items()}
     return dataset
 

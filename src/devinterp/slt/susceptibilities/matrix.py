@@ -71,8 +71,9 @@ def _comparable(result: xr.DataTree, standardize: bool | Literal["columns"], var
     rows = [dim for dim in values.dims if dim != "wr"]
     unit = values.attrs.get("units", "nat^2")
     if standardize:
-        spread = values.std(rows)
-        values = (values - values.mean(rows)) / spread.where(spread > 0, 1.0)
+        values = values - values.mean(rows)
+        spread = xr.apply_ufunc(np.sqrt, (values**2).mean(rows))  # std() warns of a column of NaN before xarray 2026.9
+        values = values / spread.where(spread > 0, 1.0)
         unit = "1"
     if standardize is True:
         values = values - values.mean("wr")

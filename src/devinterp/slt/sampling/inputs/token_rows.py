@@ -176,7 +176,7 @@ class TokenRows:
         if self._kind == "array":
             block = self._data[indices]
         elif self._kind == "huggingface":
-            columns = self._data[indices.tolist()]
+            columns = self._columns(indices.tolist())
             block = columns["input_ids"]
             marks |= {name: columns[name] for name in MARKS if name in columns}
         else:
@@ -185,6 +185,15 @@ class TokenRows:
             if all(isinstance(row, Mapping) for row in rows):
                 marks |= {name: [row[name] for row in rows] for name in MARKS if all(name in row for row in rows)}
         return block, marks
+
+    def _columns(self, places: list[int]) -> Any:
+        """Return what a HuggingFace dataset has of rows, by column."""
+        try:
+            return self._data[places]
+        except ValueError:  # before datasets 4, rows of one length among which one is null
+            if self._data.format["type"] == "custom":
+                raise
+            return self._data.with_format(None, columns=self._data.format["columns"])[places]
 
     def hold(self, indices: npt.NDArray[np.int64]) -> HeldTokens:
         """Read rows block by block into the smallest dtype that takes them; negative ids are refused."""
