@@ -22,7 +22,8 @@ __all__ = ["verdict_table"]
 
 # Wrong is told by a sign and by bold letters too, not by colour alone.
 GOOD, BAD = "#0072B2", "#D55E00"
-COLUMNS = ("chains", "R-hat", "effective / needed", "rise", "drift")
+EFFECTIVE = "effective / needed"
+COLUMNS = ("chains", "R-hat", EFFECTIVE, "rise", "drift")
 OF_LOSSES = ("rise", "drift")
 # Where columns begin, of a table that is so wide; letters are so wide there.
 EDGES = (0.0, 0.17, 0.25, 0.35, 0.57, 0.81, 1.05)
@@ -34,7 +35,7 @@ _MEANT: dict[str, tuple[str, ...]] = {
     "chains_disagree": ("R-hat",),
     "little_signal": ("rise",),
 }
-_NOT_CONVERGED = {"drift": "the loss still drifts", COLUMNS[2]: "are worth"}
+_NOT_CONVERGED = {"drift": "the loss still drifts", EFFECTIVE: "are worth"}
 
 
 def verdict_table(
@@ -112,7 +113,7 @@ def _row(ax: Axes, edges: list[float], row: float, name: str, d: Diagnosis) -> T
     cells = {
         "chains": f"{complete}/{len(d.chains)}",
         "R-hat": _number(d.rhat, ".2f"),
-        COLUMNS[2]: d.effective_text(),
+        EFFECTIVE: d.effective_text(),
         "rise": with_error(d.rise, d.rise_se),
         "drift": with_error(d.drift, d.drift_se),
     }

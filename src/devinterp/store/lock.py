@@ -16,6 +16,7 @@ import threading
 import time
 import uuid
 import weakref
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -25,7 +26,7 @@ from devinterp.schema.reading.keys import STATE_FOLDER, join_key
 from devinterp.store.location import Location
 from devinterp.store.lock_holder import STALE_SECONDS, has_flock, lives, name_of, pid_space, read_lock
 
-__all__ = ["LOCK_KEY", "WriterLock", "not_possible"]
+__all__ = ["LOCK_KEY", "WriterLock", "one_error"]
 
 LOCK_KEY = join_key(STATE_FOLDER, "lock")
 """The lock of whoever writes to the store."""
@@ -94,12 +95,8 @@ class WriterLock:
         """
         if self._hold is None:
             raise StoreError(f"The lock of {self._what} was given back.")
-        try:
+        with one_error(f"{self._what} could not be looked at"):
             self._hold.confirm()
-        except DevinterpError:
-            raise
-        except Exception as error:  # a folder that was closed to us, a network that is away
-            raise not_possible(f"{self._what} could not be looked at", error) from error
 
     def release(self) -> None:
         """Give the lock up; its file or object goes too."""
@@ -267,12 +264,18 @@ def _locked(holder: bytes, what: str) -> StoreLockedError:
     )
 
 
-def not_possible(what: str, error: Exception) -> StoreError:
-    """Return what is told of a store that raises while a run is written to it."""
-    return StoreError(
-        f"{what}: {str(error).rstrip('.')}.",
-        remedy="What was written stays; mend the cause and call again with the same arguments to resume.",
-    )
+@contextlib.contextmanager
+def one_error(problem: str) -> Iterator[None]:
+    """Make whatever a store raises while a run is written to it one error: closed folders, networks that are away."""
+    try:
+        yield
+    except DevinterpError:
+        raise
+    except Exception as error:
+        raise StoreError(
+            f"{problem}: {str(error).rstrip('.')}.",
+            remedy="What was written stays; mend the cause and call again with the same arguments to resume.",
+        ) from error
 
 
 def _removed(what: str) -> StoreError:

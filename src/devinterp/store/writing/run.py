@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from devinterp.errors import DevinterpError, StoreError
+from devinterp.errors import StoreError
 from devinterp.plain_json import dig
 from devinterp.schema import load
 from devinterp.schema.definition.spec import ArrayLayout, GroupLayout
@@ -24,7 +24,7 @@ from devinterp.schema.reading.keys import DOCUMENT, STATE_FOLDER, ChunkKeys, doc
 from devinterp.store.chain_checkpoints import ChainProgress, read_progress
 from devinterp.store.filesystem import remove_empty
 from devinterp.store.location import Location
-from devinterp.store.lock import LOCK_KEY, WriterLock, not_possible
+from devinterp.store.lock import LOCK_KEY, WriterLock, one_error
 from devinterp.store.reading.path_state import read_group
 from devinterp.store.writing.chain_writer import ChainWriter
 from devinterp.store.writing.request import Container, SamplesRequest, WriterAddress
@@ -117,13 +117,9 @@ class Run:
     @contextmanager
     def _writing(self) -> Iterator[None]:
         """Write only into a store that is still ours, and name it where it cannot be written."""
-        try:
+        with one_error(f"{self.location.name} could not be written"):
             self.confirm()
             yield
-        except DevinterpError:
-            raise
-        except Exception as error:  # whatever a store raises
-            raise not_possible(f"{self.location.name} could not be written", error) from error
 
     def confirm(self) -> None:
         """See that the store is still there, and still this run's.
