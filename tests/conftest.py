@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import importlib.util
 import os
 import shutil
@@ -13,8 +12,7 @@ from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, Phase, given, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, Phase, settings
 
 sys.path.insert(0, str(Path(__file__).parent / "helpers"))
 
@@ -111,19 +109,6 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         left_out = [item for item in items if item.get_closest_marker("needs")]
         config.hook.pytest_deselected(items=left_out)
         items[:] = [item for item in items if item not in left_out]
-
-
-def pytest_collection_finish() -> None:
-    """What torch, xarray and the tests have made by now stays to the end: no collection need look through it again."""
-    _first_example()
-    gc.collect()
-    gc.freeze()
-
-
-@settings(max_examples=1, database=None)
-@given(st.none())
-def _first_example(nothing: None) -> None:
-    """Have hypothesis make the generator that it holds: older ones find nobody who holds it, where that is frozen."""
 
 
 @pytest.fixture(scope="session")
