@@ -208,7 +208,7 @@ def test_a_chain_that_turns_nan_and_a_run_in_which_all_do(tmp_path, whole):
         go(tmp_path / "b.zarr", lr=1e30)
 
 
-LONGER = 75  # draws: a run that a worker does not end before it is killed
+LONGER = 150  # draws: a run that a worker does not end before it is killed
 
 
 @pytest.fixture(scope="module")
