@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import signal
 import socket
 import sys
@@ -17,7 +18,7 @@ from concurrent.futures import (
     Future,
     wait,
 )
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures.process import BrokenProcessPool, ProcessPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -314,6 +315,10 @@ class _Coordinator:
                     with suppress(IndexError):  # it has just been taken
                         task = tasks.popleft()
                         futures[executor.submit(run_chain_task, task)] = task
+                if isinstance(executor, ProcessPoolExecutor):
+                    # It looks after the processes that it knew when it last woke, which a task makes it do *before*
+                    # it starts a process for it: the last one would die unnoticed until some chain ends.
+                    executor.submit(os.getpid)
         except RuntimeError as error:
             if isinstance(error, BrokenExecutor):
                 raise
