@@ -134,7 +134,8 @@ def main() -> None:
                     runs[side].append(measure(name, side, folder, python, case.repetitions, case.warm))
             found = {s: {k: median(r[k] for r in rs) for k in rs[0]} for s, rs in runs.items()}
             for side, numbers in found.items():
-                print(f"{name:17s} {side:6s} {numbers['seconds']:9.3f} s   +{numbers['extra_mb']:7.0f} MB", flush=True)
+                times = f"{numbers['seconds']:9.3f} s   {numbers['cpu']:9.3f} s of CPU"
+                print(f"{name:17s} {side:6s} {times}   +{numbers['extra_mb']:7.0f} MB", flush=True)
             for what, reached, required, good in judge(case, found):
                 missed |= not good and args.scale >= 1
                 print(f"{name:17s} {'ok    ' if good else 'MISSED'} {reached:9.2f} {what} (required {required:.2f})")

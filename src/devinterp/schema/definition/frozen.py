@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import ItemsView, Iterator, Mapping, ValuesView
 from typing import Any, Generic, TypeVar
 
 __all__ = ["FrozenMapping"]
@@ -33,6 +33,14 @@ class FrozenMapping(Mapping[Key, Value], Generic[Key, Value]):
 
     def __len__(self) -> int:
         return len(self._items)
+
+    def values(self) -> ValuesView[Value]:
+        """Return what it holds; what a mapping has by itself looks every key up again, as for `items`."""
+        return self._items.values()
+
+    def items(self) -> ItemsView[Key, Value]:
+        """Return keys and what each holds."""
+        return self._items.items()
 
     def __repr__(self) -> str:
         return repr(self._items)

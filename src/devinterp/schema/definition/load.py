@@ -6,7 +6,7 @@ import copyreg
 import json
 import warnings
 from collections.abc import Mapping
-from functools import lru_cache, partial
+from functools import cache, lru_cache, partial
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ __all__ = ["available", "find_schema", "load", "load_document", "schemas_folder"
 ENTRY_POINT_GROUP = "devinterp.schemas"
 
 
+@cache
 def schemas_folder() -> Path:
     """Return the folder of the documents: inside an installed package, or beside ``src`` in a checkout."""
     package = Path(__file__).resolve().parents[2]

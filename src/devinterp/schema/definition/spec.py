@@ -191,6 +191,10 @@ class VariableSpec:
         given = str(values.get("loss_unit", NAT))
         return tuple(_in_unit(unit, given) for unit in (self.unit, *self.alternative_units))
 
+    def mask_name(self, families: Mapping[str, str]) -> str | None:
+        """Return the name of `mask` for a member of each family in the variable's name."""
+        return None if self.mask is None else self.mask.format_map(families)
+
     def matches(self, name: str) -> dict[str, str] | None:
         """Return the placeholder values for which ``name`` is this variable's, or None."""
         return match_pattern(self.name, name)
@@ -270,8 +274,8 @@ class NodeSpec:
 
     def mask_of(self, name: str) -> str | None:
         """Return the name of the variable that says which values of ``name`` count, whether it is there or not."""
-        spec, bound = self.find(name) or (None, {})
-        return None if spec is None or spec.mask is None else spec.mask.format_map(bound)
+        spec, families = self.find(name) or (None, {})
+        return None if spec is None else spec.mask_name(families)
 
 
 @dataclass(frozen=True)

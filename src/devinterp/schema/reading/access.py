@@ -96,7 +96,7 @@ class LocalAccess:
     def __init__(self, root: str | os.PathLike[str], *, follow_links: bool = False) -> None:
         self.name, self.archive = os.fspath(root), False
         self._root, self._follow = os.path.realpath(root), follow_links
-        self._inside: set[str] = {self._root}
+        self._inside = {self._root, self._root.rstrip("/")}
 
     def get(self, key: str, limit: int) -> bytes | None:
         path = self._resolve(key)
@@ -164,14 +164,21 @@ class LocalAccess:
         if not safe_key(key):
             raise EscapeError(f"The key {key!r} leads out of the store.")
         folder, _, name = os.path.join(self._root, key).rpartition("/")
-        if folder not in self._inside:
-            if not self._is_inside(folder):
-                raise EscapeError(f"{key!r} lies behind a symbolic link out of the store.")
-            self._inside.add(folder)
+        if not self._leads_inside(folder):
+            raise EscapeError(f"{key!r} lies behind a symbolic link out of the store.")
+        self._inside.add(folder)
         path = f"{folder}/{name}"
         if os.path.islink(path) and not self._is_inside(path):
             raise EscapeError(f"{key!r} is a symbolic link out of the store.")
         return path
+
+    def _leads_inside(self, folder: str) -> bool:
+        """Whether a folder's path stays in the store: no further up than to a folder that does is it followed."""
+        while folder not in self._inside:
+            if os.path.islink(folder):
+                return self._is_inside(folder)
+            folder = os.path.dirname(folder)
+        return True
 
     def _is_inside(self, path: str) -> bool:
         if self._follow:

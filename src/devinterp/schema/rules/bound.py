@@ -68,7 +68,8 @@ class Bound:
 
     def mask(self, name: str) -> str | None:
         """Name of the variable, if there is one here, that says which values of ``name`` count."""
-        mask = self.node.mask_of(name)
+        spec, families = self.variables.get(name) or (None, {})
+        mask = None if spec is None else spec.mask_name(families)
         return mask if mask in self.variables and mask in self.group.arrays else None
 
     def presence(self, spec: VariableSpec) -> str:

@@ -14,7 +14,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cache, cached_property, lru_cache
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -158,6 +158,12 @@ def predicate(
     return register
 
 
+@cache
+def _load_ours() -> None:
+    for module in _OURS:
+        import_module(module)
+
+
 @lru_cache(maxsize=1)
 def _load_installed() -> None:
     from importlib.metadata import entry_points
@@ -179,8 +185,7 @@ def find_predicate(name: str) -> Predicate:
 
     Raises `SchemaError` where nothing is registered under it.
     """
-    for module in _OURS:
-        import_module(module)
+    _load_ours()
     if name not in _REGISTRY:
         _load_installed()
     if name not in _REGISTRY:

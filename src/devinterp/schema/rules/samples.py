@@ -206,8 +206,8 @@ def _far(one: NDArray[Any], other: NDArray[Any], slack: float) -> NDArray[np.boo
 def positions_count(context: Context) -> Iterator[Problem]:
     """In every row that was written some position counts; a mask and the losses that it is of are both there."""
     masked: dict[str, list[str]] = {}
-    for name in context.bound.variables:
-        mask = context.bound.node.mask_of(name)
+    for name, (spec, families) in context.bound.variables.items():
+        mask = spec.mask_name(families)
         if mask is not None:
             masked.setdefault(mask, []).extend([name] if context.has(name) else [])
     for mask, losses in masked.items():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -102,9 +103,9 @@ class BifPlan:
             batch_size=batch_size,
             allow_partial=allow_partial,
         )
-        plan.input_ids()  # what cannot be labelled is refused before anything is computed
+        _ = plan.input_ids  # what cannot be labelled is refused before anything is computed
         if plan.by_token and not plan.average:
-            plan.target_positions()
+            _ = plan.target_positions
         return plan
 
     @property
@@ -134,14 +135,17 @@ class BifPlan:
     @property
     def units(self) -> dict[str, str]:
         """Units that differ from the schema's."""
-        node = load("bif").node("/").variables
-        names = ("influences", "influences_se") if self.covariance else ()
-        return {name: node[name].units(said_of_rows(self.run.metadata))[1] for name in names}
+        if not self.covariance:
+            return {}
+        node, given = load("bif").node("/").variables, said_of_rows(self.run.metadata)
+        return {name: node[name].units(given)[1] for name in ("influences", "influences_se")}
 
+    @cached_property
     def target_positions(self) -> npt.NDArray[np.int64]:
         """Label the losses by the positions of the tokens that they predict; see `Samples.target_positions`."""
         return self.run.target_positions()
 
+    @cached_property
     def input_ids(self) -> npt.NDArray[np.int64] | None:
         """Token ids of every sequence, (batch, position): whole rows, so that a position finds its token.
 
@@ -191,13 +195,12 @@ class BifPlan:
         coords: dict[str, Any] = {"batch_1": self.first, "batch_2": self.second}
         coords |= self.row_labels(batch_1=self.first, batch_2=self.second)
         if len(self.shape) == 4:
-            coords["target_position"] = coords["target_position_T"] = self.target_positions()
+            coords["target_position"] = coords["target_position_T"] = self.target_positions
         variables = {name: (self.dims, values) for name, values in data.items()}
         if self.mask is not None:
             variables["mask"] = (("batch", "target_position"), self.mask)
-        ids = self.input_ids()
-        if ids is not None:
-            variables["input_ids"] = (("batch", "position"), ids)
+        if self.input_ids is not None:
+            variables["input_ids"] = (("batch", "position"), self.input_ids)
         dataset = xr.Dataset(variables, coords=coords)
         return label_result(dataset, "bif", attrs=attrs, units=self.units)
 

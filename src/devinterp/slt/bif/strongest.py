@@ -55,16 +55,16 @@ def topk_of_source(source: Source, k: int) -> xr.Dataset:
     left out as wholes.
     """
     plan = source.plan
-    found = plan.input_ids()
+    found = plan.input_ids
     # Of rows that are not tokens none begins like another, as far as anybody can tell.
     ids = np.arange(len(plan.sequences))[:, None] if found is None else found
     tokens = plan.sequences.num_tokens if plan.by_token else 1
-    if plan.by_token and not np.array_equal(plan.target_positions(), np.arange(1, tokens + 1)):
+    if plan.by_token and not np.array_equal(plan.target_positions, np.arange(1, tokens + 1)):
         raise DataError(
             "top_k needs the losses of every position from the first on, in order: partners within a beginning that "
             "two rows share are left out, and how far that reaches is counted from there.",
             expected=list(range(1, min(tokens, 8) + 1)),
-            found=plan.target_positions().tolist()[:8],
+            found=plan.target_positions.tolist()[:8],
             remedy="Compute it of all positions and select in its result (along target_position), or leave out top_k.",
         )
     best = gather_strongest(source, k, ids) if isinstance(source, LazyOperands) else _strongest(source, k, ids)
@@ -176,7 +176,7 @@ def _result(
     coords |= plan.row_labels(batch_1=plan.first)
     if plan.by_token:
         position = np.maximum(partners, 0) % tokens
-        labels = plan.target_positions()
+        labels = plan.target_positions
         data["partner_position"] = (dims, np.where(found, labels[position], -1))
         if plan.run.has_tokens:
             data["partner_token"] = (dims, np.where(found, ids[np.maximum(sequence, 0), labels[position]], -1))

@@ -84,7 +84,7 @@ def stream_bif(source: Source, location: Location, *, se: bool = False) -> xr.Da
 def _layouts(plan: BifPlan, schema: Schema, se: bool) -> dict[str, ArrayLayout]:
     """The arrays of the store, from the schema, at the sizes of this result."""
     sizes = dict(zip(plan.dims, plan.shape, strict=True))
-    ids = plan.input_ids()
+    ids = plan.input_ids
     sizes |= {"batch": len(plan.sequences), **({} if ids is None else {"position": ids.shape[1]})}
     node = schema.node("/")
     labels = [name for name in plan.row_labels(batch_1=plan.first, batch_2=plan.second) if name in node.variables]
@@ -135,9 +135,9 @@ def _compare(location: Location, attributes: dict[str, Any], layouts: GroupLayou
 
 
 def _write_small(location: Location, plan: BifPlan, layouts: GroupLayout, schema: Schema) -> None:
-    values: dict[str, Any] = {"input_ids": plan.input_ids(), "batch_1": plan.first, "batch_2": plan.second}
+    values: dict[str, Any] = {"input_ids": plan.input_ids, "batch_1": plan.first, "batch_2": plan.second}
     values |= {name: label for name, (_, label) in plan.row_labels(batch_1=plan.first, batch_2=plan.second).items()}
-    values |= {name: plan.target_positions() for name in ("target_position", "target_position_T")}
+    values |= dict.fromkeys(("target_position", "target_position_T"), plan.target_positions)
     if plan.mask is not None:
         values["mask"] = plan.mask
     for name, layout in layouts.arrays.items():

@@ -148,10 +148,10 @@ def _told(run: Samples) -> dict[str, Any]:
 
 
 def _between(
-    first: Samples, other: Samples, combined: Combined, observables: tuple[str, ...] | None
+    first: Samples, ours: Mapping[str, Any], other: Samples, combined: Combined, observables: tuple[str, ...] | None
 ) -> Iterator[tuple[str, Any, Any]]:
-    """Yield what two runs both tell, tell differently, and may not differ in."""
-    ours, theirs = _told(first), _told(other)
+    """Yield what two runs both tell, the first of them `ours`, tell differently, and may not differ in."""
+    theirs = _told(other)
 
     def differ(entry: Entry) -> bool:
         return entry.path in ours and entry.path in theirs and ours[entry.path] != theirs[entry.path]
@@ -177,10 +177,11 @@ def _between(
 def _problems(runs: Mapping[str, Samples], combined: Combined, observables: tuple[str, ...] | None) -> list[str]:
     """Say what every run may not differ in from the first, and does."""
     (first, reference), *others = runs.items()
+    told = _told(reference)
     return [
         _difference(path, name, theirs, first, ours)
         for name, run in others
-        for path, ours, theirs in _between(reference, run, combined, observables)
+        for path, ours, theirs in _between(reference, told, run, combined, observables)
     ]
 
 

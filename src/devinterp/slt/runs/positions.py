@@ -74,11 +74,11 @@ def _was_cut(dataset: xr.Dataset, dim: str) -> bool:
     in those of others they may be longer than the array, and tell where those of losses and tokens fit each other.
     """
     chunks: dict[str, set[int]] = {"token_pos": set(), "token": set()}
-    for name, array in dataset.data_vars.items():
+    for name, array in dataset.variables.items():
         own = [d for d in chunks if d in array.dims]
         if not own or not str(name).startswith(("loss_", "input_ids_")):
             continue
-        stored = stored_size(array.variable, dim) if own == [dim] else None
+        stored = stored_size(array, dim) if own == [dim] else None
         if stored is not None:
             return stored > array.sizes[dim]
         chunks[own[0]].add(int((array.encoding.get("preferred_chunks") or {}).get(own[0], 0)))

@@ -58,7 +58,7 @@ def in_memory(array: xr.DataArray) -> bool:
     xarray has no public name for it. It decides what a block may hold in memory, not speed: 50 MB in memory are read as
     fast either way.
     """
-    return not is_dask(array) and bool(array.variable._in_memory)
+    return bool(array.variable._in_memory)
 
 
 def block_slices(array: xr.DataArray) -> list[tuple[slice, slice]]:

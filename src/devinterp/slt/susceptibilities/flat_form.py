@@ -70,15 +70,18 @@ def flat_tree(
     masked = [name for name, mask in zip(probes, counts or (), strict=False) if mask is not None]
     attrs = {**attrs, **({"masked": masked} if masked else {})}
     dims = ("sus_flat", "wr") if checkpoints is None else ("checkpoint", "sus_flat", "wr")
-    sus = xr.Dataset({variable: (dims, values) for variable, values in data.items()})
-    sus = sus.assign_coords(_flat("sus_flat", "target_position", batches, targets, labels or {}, counts))
-    sus = sus.assign_coords(wr=("wr", string_index(restrictions)))
-    if checkpoints is not None:
-        sus = sus.assign_coords(checkpoint=("checkpoint", checkpoints))
+    axes: dict[str, Any] = {"wr": ("wr", string_index(restrictions))}
+    axes |= {} if checkpoints is None else {"checkpoint": ("checkpoint", checkpoints)}
+    sus = xr.Dataset(
+        {variable: (dims, values) for variable, values in data.items()},
+        coords=_flat("sus_flat", "target_position", batches, targets, labels or {}, counts),
+    ).assign_coords(axes)
     context = xr.Dataset()
     if tokens:
-        context["input_ids"] = ("ctx_flat", np.concatenate([ids.ravel() for ids in tokens.values()]))
-        context = context.assign_coords(_flat("ctx_flat", "position", batches, positions, labels or {}))
+        context = xr.Dataset(
+            {"input_ids": ("ctx_flat", np.concatenate([ids.ravel() for ids in tokens.values()]))},
+            coords=_flat("ctx_flat", "position", batches, positions, labels or {}),
+        )
     told = root or {}
     tree = xr.DataTree.from_dict(
         {
