@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 import struct
 import zipfile
+from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import zarr
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from zarr.storage import LocalStore, MemoryStore, ZipStore
 
 from devinterp.errors import SettingError, StoreError
@@ -27,6 +30,7 @@ from devinterp.schema.reading.access import (
 )
 from devinterp.schema.reading.target import zip_entries
 
+PLACES = ("store", "store/a", "store/a/b", "store/o", "beside", "beside/b")
 CONTENT = {"zarr.json": b"{}", "b/zarr.json": b"[]", "b/c/0/1": b"12345678", "b/c/0/10": b"", "a": b"x"}
 
 
@@ -373,3 +377,25 @@ def test_the_list_of_an_archive_is_judged_by_the_largest_of_its_sizes(tmp_path: 
     assert zip_entries(path) == 1  # no list is longer than its file
     path.write_bytes(b"PK\5\6" + struct.pack("<HHHHIIH", 0, 0, 9, 9, 2**31, 0, 60_000) + bytes(60_000))
     assert zip_entries(path) == 60_022 // 47 + 1
+
+
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(links=st.dictionaries(st.sampled_from(["a/l", "a/b/l", "m", "o/l"]), st.sampled_from(PLACES), min_size=1))
+def test_what_lies_behind_links_is_read_where_it_lies_in_the_store(
+    tmp_path_factory: pytest.TempPathFactory, links: dict[str, str]
+) -> None:
+    top = tmp_path_factory.mktemp("links")
+    for place in PLACES:
+        (top / place).mkdir(parents=True, exist_ok=True)
+        (top / place / "f").write_bytes(place.encode())
+    for name, target in links.items():
+        (top / "store" / name).symlink_to(top / target)
+    access = LocalAccess(top / "store")
+    folders = ["", *("/".join(p) for n in (1, 2, 3) for p in product(("a", "b", "l", "m", "o"), repeat=n))]
+    for path in (f"{name}/f".strip("/") for name in folders):
+        real = os.path.realpath(top / "store" / path)
+        if real.startswith(f"{os.path.realpath(top / 'store')}/"):
+            assert access.get(path, 99) == (Path(real).read_bytes() if os.path.exists(real) else None)
+        else:
+            with pytest.raises(EscapeError):
+                access.get(path, 99)

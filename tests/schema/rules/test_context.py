@@ -10,7 +10,6 @@ from contexts import context_of
 
 from devinterp.schema import Limits
 from devinterp.schema.reading.nodes import NotReadableError
-from devinterp.schema.rules.context import written_rows
 from devinterp.testing import make_tree
 
 SIZES = {"num_chains": 4, "num_draws": 5, "num_burnin_steps": 3, "num_steps_bw_draws": 2}
@@ -25,14 +24,14 @@ def run(written: Any = None, **parameters: Any) -> Any:
 
 def test_rows_of_draws_are_those_written() -> None:
     context = context_of(run([5, 0, 1, 3]))
-    assert written_rows(context, "draw") == ([5, 0, 1, 3], [5, 0, 1, 3])
+    assert context.rows_of_chains("draw") == ([5, 0, 1, 3], [5, 0, 1, 3])
     assert context.written_rows("draw") == [5, 0, 1, 3]
 
 
 def test_steps_after_the_last_draw_may_or_may_not_be_written() -> None:
     """Draw n is taken at step burnin + n * between, before that step's update; the last steps follow the last draw."""
     context = context_of(run([5, 0, 1, 3]))
-    surely, at_most = written_rows(context, "step")
+    surely, at_most = context.rows_of_chains("step")
     assert surely == [3 + 5 * 2, 0, 3 + 0 * 2 + 1, 3 + 2 * 2 + 1]
     assert at_most == [3 + 5 * 2, 3, 3 + 1 * 2, 3 + 3 * 2]
     assert context.written_rows("step") == surely
@@ -40,28 +39,28 @@ def test_steps_after_the_last_draw_may_or_may_not_be_written() -> None:
 
 @pytest.mark.parametrize("written", [[-1, 0, 0, 0], [6, 0, 0, 0]])
 def test_numbers_that_make_no_sense_say_nothing(written: list[int]) -> None:
-    assert written_rows(context_of(run(written)), "draw") == (None, None)
+    assert context_of(run(written)).rows_of_chains("draw") == (None, None)
 
 
 def test_without_what_it_needs_nothing_is_said() -> None:
     tree = run([5, 0, 1, 3])
     bare = tree.to_dataset().drop_vars("draws_written")
-    assert written_rows(context_of(bare), "draw") == (None, None)
-    assert written_rows(context_of(tree), "token_pos") == (None, None)
-    assert written_rows(context_of(tree, values=False), "draw") == (None, None)
+    assert context_of(bare).rows_of_chains("draw") == (None, None)
+    assert context_of(tree).rows_of_chains("token_pos") == (None, None)
+    assert context_of(tree, values=False).rows_of_chains("draw") == (None, None)
     for name in ("num_burnin_steps", "num_steps_bw_draws"):
         lacking = run([5, 0, 1, 3])
         lacking.attrs["metadata"]["config"]["sampler"].pop(name)
-        assert written_rows(context_of(lacking), "draw")[0] == [5, 0, 1, 3]
-        assert written_rows(context_of(lacking), "step") == (None, None)
+        assert context_of(lacking).rows_of_chains("draw")[0] == [5, 0, 1, 3]
+        assert context_of(lacking).rows_of_chains("step") == (None, None)
     steps = [n for n, v in tree.data_vars.items() if "step" in v.dims]
-    assert written_rows(context_of(tree.to_dataset().drop_vars(steps)), "step") == (None, None)
+    assert context_of(tree.to_dataset().drop_vars(steps)).rows_of_chains("step") == (None, None)
 
 
 def test_which_steps_a_selection_left_of_chains_that_stopped_is_not_known() -> None:
     context = context_of(run([5, 4, 1, 3]).isel(step=slice(6, None)))
-    assert written_rows(context, "step") == ([7, 0, 0, 0], [7, 7, 7, 7])
-    assert written_rows(context, "draw") == ([5, 4, 1, 3], [5, 4, 1, 3])
+    assert context.rows_of_chains("step") == ([7, 0, 0, 0], [7, 7, 7, 7])
+    assert context.rows_of_chains("draw") == ([5, 4, 1, 3], [5, 4, 1, 3])
 
 
 def test_sizes_and_names_are_those_of_declared_variables() -> None:

@@ -13,6 +13,7 @@ from devinterp.slt.bif import compute_bif
 from devinterp.slt.bif import kernels as _kernels
 from devinterp.slt.bif.kernels import TILE_COLUMNS, matrix_product, product_se, standardize
 from devinterp.slt.bif.request import check_memory
+from devinterp.slt.runs.run import Samples
 from devinterp.slt.uncertainty.batch_means import Batches, batch_groups
 
 
@@ -210,6 +211,16 @@ def test_results_survive_a_store_identically(tmp_path, options):
     back = xr.open_dataset(tmp_path / "bif.zarr", engine="zarr", consolidated=False)
     assert back.identical(result)
     assert validate(tmp_path / "bif.zarr").ok
+
+
+@pytest.mark.parametrize("correlation_method", ["token", "sequence"])
+def test_the_tokens_of_a_stored_run_are_read_once(tmp_path, monkeypatch, correlation_method):
+    tree, read = to_store(make_run(rows={"b": 3, "a": 2}), tmp_path / "run.zarr"), []
+    of_run = Samples.input_ids
+    monkeypatch.setattr(Samples, "input_ids", lambda run, name: read.append(name) or of_run(run, name))
+    compute_bif(tree, correlation_method=correlation_method)
+    compute_bif(tree, correlation_method=correlation_method, output_path=tmp_path / "bif.zarr")
+    assert read == ["a", "b", "a", "b"]
 
 
 def test_selections_work():

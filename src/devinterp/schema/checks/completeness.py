@@ -28,7 +28,7 @@ from devinterp.schema.reading.keys import (
 from devinterp.schema.reading.nodes import join
 from devinterp.schema.reading.parse_json import parse_document
 from devinterp.schema.reading.store_tree import same_document
-from devinterp.schema.rules.context import Context, written_rows
+from devinterp.schema.rules.context import Context
 from devinterp.schema.rules.registry import holds_where_filled
 
 if TYPE_CHECKING:
@@ -124,7 +124,6 @@ class _Chunks:
         self.states = (
             [s.get("status") if isinstance(s, dict) else None for s in states] if isinstance(states, list) else []
         )
-        self._rows: dict[str, list[int] | None] = {}
         self._dangling: set[str] = set()
 
     def check(self) -> None:
@@ -266,9 +265,7 @@ class _Chunks:
         if spec.prefix is None or "chain" not in array.dims or spec.prefix not in array.dims:
             return False
         assert array.storage is not None
-        if spec.prefix not in self._rows:
-            self._rows[spec.prefix] = written_rows(self.context, spec.prefix)[1]
-        rows = self._rows[spec.prefix]
+        rows = self.context.rows_of_chains(spec.prefix)[1]
         if rows is None:
             return False
         chain_axis, row_axis = array.dims.index("chain"), array.dims.index(spec.prefix)

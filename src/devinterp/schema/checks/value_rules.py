@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from devinterp.errors import PredicateError
 from devinterp.schema.checks.names_and_types import component, pinned
 from devinterp.schema.findings.codes import RuleCode
-from devinterp.schema.rules.context import Context, written_rows
+from devinterp.schema.rules.context import Context
 from devinterp.schema.rules.counted_values import Counted
 from devinterp.schema.rules.registry import Predicate, find_predicate, resolve_arguments
 
@@ -70,7 +70,7 @@ class VariableRules:
         self.surely: list[int] | None = None
         self.at_most: list[int] | None = None
         if spec.prefix is not None and "chain" in array.dims and spec.prefix in array.dims:
-            self.surely, self.at_most = written_rows(context, spec.prefix)
+            self.surely, self.at_most = context.rows_of_chains(spec.prefix)
         states = context.setting("metadata.run.chains")
         # Of a chain that lost data, what can still be read behind the loss stays.
         self.kept = {

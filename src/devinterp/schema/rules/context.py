@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     from devinterp.schema.reading.nodes import GroupNode
     from devinterp.schema.rules.bound import Bound
 
-__all__ = ["Context", "out_of_order", "written_rows"]
+__all__ = ["Context", "out_of_order"]
+
+Written = tuple[list[int] | None, list[int] | None]
 
 
 class Context:
@@ -41,6 +43,7 @@ class Context:
     def __init__(self, bound: Bound, values: Values | None, tree: Mapping[str, Bound]) -> None:
         self.bound, self._values, self._tree = bound, values, tree
         self.attrs: Mapping[str, Any] = bound.group.attrs
+        self._rows: dict[str, Written] = {}
 
     @property
     def group(self) -> GroupNode:
@@ -88,7 +91,19 @@ class Context:
 
     def written_rows(self, dim: str) -> list[int] | None:
         """For each chain how many rows along ``dim`` are surely written; None where nothing says so."""
-        return written_rows(self, dim)[0]
+        return self.rows_of_chains(dim)[0]
+
+    def rows_of_chains(self, dim: str) -> Written:
+        """Return for each chain how many rows along ``dim`` are surely written, and behind which all is fill.
+
+        Between a draw and the next the steps of a chain that failed may or may not have been kept, so that for steps
+        the two numbers differ. Both are None where no ``draws_written`` is declared, or where it makes no sense. Of a
+        part of a run nobody knows which rows are left: all of a chain that went to its end are written, and any of
+        another one.
+        """
+        if dim not in self._rows:  # every variable along it asks
+            self._rows[dim] = _rows_of_chains(self, dim)
+        return self._rows[dim]
 
     def child(self, name: str) -> Context | None:
         """Return the context of a group below, or None."""
@@ -103,13 +118,7 @@ class Context:
                 yield name, child
 
 
-def written_rows(context: Context, dim: str) -> tuple[list[int] | None, list[int] | None]:
-    """For each chain: rows along ``dim`` that are surely written, and rows behind which everything is fill.
-
-    Between a draw and the next the steps of a chain that failed may or may not have been kept, so that for steps the
-    two numbers differ. Both are None where no ``draws_written`` is declared, or where it makes no sense. Of a part of a
-    run nobody knows which rows are left: all of a chain that went to its end are written, and any of another one.
-    """
+def _rows_of_chains(context: Context, dim: str) -> Written:
     found, rows = _rows_when_sampled(context, dim), context.size(dim)
     if found is None or rows is None:
         return None, None
