@@ -13,7 +13,12 @@ from pathlib import Path
 import pytest
 
 SOURCE = Path(__file__).parents[1] / "src" / "devinterp"
-MODULES = {p.relative_to(SOURCE).as_posix(): ast.parse(p.read_text()) for p in sorted(SOURCE.rglob("*.py"))}
+MODULES = sorted(p.relative_to(SOURCE).as_posix() for p in SOURCE.rglob("*.py"))
+
+
+@cache
+def parsed(module: str) -> ast.AST:
+    return ast.parse((SOURCE / module).read_text())
 
 
 def texts(tree: ast.AST) -> Iterator[tuple[ast.AST, str]]:
@@ -61,7 +66,7 @@ MAY_NAME_KEYS = {
 
 @pytest.mark.parametrize("module", [m for m in MODULES if m not in MAY_NAME_KEYS])
 def test_keys_of_zarr_are_built_and_parsed_in_one_place(module: str) -> None:
-    found = copies_of_keys(MODULES[module])
+    found = copies_of_keys(parsed(module))
     if module.startswith("testing/mutations/"):  # they name chunks of stores that they have just made
         found = [f for f in found if "f'" in f]
     assert not found, f"{module} knows how keys of Zarr look (schema/reading/keys.py does): {found}"
@@ -69,7 +74,7 @@ def test_keys_of_zarr_are_built_and_parsed_in_one_place(module: str) -> None:
 
 @pytest.mark.parametrize("module", [m for m in MODULES if m in MAY_NAME_KEYS and "keys.py" not in m])
 def test_the_exceptions_build_no_keys(module: str) -> None:
-    assert not [f for f in copies_of_keys(MODULES[module]) if "/c" in f or "c/" in f or "/zarr.json" in f]
+    assert not [f for f in copies_of_keys(parsed(module)) if "/c" in f or "c/" in f or "/zarr.json" in f]
 
 
 def walks_dotted_paths(function: ast.FunctionDef) -> bool:
@@ -102,8 +107,8 @@ def makes_plain(function: ast.FunctionDef) -> bool:
 def test_json_documents_are_looked_into_and_made_plain_in_one_place(sign, what):
     found = [
         f"{module}: {node.name}"
-        for module, tree in MODULES.items()
-        for node in ast.walk(tree)
+        for module in MODULES
+        for node in ast.walk(parsed(module))
         if isinstance(node, ast.FunctionDef) and sign(node)
     ]
     assert [f for f in found if not f.startswith("plain_json.py")] == [], f"plain_json.{what} does that"
@@ -202,14 +207,14 @@ MAY_READ_THE_SETTINGS = {
 
 @pytest.mark.parametrize("module", [m for m in MODULES if m != "steps.py"])
 def test_draws_are_counted_in_steps_in_one_place(module):
-    found = counts_steps(MODULES[module])
+    found = counts_steps(parsed(module))
     if module in MAY_READ_THE_SETTINGS:
         found = [f for f in found if "reads the settings" not in f]
     assert not found, f"{module} counts draws in steps (steps.StepLayout does): {found}"
 
 
 def test_the_place_that_counts_draws_in_steps_is_recognised():
-    assert len(counts_steps(MODULES["steps.py"])) >= 5
+    assert len(counts_steps(parsed("steps.py"))) >= 5
 
 
 @pytest.mark.parametrize(
@@ -240,7 +245,7 @@ def code(tree: ast.Module) -> str:
 
 @cache
 def every_code() -> dict[str, str]:
-    return {module: code(tree) for module, tree in MODULES.items()}
+    return {module: code(parsed(module)) for module in MODULES}
 
 
 # Of what the concept cannot be had without: the sign, the modules that bear it, and copies that must be noticed.
@@ -354,6 +359,6 @@ def meanings(module: ast.Module) -> Iterator[str]:
 
 
 def test_what_an_option_means_is_said_once() -> None:
-    said = Counter(text for tree in MODULES.values() for text in meanings(tree))
+    said = Counter(text for module in MODULES for text in meanings(parsed(module)))
     assert len(said) > 100
     assert [text for text, times in said.items() if times > 1] == [], "say 'As in `FUNCTION`.'"

@@ -36,21 +36,22 @@ def test_findings_are_1_with_code_place_expectation_and_remedy(run, store, tmp_p
     assert run("validate", broken, "--level", "structure")[0] == 0
 
 
-@pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
-def test_names_that_the_output_cannot_encode_are_escaped(encoding, tmp_path):
+def test_names_that_the_output_cannot_encode_are_escaped(tmp_path, monkeypatch):
     from devinterp.testing import make_store
 
     store = make_store(tmp_path / "läufe 日.zarr", "study", members={"restriction": {"full": {}, "頭": {}}})
     shutil.rmtree(Path(store) / "頭" / "init_loss")
-    for command, code in (("info", 0), ("validate", 1)):
-        done = subprocess.run(
-            [sys.executable, "-m", "devinterp", command, str(store)],
-            env={**os.environ, "PYTHONIOENCODING": encoding},
-            capture_output=True,
-            check=False,
-        )
-        assert (done.returncode, done.stderr) == (code, b"")
-        assert b"\\u65e5.zarr" in done.stdout
+    for encoding in ("ascii", "cp1252"):
+        for command, code in (("info", 0), ("validate", 1)):
+            streams = {name: io.TextIOWrapper(io.BytesIO(), encoding=encoding) for name in ("stdout", "stderr")}
+            with monkeypatch.context() as patch:
+                for name, stream in streams.items():
+                    patch.setattr(sys, name, stream)
+                with pytest.raises(SystemExit) as done:
+                    main([command, str(store)])
+            shown = {name: stream.flush() or stream.buffer.getvalue() for name, stream in streams.items()}
+            assert (done.value.code, shown["stderr"]) == (code, b"")
+            assert b"\\u65e5.zarr" in shown["stdout"]
 
 
 def test_what_cannot_be_read_is_2(run, store, tmp_path):
@@ -267,8 +268,8 @@ def test_the_list_of_commands_the_version_and_completion(run):
     assert run("--version")[1].split()[-1] == devinterp.__version__
 
 
-def terminal(arguments, **environment):
-    """Run at a pseudo-terminal and return what it showed."""
+def terminal(arguments, *environments):
+    """Run at a pseudo-terminal, once in each environment after the other, and return what each showed."""
     import pty
 
     shown = bytearray()
@@ -276,17 +277,25 @@ def terminal(arguments, **environment):
     def read(descriptor):
         data = os.read(descriptor, 4096)
         shown.extend(data)
-        return b""
+        return data  # whoever returns nothing is asked no more
 
-    code = "import os, sys; os.environ.update({}); from devinterp.cli import main; main({})"
-    pty.spawn([sys.executable, "-c", code.format(environment, [str(a) for a in arguments])], read, lambda _: b"")
-    return shown.decode()
+    code = """
+import contextlib, os
+from devinterp.cli import main
+for environment in {}:
+    os.environ.update(environment)
+    with contextlib.suppress(SystemExit):
+        main({})
+    print("that was all", flush=True)
+"""
+    pty.spawn([sys.executable, "-c", code.format(environments, [str(a) for a in arguments])], read, lambda _: b"")
+    return shown.decode().split("that was all")[: len(environments)]
 
 
 def test_colours_are_for_terminals_and_no_color_is_honoured(run, store):
     assert "\x1b[" not in run("validate", store)[1]
-    assert "\x1b[1;32m" in terminal(["validate", store], TERM="xterm-256color")
-    plain = terminal(["validate", store], TERM="xterm-256color", NO_COLOR="1")
+    coloured, plain = terminal(["validate", store], {"TERM": "xterm-256color"}, {"NO_COLOR": "1"})
+    assert "\x1b[1;32m" in coloured
     assert "32m" not in plain
     assert "no findings" in plain
 

@@ -20,11 +20,14 @@ def training() -> Any:
 @pytest.fixture
 def stage(training: Any, reference: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """The names that the how-to pages and the README say they use."""
+    import dask
     import toy
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
     monkeypatch.chdir(tmp_path)
+    # Workers of a cluster are forked from the server of our own, which has torch imported.
+    dask.config.set({"distributed.worker.multiprocessing-method": "forkserver"})
     model, states = training
     letters = {character: index for index, character in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
     tokenizer = Tokenizer(models.BPE(vocab=letters, merges=[]))

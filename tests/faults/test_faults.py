@@ -9,7 +9,7 @@ import threading
 import time
 import warnings
 from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import active_children, get_context
+from multiprocessing import active_children
 
 import numpy as np
 import pytest
@@ -27,6 +27,7 @@ from devinterp.errors import (
     StoreLockedError,
 )
 from devinterp.slt.sampling import sample
+from devinterp.slt.sampling.running import pool as processes
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -239,7 +240,7 @@ def test_a_worker_process_is_killed(tmp_path, longer, ours):
 
     thread = threading.Thread(target=kill)
     thread.start()
-    executor = None if ours else ProcessPoolExecutor(2, mp_context=get_context("spawn"))
+    executor = None if ours else ProcessPoolExecutor(2, mp_context=processes._context())
     options = {"chain_method": "parallel", "threads_per_chain": 1, **LONGER}
     # Chain 0 may be sampled in this process, and then waits for the kill: a worker is to have chain 1.
     with pytest.raises(SamplingError, match="worker process died"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from functools import cache
 
 import numpy as np
 import pytest
@@ -107,16 +108,18 @@ def test_the_metrics_tell_the_inflation_of_the_llc(largest):
     assert weights.inflation == pytest.approx(1 / (1 - own["lr"] * 20 / 4), rel=0.3)
 
 
+@cache
+def small_runs():
+    return simulate(Quadratic(np.linspace(0.2, 3, 10)), runs=1, seed=0, n_beta=30.0, localization=20.0, lr=3e-3)
+
+
 @settings(max_examples=10, deadline=None)
 @given(st.floats(-3, 3))
 def test_the_inflation_owes_nothing_to_what_is_observed(power):
     """Rows on which the loss rises by another amount than on the sampled ones."""
-    (run,) = RUNS
+    (run,) = small_runs()
     other = run.assign({n: run[n].astype(np.float64) * 10.0**power for n in ("loss_train", "init_loss_train")})
     assert diagnose(other).step_bias == diagnose(run).step_bias
-
-
-RUNS = simulate(Quadratic(np.linspace(0.2, 3, 10)), runs=1, seed=0, n_beta=30.0, localization=20.0, lr=3e-3)
 
 
 class Quartic(Quadratic):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import signal
 import sys
@@ -30,7 +29,8 @@ from devinterp.store.lock import LOCK_KEY, WriterLock
 
 @pytest.fixture(scope="module")
 def pool():
-    with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn")) as executor:
+    # Of a context that has torch imported: a pool that imports it in each process is no other, and 8 s of CPU later.
+    with ProcessPoolExecutor(2, mp_context=processes._context()) as executor:
         yield executor
 
 
@@ -159,9 +159,11 @@ def test_a_study_is_one_task_per_restriction_and_chain(pool):
 
 @pytest.mark.slow
 def test_a_dask_cluster_gives_the_same_bytes(tmp_path):
+    import dask
     import distributed
 
     with (
+        dask.config.set({"distributed.worker.multiprocessing-method": "forkserver"}),  # of ours, which has torch
         distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster,
         distributed.Client(cluster) as client,
     ):
