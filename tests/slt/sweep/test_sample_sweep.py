@@ -51,13 +51,27 @@ def digests(path, group):
     return {p: hashlib.sha256(p.read_bytes()).hexdigest() for p in files if "draws_written" not in p.parts}
 
 
-def test_every_cell_is_what_sampling_it_alone_gives_short_or_extended(tmp_path):
-    tree = swept(tmp_path / "s.zarr")
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """Where a sweep lies, and its tree: to be read, and copied where it is to go on."""
+    path = tmp_path_factory.mktemp("whole") / "s.zarr"
+    return path, swept(path)
+
+
+@pytest.fixture(scope="module")
+def pilot(tmp_path_factory):
+    """Where a sweep lies that kept its states and extended nothing yet, and its tree."""
+    path = tmp_path_factory.mktemp("pilot") / "s.zarr"
+    return path, swept(path, keep_state=True, extend=0)
+
+
+def test_every_cell_is_what_sampling_it_alone_gives_short_or_extended(whole):
+    path, tree = whole
     assert tree.devinterp.kind == "sweep"
-    report = devinterp.validate(tmp_path / "s.zarr")
+    report = devinterp.validate(path)
     assert report.ok, report
     assert not report.findings
-    assert not (tmp_path / "s.zarr" / ".devinterp").exists(), "states are not kept unless asked for"
+    assert not (path / ".devinterp").exists(), "states are not kept unless asked for"
     assert sorted(lengths(tree).values()) == [(1, 2), (1, 2), (1, 2), (2, 4)]
     assert tree["n_beta"].values.tolist() == [0.0, 30.0, 0.0, 30.0]
     for name, cell in tree.children.items():
@@ -185,16 +199,15 @@ def test_initial_losses_are_computed_once(monkeypatch):
     assert sorted(calls) == ["initial_losses", "observable_initial_losses"]
 
 
-def test_the_same_call_returns_what_is_there(tmp_path):
-    path, events = tmp_path / "s.zarr", []
-    tree = swept(path)
+def test_the_same_call_returns_what_is_there(whole):
+    (path, tree), events = whole, []
     again = swept(path, progress=events.append)
     assert not events
-    xr.testing.assert_identical(tree.load(), again.load())
+    xr.testing.assert_identical(tree.copy().load(), again.load())
 
 
-def test_an_interrupted_sweep_goes_on_in_either_stage(tmp_path):
-    whole = swept()
+def test_an_interrupted_sweep_goes_on_in_either_stage(whole, tmp_path):
+    _, uninterrupted = whole
 
     class Interruption(Exception):
         pass
@@ -211,17 +224,16 @@ def test_an_interrupted_sweep_goes_on_in_either_stage(tmp_path):
             swept(path, progress=strike, checkpoint_every=1)
         assert json.loads((path / "zarr.json").read_text())["attributes"]["completed"] == 0
         resumed = swept(path)
-        assert lengths(resumed) == lengths(whole)
-        for name, cell in whole.children.items():
+        assert lengths(resumed) == lengths(uninterrupted)
+        for name, cell in uninterrupted.children.items():
             for variable, values in cell.data_vars.items():
                 np.testing.assert_array_equal(
                     resumed[name][variable].values, values.values, err_msg=f"{name} {variable}"
                 )
 
 
-def test_further_values_are_added_and_nothing_is_sampled_again(tmp_path):
-    path = tmp_path / "s.zarr"
-    before = swept(path)
+def test_further_values_are_added_and_nothing_is_sampled_again(whole, tmp_path):
+    path, before = shutil.copytree(whole[0], tmp_path / "s.zarr"), whole[1]
     kept = {name: digests(path, name) for name in before.children}
     more = swept(path, grid={**GRID, "lr": [3e-4]}, extend=0)
     cells = [tree.attrs["metadata"]["config"]["cells"] for tree in (before, more)]
@@ -234,7 +246,7 @@ def test_further_values_are_added_and_nothing_is_sampled_again(tmp_path):
     assert more.devinterp.sweep()["lr"].values.tolist() == [1e-4, 3e-4, 1e-3]
 
 
-def test_more_cells_are_extended_later_where_the_states_were_kept(tmp_path):
+def test_more_cells_are_extended_later_where_the_states_were_kept(whole, tmp_path):
     path = tmp_path / "s.zarr"
     swept(path, keep_state=True)
     tree = swept(path, extend=2, keep_state=True)
@@ -242,32 +254,31 @@ def test_more_cells_are_extended_later_where_the_states_were_kept(tmp_path):
     fresh = swept(extend=2)
     for name in fresh.children:
         np.testing.assert_array_equal(tree[name]["loss_train"].values, fresh[name]["loss_train"].values)
-    swept(tmp_path / "forgotten.zarr")
+    forgotten = shutil.copytree(whole[0], tmp_path / "forgotten.zarr")
     with pytest.raises(StoreConflictError, match="did not keep the states"):
-        swept(tmp_path / "forgotten.zarr", extend=2)
+        swept(forgotten, extend=2)
 
 
-def test_chains_elsewhere_give_the_same(tmp_path):
+def test_chains_elsewhere_give_the_same(whole, tmp_path):
     with ThreadPoolExecutor(2) as executor:
         tree = swept(tmp_path / "s.zarr", chain_method="parallel", executor=executor)
-    here = swept()
+    _, here = whole
     assert lengths(tree) == lengths(here)
     for name in here.children:
         np.testing.assert_array_equal(tree[name]["loss_train"].values, here[name]["loss_train"].values)
 
 
-def test_time_is_counted_over_both_stages(tmp_path):
-    tree = swept(tmp_path / "s.zarr", keep_state=True, extend=0)
-    pilot = tree.devinterp.sweep()["seconds"]
-    assert (pilot > 0).all()
-    longer = swept(tmp_path / "s.zarr", keep_state=True).devinterp.sweep()["seconds"]
-    assert (longer >= pilot).all()
-    assert float(longer.sum()) > float(pilot.sum())
+def test_time_is_counted_over_both_stages(pilot, tmp_path):
+    path, tree = shutil.copytree(pilot[0], tmp_path / "s.zarr"), pilot[1]
+    before = tree.devinterp.sweep()["seconds"]
+    assert (before > 0).all()
+    longer = swept(path, keep_state=True).devinterp.sweep()["seconds"]
+    assert (longer >= before).all()
+    assert float(longer.sum()) > float(before.sum())
 
 
-def test_time_that_the_disk_took_at_a_chains_end_is_not_forgotten(tmp_path):
-    path = tmp_path / "s.zarr"
-    before = swept(path, keep_state=True, extend=0)
+def test_time_that_the_disk_took_at_a_chains_end_is_not_forgotten(pilot, tmp_path):
+    path, before = shutil.copytree(pilot[0], tmp_path / "s.zarr"), pilot[1]
     for name in before.children:
         chains = before[name].sizes["chain"]
         StoreEditor(path).set_attribute(name, "metadata.run.seconds", [100.0] * chains)
@@ -275,10 +286,9 @@ def test_time_that_the_disk_took_at_a_chains_end_is_not_forgotten(tmp_path):
     assert (after.devinterp.sweep()["seconds"] >= 100).all()
 
 
-def test_another_model_or_dataset_is_refused(tmp_path):
-    swept(tmp_path / "s.zarr")
+def test_another_model_or_dataset_is_refused(whole):
     with pytest.raises(StoreConflictError, match="weights"):
-        sweep(build_model(7), TRAIN, OBSERVABLES, output_path=tmp_path / "s.zarr", grid=GRID, **PILOT, **SETTINGS)
+        sweep(build_model(7), TRAIN, OBSERVABLES, output_path=whole[0], grid=GRID, **PILOT, **SETTINGS)
 
 
 BAD = {

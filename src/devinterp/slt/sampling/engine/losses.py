@@ -81,7 +81,8 @@ def takes_attention_mask(model: nn.Module) -> bool:
 def _options(model: nn.Module) -> dict[str, bool]:
     """Return what a HuggingFace model must be told: no cache, and outputs by name, since their order varies."""
     inner = unwrapped(model)
-    transformers = sys.modules.get("transformers")  # a model of its classes cannot exist without it
+    # A model of its classes cannot exist without this; a tokenizer can, and to ask for the class would import it all.
+    transformers = sys.modules.get("transformers.modeling_utils")
     if transformers is None or not isinstance(inner, transformers.PreTrainedModel):
         return {}
     named, _, any_keyword = _keywords(type(inner).forward)
