@@ -6,7 +6,6 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import lifelike
@@ -116,26 +115,6 @@ def test_info_tells_what_a_store_is(run, store, study):
     assert [r["group"] for r in document["runs"]] == ["/full", "/l0 attn", "/l0h1"]
 
 
-WRITER = """
-import sys, time
-from pathlib import Path
-sys.path.insert(0, {helpers!r})
-import lifelike
-from devinterp.store import open_run
-with open_run({path!r}, {{"/": lifelike.request(chains=2, draws=100, rows=2, save_metrics=False)}}) as run:
-    engine = lifelike.Engine(run, "/", scale=0.02, seed=1)
-    engine.write_fixed()
-    for chain in (0, 1):
-        engine.run_chain(chain, stop_at=50, status="interrupted")
-    Path({path!r} + ".half").touch()
-    while not Path({path!r} + ".go").exists():
-        time.sleep(0.02)
-    for chain in (0, 1):
-        engine.run_chain(chain)
-    run.complete()
-"""
-
-
 def test_info_says_that_a_store_holds_a_part_of_a_run(run, tmp_path):
     from devinterp.testing import make_tree
 
@@ -144,20 +123,24 @@ def test_info_says_that_a_store_holds_a_part_of_a_run(run, tmp_path):
 
 
 def test_info_follows_a_store_while_another_process_writes_it(tmp_path):
+    from devinterp.store import open_run
+
     path = tmp_path / "run.zarr"
-    code = WRITER.format(helpers=str(Path(lifelike.__file__).parent), path=str(path))
     watch = [sys.executable, "-m", "devinterp", "info", str(path), "--watch", "--interval", "0.1", "--format", "json"]
-    with subprocess.Popen([sys.executable, "-c", code]) as writer:
-        while not Path(f"{path}.half").exists():
-            assert writer.poll() is None
-            time.sleep(0.02)
+    with open_run(path, {"/": lifelike.request(chains=2, draws=100, rows=2, save_metrics=False)}) as run:
+        engine = lifelike.Engine(run, "/", scale=0.02, seed=1)
+        engine.write_fixed()
+        for chain in (0, 1):
+            engine.run_chain(chain, stop_at=50, status="interrupted")
         with subprocess.Popen(watch, stdout=subprocess.PIPE, text=True) as watcher:
-            looks = [json.loads(watcher.stdout.readline())]  # the writer goes on when it has been seen half-way
-            Path(f"{path}.go").touch()
+            looks = [json.loads(watcher.stdout.readline())]  # that half of it is there has been seen
+            for chain in (0, 1):
+                engine.run_chain(chain)
+            run.complete()
             looks += [json.loads(line) for line in watcher.stdout]
-    assert (writer.returncode, watcher.returncode) == (0, 0)
+    assert watcher.returncode == 0
     first, last = looks[0], looks[-1]
-    assert str(writer.pid) in first["writer"]
+    assert str(os.getpid()) in first["writer"]
     assert not first["completed"]
     assert [c["draws"] for c in first["runs"][0]["chains"]] == [50, 50]
     seen = first["runs"][0]["so_far"]
