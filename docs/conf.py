@@ -39,6 +39,7 @@ extensions = [
     "myst_nb",
     "mathml",
     "devinterp_docs",
+    "narrow",
 ]
 exclude_patterns = [
     "_build",

@@ -296,6 +296,19 @@ SIGNS: dict[str, tuple[str, dict[str, str], tuple[str, ...]]] = {
         {"store/writing/run.py": "unwritten"},
         ("[n for n, a in arrays.items() if a.spec.prefix is None and n != 'draws_written']",),
     ),
+    "how a list stands in a message": (
+        r"\{(sorted|list|tuple|set|frozenset)\([^{}]*\)(\[[^\]]*\])?\}|\{[\w.]+\.(shape|tolist\(\)|dims)(\[\d*:\d*\])?\}"
+        r"|\brepr\((list|sorted|tuple)\(|\breprlib\b",
+        {
+            "slt/sampling/inputs/callables.py": "hashes a shape",
+            "slt/sampling/inputs/nested.py": "tells kinds of values apart",
+            "slt/sampling/inputs/parameter_masks.py": "hashes a shape",
+        },
+        (
+            "raise ValueError(f'one of {sorted(known)}')", "f'one of {list(names)[:8]}'", "f'shape {x.shape[1:]}'",
+            "f'the rows {rows.tolist()[:20]}'", "import reprlib", "problem(found=repr(sorted(names)))",
+        ),
+    ),
     "how many cores there are": (
         r"sched_getaffinity|\bcpu_count\(",
         {"cores.py": "available_cores"},

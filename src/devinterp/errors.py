@@ -9,6 +9,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any
 
+from devinterp.wording import said
+
 __all__ = [
     "AllChainsFailedError",
     "ChainFailedWarning",
@@ -61,8 +63,8 @@ class DevinterpError(Exception):
         self.found = found
         self.remedy = remedy
         parts = [problem]
-        parts += [f"Expected: {expected}."] if expected is not None else []
-        parts += [f"Found: {found}."] if found is not None else []
+        parts += [f"Expected: {said(expected)}."] if expected is not None else []
+        parts += [f"Found: {said(found)}."] if found is not None else []
         parts += [remedy] if remedy is not None else []
         super().__init__(" ".join(parts))
 

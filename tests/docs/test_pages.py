@@ -208,6 +208,38 @@ def test_the_index_of_an_accented_letter_stands_beside_it(tex: str) -> None:
     assert "<msub" in drawn
 
 
+@pytest.mark.parametrize(
+    ("name", "parts"),
+    [
+        ("metadata.config.sampler.num_chains", ["metadata.", "config.", "sampler.", "num_", "chains"]),
+        ("/susceptibilities/l0_h1", ["/susceptibilities/", "l0_", "h1"]),
+        ("dict(method=&quot;token&quot;)", ["dict(", "method=&quot;", "token&quot;)"]),
+        ("loss_{obs}", ["loss_", "{obs}"]),
+        ("0.001", ["0.001"]),
+        ("_private", ["_private"]),
+    ],
+)
+def test_names_break_behind_their_joints_alone(name: str, parts: list[str]) -> None:
+    pytest.importorskip("sphinx", reason="what builds the pages is not installed: make docs brings it")
+    import narrow
+
+    page = f'<a href="metadata.html#a_b"><code><span class="pre">{name}</span></code></a> a_b'
+    assert narrow.with_breaks(page) == page.replace(name, "<wbr>".join(parts))
+
+
+def test_tables_that_a_phone_cannot_hold_become_cards() -> None:
+    """Of 3 columns of short words; of one with a long name beside sentences; of a name that may break."""
+    pytest.importorskip("sphinx", reason="what builds the pages is not installed: make docs brings it")
+    import narrow
+
+    assert not narrow.too_wide([("name", "size", "there"), ("chain", "2", "always")])
+    assert narrow.too_wide(
+        [("name", "dims", "type", "unit", "there", "meaning"), ("a", "b", "c", "d", "e", 8 * "word ")]
+    )
+    assert narrow.too_wide([("name", "meaning"), ("unbreakable" * 4, "words of a sentence")])
+    assert not narrow.too_wide([("name", "meaning"), ("metadata.config.sampler.num_chains", "words of a sentence")])
+
+
 def test_lists_and_empty_texts_of_a_schema_are_words() -> None:
     page = generated.schema_page(load("llc"), schemas_folder() / "llc.yaml")
     assert "`unless_without`: (`completed`)" in page

@@ -15,6 +15,7 @@ from devinterp.slt.runs.kind import kind_of
 from devinterp.slt.runs.results import no_text, refuse_empty, result_of_tokens
 from devinterp.slt.runs.run import Samples, Tree, series_members, study_members
 from devinterp.slt.sweep.recommend import recommend
+from devinterp.wording import shown
 
 __all__ = [
     "as_bif",
@@ -43,7 +44,7 @@ def _refuse(obj: Any, wanted: str) -> MissingVariableError:
     return MissingVariableError(
         f"There is nothing here to draw {wanted} from.",
         expected="what sample() or the analysis of it returns",
-        found=f"{kind_of(obj)} with the variables {sorted(map(str, obj.data_vars))[:12]}",
+        found=f"{kind_of(obj)} with the variables {shown(sorted(map(str, obj.data_vars))[:12])}",
     )
 
 

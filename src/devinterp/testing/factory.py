@@ -24,6 +24,7 @@ from devinterp.testing.valid.attributes import declared_attributes, draw_instanc
 from devinterp.testing.valid.draft import Draft, GroupDraft, naming, rule_makers
 from devinterp.testing.valid.recipe import StoreRecipe
 from devinterp.testing.valid.values import draw_values
+from devinterp.wording import shown
 
 __all__ = ["StoreRecipe", "build_draft", "included_schemas", "is_mask", "make_store", "make_tree", "masks_of"]
 
@@ -223,7 +224,7 @@ def _parameters(schema: Schema, recipe: StoreRecipe) -> dict[str, Any]:
     if unknown:
         raise SchemaError(
             f"{schema.id} has no parameter {sorted(unknown)[0]!r}.",
-            expected=f"some of {sorted(known)}",
+            expected=f"some of {shown(sorted(known))}",
             remedy="Other settings are attributes: StoreRecipe(attributes={'metadata': ...}).",
         )
     return {**out, **{k: v for k, v in recipe.parameters.items() if k in schema.parameters}}
@@ -287,7 +288,7 @@ def _mount(draft: Draft) -> None:
     if unknown:
         raise SchemaError(
             f"{draft.schema.id} has no member {unknown[0]!r} here.",
-            expected=f"some of {sorted(draft.shared.get('children', {}))}",
+            expected=f"some of {shown(sorted(draft.shared.get('children', {})))}",
             remedy="Name it among members= too.",
         )
 

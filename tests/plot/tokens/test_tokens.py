@@ -100,7 +100,7 @@ def test_rows_of_influences_come_as_asked_or_not_at_all(run):
     names = [row.name for row in tokens(result, query=(1, 4), rows=[5, 0]).rows]
     every = [row.name for row in tokens(result, query=(1, 4), rows=range(result.sizes["batch"])).rows]
     assert names == [every[5], every[0]]
-    with pytest.raises(SettingError, match=r"no such row.*\[99\]"):
+    with pytest.raises(SettingError, match=r"no such row.*Found: 99"):
         tokens(result, query=(1, 4), rows=[0, 99])
 
 

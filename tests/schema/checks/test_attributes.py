@@ -9,6 +9,7 @@ import xarray as xr
 
 from devinterp.schema import RuleCode, load, validate
 from devinterp.schema.checks.attributes import _MAX_PER_GROUP
+from devinterp.wording import shown
 
 
 def found(attributes: dict[str, Any], declared: dict[str, Any]) -> list[tuple[str, str | None, str | None]]:
@@ -22,21 +23,21 @@ def found(attributes: dict[str, Any], declared: dict[str, Any]) -> list[tuple[st
     ("value", "declared", "expected"),
     [
         ("a", {"type": "integer"}, "of type integer"),
-        ("a", {"enum": ["b", "c"]}, "one of ['b', 'c']"),
+        ("a", {"enum": ["b", "c"]}, "one of 'b', 'c'"),
         (1, {"minimum": 2}, "at least 2"),
         (2, {"exclusiveMinimum": 2}, "more than 2"),
         ("a", {"pattern": "^b"}, "text that matches ^b"),
         ("", {"minLength": 1}, "text of at least 1 characters"),
         ([], {"minItems": 1}, "at least 1 entries"),
         ([1, 1], {"uniqueItems": True}, "entries that differ"),
-        ([1], {"contains": {"const": 2}}, "an entry that is {'const': 2}"),
+        ([1], {"contains": {"const": 2}}, "an entry that is 2"),
         (3, {"const": 2}, "const 2"),
     ],
 )
 def test_what_was_expected_is_said_in_words(value: Any, declared: dict[str, Any], expected: str) -> None:
-    shown = "1" if expected == "entries that differ" else repr(value)  # what is there twice
+    seen = "1" if expected == "entries that differ" else shown(value)  # what is there twice
     assert found({"a": {"b": value}}, {"properties": {"a": {"properties": {"b": declared}}}}) == [
-        ("The attribute 'a.b' is wrong.", expected, shown)
+        ("The attribute 'a.b' is wrong.", expected, seen)
     ]
     assert found({}, {"properties": {"a": {"properties": {"b": declared}}}}) == []
 

@@ -14,6 +14,7 @@ from edits import edit_array, edit_attributes, edit_json
 
 from devinterp.schema import load, validate
 from devinterp.schema.reading.array_metadata import fill_number, inner_codecs
+from devinterp.wording import shown
 
 StoreOf = Callable[[str], Path]
 
@@ -222,4 +223,4 @@ def test_names_of_coordinates_are_text(store_of: StoreOf, value: Any) -> None:
     store = store_of("samples")
     edit_attributes(store, lambda a: a.update(coordinates=value), "init_loss")
     (finding,) = validate(store, level="structure").findings
-    assert (finding.code, finding.path, finding.found) == ("DI110", "/init_loss", repr(value))
+    assert (finding.code, finding.path, finding.found) == ("DI110", "/init_loss", shown(value))

@@ -188,4 +188,4 @@ def test_attributes_are_followed_to_a_depth_and_no_further() -> None:
     while isinstance(found, list):
         (found,) = found
         depth += 1
-    assert (depth, found) == (65, "[[[[[[...]]]]]]")
+    assert (depth, found) == (65, "((((...))))")

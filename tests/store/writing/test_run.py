@@ -125,7 +125,7 @@ def test_another_request_is_refused_with_every_difference(tmp_path):
     other = dataclasses.replace(request(lr=2e-3, n_beta=3.0), provenance={"weights": "def"})
     with pytest.raises(StoreConflictError) as error:
         open_run(path, {"/": other})
-    for part in ("lr: the store has 0.001, this call 0.002", "n_beta", 'provenance.weights: the store has "abc"'):
+    for part in ("lr: the store has 0.001, this call 0.002", "n_beta", "provenance.weights: the store has 'abc'"):
         assert part in str(error.value)
     assert every_byte(path) == before
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections import Counter
 from collections.abc import Callable
@@ -14,6 +15,11 @@ from devinterp.testing import MUTATIONS, Mutation, make_store, mutations_of
 from devinterp.testing.mutations.store_editor import StoreEditor
 
 LEVELS = ("structure", "completeness", "values")
+# Lists, dicts, tuples and scalars as Python prints them; a regular expression may well have brackets.
+PYTHON = re.compile(
+    r"""\[['"\d\[({]|[({]['"]|,\)|\w\(\d|\b(?:None|Ellipsis|dtype|array|frozenset)\b|: \[|\bnull\b|\[\]|\{\}"""
+)
+PATTERN = "text that matches "
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +52,9 @@ def test_is_found_under_its_code_at_its_level_and_not_below(
     codes = {str(f.code) for f in at.findings}
     assert mutation.code in codes, f"{mutation.doc}\n{at}"
     assert codes <= {mutation.code, *mutation.also}, str(at)
+    for finding in at.findings:
+        for text in (finding.message, finding.expected or "", finding.found or ""):
+            assert text.startswith(PATTERN) or not PYTHON.search(text), text
     if mutation.level != "structure":
         below = validate(target, **{**mutation.options, "level": LEVELS[LEVELS.index(mutation.level) - 1]})
         assert mutation.code not in {str(f.code) for f in below.findings}

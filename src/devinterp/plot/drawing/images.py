@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from devinterp.errors import DataError, MissingVariableError
 from devinterp.slt.runs.run import Tree
+from devinterp.wording import shown
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -50,8 +51,8 @@ def as_pictures(
                 "There are no images of some observed rows."
                 if lacking
                 else "It is not known which rows of their datasets were observed.",
-                expected=f"images of {names}" if lacking else "row_{observable}, which a run has",
-                found=f"images of {list(images)}" if lacking else f"none of {unknown}",
+                expected=f"images of {shown(names)}" if lacking else "row_{observable}, which a run has",
+                found=f"images of {shown(list(images))}" if lacking else f"none of {shown(unknown)}",
                 remedy="Name them by observable." if lacking else "Pass the run, or an array of images.",
             )
         parts = []
@@ -82,7 +83,7 @@ def _as_images(images: Any) -> npt.NDArray[Any]:
         raise DataError(
             "These are not images.",
             expected="(row, height, width), or that with 1, 3 or 4 channels, first or last",
-            found=f"shape {array.shape}",
+            found=f"shape {shown(array.shape)}",
         )
     return array
 

@@ -17,6 +17,7 @@ from devinterp.plot.susceptibility.classes import Standardize, called, context_p
 from devinterp.plot.tokens.decode import drawable, token_strings
 from devinterp.plot.tokens.patterns import token_patterns
 from devinterp.slt.runs.run import Tree
+from devinterp.wording import shown
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -72,7 +73,9 @@ def susceptibility_patterns(
         asked = [names[i] for i in np.argsort(-apart, kind="stable")[:MOST_PANELS]]
     unknown = [name for name in asked if name not in names]
     if unknown or not asked:
-        raise SettingError("There is no such restriction.", expected=f"some of {names[:20]}", found=unknown or asked)
+        raise SettingError(
+            "There is no such restriction.", expected=f"some of {shown(names[:20])}", found=unknown or asked
+        )
 
     def draw(axes: Axes, index: int) -> dict[str, Any]:
         return _boxes(axes, values[:, names.index(asked[index])], patterns, called("susceptibility", tree, standardize))

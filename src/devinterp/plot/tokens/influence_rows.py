@@ -16,6 +16,7 @@ from devinterp.plot.tokens.coloured import TextRow
 from devinterp.plot.tokens.decode import token_strings
 from devinterp.slt.runs.kind import kind_of
 from devinterp.slt.runs.run import Tree
+from devinterp.wording import shown
 
 __all__ = ["influence_rows"]
 
@@ -47,7 +48,7 @@ def influence_rows(
         raise SettingError(
             "Of the strongest influences the texts are those of the partners.",
             expected="no rows, and no observable where they are computed already",
-            found=f"observable={observable!r}, rows={rows!r}",
+            found=f"observable={observable!r}, rows={shown(rows)}",
             remedy="Give most=N for the number of partners, or analyse one observable: batch_index_range_2=NAME.",
         )
     if "target_position" not in result["influences"].dims:
@@ -82,7 +83,7 @@ def _whole(
         known = {int(sequences[k]) if observable is None else found[k][1]: k for k in allowed}
         wrong = [r for r in rows if r not in known]
         if wrong:
-            raise SettingError("There is no such row.", expected=f"rows among {sorted(known)[:30]}", found=wrong)
+            raise SettingError("There is no such row.", expected=f"rows among {shown(sorted(known)[:30])}", found=wrong)
         chosen = [known[r] for r in rows]
     if not chosen:
         raise SettingError("There is no such row.", found=rows if rows is not None else observable)

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 from devinterp.plain_json import plain_json
 from devinterp.schema.definition.suggest import suggestion
 from devinterp.schema.findings.codes import RuleCode
-from devinterp.schema.findings.report import Collector, clip, shown
+from devinterp.schema.findings.report import Collector, clip
+from devinterp.wording import shown
 
 if TYPE_CHECKING:
     from devinterp.schema.rules.bound import Bound
@@ -95,15 +96,19 @@ def _nearest(error: Any) -> Any:
 def _expected(error: Any) -> str:
     if error.validator == "anyOf":
         return " or ".join(_expected(e) for e in error.context)
+    value = error.validator_value
+    if error.validator == "pattern":
+        return f"text that matches {value}"
+    if error.validator == "type":
+        return f"of type {value if isinstance(value, str) else ' or '.join(value)}"
     texts = {
-        "type": "of type {}",
         "enum": "one of {}",
         "minimum": "at least {}",
         "exclusiveMinimum": "more than {}",
-        "pattern": "text that matches {}",
         "minLength": "text of at least {} characters",
         "minItems": "at least {} entries",
         "uniqueItems": "entries that differ",
         "contains": "an entry that is {}",
     }
-    return texts.get(error.validator, f"{error.validator} {{}}").format(error.validator_value)
+    said_of = value.get("const", value) if error.validator == "contains" else value
+    return texts.get(error.validator, f"{error.validator} {{}}").format(shown(said_of))

@@ -16,6 +16,7 @@ from devinterp.schema.findings.codes import RuleCode
 from devinterp.schema.findings.report import Collector, clip
 from devinterp.schema.rules.registry import verify_predicates
 from devinterp.schema.rules.samples import is_complete
+from devinterp.wording import shown
 
 if TYPE_CHECKING:
     from devinterp.schema.reading.nodes import GroupNode
@@ -67,7 +68,7 @@ def _named_schema(named: str, profile: str) -> tuple[Schema | None, str]:
     found, why = _sound(named, profile)
     if found is not None and found.profile != profile:
         raise SchemaError(
-            f"The schema {named!r} has no profile {profile!r}.", expected=f"one of {sorted(found.profiles)}"
+            f"The schema {named!r} has no profile {profile!r}.", expected=f"one of {shown(sorted(found.profiles))}"
         )
     return found, why
 

@@ -12,6 +12,7 @@ from devinterp.schema.findings.codes import RuleCode
 from devinterp.schema.findings.report import Collector
 from devinterp.schema.reading.array_metadata import TEXT, fill_attribute, fill_number, inner_codecs
 from devinterp.schema.reading.keys import ChunkKeys
+from devinterp.wording import shown
 
 if TYPE_CHECKING:
     from devinterp.schema.definition.spec import StorageSpec, VariableSpec
@@ -37,7 +38,7 @@ def _check_units(array: ArrayNode, legal: tuple[str, ...], findings: Collector) 
     found = array.attrs.get("units")
     if found is not None and found not in legal:
         expected = " or ".join(map(repr, legal))
-        findings.add(RuleCode.UNIT, array.path, "The unit is wrong.", expected=expected, found=repr(found))
+        findings.add(RuleCode.UNIT, array.path, "The unit is wrong.", expected=expected, found=shown(found))
 
 
 def _check_fill(
@@ -50,7 +51,7 @@ def _check_fill(
             array.path,
             "The fill value is wrong.",
             expected=spec.fill,
-            found=repr(stored.fill),
+            found=shown(stored.fill),
             severity="warning" if storage.empty_chunks == "omitted" else None,
         )
 
@@ -65,7 +66,7 @@ def _check_decoding(array: ArrayNode, findings: Collector) -> None:
             array.path,
             "The attribute coordinates, which xarray reads names from, is not text.",
             expected="names separated by blanks, or no such attribute",
-            found=repr(beside),
+            found=shown(beside),
         )
     for name in DECODED:
         if name in array.attrs:
@@ -73,7 +74,7 @@ def _check_decoding(array: ArrayNode, findings: Collector) -> None:
                 RuleCode.ATTRIBUTE,
                 array.path,
                 f"The attribute {name} makes xarray change the values on reading.",
-                found=repr(array.attrs[name]),
+                found=shown(array.attrs[name]),
             )
 
 
@@ -92,7 +93,7 @@ def _check_marker(array: ArrayNode, marker: Any, findings: Collector) -> None:
                 if number is None
                 else "The attribute _FillValue makes xarray read a number as missing.",
                 expected="none, or NaN as xarray writes it: 'AAAAAAAA+H8='",
-                found=repr(marker),
+                found=shown(marker),
             )
     elif array.dtype in TEXT:
         findings.add(
@@ -100,7 +101,7 @@ def _check_marker(array: ArrayNode, marker: Any, findings: Collector) -> None:
             array.path,
             "xarray does not read the attribute _FillValue of text.",
             expected="none",
-            found=repr(marker),
+            found=shown(marker),
         )
 
 

@@ -22,6 +22,7 @@ from devinterp.schema.definition.spec import (
     StorageSpec,
     VariableSpec,
 )
+from devinterp.wording import shown
 
 __all__ = ["freeze_schema"]
 
@@ -38,7 +39,8 @@ def freeze_schema(
     }
     if profile not in profiles:
         raise SchemaError(
-            f"The schema {document['schema']!r} has no profile {profile!r}.", expected=f"one of {sorted(profiles)}"
+            f"The schema {document['schema']!r} has no profile {profile!r}.",
+            expected=f"one of {shown(sorted(profiles))}",
         )
     chosen = profiles[profile].overrides
     schema = Schema(

@@ -8,6 +8,7 @@ from typing import Any
 
 from devinterp.errors import SchemaError
 from devinterp.schema.definition.spec import match_pattern
+from devinterp.wording import shown
 
 __all__ = ["merge_documents"]
 
@@ -102,10 +103,10 @@ def _merge_variable(where: str, known: Document, name: str, new: Document, probl
             problems.append(f"{where}/{fixed} is {new[fixed]!r}, the base says {old.get(fixed)!r}")
     extra = [d for d in new.get("alternatives", []) if d not in old.get("alternatives", [])]
     if extra:
-        problems.append(f"{where}/alternatives adds {extra}")
+        problems.append(f"{where}/alternatives adds {shown(extra)}")
     units = [u for u in new.get("alternative_units", []) if u not in old.get("alternative_units", [])]
     if units:
-        problems.append(f"{where}/alternative_units adds {units}")
+        problems.append(f"{where}/alternative_units adds {shown(units)}")
     before, after = old.get("presence", "required"), new.get("presence", old.get("presence", "required"))
     if after != before and not (before == "optional" and after in ("required", "forbidden")):
         problems.append(f"{where}/presence is {after!r}, the base says {before!r}")

@@ -8,6 +8,7 @@ from typing import Any
 from devinterp.errors import SchemaError
 from devinterp.schema.definition.frozen import FrozenMapping
 from devinterp.schema.definition.spec import ArrayLayout, GroupLayout, NodeSpec, VariableSpec
+from devinterp.wording import shown
 
 __all__ = ["array_attributes", "chunk_shape", "dimension_sizes", "resolve_node"]
 
@@ -33,7 +34,7 @@ def resolve_node(
                 raise SchemaError(
                     f"The size of dimension {missing[0]!r} of {name!r} is not known.",
                     expected=f"a value for it, or for what it is computed from ({node.dimensions})",
-                    found=f"sizes of {sorted(concrete)}",
+                    found=f"sizes of {shown(sorted(concrete))}",
                 )
             shape = tuple(concrete[d] for d in dims)
             arrays[name] = ArrayLayout(

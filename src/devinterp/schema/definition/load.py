@@ -18,6 +18,7 @@ from devinterp.schema.definition.build import freeze_schema
 from devinterp.schema.definition.extend import merge_documents
 from devinterp.schema.definition.schema import Schema
 from devinterp.schema.definition.suggest import closest
+from devinterp.wording import shown
 
 __all__ = ["available", "find_schema", "load", "load_document", "schemas_folder", "usable"]
 
@@ -148,7 +149,9 @@ def load_document(path: str | Path) -> dict[str, Any]:
     """Read one document and check it against the grammar, without applying what it extends."""
     path = Path(path)
     if not path.is_file():
-        raise SchemaError(f"There is no schema document at {path}.", remedy=f"Known by name: {sorted(_names())}.")
+        raise SchemaError(
+            f"There is no schema document at {path}.", remedy=f"Known by name: {shown(sorted(_names()))}."
+        )
     status = path.stat()
     document: dict[str, Any] = _read(path, (status.st_mtime_ns, status.st_size))
     return document
@@ -265,7 +268,7 @@ def _locate(source: str | Path) -> Path:
     near = closest(text, [*_names(), *known])
     raise SchemaError(
         f"There is no schema {text!r}.",
-        expected=f"one of {sorted(known)}",
+        expected=f"one of {shown(sorted(known))}",
         remedy=f"Did you mean {near!r}?"
         if near is not None
         else "Give the path of a YAML document, or install the package that registers it under "

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import reprlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -12,13 +11,14 @@ from devinterp.errors import ValidationError
 from devinterp.schema.findings.codes import RuleCode
 from devinterp.schema.findings.finding import Finding, NotChecked, Record
 from devinterp.schema.findings.render import report_html, report_rich, report_text, sarif
+from devinterp.wording import said
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderResult
 
     from devinterp.schema.definition.spec import Level, Severity
 
-__all__ = ["Collector", "Finding", "NotChecked", "Report", "clip", "shown"]
+__all__ = ["Collector", "Finding", "NotChecked", "Report", "clip"]
 
 SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
 # Of a thousand equal findings, this many paths are kept; `Finding.count` is exact.
@@ -186,8 +186,8 @@ class Collector:
             severity or "error",
             level or "structure",
             clip(message, 500),
-            None if expected is None else clip(brief(expected)),
-            None if found is None else clip(brief(found)),
+            None if expected is None else clip(said(expected)),
+            None if found is None else clip(said(found)),
             None if remedy is None else clip(remedy, 500),
         )
         self.total += times
@@ -225,26 +225,6 @@ class Collector:
             NotChecked(path if count == 1 else f"{path} and {count - 1} more", what, why)
             for (what, why), (path, count) in self._not_checked.items()
         )
-
-
-def brief(value: object) -> str:
-    """Return the text of a value; of a container its beginning, so that one of a gigabyte costs nothing."""
-    return shown(value) if isinstance(value, list | tuple | dict | set | frozenset) else str(value)
-
-
-def shown(value: object) -> str:
-    """Return what `repr` returns, cut short where the value is long or deep."""
-    return _BRIEF.repr(value)
-
-
-class _Brief(reprlib.Repr):
-    def __init__(self) -> None:
-        super().__init__()
-        self.maxlevel, self.maxlist, self.maxtuple, self.maxset, self.maxdict = 5, 60, 60, 60, 30
-        self.maxstring = self.maxother = 200
-
-
-_BRIEF = _Brief()
 
 
 def clip(text: str, limit: int = 300) -> str:

@@ -15,6 +15,7 @@ from devinterp.schema.findings.report import Collector
 from devinterp.schema.reading.keys import ChunkKeys, chunk_grid
 from devinterp.schema.reading.limits import Limits
 from devinterp.schema.reading.nodes import ArrayNode, CodecNode, StorageNode
+from devinterp.wording import shown
 
 __all__ = [
     "NUMERIC",
@@ -135,7 +136,7 @@ class _Reader:
                     RuleCode.ABSURD_SHAPE,
                     f"A size in {what} is out of bounds.",
                     f"from {minimum} to {self.limits.size}",
-                    _short(size),
+                    size,
                 )
         if math.prod(value) > self.limits.elements:
             self._refuse(
@@ -172,7 +173,7 @@ class _Reader:
                 RuleCode.TOO_MANY_CHUNKS,
                 "The array has too many chunks.",
                 f"at most {self.limits.chunks}",
-                _short(count),
+                count,
             )
 
     def _codecs(self, value: Any) -> tuple[CodecNode, ...]:
@@ -211,9 +212,7 @@ class _Reader:
         if names is None and ndim == 0:
             return ()
         if not isinstance(names, list) or len(names) != ndim or not all(isinstance(n, str) and n for n in names):
-            self._refuse(
-                RuleCode.DIMENSION_NAMES, "Not every dimension has a name.", f"{ndim} names", _short(names, "none")
-            )
+            self._refuse(RuleCode.DIMENSION_NAMES, "Not every dimension has a name.", f"{ndim} names", shown(names))
         if len(set(names)) != ndim:
             self._refuse(RuleCode.DIMENSION_NAMES, "A dimension is named twice.", "different names", names)
         return tuple(names)
@@ -226,17 +225,6 @@ class _Reader:
         if not isinstance(configuration, Mapping) or not isinstance(value.get("name"), str):
             self._refuse(RuleCode.METADATA, f"{what} cannot be read.", "a name and a configuration", value)
         return value["name"], configuration
-
-
-def _short(value: Any, none: str = "") -> str:
-    if value is None:
-        return none
-    # CPython refuses to print an integer of more than 4300 digits.
-    return (
-        f"an integer of {value.bit_length()} bits"
-        if isinstance(value, int) and value.bit_length() > 256
-        else f"{value}"
-    )
 
 
 def inner_codecs(configuration: Mapping[str, Any]) -> list[CodecNode]:

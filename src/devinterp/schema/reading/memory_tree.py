@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from devinterp.plain_json import plain_json
-from devinterp.schema.findings.report import shown
 from devinterp.schema.reading.nodes import ArrayNode, GroupNode, join
+from devinterp.wording import shown
 
 if TYPE_CHECKING:
     import xarray as xr

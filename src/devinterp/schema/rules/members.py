@@ -5,7 +5,6 @@ Their roots list members, have a group for each, and series and sweeps a dimensi
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -17,6 +16,7 @@ from devinterp.plain_json import dig
 from devinterp.schema.definition.may_differ import MAY, Combined, that
 from devinterp.schema.rules.context import Context
 from devinterp.schema.rules.registry import Problem, predicate
+from devinterp.wording import shown
 
 __all__: list[str] = []
 
@@ -33,10 +33,10 @@ def members_listed(
     groups = own_groups(context)
     for name in names:
         if isinstance(name, str) and name not in context.group.groups and name not in context.group.broken:
-            yield Problem(f"A listed {kind} has no group.", repr(name), ", ".join(sorted(groups)[:20]) or "no groups")
+            yield Problem(f"A listed {kind} has no group.", shown(name), ", ".join(sorted(groups)[:20]) or "no groups")
     for name in groups:
         if name not in names:
-            yield Problem(f"A group is not among the listed {kind}s.", listed_as, repr(name), name)
+            yield Problem(f"A group is not among the listed {kind}s.", listed_as, shown(name), name)
     size = context.size(kind)
     if size is not None and size != len(names):
         yield Problem(f"The root has {told} of another number of {kind}s than are listed.", len(names), size)
@@ -63,10 +63,10 @@ def study_restrictions_listed(context: Context) -> Iterator[Problem]:
     named = {name for name in listed if isinstance(name, str)}
     there = ", ".join(sorted(groups)[:20])
     for name in sorted(named - set(context.group.groups) - context.group.broken):
-        yield Problem("A listed restriction has no group.", repr(name), there)
+        yield Problem("A listed restriction has no group.", shown(name), there)
     for name in groups:
         if name not in named:
-            yield Problem("A group is not among the listed restrictions.", "a name of the list", repr(name), name)
+            yield Problem("A group is not among the listed restrictions.", "a name of the list", shown(name), name)
 
 
 @predicate("study_members_agree", kind="relation")
@@ -104,7 +104,7 @@ def _agree(members: Mapping[str, Context], paths: Sequence[str], may: Collection
             if found == wanted:
                 continue
             for where, ours, theirs in _differences(path, wanted, found):
-                if where not in untold or "null" not in (ours, theirs):
+                if where not in untold or "none" not in (ours, theirs):
                     yield Problem(f"{where} differs from that of {name!r}.", ours, theirs, other)
 
 
@@ -120,7 +120,7 @@ def _differences(path: str, ours: Any, theirs: Any) -> Iterator[tuple[str, str, 
             if ours.get(key) != theirs.get(key):
                 yield from _differences(f"{path}.{key}", ours.get(key), theirs.get(key))
     else:
-        yield path, json.dumps(ours), json.dumps(theirs)
+        yield path, shown(ours), shown(theirs)
 
 
 @predicate("sampling_task_observed", kind="relation")
@@ -164,7 +164,7 @@ def rows_agree(context: Context) -> Iterator[Problem]:
                     where = tuple(int(i) for i in np.argwhere(found != wanted)[0])
                     yield Problem(
                         f"{variable} is not that of {name!r}.",
-                        f"{wanted[where]} at {where}",
+                        f"{wanted[where]} at {shown(where)}",
                         found[where],
                         f"{other}/{variable}",
                     )
@@ -198,7 +198,7 @@ def starts_agree(context: Context) -> Iterator[Problem]:
                 where = tuple(int(i) for i in np.argwhere(off)[0])
                 yield Problem(
                     f"{variable} is not that of {name!r}, which began at the same weights.",
-                    f"{wanted[where]} at {where}",
+                    f"{wanted[where]} at {shown(where)}",
                     f"{found[where]}; {int(off.sum())} value(s) differ",
                     f"{other}/{variable}",
                 )
@@ -219,7 +219,7 @@ def series_checkpoints_listed(context: Context) -> Iterator[Problem]:
         for path in _SHARED:
             ours, theirs = context.setting(path), study.setting(path)
             if ours is not None and theirs is not None and ours != theirs:
-                yield Problem(f"{path} differs from that of the series.", repr(ours), repr(theirs), name)
+                yield Problem(f"{path} differs from that of the series.", shown(ours), shown(theirs), name)
 
 
 @predicate("series_steps", kind="relation")
@@ -230,7 +230,7 @@ def series_steps(context: Context) -> Iterator[Problem]:
         return
     steps = context.read("checkpoint").tolist()
     if steps != listed:
-        yield Problem("checkpoint does not hold the listed training steps.", repr(listed), repr(steps), "checkpoint")
+        yield Problem("checkpoint does not hold the listed training steps.", shown(listed), shown(steps), "checkpoint")
 
 
 @predicate("sweep_cells_listed", kind="relation")

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from devinterp.errors import DevinterpWarning, PredicateError, SchemaError
 from devinterp.plain_json import dig
 from devinterp.schema.definition.suggest import suggestion
+from devinterp.wording import shown
 
 if TYPE_CHECKING:
     from devinterp.schema.definition.schema import Schema
@@ -102,8 +103,8 @@ class Predicate:
         if found.dtype != np.bool_ or found.shape != values.shape:
             raise PredicateError(
                 f"The predicate {self.name!r} does not say of each value whether it breaks the rule.",
-                expected=f"booleans of shape {values.shape}",
-                found=f"{found.dtype} of shape {found.shape}",
+                expected=f"booleans of shape {shown(values.shape)}",
+                found=f"{found.dtype} of shape {shown(found.shape)}",
             )
         return found
 

@@ -16,6 +16,7 @@ from devinterp.schema.rules.context import Context
 from devinterp.schema.rules.registry import Problem, predicate
 from devinterp.schema.rules.row_hash import hash_rows
 from devinterp.steps import StepLayout
+from devinterp.wording import shown
 
 __all__: list[str] = []
 
@@ -36,7 +37,7 @@ def completed(context: Context, *, what: str, unless_without: Sequence[str] = ()
     found = context.attrs.get("completed")
     if not is_complete(context.attrs, unless_without):
         yield Problem(
-            f"The {what} has not completed.", "completed = 1", "no attribute" if found is None else repr(found)
+            f"The {what} has not completed.", "completed = 1", "no attribute" if found is None else shown(found)
         )
 
 
@@ -81,7 +82,7 @@ def sanitized_observables(context: Context) -> Iterator[Problem]:
         identities.append(identity)
         wanted = sanitize_observable_name(name if isinstance(name, str) else identity)
         if identity != wanted:
-            yield Problem("An obs_id is not the observable's name made safe.", repr(wanted), repr(identity))
+            yield Problem("An obs_id is not the observable's name made safe.", shown(wanted), shown(identity))
     try:
         check_observable_names(identities)
     except SettingError as error:

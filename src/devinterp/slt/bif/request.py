@@ -19,6 +19,7 @@ from devinterp.slt.runs.chains import ChainSelection
 from devinterp.slt.runs.read_blocks import is_dask
 from devinterp.slt.runs.results import label_result, row_labels, said_of_rows, schema_id
 from devinterp.slt.runs.run import Samples, Tree
+from devinterp.wording import shown
 
 __all__ = ["BifPlan", "check_memory"]
 
@@ -81,7 +82,9 @@ class BifPlan:
             (reduce, ("stack", "mean"), "reduce_chain_dimension_method"),
         ):
             if value not in known:
-                raise SettingError(f"There is no such {argument}.", expected=f"one of {known}", found=repr(value))
+                raise SettingError(
+                    f"There is no such {argument}.", expected=f"one of {shown(list(known))}", found=repr(value)
+                )
         if batch_size < 1:
             raise SettingError("batch_size is too small.", expected="at least 1", found=batch_size)
         run = Samples.of(samples, allow_partial=allow_partial)
@@ -158,7 +161,7 @@ class BifPlan:
             raise DataError(
                 "A Bayesian influence function keeps whole rows of tokens beside it, by which positions are looked up.",
                 expected="every token of a row, in order",
-                found=f"the positions {places.tolist()[:8]} along 'token'",
+                found=f"the positions {shown(places.tolist()[:8])} along 'token'",
                 remedy="Select along token_pos alone, or in the result.",
             )
         return np.concatenate([self.run.input_ids(name) for name in self.sequences.observables])
@@ -232,7 +235,7 @@ def check_memory(shape: tuple[int, ...], copies: int = 1) -> None:
         raise SettingError(
             f"The influences would take {size / 1e9:.3g} GB, more than this machine's memory.",
             expected=f"at most {0.9 * total / 1e9:.3g} GB",
-            found=f"shape {shape}",
+            found=f"shape {shown(shape)}",
             remedy="Pass output_path to write them to disk, top_k to keep the strongest, average_tokenwise_bif=True, "
             "or narrower index ranges.",
         )

@@ -24,6 +24,7 @@ from devinterp.store.lock import LOCK_KEY, WriterLock
 from devinterp.store.reading.path_state import PathState, inspect_path, read_group
 from devinterp.store.writing.compare_requests import differences
 from devinterp.store.zarr_metadata import create_groups, documents, open_array, write_consolidated_root
+from devinterp.wording import shown
 
 __all__ = ["check_path", "stream_bif"]
 
@@ -123,10 +124,11 @@ def _compare(location: Location, attributes: dict[str, Any], layouts: GroupLayou
     found = list(differences(plain_json(attributes), stored, "request"))
     for name, layout in layouts.arrays.items():
         array = read_group(location, name)
-        if array is None or tuple(array.get("shape", ())) != layout.shape:
-            found.append(f"{name}: the store has shape {array and array.get('shape')}, this call {layout.shape}")
+        shape = None if array is None else tuple(array.get("shape", ()))
+        if array is None or shape != layout.shape:
+            found.append(f"{name}: the store has shape {shown(shape)}, this call {shown(layout.shape)}")
         elif tuple(array["chunk_grid"]["configuration"]["chunk_shape"]) != layout.chunks:
-            found.append(f"{name}: the store has other chunks than {layout.chunks}")
+            found.append(f"{name}: the store has other chunks than {shown(layout.chunks)}")
     if found:
         raise StoreConflictError(
             f"A result of another request lies at {location.name}:\n  " + "\n  ".join(found[:20]) + "\n",
@@ -182,7 +184,9 @@ def _write_tiles(location: Location, source: Source, layouts: GroupLayout, schem
         for rows, columns in _pending(location, layouts, source.symmetric):
             for name, values in zip(arrays, source.tile(rows, columns, se=se), strict=False):
                 if values is None or not _finite(source.plan, values, rows, columns):
-                    raise DataError(f"A tile of {name} is not finite.", found=f"sequences {rows} and {columns}")
+                    raise DataError(
+                        f"A tile of {name} is not finite.", found=f"sequences {shown(rows)} and {shown(columns)}"
+                    )
                 waiting.append(pool.submit(_write, arrays[name], (rows, columns), values))
                 if source.symmetric and rows != columns:
                     mirrored = values.transpose(1, 0, 3, 2) if values.ndim == 4 else values.T

@@ -29,6 +29,7 @@ from devinterp.slt.runs.masked_means import (
 from devinterp.slt.runs.results import said_of_losses
 from devinterp.slt.runs.run import Samples, Tree, series_members, study_members
 from devinterp.slt.uncertainty.intervals import llc_interval
+from devinterp.wording import shown
 
 __all__ = ["CI_IS_FOR", "Over", "best_average", "check_over", "llc_of_run", "llc_of_trace", "task_of"]
 
@@ -193,7 +194,7 @@ def task_of(run: Samples, observable: str | None) -> str:
         raise MissingVariableError(
             "It is not known which observable is the sampling task.",
             expected="metadata.config.sampling_task, or an observable of the sampling dataset",
-            found=f"the observables {sorted(run.observables)}",
+            found=f"the observables {shown(sorted(run.observables))}",
             remedy="Pass observable=NAME.",
         )
     return task

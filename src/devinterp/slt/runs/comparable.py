@@ -9,6 +9,7 @@ from devinterp.errors import MissingVariableError, ProvenanceError
 from devinterp.plain_json import dig
 from devinterp.schema.definition.may_differ import SETTING, Combined, Entry, entries, settings_that, that
 from devinterp.slt.runs.run import Samples, Tree, metadata_of, series_members, study_members
+from devinterp.wording import shown
 
 __all__ = ["check_cells", "check_curve", "check_same_origin", "own_settings", "shared_provenance"]
 
@@ -107,8 +108,8 @@ def check_curve(members: Mapping[int, Tree], *, allow_mixed: bool) -> tuple[str,
                 into = apart if entry.series == "never" else mixed
                 if before != value and entry.name not in into:
                     into[entry.name] = (
-                        f"{entry.name} of {restriction!r} is {_short(before)} at checkpoint {before_step}, "
-                        f"{_short(value)} at checkpoint {step}"
+                        f"{entry.name} of {restriction!r} is {shown(before, 72)} at checkpoint {before_step}, "
+                        f"{shown(value, 72)} at checkpoint {step}"
                     )
     if apart:
         raise ProvenanceError(
@@ -188,12 +189,5 @@ def _problems(runs: Mapping[str, Samples], combined: Combined, observables: tupl
 def _difference(path: str, name: str, theirs: Any, first: str, ours: Any) -> str:
     """Say what differs, and why it may not."""
     why = next((e.why for e in entries().values() if path == e.path or path.startswith(f"{e.path}.")), "")
-    told = f"{path} of {name!r} is {_short(theirs)}, of {first!r} {_short(ours)}"
+    told = f"{path} of {name!r} is {shown(theirs, 72)}, of {first!r} {shown(ours, 72)}"
     return f"{told} ({why.rstrip('.')})" if why else told
-
-
-def _short(value: Any) -> str:
-    if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{key}: {_short(part)}" for key, part in value.items()) + "}"
-    text = repr(value)
-    return text if len(text) <= 24 else f"{text[:17]}...{text[-4:]}"

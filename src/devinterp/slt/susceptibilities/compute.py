@@ -20,6 +20,7 @@ from devinterp.slt.susceptibilities.baseline import Baseline, init_loss_variance
 from devinterp.slt.susceptibilities.estimator import restriction_column
 from devinterp.slt.susceptibilities.flat_form import flat_tree
 from devinterp.slt.susceptibilities.moments import gather_moments
+from devinterp.wording import shown
 
 __all__ = ["compute_susceptibilities"]
 
@@ -131,7 +132,7 @@ def compute_susceptibilities(
             "There is nothing to compute: no observable besides the sampling task."
             if not probes
             else "There is nothing to compute: no restriction besides 'full'.",
-            found=f"observables {sorted(full.observables)}, restrictions {list(runs)}",
+            found=f"observables {shown(sorted(full.observables))}, restrictions {shown(list(runs))}",
             remedy="Add a probe observable, or pass include_sampling_task=True." if not probes else None,
         )
     for run in runs.values():
@@ -247,7 +248,7 @@ def _positions(runs: Mapping[str, Samples]) -> tuple[npt.NDArray[np.int64], npt.
         if not all(np.array_equal(own, ours) for own, ours in zip(places(run), (targets, positions), strict=True)):
             raise ProvenanceError(
                 f"The positions of the run {name!r} are not those of 'full'.",
-                expected=f"the positions {targets.tolist()[:8]}",
+                expected=f"the positions {shown(targets.tolist()[:8])}",
                 found=run.target_positions().tolist()[:8],
                 remedy="Select the same positions in every run: tree.isel(token_pos=...) on the study.",
             )

@@ -32,6 +32,7 @@ from devinterp.store.filesystem import remove_empty
 from devinterp.store.reading.path_state import read_group
 from devinterp.store.writing.run import remove_states
 from devinterp.utils import starting_points
+from devinterp.wording import shown
 
 __all__ = ["sweep"]
 
@@ -213,7 +214,7 @@ def _read_grid(grid: object, settings: Mapping[str, Any], *, control: bool) -> t
     axes: dict[str, list[float]] = {}
     for name, values in grid.items():
         if name not in (*SETTINGS, *SECONDARY):
-            expected = f"some of {(*SETTINGS, *SECONDARY)}"
+            expected = f"some of {shown([*SETTINGS, *SECONDARY])}"
             raise SettingError("A sweep does not vary this.", expected=expected, found=repr(name))
         if name in settings:
             raise SettingError(f"{name} is given twice, in grid and as a keyword.", remedy="Leave one of them out.")

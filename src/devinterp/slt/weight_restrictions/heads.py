@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from devinterp.errors import RestrictionError
 from devinterp.slt.weight_restrictions import declared
 from devinterp.slt.weight_restrictions.model_parts import Heads, HeadSlices
+from devinterp.wording import shown
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -203,7 +204,7 @@ def _exact(size: int, count: int, projection: Projection) -> int:
         raise RestrictionError(
             f"{projection.name!r} does not divide evenly among {count} heads.",
             expected=f"a size that is a multiple of {count}",
-            found=f"{size}, of shape {tuple(projection.param.shape)}",
+            found=f"{size}, of shape {shown(tuple(projection.param.shape))}",
             remedy="Give num_heads=... and num_kv_heads=... if the model's own attributes mislead.",
         )
     return size // count

@@ -7,6 +7,7 @@ import re
 from typing import TYPE_CHECKING
 
 from devinterp.errors import RestrictionError
+from devinterp.wording import shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -93,7 +94,7 @@ def _slice(name: str, param: Tensor, cut: Cut, restriction: Restriction) -> Tens
     if len(per_axis) > len(shape):
         raise RestrictionError(
             f"Restriction {restriction.text!r} cuts more axes than {name!r} has.",
-            expected=f"at most {len(shape)}: its shape is {shape}",
+            expected=f"at most {len(shape)}: its shape is {shown(shape)}",
             found=str(len(per_axis)),
         )
     start = cut.index(Ellipsis) if Ellipsis in cut else len(per_axis)
@@ -108,7 +109,7 @@ def _slice(name: str, param: Tensor, cut: Cut, restriction: Restriction) -> Tens
         if not along.any():
             raise RestrictionError(
                 f"Restriction {restriction.text!r} selects nothing of {name!r}: axis {axis} has no such place.",
-                expected=f"a place below {size}: the shape is {shape}",
+                expected=f"a place below {size}: the shape is {shown(shape)}",
                 found=restriction.brackets,
             )
         if not along.all():

@@ -10,6 +10,7 @@ from devinterp.slt.weight_restrictions import module_names
 from devinterp.slt.weight_restrictions.attention import find_units
 from devinterp.slt.weight_restrictions.model_parts import Layer
 from devinterp.slt.weight_restrictions.module_tree import canonical_names, nameable
+from devinterp.wording import shown
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -67,7 +68,9 @@ def find_layers(model: Module, path: str | None = None) -> list[Layer]:
     if path is not None:
         if path not in lists:
             raise RestrictionError(
-                f"The model has no list of modules at {path!r}.", expected=f"one of {sorted(lists)}", found=repr(path)
+                f"The model has no list of modules at {path!r}.",
+                expected=f"one of {shown(sorted(lists))}",
+                found=repr(path),
             )
         return _with_parallel_lists(model, path, lists)
     stacks = _outermost([name for name, blocks in lists.items() if _are_layers(model, blocks, attention=True)])
@@ -81,7 +84,7 @@ def find_layers(model: Module, path: str | None = None) -> list[Layer]:
         raise RestrictionError(
             "The model's layers could not be found." if not stacks else "The model has more than one stack of layers.",
             expected="one ModuleList of transformer layers",
-            found=f"{stacks}" if stacks else f"{type(model).__name__} with module lists {sorted(lists)}",
+            found=f"{shown(stacks)}" if stacks else f"{type(model).__name__} with module lists {shown(sorted(lists))}",
             remedy=("Say which with layers='path.of.the.list'. " if lists else "") + nameable(model),
         )
     return _with_parallel_lists(model, stacks[0], lists)

@@ -32,6 +32,7 @@ from devinterp.schema.reading.store_values import StoreValues
 from devinterp.schema.reading.target import plain_folder
 from devinterp.store.location import refuse_gone
 from devinterp.store.reading.xarray_private import stored_array
+from devinterp.wording import shown
 
 __all__ = ["block_reader", "refuse_gone_tree", "stored_size"]
 
@@ -115,7 +116,11 @@ def refuse_gone_tree(dataset: xr.Dataset) -> None:
     lying = _read(array / DOCUMENT).get("shape", list(handle.shape))
     grown = isinstance(lying, list) and len(lying) == len(handle.shape)
     if not (grown and all(new >= old for new, old in zip(lying, handle.shape, strict=True))):
-        raise _replaced(array, f"the shape {list(handle.shape)}, or a larger one", f"the shape {lying}")
+        raise _replaced(
+            array,
+            f"the shape {shown(tuple(handle.shape))}, or a larger one",
+            f"the shape {shown(tuple(lying) if isinstance(lying, list) else lying)}",
+        )
     opened = _begun(dataset.attrs)
     if opened is not None and len({(folder / h.path).parent for folder, h in stored}) == 1:
         begun = _begun(_read(array.parent / DOCUMENT).get("attributes"))

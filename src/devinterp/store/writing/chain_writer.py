@@ -23,6 +23,7 @@ from devinterp.store.chain_checkpoints import ChainProgress, state_key, write_ch
 from devinterp.store.location import Location
 from devinterp.store.lock import WriterLock
 from devinterp.store.zarr_metadata import open_array
+from devinterp.wording import shown
 
 __all__ = ["ChainWriter"]
 
@@ -312,8 +313,8 @@ class ChainWriter:
             if wider or values.shape[1:] != layout.shape[2:]:
                 raise StoreError(
                     f"A row of {name!r} does not fit the store.",
-                    expected=f"{layout.shape[2:]} {layout.dtype}",
-                    found=f"{values.shape[1:]} {values.dtype}",
+                    expected=f"{shown(layout.shape[2:])} {layout.dtype}",
+                    found=f"{shown(values.shape[1:])} {values.dtype}",
                 )
             if values.dtype.kind == "f" and not self._is_finite(values, layout.mask, rows):
                 raise StoreError(f"A row of {name!r} of chain {self.chain}, {axis} {first}, is not finite.")

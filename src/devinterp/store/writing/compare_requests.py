@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from functools import cache
 from typing import Any
@@ -14,6 +13,7 @@ from devinterp.schema.definition.may_differ import settings_that, that
 from devinterp.store.location import Location
 from devinterp.store.reading.path_state import read_group
 from devinterp.store.writing.request import Container, SamplesRequest
+from devinterp.wording import shown
 
 __all__ = ["compare_requests", "differences"]
 
@@ -29,7 +29,7 @@ def differences(ours: Any, theirs: Any, where: str = "metadata") -> Iterator[str
             yield from differences(ours.get(key), theirs.get(key), f"{where}.{key}")
     elif ours != theirs:
         name = where.removeprefix("metadata.config.sampler.").removeprefix("metadata.")
-        yield f"{name}: the store has {_short(theirs)}, this call {_short(ours)}"
+        yield f"{name}: the store has {shown(theirs, 60)}, this call {shown(ours, 60)}"
 
 
 @cache
@@ -44,11 +44,6 @@ def _settings() -> frozenset[str]:
 def _volatile() -> frozenset[str]:
     """Facts of the run, not of the request: they may differ between two calls for the same numbers."""
     return frozenset(f"metadata.{entry.path}" for entry in that("resume", "freely"))
-
-
-def _short(value: Any) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def compare_requests(
@@ -94,7 +89,7 @@ def compare_requests(
 def _part(path: str, stored: Mapping[str, Any]) -> list[str]:
     """A part of what was sampled is not what a call asks for, though every setting is the same."""
     selection = stored.get("selection")
-    return [f"{_prefix(path)}selection: the store holds a part of a run: {_short(selection)}"] if selection else []
+    return [f"{_prefix(path)}selection: the store holds a part of a run: {shown(selection, 60)}"] if selection else []
 
 
 def _prefix(path: str) -> str:

@@ -21,6 +21,7 @@ from devinterp.store.chain_checkpoints import ChainProgress, read_checkpoint, wr
 from devinterp.store.reading.path_state import read_group
 from devinterp.store.writing.foreign_contents import check_growth, keep_others
 from devinterp.store.zarr_metadata import differs_from_ours, documents, group_document, open_array
+from devinterp.wording import shown
 
 if TYPE_CHECKING:
     from devinterp.store.writing.run import Run
@@ -98,7 +99,7 @@ class _StoredArrays:
             if found is None and tuple(document.get("dimension_names") or ()) != layout.dims:
                 found = f"the dimensions ({', '.join(map(str, document['dimension_names']))})"
             if found is None and any(n > m for n, m in zip(document["shape"], layout.shape, strict=True)):
-                found = f"the shape {tuple(document['shape'])}"
+                found = f"the shape {shown(tuple(document['shape']))}"
         except (ValueError, TypeError, AttributeError, KeyError) as error:  # not JSON, or not of an array
             found = f"metadata that cannot be read ({type(error).__name__}: {error})"
         if found is None:

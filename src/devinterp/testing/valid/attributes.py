@@ -9,6 +9,7 @@ import numpy as np
 
 from devinterp.errors import SchemaError
 from devinterp.schema.definition.schema import Schema
+from devinterp.wording import shown
 
 __all__ = ["declared_attributes", "draw_instance", "put", "subschema"]
 
@@ -105,7 +106,7 @@ def draw_instance(
         if kind == "array":
             return _draw_array(schema, rng, where)
         raise SchemaError(
-            f"No value can be drawn for {where}: its JSON Schema says {dict(schema)}.",
+            f"No value can be drawn for {where}: its JSON Schema says {shown(dict(schema))}.",
             remedy="Give it in the recipe: StoreRecipe(..., attributes={...}).",
         )
     return _SCALARS[kind](schema, rng)

@@ -15,6 +15,7 @@ from devinterp.schema.definition.may_differ import that
 from devinterp.steps import StepLayout
 from devinterp.testing.valid.attributes import put
 from devinterp.testing.valid.draft import Draft, GroupDraft, rule_maker
+from devinterp.wording import shown
 
 __all__: list[str] = []
 
@@ -167,7 +168,7 @@ def _members_agree(draft: Draft, group: GroupDraft, arguments: Arguments) -> Non
         if rows != {name: found[name] for name in found if name.startswith(("input_ids_", "row_"))}:
             raise SchemaError(
                 f"The runs of {draft.schema.id} see the same rows, and these children do not.",
-                expected=f"those of {first.path}: {sorted(rows)}",
+                expected=f"those of {first.path}: {shown(sorted(rows))}",
                 found=f"other names or sizes in {other.path}",
                 remedy="Give members=, sizes= and parameters= of the observables for the whole tree.",
             )

@@ -10,6 +10,7 @@ import numpy.typing as npt
 import torch
 
 from devinterp.errors import DataError
+from devinterp.wording import shown
 
 __all__ = [
     "MARKS",
@@ -128,7 +129,7 @@ def select_mask(mask: Any, num_rows: int, name: str) -> Any:
         raise DataError(
             f"loss_mask does not fit {within_sentence(name)}.",
             expected=f"one row of flags for all rows, or one for each of {num_rows} rows",
-            found=f"shape {table.shape}",
+            found=f"shape {shown(table.shape)}",
         )
     return _checked(table, "loss_mask", name)
 

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from devinterp.errors import DevinterpWarning, RestrictionError
+from devinterp.wording import shown
 
 __all__ = ["Masks", "check_masks", "hash_masks", "sampled_size", "scaled_weights"]
 
@@ -112,7 +113,7 @@ def _check(
     if values.shape != parameters[key].shape:
         raise RestrictionError(
             f"The mask of {key!r} has the wrong shape.",
-            expected=f"{tuple(parameters[key].shape)}, as the parameter has",
+            expected=f"{shown(tuple(parameters[key].shape))}, as the parameter has",
             found=tuple(values.shape),
         )
     if values.is_complex() or not torch.isfinite(values.float()).all():

@@ -18,6 +18,7 @@ from devinterp.slt.sampling.inputs.loss_masks import within_sentence
 from devinterp.slt.sampling.inputs.rows_in_memory import HeldRows
 from devinterp.slt.sampling.inputs.token_rows import TokenRows, UnequalLengths, table_of
 from devinterp.slt.sampling.inputs.value_rows import ValueRows
+from devinterp.wording import shown
 
 __all__ = ["SAMPLING", "RowOptions", "Rows", "fingerprint", "open_rows", "read_alike"]
 
@@ -63,7 +64,7 @@ class RowOptions:
             raise SettingError(
                 "row_labels must name the rows of observables.",
                 expected=f"a dict whose keys are among {', '.join(map(repr, observables))}",
-                found=repr(list(self.row_labels) if isinstance(self.row_labels, Mapping) else self.row_labels),
+                found=shown(list(self.row_labels)) if isinstance(self.row_labels, Mapping) else repr(self.row_labels),
             )
 
     def mask_of(self, dataset: str) -> Any:

@@ -24,6 +24,7 @@ from devinterp.slt.sampling.inputs.loss_masks import (
     within_sentence,
 )
 from devinterp.slt.sampling.inputs.rows_in_memory import HeldTokens, IdArray
+from devinterp.wording import shown
 
 __all__ = ["TokenRows", "UnequalLengths", "check_vocabulary", "table_of"]
 
@@ -80,7 +81,7 @@ class TokenRows:
                 raise DataError(
                     f"{name} is not a table of token ids.",
                     expected="two dimensions, (rows, tokens)",
-                    found=f"shape {self._data.shape}",
+                    found=f"shape {shown(self._data.shape)}",
                 )
         if len(self) == 0:
             raise DataError(f"{name} is empty.", expected="at least one row", found="0 rows")
@@ -260,7 +261,7 @@ class TokenRows:
                 raise DataError(
                     f"A row of {within_sentence(self.name)} is not a sequence of token ids.",
                     expected="one dimension",
-                    found=f"shape {flat[0].shape}",
+                    found=f"shape {shown(flat[0].shape)}",
                 )
             if self.unequal:
                 lengths = np.array([len(row) for row in rows], dtype=np.int64)
@@ -281,7 +282,7 @@ class TokenRows:
             raise DataError(
                 f"The rows of {within_sentence(self.name)} are not sequences of token ids.",
                 expected="one dimension per row",
-                found=f"rows of shape {block.shape[1:]}",
+                found=f"rows of shape {shown(block.shape[1:])}",
             )
         width = self.length or block.shape[1]
         if lengths is None:
