@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -73,6 +74,14 @@ def test_programs_of_the_last_release_give_what_they_gave(name, programs, ways):
 def test_every_program_was_recorded(programs):
     assert set(programs.PROGRAMS) == set(RECORDED)
     assert len(RECORDED) == 8
+    page = (
+        (HERE.parent / "docs" / "howto" / "migrate.md")
+        .read_text(encoding="utf-8")
+        .lower()
+        .replace("transformerlens", "transformer lens")
+    )
+    (said,) = re.findall(r"## programs that were run\n\neight kinds(.*?)\n\n", page, re.S)
+    assert [name for name in RECORDED if name.replace("_", " ") not in said] == []
 
 
 def test_half_precision_spreads_as_the_posterior_does_and_did_not(programs, ways):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import re
 import subprocess
 import sys
 import warnings
@@ -51,6 +52,17 @@ def test_every_old_name_is_answered(module, name):
             exec(f"from {module} import {name}", {})
         assert isinstance(caught.value, RenamedError)
         assert caught.value.remedy.startswith(told)
+
+
+@pytest.mark.needs("torch")
+def test_the_page_says_how_many_names_are_answered_and_by_what():
+    told = [_renamed.told_of(m, n) for m, n in NAMES if n not in vars(import_module(m))]
+    told = [each for each in told if each is not None]  # what a module makes when it is asked is there
+    alias = sum(each.startswith(">") for each in told)
+    page = (Path(__file__).parents[1] / "docs" / "howto" / "migrate.md").read_text(encoding="utf-8")
+    counted = r"had (\d+) public.*?: (\d+) are where they were, (\d+) still work.*? and (\d+) raise"
+    (numbers,) = re.findall(counted, page, re.S)
+    assert [*map(int, numbers)] == [len(NAMES), len(NAMES) - len(told), alias, len(told) - alias]
 
 
 def test_the_table_has_nothing_that_works():

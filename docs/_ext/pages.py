@@ -418,13 +418,18 @@ def _said(sentence: str) -> str:
 
 
 def old_names() -> str:
-    """The names of `OLD_NAMES`: what is gone, and where their work is done now."""
-    rows = [
-        (code(f"{module}.{name}"), f"now {code(told[1:].replace(':', '.'))}" if told.startswith(">") else _said(told))
-        for module, names in OLD_NAMES.items()
-        for name, told in sorted(names.items())
-    ]
-    return table(("name", "instead"), rows) + "\n"
+    """The names of `OLD_NAMES`: those with a successor, then the others by what is to be done instead."""
+    successors, others = [], {}
+    for module, names in OLD_NAMES.items():
+        for name, told in sorted(names.items()):
+            if told.startswith(">"):
+                successors.append((code(f"{module}.{name}"), code(told[1:].replace(":", "."))))
+            else:
+                others.setdefault(told, []).append(code(f"{module}.{name}"))
+    return "\n\n".join([
+        "### With a successor", table(("name", "now"), sorted(successors)),
+        "### With another way", table(("instead", "names"), [(_said(told), ", ".join(them)) for told, them in others.items()]),
+    ]) + "\n"  # fmt: skip
 
 
 # Starting points
