@@ -19,6 +19,7 @@ _PROSE = 18  # letters: narrower, a column of sentences is a ladder
 
 def with_breaks(page: str) -> str:
     """Return HTML in which a name of code may break behind ``_``, ``.``, ``/`` and their like, for which nothing is shown."""
+    page = page.replace('<span class="pre">--', '<span class="pre whole">--')  # an option, not two dashes and a name
     return _NAME.sub(lambda name: _JOINT.sub(lambda joint: f"{joint[0]}<wbr>", name[0]), page)
 
 
@@ -42,7 +43,8 @@ def label_cells(app: Sphinx, doctree: nodes.document, docname: str) -> None:
         table["classes"].append("cards")
         for row in (row for body in table.findall(nodes.tbody) for row in body.children):
             for cell, head in zip(row.children, heads, strict=False):
-                cell["label"] = head
+                if cell.astext():  # what has no label is not shown
+                    cell["label"] = head
 
 
 def visit_entry(self: Any, node: nodes.entry) -> None:

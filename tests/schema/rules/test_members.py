@@ -12,6 +12,7 @@ from contexts import context_of, said
 from devinterp.schema import validate
 from devinterp.schema.rules.registry import find_predicate
 from devinterp.testing import StoreRecipe, make_tree
+from devinterp.wording import shown
 
 STEPS = ("0", "64", "512")
 
@@ -59,12 +60,12 @@ def test_the_number_of_training_steps_is_that_of_the_list(series: xr.DataTree) -
 def test_every_study_is_one_of_the_series(series: xr.DataTree, path: str, value: Any) -> None:
     before = config(series)[path]
     config(series)[path] = value
-    assert found(series, "DI461") == [(f"/{step}", repr(value), repr(before)) for step in STEPS]
+    assert found(series, "DI461") == [(f"/{step}", shown(value), shown(before)) for step in STEPS]
 
 
 def test_training_steps_are_those_of_the_list_in_its_order(series: xr.DataTree) -> None:
     series.dataset = series.to_dataset().assign_coords(checkpoint=np.array([0, 512, 64]))
-    assert found(series, "DI462") == [("/checkpoint", "[0, 64, 512]", "[0, 512, 64]")]
+    assert found(series, "DI462") == [("/checkpoint", "0, 64, 512", "0, 512, 64")]
 
 
 def test_what_is_no_list_is_said_once_by_the_check_of_attributes(series: xr.DataTree) -> None:
@@ -161,14 +162,14 @@ def test_every_difference_between_runs_is_named() -> None:
     tree[other].attrs["metadata"]["config"]["sampler"] = {"lr": 0.1, "deep": {"a": 3, "c": 4}}
     assert said("study_members_agree", tree, "study", paths=paths) == [
         ("metadata.config.sampler.deep.a differs from that of 'full'.", "1", "3", other),
-        ("metadata.config.sampler.deep.b differs from that of 'full'.", "2", "null", other),
-        ("metadata.config.sampler.deep.c differs from that of 'full'.", "null", "4", other),
+        ("metadata.config.sampler.deep.b differs from that of 'full'.", "2", "none", other),
+        ("metadata.config.sampler.deep.c differs from that of 'full'.", "none", "4", other),
     ]
     ignoring = [f"metadata.config.sampler.deep.{n}" for n in "ab"]
     found = said("study_members_agree", tree, "study", paths=paths, ignoring=ignoring)
     assert [f[0] for f in found] == ["metadata.config.sampler.deep.c differs from that of 'full'."]
     tree[other].attrs["metadata"]["config"]["sampler"] = None
-    assert [f[2] for f in said("study_members_agree", tree, "study", paths=paths)] == ["null"]
+    assert [f[2] for f in said("study_members_agree", tree, "study", paths=paths)] == ["none"]
     alone = tree.copy()
     for name in list(alone.children):
         if name != "full":

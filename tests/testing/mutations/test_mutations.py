@@ -17,7 +17,7 @@ from devinterp.testing.mutations.store_editor import StoreEditor
 LEVELS = ("structure", "completeness", "values")
 # Lists, dicts, tuples and scalars as Python prints them; a regular expression may well have brackets.
 PYTHON = re.compile(
-    r"""\[['"\d\[({]|[({]['"]|,\)|\w\(\d|\b(?:None|Ellipsis|dtype|array|frozenset)\b|: \[|\bnull\b|\[\]|\{\}"""
+    r"""\[['"\d\[({]|\{['"]|^\(['"]|,\)|\b(?:None|Ellipsis)\b|\b(?:dtype|array|frozenset|int64|float32)\(|\bnull\b|\[\]|\{\}"""
 )
 PATTERN = "text that matches "
 

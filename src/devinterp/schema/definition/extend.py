@@ -100,10 +100,10 @@ def _merge_variable(where: str, known: Document, name: str, new: Document, probl
         return
     for fixed in ("dims", "dtype", "fill", "unit", "role", "leading", "chunks", "prefix", "mask"):
         if fixed in new and new[fixed] != old.get(fixed, {"role": "data"}.get(fixed)):
-            problems.append(f"{where}/{fixed} is {new[fixed]!r}, the base says {old.get(fixed)!r}")
+            problems.append(f"{where}/{fixed} is {shown(new[fixed])}, the base says {shown(old.get(fixed))}")
     extra = [d for d in new.get("alternatives", []) if d not in old.get("alternatives", [])]
     if extra:
-        problems.append(f"{where}/alternatives adds {shown(extra)}")
+        problems.append(f"{where}/alternatives adds {shown([tuple(dims) for dims in extra])}")
     units = [u for u in new.get("alternative_units", []) if u not in old.get("alternative_units", [])]
     if units:
         problems.append(f"{where}/alternative_units adds {shown(units)}")
@@ -164,7 +164,7 @@ def _tighten_storage(merged: Document, new: Document, problems: list[str]) -> No
     old = merged.setdefault("storage", {})
     for key, value in new.items():
         if key in _STRICTER and old.get(key, _STRICTER[key][0]) != value and value != _STRICTER[key][0]:
-            problems.append(f"storage/{key} is {value!r}, the base says {old.get(key, _STRICTER[key][0])!r}")
+            problems.append(f"storage/{key} is {shown(value)}, the base says {shown(old.get(key, _STRICTER[key][0]))}")
         elif key == "codecs" and value != old.get("codecs"):
             problems.append("storage/codecs differ from the base's")
     old.update(new)
