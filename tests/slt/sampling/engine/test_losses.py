@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
+import sys
+from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
@@ -34,6 +35,20 @@ class WithLogits(nn.Module):
 
     def forward(self, input_ids):
         return SimpleNamespace(logits=self.inner(input_ids))
+
+
+def test_whoever_has_a_tokenizer_of_transformers_does_not_import_its_models(monkeypatch):
+    asked = []
+
+    class Lazy(ModuleType):
+        def __getattr__(self, name):
+            asked.append(name)
+            raise AttributeError(name)
+
+    monkeypatch.setitem(sys.modules, "transformers", Lazy("transformers"))
+    monkeypatch.delitem(sys.modules, "transformers.modeling_utils", raising=False)
+    forward_logits(build_model(), IDS)
+    assert asked == []
 
 
 def gpt2():
