@@ -94,14 +94,14 @@ def test_a_finding_shows_only_what_it_has() -> None:
     assert str(Finding("A1", "error", "values", "/", "x", expected="")).endswith("\n    expected: ")
 
 
-def test_html_has_a_row_per_finding_and_a_cell_per_fact() -> None:
+def test_html_has_a_row_per_finding_and_a_line_per_fact() -> None:
     html = report_html(REPORT)
     rows = re.findall(r"<tr>(.*?)</tr>", html)
     cells = [re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row) for row in rows]
     assert cells == [
-        ["severity", "code", "path", "message", "expected", "found", "remedy"],
-        ["error", "DI101", "/a, /b, /c", "It is missing.", "a (x)", "nothing", "Write it."],
-        ["note", "LAB1", "/d", "It is odd.", "", "", ""],
+        ["severity", "code", "path", "finding"],
+        ["error", "DI101", "/a, /b, /c", "It is missing.<br>expected: a (x)<br>found: nothing<br>remedy: Write it."],
+        ["note", "LAB1", "/d", "It is odd."],
     ]
     assert "<li>/x: values (it is &lt;not&gt; declared)</li>" in html
     assert "<p>checked: 1 groups, 12 chunks</p>" in html

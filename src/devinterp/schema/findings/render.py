@@ -67,16 +67,13 @@ def report_html(report: Record) -> str:
     rows = "".join(
         "<tr>"
         + "".join(
-            f"<td style='text-align:left;vertical-align:top'>{escape(cell)}</td>"
-            for cell in (f.severity, str(f.code), f.where, f.message, f.expected or "", f.found or "", f.remedy or "")
+            f"<td style='text-align:left;vertical-align:top'>{'<br>'.join(map(escape, lines))}</td>"
+            for lines in ([f.severity], [str(f.code)], [f.where], [f.message, *map(": ".join, f.details)])
         )
         + "</tr>"
         for f in report.findings
     )
-    head = "".join(
-        f"<th style='text-align:left'>{h}</th>"
-        for h in ("severity", "code", "path", "message", "expected", "found", "remedy")
-    )
+    head = "".join(f"<th style='text-align:left'>{h}</th>" for h in ("severity", "code", "path", "finding"))
     table = f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>" if rows else ""
     left = "".join(f"<li>{escape(f'{n.path}: {n.what} ({n.why})')}</li>" for n in report.not_checked)
     skipped = f"<details><summary>not checked</summary><ul>{left}</ul></details>" if left else ""
