@@ -100,6 +100,9 @@ def test_the_pickled_plan_which_is_as_large_as_the_model_is_not_held_while_chain
 
     class Looks(ThreadPoolExecutor):
         def submit(self, *args, **options):
+            deadline = time.monotonic() + 10
+            while not freed and time.monotonic() < deadline:  # the thread that wrote it may not have let go of it yet
+                time.sleep(0.01)
             at_submission.append(len(freed))
             return super().submit(*args, **options)
 
