@@ -43,7 +43,7 @@ def label_cells(app: Sphinx, doctree: nodes.document, docname: str) -> None:
         table["classes"].append("cards")
         for row in (row for body in table.findall(nodes.tbody) for row in body.children):
             for cell, head in zip(row.children, heads, strict=False):
-                if cell.astext():  # what has no label is not shown
+                if cell.astext() or any(cell.findall(nodes.image)):  # what has no label is not shown
                     cell["label"] = head
 
 
