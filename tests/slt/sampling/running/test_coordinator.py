@@ -167,7 +167,7 @@ def test_a_dask_cluster_gives_the_same_bytes(tmp_path):
 
     with (
         dask.config.set({"distributed.worker.multiprocessing-method": "forkserver"}),  # of ours, which has torch
-        distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster,
+        distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=":0") as cluster,
         distributed.Client(cluster) as client,
     ):
         client.run(sys.path.insert, 0, str(HELPERS))
