@@ -9,7 +9,9 @@ from typing import Any
 
 from docutils import nodes
 from sphinx.application import Sphinx
+from sphinx.util import logging
 
+_LOG = logging.getLogger(__name__)
 _NAME = re.compile(r'(?<=<span class="pre">)[^<]+(?=</span>)')
 # Behind a sign that joins two parts of a name; not behind the first of a name, nor within a number.
 _JOINT = re.compile(r"(?<=\w)(?:[_./=:,(]|\[|&quot;)+(?=[\w{])(?<!\d[.,](?=\d))")
@@ -40,6 +42,8 @@ def label_cells(app: Sphinx, doctree: nodes.document, docname: str) -> None:
         heads = [cell.astext() for head in table.findall(nodes.thead) for cell in head.findall(nodes.entry)]
         if not heads or not too_wide(rows):
             continue
+        if any(any(head.findall(nodes.math)) for head in table.findall(nodes.thead)):
+            _LOG.warning("a label of a card would show TeX: write the table's head in letters", location=table)
         table["classes"].append("cards")
         for row in (row for body in table.findall(nodes.tbody) for row in body.children):
             for cell, head in zip(row.children, heads, strict=False):
