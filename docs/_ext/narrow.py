@@ -58,17 +58,13 @@ def visit_entry(self: Any, node: nodes.entry) -> None:
         self.body[start] = self.body[start].replace(">", f' data-label="{escape(node["label"])}">', 1)
 
 
-def depart_entry(self: Any, node: nodes.entry) -> None:
-    type(self).depart_entry(self, node)
-
-
 def break_names(app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: nodes.document | None) -> None:
     if "body" in context:
         context["body"] = with_breaks(context["body"])
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
-    app.add_node(nodes.entry, override=True, html=(visit_entry, depart_entry))
+    app.add_node(nodes.entry, override=True, html=(visit_entry, None))
     app.connect("doctree-resolved", label_cells)
     app.connect("html-page-context", break_names)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

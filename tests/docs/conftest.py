@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ def training() -> Any:
 
 
 @pytest.fixture
-def stage(training: Any, reference: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+def stage(training: Any, reference: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Any]]:
     """The names that the how-to pages and the README say they use."""
     import dask
     import toy
@@ -26,14 +27,12 @@ def stage(training: Any, reference: Path, tmp_path: Path, monkeypatch: pytest.Mo
     from transformers import PreTrainedTokenizerFast
 
     monkeypatch.chdir(tmp_path)
-    # Workers of a cluster are forked from the server of our own, which has torch imported.
-    dask.config.set({"distributed.worker.multiprocessing-method": "forkserver"})
     model, states = training
     letters = {character: index for index, character in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
     tokenizer = Tokenizer(models.BPE(vocab=letters, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    return {
+    names = {
         "model": model,
         "states": states,
         "dataset": toy.both(1024, seed=1),
@@ -43,3 +42,6 @@ def stage(training: Any, reference: Path, tmp_path: Path, monkeypatch: pytest.Mo
         "old_store": reference / "full.zarr",
         "old_restrictions": {"full": reference / "full.zarr", "l0h0": reference / "l0h0.zarr"},
     }
+    # Workers of a cluster are forked from the server of our own, which has torch imported.
+    with dask.config.set({"distributed.worker.multiprocessing-method": "forkserver"}):
+        yield names

@@ -27,7 +27,7 @@ from devinterp.errors import (
     StoreLockedError,
 )
 from devinterp.slt.sampling import sample
-from devinterp.slt.sampling.running import pool as processes
+from devinterp.slt.sampling.running.pool import worker_context
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -240,7 +240,7 @@ def test_a_worker_process_is_killed(tmp_path, longer, ours):
 
     thread = threading.Thread(target=kill)
     thread.start()
-    executor = None if ours else ProcessPoolExecutor(2, mp_context=processes._context())
+    executor = None if ours else ProcessPoolExecutor(2, mp_context=worker_context())
     options = {"chain_method": "parallel", "threads_per_chain": 1, **LONGER}
     # Chain 0 may be sampled in this process, and then waits for the kill: a worker is to have chain 1.
     with pytest.raises(SamplingError, match="worker process died"):

@@ -20,7 +20,6 @@ ROWS, TOKENS, BLOCK = {"train": 20, "code": 20}, 16, 8
 @contextmanager
 def local_cluster():
     """A cluster of two processes; yields what all its tasks gave since it was last cleared: (key, bytes, asked for)."""
-    import dask
     from distributed import Client, LocalCluster
     from distributed.diagnostics.plugin import SchedulerPlugin
 
@@ -33,7 +32,6 @@ def local_cluster():
                 results.append((str(key), task.nbytes, bool(task.who_wants)))
 
     with (
-        dask.config.set({"distributed.worker.multiprocessing-method": "forkserver"}),
         LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=":0", memory_limit=0) as cluster,
         Client(cluster),
     ):

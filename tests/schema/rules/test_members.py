@@ -278,3 +278,17 @@ def test_a_sweep_whose_root_lacks_its_settings_is_not_compared_with_them() -> No
     bare = whole.copy()
     bare.dataset = whole.to_dataset().drop_vars("lr")
     assert said("sweep_settings", bare, "sweep") == []
+
+
+@pytest.mark.parametrize("tokenizer", ["abc", [], {}, ""])
+def test_only_what_nobody_told_is_not_compared(tokenizer: Any) -> None:
+    """A null says that nobody told which tokenizer it was; what is empty is told, and differs."""
+    tree = make_tree(StoreRecipe("study", seed=1, members={"restriction": {"full": {}, "l0h1": {}}}))
+    for name, value in (("full", "xyz"), ("l0h1", tokenizer)):
+        tree[name].attrs["metadata"].setdefault("provenance", {})["tokenizer"] = value
+    path = "metadata.provenance.tokenizer"
+    assert [f[0] for f in said("study_members_agree", tree, "study", paths=[path])] == [
+        f"{path} differs from that of 'full'."
+    ]
+    tree["l0h1"].attrs["metadata"]["provenance"]["tokenizer"] = None
+    assert said("study_members_agree", tree, "study", paths=[path]) == []

@@ -107,7 +107,7 @@ def test_every_extension_is_interrupted_and_no_step_is_computed_twice(tmp_path, 
         if stop_after[0] == 0:
             signal.raise_signal(signal.SIGINT)  # an orderly end after the present draw
 
-    asked = {"checkpoints": [0], "keep_state": True, "checkpoint_every": 1, "progress": watch}
+    asked = {"checkpoints": [0, 7], "keep_state": True, "checkpoint_every": 1, "progress": watch}
     for stage in ["", *stages]:
         for what in stage.split():
             asked |= MORE[what](asked)

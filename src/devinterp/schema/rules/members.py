@@ -104,8 +104,8 @@ def _agree(members: Mapping[str, Context], paths: Sequence[str], may: Collection
             if found == wanted:
                 continue
             for where, ours, theirs in _differences(path, wanted, found):
-                if where not in untold or "none" not in (ours, theirs):
-                    yield Problem(f"{where} differs from that of {name!r}.", ours, theirs, other)
+                if where not in untold or (ours is not None and theirs is not None):
+                    yield Problem(f"{where} differs from that of {name!r}.", shown(ours), shown(theirs), other)
 
 
 def _canonical(value: Any, path: str, ignoring: Collection[str]) -> Any:
@@ -114,13 +114,13 @@ def _canonical(value: Any, path: str, ignoring: Collection[str]) -> Any:
     return value
 
 
-def _differences(path: str, ours: Any, theirs: Any) -> Iterator[tuple[str, str, str]]:
+def _differences(path: str, ours: Any, theirs: Any) -> Iterator[tuple[str, Any, Any]]:
     if isinstance(ours, Mapping) and isinstance(theirs, Mapping):
         for key in sorted({*ours, *theirs}):
             if ours.get(key) != theirs.get(key):
                 yield from _differences(f"{path}.{key}", ours.get(key), theirs.get(key))
     else:
-        yield path, shown(ours), shown(theirs)
+        yield path, ours, theirs
 
 
 @predicate("sampling_task_observed", kind="relation")

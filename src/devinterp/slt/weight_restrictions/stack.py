@@ -84,7 +84,7 @@ def find_layers(model: Module, path: str | None = None) -> list[Layer]:
         raise RestrictionError(
             "The model's layers could not be found." if not stacks else "The model has more than one stack of layers.",
             expected="one ModuleList of transformer layers",
-            found=f"{shown(stacks)}" if stacks else f"{type(model).__name__} with module lists {shown(sorted(lists))}",
+            found=shown(stacks) if stacks else f"{type(model).__name__} with module lists {shown(sorted(lists))}",
             remedy=("Say which with layers='path.of.the.list'. " if lists else "") + nameable(model),
         )
     return _with_parallel_lists(model, stacks[0], lists)

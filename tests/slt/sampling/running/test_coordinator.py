@@ -30,7 +30,7 @@ from devinterp.store.lock import LOCK_KEY, WriterLock
 @pytest.fixture(scope="module")
 def pool():
     # Of a context that has torch imported: a pool that imports it in each process is no other, and 8 s of CPU later.
-    with ProcessPoolExecutor(2, mp_context=processes._context()) as executor:
+    with ProcessPoolExecutor(2, mp_context=processes.worker_context()) as executor:
         yield executor
 
 

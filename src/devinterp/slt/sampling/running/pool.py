@@ -12,7 +12,7 @@ from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from contextlib import contextmanager
 from multiprocessing.context import BaseContext
 
-__all__ = ["StartingPool", "children_ignore_sigint", "orphaned", "start_server", "worker_pool"]
+__all__ = ["StartingPool", "children_ignore_sigint", "orphaned", "start_server", "worker_context", "worker_pool"]
 
 _LIBRARIES = ("transformers", "transformer_lens")  # whose import takes seconds, and runs no torch kernel
 
@@ -25,7 +25,7 @@ def worker_pool(count: int) -> ProcessPoolExecutor:
     thread and not touched the GPU, so that a fork of it is as good as a new process; a fork of the coordinator would
     hang in torch's thread pool. Elsewhere every worker is a new process and imports for itself.
     """
-    return ProcessPoolExecutor(count, mp_context=_context(), initializer=_begin, initargs=(dict(os.environ),))
+    return ProcessPoolExecutor(count, mp_context=worker_context(), initializer=_begin, initargs=(dict(os.environ),))
 
 
 class StartingPool:
@@ -90,7 +90,8 @@ def start_server(modules: Iterable[str] = ()) -> None:
         forkserver.ensure_running()
 
 
-def _context() -> BaseContext:
+def worker_context() -> BaseContext:
+    """Return the way in which processes of ours begin: forked from the server, where there is one."""
     if sys.platform != "linux":
         return multiprocessing.get_context("spawn")
     start_server()
