@@ -137,3 +137,15 @@ def test_a_test_that_imports_an_extra_says_so(request):
                 continue
             silent |= {f"{path.name}: {name}" for name in needs & {*lanes.EXTRAS} if f"{name!r}" not in marks}
     assert not silent
+
+
+def test_settings_of_a_package_are_changed_after_its_import():
+    """dask takes away again what was set: with a first key of distributed's, all that its import adds later."""
+    early = []
+    for path in (ROOT / "tests").rglob("*.py"):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        keys = [key for node in ast.walk(tree) if isinstance(node, ast.Dict) for key in node.keys]
+        sets = any(isinstance(key, ast.Constant) and str(key.value).startswith("distributed.") for key in keys)
+        if sets and "distributed" not in imports_of(tree):
+            early.append(path.name)
+    assert not early

@@ -22,6 +22,7 @@ def training() -> Any:
 def stage(training: Any, reference: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Any]]:
     """The names that the how-to pages and the README say they use."""
     import dask
+    import distributed  # noqa: F401  (before what is set of it: see tests/test_habits.py)
     import toy
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
