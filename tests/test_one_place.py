@@ -309,6 +309,11 @@ SIGNS: dict[str, tuple[str, dict[str, str], tuple[str, ...]]] = {
             "f'the rows {rows.tolist()[:20]}'", "import reprlib", "problem(found=repr(sorted(names)))",
         ),
     ),
+    "how what may be chosen stands in a message": (
+        r"\bone of( \w+)* \{",
+        {"wording.py": "one_of", "slt/sampling/inputs/parameter_masks.py": "says how many there are"},
+        ("raise ValueError(f'one of {shown(sorted(known))}')", "f'one of {QUANTITIES}'", "'one of {}'.format(known)"),
+    ),
     "how many cores there are": (
         r"sched_getaffinity|\bcpu_count\(",
         {"cores.py": "available_cores"},

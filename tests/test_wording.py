@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from devinterp.errors import SettingError
-from devinterp.wording import said, shown
+from devinterp.wording import one_of, said, shown
 
 
 @pytest.mark.parametrize(
@@ -43,6 +43,28 @@ from devinterp.wording import said, shown
 def test_values_are_written_as_a_reader_would(value: Any, text: str) -> None:
     assert shown(value) == text
     assert str(SettingError("Wrong.", found=value)) == ("Wrong." if value is None else f"Wrong. Found: {said(value)}.")
+
+
+@pytest.mark.parametrize(
+    ("choices", "text"),
+    [
+        (("b", "a"), "one of 'b', 'a'"),
+        ({"full": 1, "l0h0": 2}, "one of 'full', 'l0h0'"),
+        ((name for name in "ab"), "one of 'a', 'b'"),
+        (["full"], "'full', which is the only one"),
+        ([0], "0, which is the only one"),
+        ([], "there is none to choose"),
+        (range(3), "one of 0, 1, 2"),
+        (np.arange(7, 107), "one of 7 to 106"),
+        ([0, 1, 2, 4], "one of 0, 1, 2, 4"),
+        ([3, 2, 1, 0], "one of 3, 2, 1, 0"),
+        ([True, 2, 3, 4], "one of True, 2, 3, 4"),
+        ([f"l{i}" for i in range(100)], "one of " + ", ".join(f"'l{i}'" for i in range(60)) + ", and 40 more"),
+        ([{"lr": 0.1}, {"lr": 0.2}], "one of (lr: 0.1), (lr: 0.2)"),
+    ],
+)
+def test_what_may_be_chosen_is_listed(choices: Any, text: str) -> None:
+    assert one_of(choices) == text
 
 
 def test_a_text_that_is_prose_stays_as_it_is() -> None:

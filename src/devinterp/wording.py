@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-__all__ = ["said", "shown"]
+__all__ = ["one_of", "said", "shown"]
 
 # Of what is longer or deeper, only the beginning is shown: a container of a gigabyte costs nothing.
 _MOST, _DEEPEST, _LONGEST = 60, 5, 200
@@ -37,6 +37,22 @@ def shown(value: object, longest: int | None = None) -> str:
     """
     text = _shown(value, 0)
     return text if longest is None or len(text) <= longest else f"{text[: longest - 7]}...{text[-4:]}"
+
+
+def one_of(choices: Iterable[object]) -> str:
+    """Return what may be chosen, in the order given: of numbers that follow one another, the first and the last.
+
+    Examples
+    --------
+    >>> one_of(["sequence", "token"]), one_of(["full"]), one_of(range(100)), one_of([])
+    ("one of 'sequence', 'token'", "'full', which is the only one", 'one of 0 to 99', 'there is none to choose')
+    """
+    known: list[Any] = [c.item() if type(c).__module__ == "numpy" and hasattr(c, "item") else c for c in choices]
+    if len(known) < 2:
+        return f"{shown(known[0])}, which is the only one" if known else "there is none to choose"
+    if len(known) > 3 and all(type(c) is int for c in known) and known == list(range(known[0], known[-1] + 1)):
+        return f"one of {known[0]} to {known[-1]}"
+    return f"one of {shown(known)}"
 
 
 def _shown(value: Any, depth: int) -> str:

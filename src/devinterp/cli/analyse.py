@@ -18,7 +18,7 @@ from devinterp.cli.console import FOLLOW_LINKS
 from devinterp.cli.output import Format, emit, open_input, target_kind
 from devinterp.errors import SettingError
 from devinterp.slt.estimands import Estimand, Option, resolve
-from devinterp.wording import shown
+from devinterp.wording import one_of
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -190,7 +190,7 @@ def _at(tree: xr.DataTree, checkpoint: int | None) -> xr.DataTree:
     if steps is None:
         raise SettingError("--checkpoint is for series; this store has no checkpoints.")
     if checkpoint not in steps:
-        raise SettingError(f"The series has no checkpoint {checkpoint}.", expected=f"one of {shown(list(steps))}")
+        raise SettingError(f"The series has no checkpoint {checkpoint}.", expected=one_of(steps))
     return steps[checkpoint]
 
 
@@ -211,5 +211,5 @@ def _one_run(tree: xr.DataTree, restriction: str | None) -> Any:
         return tree
     name = restriction or ("full" if "full" in members else next(iter(members)))
     if name not in members:
-        raise SettingError(f"The study has no restriction {name!r}.", expected=f"one of {shown(list(members))}")
+        raise SettingError(f"The study has no restriction {name!r}.", expected=one_of(members))
     return members[name]

@@ -20,7 +20,7 @@ from devinterp.plot.traces import loss_traces, running_means
 from devinterp.plot.verdict import verdict_table
 from devinterp.slt.estimands import ESTIMANDS
 from devinterp.slt.runs.kind import kind_of
-from devinterp.wording import shown
+from devinterp.wording import one_of
 
 __all__ = ["PlotAccessor"]
 
@@ -46,7 +46,7 @@ class PlotAccessor:
         known = {"samples": "traces", "study": "llc", "series": "llc", "sweep": "sweep", "sweep_summary": "sweep"}
         known |= {each.kind: each.picture for each in ESTIMANDS.values() if each.picture}
         if kind not in known:
-            raise SettingError("There is no picture of this.", expected=f"one of {shown(sorted(known))}", found=kind)
+            raise SettingError("There is no picture of this.", expected=one_of(sorted(known)), found=kind)
         return getattr(self, known[kind])(**options)
 
     def traces(self, **options: Any) -> Any:

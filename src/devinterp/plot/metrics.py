@@ -12,6 +12,7 @@ from devinterp.plot.drawing.facets import Facets, draw_facets, make_facets
 from devinterp.plot.drawing.style import NEUTRAL, PALETTE, colours, legend, new_axes, note, title
 from devinterp.plot.inputs import one_run
 from devinterp.slt.runs.run import Samples, Tree
+from devinterp.wording import one_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -79,11 +80,11 @@ def sgld_metrics(
         )
     if quantity is None:
         if ax is not None:
-            raise SettingError("ax takes one quantity.", expected=f"quantity = one of {QUANTITIES}")
+            raise SettingError("ax takes one quantity.", expected=f"quantity = {one_of(QUANTITIES)}")
         grid = make_facets([TITLES[q] for q in QUANTITIES], col_wrap=col_wrap or 3, sharey=False, size=(3.5, 2.8))
         return draw_facets(grid, lambda axes, i: sgld_metrics(samples, QUANTITIES[i], ax=axes), own_labels=True)
     if quantity not in QUANTITIES:
-        raise SettingError("There is no such diagnostic.", expected=f"one of {QUANTITIES}", found=repr(quantity))
+        raise SettingError("There is no such diagnostic.", expected=one_of(QUANTITIES), found=repr(quantity))
     ax = new_axes(ax, (4.6, 3.0))
     lines = _DRAW[quantity](ax, run)
     burnin = run.setting("num_burnin_steps")

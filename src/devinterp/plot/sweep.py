@@ -20,6 +20,7 @@ from devinterp.slt.runs.results import refuse_empty
 from devinterp.slt.runs.run import Tree
 from devinterp.slt.sweep import CONTROL, compute_sweep
 from devinterp.slt.sweep.recommend import recommend
+from devinterp.wording import one_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -107,7 +108,7 @@ def sweep_map(
     every = panels_of(shown)
     panels = [each for each in every if wanted.items() <= each.items()]
     if not panels:
-        raise SettingError("The sweep has no such panel.", expected=f"one of {every}", found=wanted)
+        raise SettingError("The sweep has no such panel.", expected=one_of(every), found=wanted)
     # What diverged would set the scale, and leave the others one colour.
     settled = shown["llc_mean"].where(shown["verdict"] != "diverged")
     settled = settled if settled.notnull().any() else shown["llc_mean"]

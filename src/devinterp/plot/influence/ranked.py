@@ -17,7 +17,7 @@ from devinterp.plot.influence.rows import describe, label_of, numbers_along, pla
 from devinterp.plot.inputs import as_bif
 from devinterp.plot.tokens.decode import drawable, token_strings
 from devinterp.slt.runs.run import Tree
-from devinterp.wording import shown
+from devinterp.wording import one_of
 
 __all__ = ["influence_images", "ranked_influences"]
 
@@ -81,7 +81,7 @@ def ranked_influences(
         )
     positions = numbers_along(result, "target_position")
     if target_position not in positions:
-        raise SettingError("There is no such token.", expected=f"one of {shown(positions[:20])}", found=target_position)
+        raise SettingError("There is no such token.", expected=one_of(positions), found=target_position)
     query = result.isel(batch_1=position_of(result, "batch_1", batch_1))
     query = query.isel(target_position=int(np.flatnonzero(positions == target_position)[0]))
     ranked = [each for each in _ranked(query, batch_1, top) if np.isfinite(each[0])]

@@ -9,7 +9,7 @@ import xarray as xr
 from devinterp.errors import DataError, SettingError
 from devinterp.plain_json import listed
 from devinterp.slt.runs.results import result_of_tokens, with_unit
-from devinterp.wording import shown
+from devinterp.wording import one_of
 
 __all__ = [
     "describe",
@@ -61,7 +61,7 @@ def position_of(result: xr.Dataset, dim: str, index: int) -> int:
     if found.size == 0:
         raise SettingError(
             f"The result has no {'sequence' if dim.startswith('batch') else 'position'} {index} along {dim}.",
-            expected=f"one of {shown(labels[:20].tolist())}{' ...' if labels.size > 20 else ''}",
+            expected=one_of(labels),
             found=index,
         )
     return int(found[0])

@@ -24,7 +24,7 @@ from devinterp.plot.llc.over_restrictions import height_of, llc_over_restriction
 from devinterp.slt.diagnostics import SeriesDiagnosis, diagnose
 from devinterp.slt.runs.kind import kind_of
 from devinterp.slt.runs.run import Tree
-from devinterp.wording import shown
+from devinterp.wording import one_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -81,7 +81,7 @@ def llc_estimates(
         if ax is not None or col not in result.dims:
             raise SettingError(
                 "These panels cannot be drawn.",
-                expected=f"ax left out, and col one of {shown([d for d in ('checkpoint', 'wr') if d in result.dims])}",
+                expected=f"ax left out, and col {one_of(d for d in ('checkpoint', 'wr') if d in result.dims)}",
                 found=f"col={col!r}",
             )
         names = (

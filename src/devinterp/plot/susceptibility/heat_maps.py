@@ -27,7 +27,7 @@ from devinterp.plot.susceptibility.classes import (
 )
 from devinterp.plot.tokens.decode import drawable
 from devinterp.slt.runs.run import Tree
-from devinterp.wording import shown
+from devinterp.wording import one_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -143,13 +143,11 @@ def susceptibility_text(
     names = observable_names(sus)
     observable = names[0] if observable is None else observable
     if observable not in names:
-        raise MissingVariableError(f"There is no observable {observable!r}.", expected=f"one of {shown(names)}")
+        raise MissingVariableError(f"There is no observable {observable!r}.", expected=one_of(names))
     chosen = (sus["dataset_id"].values == names.index(observable)) & (sus["batch"].values == batch)
     if not chosen.any():
         rows = np.unique(sus["batch"].values[sus["dataset_id"].values == names.index(observable)])
-        raise SettingError(
-            f"{observable!r} has no row {batch}.", expected=f"one of {shown(rows.tolist()[:20])}", found=batch
-        )
+        raise SettingError(f"{observable!r} has no row {batch}.", expected=one_of(rows), found=batch)
     places = np.flatnonzero(chosen)
     places = places[np.argsort(sus["target_position"].values[places], kind="stable")]
     values = values_of(tree, standardize)[places].T

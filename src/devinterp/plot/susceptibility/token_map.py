@@ -22,7 +22,7 @@ from devinterp.plot.susceptibility.classes import (
 )
 from devinterp.slt.runs.run import Tree
 from devinterp.slt.susceptibilities.matrix import refuse_missing
-from devinterp.wording import shown
+from devinterp.wording import one_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -85,7 +85,7 @@ def susceptibility_map(
         Some of the susceptibilities are not finite.
     """
     if method is not None and method not in NAMES:
-        raise SettingError("There is no such method.", expected=f"one of {shown(sorted(NAMES))}", found=repr(method))
+        raise SettingError("There is no such method.", expected=one_of(sorted(NAMES)), found=repr(method))
     tree = as_susceptibilities(obj, **options)
     refuse_missing(tree["susceptibilities"].to_dataset()["sus"])
     values = values_of(tree, standardize)

@@ -21,7 +21,7 @@ from devinterp.slt.runs.read_blocks import block_slices, read_blocks
 from devinterp.slt.runs.results import loss_unit
 from devinterp.slt.runs.run import Tree, study_members
 from devinterp.slt.susceptibilities.matrix import matrix
-from devinterp.wording import shown
+from devinterp.wording import one_of
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -137,7 +137,7 @@ def _loss_rows(
     members = study_members(obj)
     if wr is not None:
         if members is None or wr not in members:
-            raise SettingError(f"There is no restriction {wr!r}.", expected=f"one of {shown(list(members or ()))}")
+            raise SettingError(f"There is no restriction {wr!r}.", expected=one_of(members or ()))
         obj = members[wr]
     run = one_run(obj)
     if not run.observables:
@@ -198,7 +198,7 @@ def _susceptibility_rows(
     observable = names[0] if observable is None else observable
     for given, known in ((wr, restrictions), (observable, names)):
         if given not in known:
-            raise SettingError(f"There is no {given!r} here.", expected=f"one of {shown(known[:30])}")
+            raise SettingError(f"There is no {given!r} here.", expected=one_of(known))
     column = matrix(tree, standardize="columns").isel(wr=restrictions.index(wr)).values
     which = names.index(observable)
     here, there = sus["dataset_id"].values == which, context["dataset_id"].values == which

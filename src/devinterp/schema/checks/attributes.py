@@ -11,7 +11,7 @@ from devinterp.plain_json import plain_json
 from devinterp.schema.definition.suggest import suggestion
 from devinterp.schema.findings.codes import RuleCode
 from devinterp.schema.findings.report import Collector, clip
-from devinterp.wording import shown
+from devinterp.wording import one_of, shown
 
 if TYPE_CHECKING:
     from devinterp.schema.rules.bound import Bound
@@ -99,10 +99,11 @@ def _expected(error: Any) -> str:
     value = error.validator_value
     if error.validator == "pattern":
         return f"text that matches {value}"
+    if error.validator == "enum":
+        return one_of(value)
     if error.validator == "type":
         return f"of type {value if isinstance(value, str) else ' or '.join(value)}"
     texts = {
-        "enum": "one of {}",
         "minimum": "at least {}",
         "exclusiveMinimum": "more than {}",
         "minLength": "text of at least {} characters",

@@ -16,7 +16,7 @@ from devinterp.schema.findings.codes import RuleCode
 from devinterp.schema.findings.report import Collector, clip
 from devinterp.schema.rules.registry import verify_predicates
 from devinterp.schema.rules.samples import is_complete
-from devinterp.wording import shown
+from devinterp.wording import one_of
 
 if TYPE_CHECKING:
     from devinterp.schema.reading.nodes import GroupNode
@@ -55,7 +55,7 @@ def choose_schema(root: GroupNode, asked: Any, profile: str, findings: Collector
             RuleCode.UNKNOWN_KIND,
             "/",
             "The store fits no known schema.",
-            expected=f"one of {', '.join(s.id for s in known_schemas('strict'))}",
+            expected=one_of(s.id for s in known_schemas("strict")),
             found=", ".join(names[:20]) or "an empty group",
         )
     return recognised
@@ -67,9 +67,7 @@ def _named_schema(named: str, profile: str) -> tuple[Schema | None, str]:
         return None, ""
     found, why = _sound(named, profile)
     if found is not None and found.profile != profile:
-        raise SchemaError(
-            f"The schema {named!r} has no profile {profile!r}.", expected=f"one of {shown(sorted(found.profiles))}"
-        )
+        raise SchemaError(f"The schema {named!r} has no profile {profile!r}.", expected=one_of(sorted(found.profiles)))
     return found, why
 
 

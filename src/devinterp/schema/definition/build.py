@@ -22,7 +22,7 @@ from devinterp.schema.definition.spec import (
     StorageSpec,
     VariableSpec,
 )
-from devinterp.wording import shown
+from devinterp.wording import one_of
 
 __all__ = ["freeze_schema"]
 
@@ -40,7 +40,7 @@ def freeze_schema(
     if profile not in profiles:
         raise SchemaError(
             f"The schema {document['schema']!r} has no profile {profile!r}.",
-            expected=f"one of {shown(sorted(profiles))}",
+            expected=one_of(sorted(profiles)),
         )
     chosen = profiles[profile].overrides
     schema = Schema(

@@ -18,7 +18,7 @@ from devinterp.schema.definition.build import freeze_schema
 from devinterp.schema.definition.extend import merge_documents
 from devinterp.schema.definition.schema import Schema
 from devinterp.schema.definition.suggest import closest
-from devinterp.wording import shown
+from devinterp.wording import one_of, shown
 
 __all__ = ["available", "find_schema", "load", "load_document", "schemas_folder", "usable"]
 
@@ -268,7 +268,7 @@ def _locate(source: str | Path) -> Path:
     near = closest(text, [*_names(), *known])
     raise SchemaError(
         f"There is no schema {text!r}.",
-        expected=f"one of {shown(sorted(known))}",
+        expected=one_of(sorted(known)),
         remedy=f"Did you mean {near!r}?"
         if near is not None
         else "Give the path of a YAML document, or install the package that registers it under "

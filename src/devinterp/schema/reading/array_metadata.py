@@ -15,7 +15,7 @@ from devinterp.schema.findings.report import Collector
 from devinterp.schema.reading.keys import ChunkKeys, chunk_grid
 from devinterp.schema.reading.limits import Limits
 from devinterp.schema.reading.nodes import ArrayNode, CodecNode, StorageNode
-from devinterp.wording import shown
+from devinterp.wording import one_of, shown
 
 __all__ = [
     "NUMERIC",
@@ -188,7 +188,7 @@ class _Reader:
                 self._refuse(
                     RuleCode.UNSAFE_CODEC,
                     "A codec is not known to be safe.",
-                    f"one of {', '.join(sorted(SAFE_CODECS))}",
+                    one_of(sorted(SAFE_CODECS)),
                     name,
                 )
             if name == "sharding_indexed":

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from devinterp.errors import DevinterpWarning, PredicateError, SchemaError
 from devinterp.plain_json import dig
 from devinterp.schema.definition.suggest import suggestion
-from devinterp.wording import shown
+from devinterp.wording import one_of, shown
 
 if TYPE_CHECKING:
     from devinterp.schema.definition.schema import Schema
@@ -192,7 +192,7 @@ def find_predicate(name: str) -> Predicate:
     if name not in _REGISTRY:
         raise SchemaError(
             f"There is no predicate {name!r}.",
-            expected=f"one of {', '.join(sorted(_REGISTRY))}",
+            expected=one_of(sorted(_REGISTRY)),
             remedy=suggestion(name, _REGISTRY)
             or "Register it with @devinterp.schema.predicate before the schema is used.",
         )

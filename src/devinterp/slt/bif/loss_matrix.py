@@ -16,7 +16,7 @@ from devinterp.slt.runs.chains import ChainSelection, chain_states, select_chain
 from devinterp.slt.runs.masked_means import row_mask
 from devinterp.slt.runs.read_blocks import block_slices, read_blocks
 from devinterp.slt.runs.run import Samples
-from devinterp.wording import shown
+from devinterp.wording import one_of
 
 __all__ = ["LossMatrix", "Sequences", "counted", "load_losses"]
 
@@ -82,7 +82,7 @@ class Sequences:
             if chosen not in self.observables:
                 raise SettingError(
                     f"{argument} names no observable that is part of this analysis.",
-                    expected=f"'all', one of {shown(list(self.observables))}, or indices of sequences",
+                    expected=f"'all', {one_of(self.observables)}, or indices of sequences",
                     found=repr(chosen),
                 )
             start = self.starts[chosen]

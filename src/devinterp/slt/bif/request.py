@@ -19,7 +19,7 @@ from devinterp.slt.runs.chains import ChainSelection
 from devinterp.slt.runs.read_blocks import is_dask
 from devinterp.slt.runs.results import label_result, row_labels, said_of_rows, schema_id
 from devinterp.slt.runs.run import Samples, Tree
-from devinterp.wording import shown
+from devinterp.wording import one_of, shown
 
 __all__ = ["BifPlan", "check_memory"]
 
@@ -82,9 +82,7 @@ class BifPlan:
             (reduce, ("stack", "mean"), "reduce_chain_dimension_method"),
         ):
             if value not in known:
-                raise SettingError(
-                    f"There is no such {argument}.", expected=f"one of {shown(list(known))}", found=repr(value)
-                )
+                raise SettingError(f"There is no such {argument}.", expected=one_of(known), found=repr(value))
         if batch_size < 1:
             raise SettingError("batch_size is too small.", expected="at least 1", found=batch_size)
         run = Samples.of(samples, allow_partial=allow_partial)

@@ -29,7 +29,7 @@ from devinterp.slt.runs.masked_means import (
 from devinterp.slt.runs.results import said_of_losses
 from devinterp.slt.runs.run import Samples, Tree, series_members, study_members
 from devinterp.slt.uncertainty.intervals import llc_interval
-from devinterp.wording import shown
+from devinterp.wording import one_of, shown
 
 __all__ = ["CI_IS_FOR", "Over", "best_average", "check_over", "llc_of_run", "llc_of_trace", "task_of"]
 
@@ -42,7 +42,7 @@ CI_IS_FOR = "n_beta * E[L - L_0] at this step size, n_beta, localization and len
 def check_over(over: str) -> None:
     """Raise `SettingError` where there is no such average."""
     if over not in OVERS:
-        raise SettingError("There is no such average.", expected=f"over = one of {OVERS}", found=repr(over))
+        raise SettingError("There is no such average.", expected=f"over = {one_of(OVERS)}", found=repr(over))
 
 
 def llc_of_trace(

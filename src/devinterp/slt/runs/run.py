@@ -17,7 +17,7 @@ from devinterp.slt.runs.positions import target_positions, token_positions
 from devinterp.slt.runs.results import no_text, of_tokens, with_plain_coords
 from devinterp.steps import StepLayout
 from devinterp.store.reading.fast_chunks import refuse_gone_tree
-from devinterp.wording import shown
+from devinterp.wording import one_of
 
 __all__ = ["Samples", "is_samples", "metadata_of", "series_members", "study_members"]
 
@@ -256,7 +256,7 @@ class Samples:
         within = f" in the run {self.label!r}" if self.label else ""
         raise MissingVariableError(
             f"There is no observable {name!r}{within}.",
-            expected=f"one of {shown(sorted(ids))}" if ids else "a variable loss_{observable}",
+            expected=one_of(sorted(ids)) if ids else "a variable loss_{observable}",
             remedy="Sample with it among the observables, or choose one that is there.",
         )
 

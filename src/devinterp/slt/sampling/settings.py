@@ -10,6 +10,7 @@ from typing import Any
 
 from devinterp.errors import SettingError
 from devinterp.steps import StepLayout
+from devinterp.wording import one_of
 
 __all__ = ["METRICS", "MODES", "SAMPLING_METHODS", "SamplerSettings"]
 
@@ -83,9 +84,7 @@ class SamplerSettings:
         """
         known = {field.name for field in fields(cls)}
         for name in arguments.keys() - known:
-            raise SettingError(
-                f"{name!r} is not a sampler setting.", expected=f"one of {', '.join(sorted(known))}", found=repr(name)
-            )
+            raise SettingError(f"{name!r} is not a sampler setting.", expected=one_of(sorted(known)), found=repr(name))
         checked = dict(arguments)
         for name, check in _CHECKS.items():
             if name in arguments:

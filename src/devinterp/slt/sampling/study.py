@@ -20,6 +20,7 @@ from devinterp.slt.sampling.running.options import Execution
 from devinterp.slt.sampling.running.run_plan import describe, make_plan
 from devinterp.slt.sampling.settings import SamplerSettings
 from devinterp.store import StoreLike
+from devinterp.wording import one_of
 
 __all__ = [
     "check_names",
@@ -150,7 +151,7 @@ def check_task(sampling_task: object, observables: object) -> str:
     if sampling_task not in names:
         raise SettingError(
             f"sampling_task {sampling_task!r} is not an observable of this study.",
-            expected=f"one of {', '.join(map(repr, names))}" if names else "an observable of that name",
+            expected=one_of(names) if names else "an observable of that name",
             found=repr(sampling_task),
         )
     return sanitize_observable_name(str(sampling_task))
@@ -164,7 +165,7 @@ def overridden(
     if unknown:
         raise RestrictionError(
             f"overrides names weight restrictions that are not there: {', '.join(map(repr, unknown))}.",
-            expected=f"one of {', '.join(map(repr, names))}",
+            expected=one_of(names),
         )
     allowed = overridable("restriction")
     own = {}
@@ -180,7 +181,7 @@ def check_overridable(changes: Mapping[str, Any], allowed: Sequence[str], *, who
     for key in changes.keys() - set(allowed):
         raise SettingError(
             f"{who} overrides {key!r}, which {shared_by} must share.",
-            expected=f"one of {', '.join(allowed)}",
+            expected=one_of(allowed),
             found=repr(key),
         )
 

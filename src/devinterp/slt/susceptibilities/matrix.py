@@ -14,7 +14,7 @@ import xarray as xr
 
 from devinterp.errors import DataError, MissingVariableError, SettingError
 from devinterp.slt.susceptibilities.flat_form import VALUES, group_of
-from devinterp.wording import shown
+from devinterp.wording import one_of
 
 __all__ = ["matrix", "pca", "refuse_missing"]
 
@@ -65,7 +65,7 @@ def _comparable(result: xr.DataTree, standardize: bool | Literal["columns"], var
     if variable not in dataset or variable not in VALUES[:3]:
         raise MissingVariableError(
             f"The result has no {variable!r}.",
-            expected=f"one of {shown([v for v in VALUES[:3] if v in dataset])}",
+            expected=one_of([v for v in VALUES[:3] if v in dataset]),
             remedy="Compute it with terms=True.",
         )
     values = dataset[variable].astype(np.float64)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 from devinterp.errors import RestrictionError
 from devinterp.slt.weight_restrictions import attention, grammar, heads, measure_layout, module_tree, stack
+from devinterp.wording import one_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -203,7 +204,9 @@ class Architecture:
             ]
             raise RestrictionError(
                 f"Restriction {restriction.text!r} selects nothing: that layer has no such part.",
-                expected=f"one of the layers {with_part}" if with_part else "a model whose layers have that part",
+                expected=f"a layer that has one: {one_of(with_part)}"
+                if with_part
+                else "a model whose layers have that part",
                 found=_classes(layer),
                 remedy=module_tree.nameable(self.model),
             )
@@ -215,7 +218,7 @@ class Architecture:
             others = [o.index for o in layers if len(attention.find_units(o.parts, self.canonical)) == 1]
             raise RestrictionError(
                 f"Restriction {restriction.text!r} needs a layer with one self-attention of known projections.",
-                expected=f"one of the layers {others}"
+                expected=f"a layer that has one: {one_of(others)}"
                 if others
                 else "projections with names such as q_proj, c_attn, W_Q",
                 found=f"{len(units)} in layer {layer.index}, {_classes(layer)}",

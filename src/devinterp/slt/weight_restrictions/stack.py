@@ -10,7 +10,7 @@ from devinterp.slt.weight_restrictions import module_names
 from devinterp.slt.weight_restrictions.attention import find_units
 from devinterp.slt.weight_restrictions.model_parts import Layer
 from devinterp.slt.weight_restrictions.module_tree import canonical_names, nameable
-from devinterp.wording import shown
+from devinterp.wording import one_of, shown
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -69,7 +69,7 @@ def find_layers(model: Module, path: str | None = None) -> list[Layer]:
         if path not in lists:
             raise RestrictionError(
                 f"The model has no list of modules at {path!r}.",
-                expected=f"one of {shown(sorted(lists))}",
+                expected=one_of(sorted(lists)),
                 found=repr(path),
             )
         return _with_parallel_lists(model, path, lists)

@@ -22,7 +22,7 @@ from devinterp.schema.reading.keys import DOCUMENT
 from devinterp.store.location import Location, StoreLike, locate
 from devinterp.store.reading.path_state import PathState, inspect_path
 from devinterp.store.zarr_metadata import documents, open_array, write_consolidated_root
-from devinterp.wording import shown
+from devinterp.wording import one_of
 
 __all__ = ["write_result"]
 
@@ -136,7 +136,7 @@ def _groups(
     if match is None:
         raise DataError(
             f"The schema does not know the group {path!r}.",
-            expected=f"one of {shown(sorted(n.path for n in schema.nodes))}",
+            expected=one_of(sorted(n.path for n in schema.nodes)),
             remedy="Drop it, or use to_zarr() of xarray.",
         )
     spec = match[0]
@@ -180,7 +180,7 @@ def _layout(path: str, node: NodeSpec, schema: Schema, dataset: xr.Dataset) -> G
         if found is None:
             raise DataError(
                 f"The schema does not know the variable {name!r}.",
-                expected=f"one of {shown(sorted(node.variables))}",
+                expected=one_of(sorted(node.variables)),
                 remedy="Drop it, or use to_zarr() of xarray.",
             )
         spec, bound = found

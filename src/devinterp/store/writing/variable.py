@@ -35,6 +35,7 @@ from devinterp.store.location import Location, StoreLike, locate
 from devinterp.store.lock import LOCK_KEY, WriterLock
 from devinterp.store.reading.open import root_document
 from devinterp.store.zarr_metadata import group_document, open_array
+from devinterp.wording import one_of
 
 __all__ = ["write_variable", "write_variables"]
 
@@ -186,7 +187,7 @@ def _declared(bound: Bound, name: str) -> tuple[VariableSpec, dict[str, str]]:
     if found is None or not all(member in members.get(family, {}) for family, member in found[1].items()):
         raise MissingVariableError(
             f"The schema {bound.schema.id} declares no variable {name!r}.",
-            expected=f"one of {', '.join(sorted(bound.variables))}",
+            expected=one_of(sorted(bound.variables)),
             remedy=suggestion(name, bound.variables)
             or "Declare it in a schema that extends this one, and pass that as schema=.",
         )
