@@ -1,4 +1,4 @@
-"""Names of devinterp 1 and 2.0: each works, answers by its successor, or says where its work is done now."""
+"""Names of devinterp 0 to 2.0: each works, answers by its successor, or says where its work is done now."""
 
 from __future__ import annotations
 
@@ -122,6 +122,32 @@ def test_a_name_that_never_was_is_an_attribute_error_and_a_module_that_never_was
     assert not hasattr(devinterp.utils, "nothing")
     with pytest.raises(ModuleNotFoundError):
         import_module("devinterp.nothing")
+
+
+def test_old_names_answer_through_their_packages_and_by_a_star():
+    """What a package had imported was in it, and nothing said of a star left a NameError, lines later."""
+    programs = (
+        "import devinterp; devinterp.optim.sgld.SGLD",
+        "import devinterp.slt as slt; slt.mala.MalaAcceptanceRate",
+        "from devinterp import slt; slt.llc.LLCEstimator",
+        "from devinterp.optim import *",
+        "from devinterp.vis_utils import *",
+        "from devinterp.zoo.test_utils import *",
+    )
+    code = f"""for program in {programs}:
+    try:
+        exec(program, {{}})
+    except Exception as error:
+        print(type(error).__name__)"""
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.split() == len(programs) * ["RenamedError"]
+
+
+def test_a_star_takes_the_names_of_a_module_that_have_successors():
+    scope: dict[str, Any] = {}
+    with pytest.warns(DeprecationWarning, match="is now"):
+        exec("from devinterp.slt.susceptibility_views import *", scope)
+    assert {*_renamed.OLD_NAMES["devinterp.slt.susceptibility_views"]} <= {*scope}
 
 
 def test_a_store_conflict_is_a_runtime_error_too():

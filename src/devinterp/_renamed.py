@@ -1,4 +1,4 @@
-"""Names of devinterp 1 and 2.0, and of 3 before its release, and where their work is done now.
+"""Names of devinterp 0 to 2.0, and of 3 before its release, and where their work is done now.
 
 One table: for every public name of those releases, for every one that an API page had, and for those that public
 programs took from its repository in between, either the successor of the
@@ -38,6 +38,11 @@ _HEADS = "Heads are read from the model: see devinterp.slt.weight_restrictions.p
 _NBETA = ">devinterp.utils:default_nbeta"
 _RUN = ">devinterp.slt.sampling:sample"
 _TRAINING = "Keep a copy in your own code: nothing is trained here"
+_ZOO = (
+    "Keep a copy in your own code, as a plain torch module with its data: such models are in the documentation, "
+    "'Come from devinterp 1', section 'Its examples here'"
+)
+_SVGD = "There is no Stein variational gradient descent here: chains are those of sample()"
 _ACTIVATIONS = "Use torch's forward hooks, or TransformerLens: activations are not looked at here"
 
 # Where parts of the package went before its release.
@@ -55,14 +60,16 @@ _VIEWS = {
     "split_half": ">devinterp.slt.susceptibilities.split_half:split_half",
 }
 
+_PER_BACKEND = ("llc", "mala", "norms", "wbic")
+
 # What begins with ">" is a successor of the same meaning; everything else is what to do. Of a name that is in both
 # releases the later one counts.
 OLD_NAMES: Mapping[str, Mapping[str, str]] = {
-    "devinterp": {"LLCEstimator": _LLC, "SGLD": _UPDATE},
+    "devinterp": {"LLCEstimator": _LLC, "SGLD": _UPDATE, "estimate_learning_coeff": _LLC},
     "devinterp.backends": {},
     "devinterp.backends.default": {},
     "devinterp.backends.default.slt": {},
-    **{f"devinterp.backends.{each}.slt.{name}": {} for each in ("default", "tpu") for name in ("llc", "mala", "wbic")},
+    **{f"devinterp.backends.{each}.slt.{name}": {} for each in ("default", "tpu") for name in _PER_BACKEND},
     "devinterp.backends.default.slt.sampler": {
         "default_nbeta": _NBETA, "get_args": _SAMPLE, "sample": _SAMPLE, "sample_single_chain": _SAMPLE,
     },
@@ -70,21 +77,41 @@ OLD_NAMES: Mapping[str, Mapping[str, str]] = {
     "devinterp.backends.tpu.slt": {},
     "devinterp.backends.tpu.slt.sampler": {"sample": _TPU, "sample_single_chain": _TPU, "mark_step_if_xla": _TPU},
     "devinterp.config": {"Config": _TRAINING},
+    "devinterp.data": dict.fromkeys(("CustomDataLoader", "CustomDataloader"), _TRAINING),
+    "devinterp.evals": dict.fromkeys(
+        ("Evaluator", "RepeatEvaluator", "dataloader_map", "dataloader_reduce"), _TRAINING
+    ),
+    "devinterp.learner": dict.fromkeys(("Learner", "LearnerConfig"), _TRAINING),
     "devinterp.logging": {"Logger": _TRAINING},
     "devinterp.mechinterp": {},
     "devinterp.mechinterp.activations": {"ActivationProbe": _ACTIVATIONS, "Transform": _ACTIVATIONS},
     "devinterp.mechinterp.hooks": dict.fromkeys(
         ("Hooked", "HookedList", "HookedSequential", "hook", "prepend_dict"), _ACTIVATIONS
     ),
+    "devinterp.ops": {},
+    "devinterp.ops.logging": dict.fromkeys(
+        (
+            "CompositeLogger", "CsvLogger", "DataFrameLogger", "MetricLogger", "MetricLoggingConfig", "StdLogger",
+            "WandbLogger",
+        ), _TRAINING
+    ),
+    "devinterp.ops.storage": dict.fromkeys(
+        (
+            "BaseStorageProvider", "CheckpointerConfig", "CompositeStorageProvider", "IDType", "LocalStorageProvider",
+            "S3StorageProvider", "create_storage_provider", "int_id_to_key", "key_to_int_id",
+        ), _TRAINING
+    ),
+    "devinterp.ops.utils": dict.fromkeys(("expand_steps_config_", "process_steps"), _TRAINING),
     "devinterp.optim": {"SGLD": _UPDATE, "SGMCMC": _UPDATE, "SGNHT": _UPDATE, "SamplingMethodLiteral": _UPDATE},
     "devinterp.optim.metrics": {"Metrics": _METRICS},
+    "devinterp.optim.optimizers": {"OptimizerConfig": _TRAINING},
     "devinterp.optim.preconditioner": dict.fromkeys(
         (
             "CompositePreconditioner", "IdentityPreconditioner", "MaskPreconditioner", "NHTPreconditioning",
             "Preconditioner", "PreconditionerCoefs", "RMSpropPreconditioner",
         ), f"{_UPDATE}; masks are param_masks="
     ),
-    "devinterp.optim.schedulers": {"LRScheduler": _TRAINING},
+    "devinterp.optim.schedulers": dict.fromkeys(("LRScheduler", "SchedulerConfig"), _TRAINING),
     "devinterp.optim.prior": dict.fromkeys(
         ("CompositePrior", "GaussianPrior", "Prior", "UniformPrior"),
         "The prior is a setting of sample(): localization=, llc_weight_decay= and bounding_box_size=",
@@ -93,6 +120,7 @@ OLD_NAMES: Mapping[str, Mapping[str, str]] = {
     "devinterp.optim.sgmcmc": {"SGMCMC": _UPDATE, "SamplingMethodLiteral": _UPDATE},
     "devinterp.optim.sgnht": {"SGNHT": _UPDATE},
     "devinterp.optim.sketch": dict.fromkeys(("CountSketch", "SKETCH_QUANTITIES", "SketchBuffer"), _WEIGHTS),
+    "devinterp.optim.svgd": dict.fromkeys(("RBF", "SVGD"), _SVGD),
     "devinterp.optim.utils": {"OptimizerMetric": _METRICS},
     "devinterp.plot.token_text": {"token_strings": ">devinterp.plot.tokens.decode:token_strings"},
     "devinterp.slt": {"plot_learning_coeff_trace": _TRACES},
@@ -127,6 +155,7 @@ OLD_NAMES: Mapping[str, Mapping[str, str]] = {
     },
     "devinterp.slt.diagnostics": {"TITLES": ">devinterp.slt.diagnostics.diagnosis:TITLES"},
     "devinterp.slt.gradient": {"GradientDistribution": _METRICS},
+    "devinterp.slt.learning_coeff": {},
     "devinterp.slt.llc": {
         "LLCEstimator": _LLC,
         "OnlineLLCEstimator": f"{_LLC}; loss_trace is in the result",
@@ -173,6 +202,7 @@ OLD_NAMES: Mapping[str, Mapping[str, str]] = {
         "default_nbeta": _NBETA,
         "estimate_learning_coeff": _LLC,
         "estimate_learning_coeff_with_summary": f"{_LLC}; print(tree.devinterp.diagnose()) is the summary",
+        "estimate_rlct": _LLC,
         "is_transformer_lens_model": ">devinterp.slt.sampling.engine.losses:is_transformer_lens",
         "sample": _SAMPLE,
         "sample_single_chain": f"{_SAMPLE} with num_chains=1",
@@ -184,6 +214,7 @@ OLD_NAMES: Mapping[str, Mapping[str, str]] = {
         "ZARR_MAX_WRITE_THREADS": "Chains write on a thread of their own; there is nothing to set",
         "sweep": ">devinterp.slt.sweep.sample_sweep:sweep",
     },
+    "devinterp.slt.sgld": {"SGLD": _UPDATE},
     "devinterp.slt.susceptibilities": {"sample": _RUN},
     **dict.fromkeys(("devinterp.slt.susceptibilities.views", "devinterp.slt.susceptibility_views"), _VIEWS),
     "devinterp.slt.trace": {"OnlineTraceStatistics": _ONLINE},
@@ -218,7 +249,7 @@ OLD_NAMES: Mapping[str, Mapping[str, str]] = {
         ),
         **dict.fromkeys(("Outputs", "cycle", "get_seeded_dataloader", "prepare_input", "split_results"), _OWN),
         **dict.fromkeys(("PJRT_DEVICE", "TPU_TYPE", "USE_TPU_BACKEND"), _TPU),
-        "flatten_dict": _OWN,
+        **dict.fromkeys(("CriterionLiteral", "flatten_dict", "get_default_device", "nested_update"), _OWN),
         "optimal_nbeta": _NBETA,
         "optimal_temperature": _NBETA,
         "plot_trace": _TRACES,
@@ -232,6 +263,29 @@ OLD_NAMES: Mapping[str, Mapping[str, str]] = {
         ),
         "default_nbeta": _NBETA,
     },
+    "devinterp.zoo": {},
+    "devinterp.zoo.arithmetic": {},
+    "devinterp.zoo.arithmetic.data": dict.fromkeys(
+        ("DEFAULT_DATA_DIR", "DEFAULT_MODULUS", "ModularArithmetic", "ModularArithmeticConfig", "OperatorLiteral"), _ZOO
+    ),
+    "devinterp.zoo.arithmetic.utils": dict.fromkeys(("is_prime", "modular_division", "modular_exponentiation"), _OWN),
+    **dict.fromkeys(("devinterp.zoo.dlns", "devinterp.zoo.mnist", "devinterp.zoo.normal_crossing"), {}),
+    "devinterp.zoo.dlns.data": {"DLNDataset": _ZOO},
+    "devinterp.zoo.dlns.model": {"DLN": _ZOO},
+    "devinterp.zoo.mnist.model": {"MNISTNet": _ZOO},
+    "devinterp.zoo.normal_crossing.model": {"PolyModel": _ZOO},
+    "devinterp.zoo.test_utils": {},
+    "devinterp.zoo.tms": {},
+    "devinterp.zoo.tms.data": dict.fromkeys(
+        ("SyntheticBinaryValued", "SyntheticDataset", "SyntheticUniformValued"), _ZOO
+    ),
+    "devinterp.zoo.tms.model": {"ToyAutoencoder": _ZOO},
+    "devinterp.zoo.transformer": dict.fromkeys(
+        (
+            "ActivationFunctionLiteral", "Attention", "Embed", "LayerNorm", "MLP", "PosEmbed", "Transformer",
+            "TransformerBlock", "TransformerConfig", "Unembed",
+        ), _ZOO
+    ),
 }  # fmt: skip
 
 # Modules of those releases had names of others of the package, and programs import them from there too: what each had
@@ -242,11 +296,12 @@ _TAKEN_FROM: Mapping[str, str] = {
     **{
         f"devinterp.backends.{each}.slt.{name}": f"slt.{name}"
         for each in ("default", "tpu")
-        for name in ("llc", "mala", "wbic")
+        for name in _PER_BACKEND
     },
     "devinterp.backends.default.slt.sampler": _SAMPLERS,
     "devinterp.backends.tpu.slt": f"backends.tpu.slt.sampler {_SAMPLERS}",
     "devinterp.backends.tpu.slt.sampler": _SAMPLERS,
+    "devinterp.optim": "optim.svgd",
     "devinterp.optim.sgld": "optim.metrics optim.sketch",
     "devinterp.optim.sgmcmc": "optim.metrics optim.preconditioner optim.prior optim.sketch optim.utils",
     "devinterp.slt": f"slt.sampler {_SAMPLERS}",
@@ -254,7 +309,8 @@ _TAKEN_FROM: Mapping[str, str] = {
     "devinterp.slt.config": "optim",
     "devinterp.slt.cov": "slt.callback",
     "devinterp.slt.gradient": "slt.callback",
-    "devinterp.slt.llc": "slt.callback slt.lm_loss slt.sampler slt.sampling utils",
+    "devinterp.slt.learning_coeff": "optim slt slt.sampler",
+    "devinterp.slt.llc": "optim slt.callback slt.lm_loss slt.sampler slt.sampling utils",
     "devinterp.slt.loss": "slt.callback slt.llc",
     "devinterp.slt.mala": "slt.callback",
     "devinterp.slt.norms": "optim.sgld slt.callback",
@@ -269,7 +325,14 @@ _TAKEN_FROM: Mapping[str, str] = {
     "devinterp.slt.weight_restrictions": "slt.sampler",
     "devinterp.slt.zarr_schema": "slt.writing",
     "devinterp.vis_utils": "slt.mala utils",
+    "devinterp.zoo.arithmetic.data": "zoo.arithmetic.utils",
+    "devinterp.zoo.dlns": "zoo.dlns.data zoo.dlns.model",
+    "devinterp.zoo.dlns.data": "zoo.dlns.model",
+    "devinterp.zoo.mnist": "zoo.mnist.model",
+    "devinterp.zoo.normal_crossing": "zoo.normal_crossing.model",
+    "devinterp.zoo.test_utils": "test_utils",
 }
+_ALL = "All such names: documentation, 'Come from devinterp 2', section 'Names that are gone'."
 _warned: set[str] = set()
 
 
@@ -281,7 +344,7 @@ def told_of(module: str, name: str) -> str | None:
 
 
 def successor(module: str, name: str) -> Any:
-    """Return what an old name stands for now.
+    """Return what an old name stands for now; of a module, it itself: whoever imported a package had those in it too.
 
     Raises
     ------
@@ -292,13 +355,12 @@ def successor(module: str, name: str) -> Any:
     """
     told = told_of(module, name)
     whole = f"{module}.{name}"
+    if told is None and whole in OLD_NAMES:
+        return import_module(whole)
     if told is None:
         raise AttributeError(f"module {module!r} has no attribute {name!r}")
     if not told.startswith(">"):
-        raise RenamedError(
-            f"{whole} was a name of an earlier devinterp; this is version 3.",
-            remedy=f"{told}. All such names: documentation, 'Come from devinterp 2', section 'Names that are gone'.",
-        )
+        raise RenamedError(f"{whole} was a name of an earlier devinterp; this is version 3.", remedy=f"{told}. {_ALL}")
     where, _, new = told[1:].partition(":")
     if whole not in _warned:
         _warned.add(whole)
@@ -321,9 +383,17 @@ class _OldPaths(MetaPathFinder, Loader):
         module.__doc__ = "A module of an earlier devinterp; its names say where their work is done now."
 
         def find(wanted: str) -> Any:
+            if wanted == "*":
+                raise RenamedError(
+                    f"'from {name} import *' asks for names of an earlier devinterp; this is version 3.",
+                    remedy=f"Import those that the program uses: each says where its work is done now. {_ALL}",
+                )
             return successor(name, wanted)
 
         module.__dict__["__getattr__"] = find
+        # A star takes what this lists: without the list nothing would be taken, and nothing said.
+        alike = all(told.startswith(">") for told in OLD_NAMES[name].values()) and name not in _TAKEN_FROM
+        module.__dict__["__all__"] = [*OLD_NAMES[name]] if alike and OLD_NAMES[name] else ["*"]
 
 
 def install() -> None:

@@ -127,7 +127,7 @@ class MissingDependencyError(DevinterpError, ImportError):
 
 
 class RenamedError(DevinterpError, ImportError):
-    """A name of devinterp 1 or 2.0 is gone; the message says where its work is done now."""
+    """A name of an earlier devinterp is gone; the message says where its work is done now."""
 
 
 class StoreError(DevinterpError, OSError):
