@@ -269,13 +269,11 @@ OLD_NAMES: Mapping[str, Mapping[str, str]] = {
         ("DEFAULT_DATA_DIR", "DEFAULT_MODULUS", "ModularArithmetic", "ModularArithmeticConfig", "OperatorLiteral"), _ZOO
     ),
     "devinterp.zoo.arithmetic.utils": dict.fromkeys(("is_prime", "modular_division", "modular_exponentiation"), _OWN),
-    **dict.fromkeys(("devinterp.zoo.dlns", "devinterp.zoo.mnist", "devinterp.zoo.normal_crossing"), {}),
+    **{f"devinterp.zoo.{each}": {} for each in ("dlns", "mnist", "normal_crossing", "test_utils", "tms")},
     "devinterp.zoo.dlns.data": {"DLNDataset": _ZOO},
     "devinterp.zoo.dlns.model": {"DLN": _ZOO},
     "devinterp.zoo.mnist.model": {"MNISTNet": _ZOO},
     "devinterp.zoo.normal_crossing.model": {"PolyModel": _ZOO},
-    "devinterp.zoo.test_utils": {},
-    "devinterp.zoo.tms": {},
     "devinterp.zoo.tms.data": dict.fromkeys(
         ("SyntheticBinaryValued", "SyntheticDataset", "SyntheticUniformValued"), _ZOO
     ),
@@ -293,11 +291,7 @@ OLD_NAMES: Mapping[str, Mapping[str, str]] = {
 _SAMPLERS = "optim.sgld slt.callback slt.llc slt.mala slt.norms utils"
 _TAKEN_FROM: Mapping[str, str] = {
     "devinterp.backends.default.slt": f"backends.default.slt.sampler {_SAMPLERS}",
-    **{
-        f"devinterp.backends.{each}.slt.{name}": f"slt.{name}"
-        for each in ("default", "tpu")
-        for name in _PER_BACKEND
-    },
+    **{f"devinterp.backends.{each}.slt.{name}": f"slt.{name}" for each in ("default", "tpu") for name in _PER_BACKEND},
     "devinterp.backends.default.slt.sampler": _SAMPLERS,
     "devinterp.backends.tpu.slt": f"backends.tpu.slt.sampler {_SAMPLERS}",
     "devinterp.backends.tpu.slt.sampler": _SAMPLERS,

@@ -50,6 +50,18 @@ def test_special_tokens_end_a_word_and_are_none():
     assert not any(found[name][0] or found[name][2] for name in PATTERNS)
 
 
+def test_letters_and_brackets_of_every_script():
+    """Accents and vowel signs are characters of their own there: the letter after one began a word."""
+    hindi, accented = list("हिन्दी"), list("na\u0131\u0308ve")
+    for word in (hindi, accented):
+        found = token_patterns(word)
+        assert found["word start"].tolist() == [True] + (len(word) - 1) * [False]
+        assert found["word part"].tolist() == [False] + (len(word) - 1) * [True]
+    brackets = list("（）「」【】⟨⟩")
+    assert token_patterns(brackets)["brackets"].all()
+    assert not token_patterns(list("„“«»'.,/"))["brackets"].any()
+
+
 @given(st.lists(st.text(max_size=4), max_size=30))
 def test_any_row_is_sorted_and_kinds_that_exclude_each_other_do(texts):
     found = token_patterns(texts)

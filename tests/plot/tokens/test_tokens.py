@@ -16,6 +16,7 @@ from devinterp.errors import DataError, SettingError
 from devinterp.plot.tokens import tokens
 from devinterp.plot.tokens.coloured import TokenText
 from devinterp.plot.tokens.decode import token_kind, token_strings, visible
+from devinterp.plot.tokens.patterns import PATTERNS, token_patterns
 from devinterp.slt.bif import compute_bif
 from devinterp.slt.susceptibilities import compute_susceptibilities
 
@@ -232,3 +233,53 @@ def test_what_does_not_count_is_greyed() -> None:
         out = io.StringIO()
         Console(file=out, force_terminal=True).print(found)
         assert "\x1b[2" in out.getvalue()
+
+
+def small_tokenizer(kind):
+    """A tokenizer of the few tokens of "The cats (12)", as its family spells them, and its vocabulary."""
+    from tokenizers import Tokenizer, decoders, models
+
+    if kind == "byte-level":
+        pieces = ["[PAD]", "The", "Ġcat", "s", "Ġ(", "1", "2", ")"]
+        decoder = decoders.ByteLevel()
+    elif kind == "sentence pieces":
+        pieces = ["<s>", "▁The", "▁cat", "s", "▁(", "1", "2", ")", "▁"]
+        strip = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+        decoder = decoders.Sequence(strip)
+    else:
+        pieces = ["[CLS]", "The", "cat", "##s", "(", "1", "##2", ")"]
+        decoder = decoders.WordPiece()
+    vocabulary = {piece: i for i, piece in enumerate(pieces)}
+    model = models.WordPiece(vocabulary) if kind == "word pieces" else models.BPE(vocabulary, [])
+    tokenizer = Tokenizer(model)
+    tokenizer.decoder = decoder
+    return tokenizer, vocabulary
+
+
+@pytest.mark.needs("transformers")
+@pytest.mark.parametrize("kind", ["byte-level", "sentence pieces", "word pieces"])
+def test_a_token_is_read_as_it_stands_in_a_text_whatever_the_tokenizer(kind):
+    """Alone, a piece of a sentence loses its space, and a part of a word keeps its mark: all words looked alike."""
+    tokenizer, vocabulary = small_tokenizer(kind)
+    texts = token_strings(range(len(vocabulary)), tokenizer)
+    assert [text.strip() for text in texts[1:8]] == ["The", "cat", "s", "(", "1", "2", ")"]
+    assert texts[2:4] == [" cat", "s"]
+    assert token_kind(texts[2]) == "word start"
+    found = token_patterns(texts[:8])
+    assert [found["word start"][i] for i in (1, 2, 3)] == [True, True, False]
+    assert [found["word part"][i] for i in (1, 2, 3)] == [False, False, True]
+    assert not any(found[name][0] for name in PATTERNS)
+    if kind == "sentence pieces":
+        assert texts[8] == " "
+
+
+def test_a_vocabulary_is_read_whichever_way_round_it_is():
+    pieces = ["[CLS]", "the", "##s", "cat", "(", "##2"]
+    by_text = {piece: i for i, piece in enumerate(pieces)}
+    by_id = dict(enumerate(pieces))
+    expected = ["[CLS]", " the", "s", " cat", "(", "2", "<9>"]
+    for vocabulary in (pieces, by_text, by_id, {str(i): piece for i, piece in by_id.items()}):
+        assert token_strings([0, 1, 2, 3, 4, 5, 9], vocabulary) == expected
+    assert token_strings([0, 1], ["##", "Ġthe"]) == ["##", "Ġthe"]  # no parts of words
+    with pytest.raises(SettingError, match="not a vocabulary"):
+        token_strings([0], {"a": "b"})

@@ -102,7 +102,8 @@ def patterns_of(tree: xr.DataTree, tokenizer: Any) -> dict[str, npt.NDArray[np.b
     order = np.lexsort((context["position"].values, row[1], row[0]))
     ids = np.asarray(context["input_ids"].values)[order]
     new_row = np.flatnonzero(np.any([np.diff(each[order]) != 0 for each in row], axis=0)) + 1
-    parts = [token_patterns(token_strings(part, tokenizer)) for part in np.split(ids, new_row)]
+    texts = np.array([*token_strings(ids, tokenizer), None])[:-1]  # an array of objects: a text may end in a null
+    parts = [token_patterns(part.tolist()) for part in np.split(texts, new_row)]
     places = context_places(tree)
     found = {}
     for name in parts[0]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from functools import lru_cache
 from typing import Any
 
@@ -13,6 +14,9 @@ from devinterp.errors import SettingError
 __all__ = ["byte_tokenizer", "drawable", "token_kind", "token_strings", "visible"]
 
 _SPECIAL = {" ": "·", "\n": "⏎", "\t": "⇥", "\r": "␍"}
+_PART = "##"  # WordPiece's mark of a part of a word
+_SHARE_OF_PARTS = 0.02
+_ANCHORS = 5000  # ids that are tried; BERT's letters begin at 1000
 KINDS = ("word start", "word part", "number", "punctuation", "whitespace", "other")
 
 
@@ -31,13 +35,14 @@ def token_strings(ids: Any, tokenizer: Any = None) -> list[str]:
     ids : array of int, shape (token,)
         Token ids.
     tokenizer : optional
-        Something with ``decode`` (HuggingFace, tiktoken, tokenizers), a function from an id to text, a mapping or a
-        sequence of texts, or ``"bytes"``; without one the ids themselves are shown.
+        Something with ``decode`` (HuggingFace, tiktoken, tokenizers), a function from an id to text, a mapping of ids
+        to texts or of texts to ids, a sequence of texts, or ``"bytes"``; without one the ids themselves are shown.
 
     Returns
     -------
     list of str
-        As the tokenizer gives them, nothing made visible or escaped.
+        As they stand in a text, nothing made visible or escaped: the piece ``"▁the"``, which decodes to ``"the"`` where
+        it is alone, is ``" the"``, and so is the word ``"the"`` of a vocabulary whose parts of words begin with ``##``.
 
     Raises
     ------
@@ -65,13 +70,15 @@ def _reader(tokenizer: Any) -> Callable[[int], str]:
             remedy="Load it first: transformers.AutoTokenizer.from_pretrained(...).",
         )
     if hasattr(tokenizer, "decode"):
-        return lambda token: _decoded(tokenizer, token)
+        beside = _anchor(tokenizer)
+        return lambda token: _decoded(tokenizer, token, beside)
     if isinstance(tokenizer, Mapping):
-        return lambda token: str(tokenizer.get(token, f"<{token}>"))
+        texts = _by_id(tokenizer)
+        return _in_text(texts.values(), lambda token: texts.get(token, f"<{token}>"))
     if callable(tokenizer):
         return lambda token: str(tokenizer(token))
     if isinstance(tokenizer, Sequence):
-        return lambda token: str(tokenizer[token]) if 0 <= token < len(tokenizer) else f"<{token}>"
+        return _in_text(tokenizer, lambda token: str(tokenizer[token]) if 0 <= token < len(tokenizer) else f"<{token}>")
     raise SettingError(
         "This is not a tokenizer.",
         expected="an object with decode(ids), a function of an id, a mapping or a sequence of texts",
@@ -79,15 +86,82 @@ def _reader(tokenizer: Any) -> Callable[[int], str]:
     )
 
 
-def _decoded(tokenizer: Any, token: int) -> str:
+def _by_id(texts: Mapping[Any, Any]) -> Mapping[int, str]:
+    """Read a vocabulary, of texts by their ids or of ids by their texts; JSON has ids as text."""
+    by_text = all(isinstance(key, str) and isinstance(value, int) for key, value in texts.items())
+    pairs = ((token, text) for text, token in texts.items()) if by_text else texts.items()
     try:
-        text = str(tokenizer.decode([token]))
+        return {int(token): str(text) for token, text in pairs}
+    except (TypeError, ValueError):
+        odd = next(iter(texts.items()))
+        raise SettingError(
+            "This is not a vocabulary.",
+            expected="texts by their ids, or ids by their texts",
+            found=f"{odd[0]!r}: {odd[1]!r}",
+        ) from None
+
+
+def _in_text(vocabulary: Iterable[Any], spelled: Callable[[int], str]) -> Callable[[int], str]:
+    """Read spellings of WordPiece as text, where the vocabulary is one of it: a good part are parts of words."""
+    parts = [str(text)[:2] == _PART and str(text)[2:3].isalnum() for text in vocabulary]
+    if not parts or sum(parts) < _SHARE_OF_PARTS * len(parts):
+        return spelled
+    return lambda token: _whole_word(spelled(token))
+
+
+def _whole_word(text: str) -> str:
+    if text.startswith(_PART):
+        return text.removeprefix(_PART)
+    return f" {text}" if text[:1].isalnum() else text
+
+
+def _special(text: str) -> bool:
+    return len(text) > 2 and text[0] + text[-1] in ("<>", "[]")
+
+
+def _decode(tokenizer: Any, tokens: list[int]) -> str | None:
+    try:
+        return str(tokenizer.decode(tokens))
     except (IndexError, KeyError, OverflowError, ValueError, TypeError):  # an id outside its vocabulary
+        return None
+
+
+def _anchor(tokenizer: Any) -> tuple[int, str] | None:
+    with suppress(TypeError):  # of what has no hash nothing is kept
+        return _kept_anchor(tokenizer)
+    return _find_anchor(tokenizer)
+
+
+def _find_anchor(tokenizer: Any) -> tuple[int, str] | None:
+    """Return a token of letters, and its text, that another one can be decoded behind."""
+    for token in range(_ANCHORS):
+        text = _decode(tokenizer, [token])
+        if text is None:
+            return None
+        if text.isascii() and text.isalpha() and (_decode(tokenizer, [token, token]) or "").startswith(text):
+            return token, text
+    return None
+
+
+_kept_anchor = lru_cache(maxsize=4)(_find_anchor)
+
+
+def _decoded(tokenizer: Any, token: int, beside: tuple[int, str] | None) -> str:
+    text = _decode(tokenizer, [token])
+    if text is None:
         return f"<{token}>"
+    if beside is not None and not _special(text):
+        # Alone, a piece loses the space that it begins with, and a part of a word keeps its mark.
+        after = (_decode(tokenizer, [beside[0], token]) or "").removeprefix(beside[1])
+        if after and after.lstrip() in (text.lstrip(), text.removeprefix(_PART)):
+            text = after
     # Part of a character decodes to nothing readable; the vocabulary's own spelling at least tells tokens apart.
     if "\ufffd" in text or not text:
-        convert = getattr(tokenizer, "convert_ids_to_tokens", None)
-        spelled = convert([token])[0] if convert is not None else None
+        spelled = None
+        if hasattr(tokenizer, "convert_ids_to_tokens"):
+            spelled = tokenizer.convert_ids_to_tokens([token])[0]
+        elif hasattr(tokenizer, "id_to_token"):
+            spelled = tokenizer.id_to_token(token)
         return str(spelled) if spelled else f"<{token}>"
     return text
 

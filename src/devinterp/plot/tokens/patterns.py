@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Sequence
 
 import numpy as np
@@ -11,8 +12,18 @@ __all__ = ["PATTERNS", "token_patterns"]
 
 PATTERNS = ("word start", "word part", "induction", "brackets", "digits", "spacing")
 
-_BRACKETS = frozenset("()[]{}<>")
 _MARKS = str.maketrans({"Ġ": " ", "▁": " ", "Ċ": "\n", "ĉ": "\t", "č": "\r", "·": " "})
+
+
+def _letter(character: str) -> bool:
+    """Whether it is a letter, or a sign on one: accents and vowels of many scripts are characters of their own."""
+    return character.isalpha() or unicodedata.category(character).startswith("M")
+
+
+def _bracket(character: str) -> bool:
+    return character in "<>" or (
+        unicodedata.category(character) in ("Ps", "Pe") and bool(unicodedata.mirrored(character))
+    )
 
 
 def token_patterns(texts: Sequence[str]) -> dict[str, npt.NDArray[np.bool_]]:
@@ -69,10 +80,11 @@ def token_patterns(texts: Sequence[str]) -> dict[str, npt.NDArray[np.bool_]]:
         body = text.strip()
         special = len(body) > 2 and body[0] == "<" and body[-1] == ">" and any(c.isalnum() for c in body)
         if not special:
-            inside = bool(body) and body[0].isalpha() and text[:1] == body[0] and before[-1:].isalpha()
+            word = bool(body) and _letter(body[0])
+            inside = word and text[0] == body[0] and bool(before) and _letter(before[-1])
             found["word part"][i] = inside
-            found["word start"][i] = bool(body) and body[0].isalpha() and not inside
-            found["brackets"][i] = bool(_BRACKETS & set(body)) and not any(c.isalnum() for c in body)
+            found["word start"][i] = word and not inside
+            found["brackets"][i] = any(map(_bracket, body)) and not any(c.isalnum() for c in body)
             found["digits"][i] = body.isdigit()
             found["spacing"][i] = bool(text) and not body
         before = " " if special else text or before
