@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from engine import CPU, assert_same_snapshot, run, same_bytes, settings, snapshot
+from memory_sink import MemorySink
 from tiny_lm import build_model, head_masks
 from torch import nn
 from torch.nn.utils import prune
@@ -321,3 +322,40 @@ def test_scripted_parts_come_back(training):
     assert all(p.grad is None and p.requires_grad for p in model.parameters())
     for name, value in model.state_dict().items():
         assert torch.equal(value, before[name]), name
+
+
+class Extends(nn.Module):
+    """Makes its tables of positions longer where rows are: one anew, one in place."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = build_model()
+        self.register_buffer("table", torch.zeros(0, 1), persistent=False)
+        self.register_buffer("other", torch.zeros(0, 1), persistent=False)
+
+    def forward(self, input_ids):
+        length = input_ids.shape[1]
+        if len(self.table) < length:
+            self.register_buffer("table", torch.linspace(0, 0.1, length)[:, None], persistent=False)
+            self.other.data = torch.linspace(0, 0.1, length)[:, None]
+        return self.inner(input_ids) * (1 + self.table[:length] + self.other[:length])
+
+
+def test_buffers_that_grow_are_short_again_and_a_chain_goes_on_with_them():
+    model, chosen = Extends(), settings(num_draws=3, save_paired_losses=True)
+    whole = run(model, chosen, sink=MemorySink(every=1))[1]
+    assert (len(model.table), len(model.other)) == (0, 0)
+    draws, step, state = whole.checkpoints[0]
+    rest = MemorySink()
+    rest.draws, rest.num_steps = list(whole.draws[:draws]), step
+    run(model, chosen, sink=rest, start_state=state)
+    for one, other in zip(whole.draws, rest.draws, strict=True):
+        same_bytes(one, other)
+
+
+def test_an_embedding_that_scales_its_own_weight_comes_back():
+    model = build_model()
+    model.embed = nn.Embedding(*model.embed.weight.shape, max_norm=0.5)
+    before = model.embed.weight.detach().clone()
+    run(model, settings(num_draws=2), masks={"unembed.weight": None})
+    assert torch.equal(model.embed.weight, before)

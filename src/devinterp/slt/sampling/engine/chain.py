@@ -21,7 +21,7 @@ from devinterp.slt.sampling.engine.init_loss import PairedLosses, StartLosses, l
 from devinterp.slt.sampling.engine.losses import NonFiniteError, PerTokenLoss, StepMean
 from devinterp.slt.sampling.engine.metrics import pool_metrics
 from devinterp.slt.sampling.engine.parameters import SampledParameter
-from devinterp.slt.sampling.engine.restore_model import Generators, restoring, seed_generators
+from devinterp.slt.sampling.engine.restore_model import Generators, put_buffers, restoring, same_values, seed_generators
 from devinterp.slt.sampling.engine.update import UpdateRule
 from devinterp.slt.sampling.inputs.batches import Feed
 from devinterp.slt.sampling.inputs.nested import Batch
@@ -157,6 +157,7 @@ class _Chain:
         def not_finite_here(what: str) -> str:
             return not_finite(what, partial(feed.not_finite, first), seen)
 
+        self.evaluator.step_begins()
         step = StepMean(parts, [feed.counted(first + part) for part in range(parts)])
         for number in range(first, first + parts):
             torch.clear_autocast_cache()  # it keeps weights as they were cast, whatever becomes of them
@@ -181,7 +182,7 @@ class _Chain:
         mean = step.mean()  # not finite where any loss is not, nor where finite ones are too large to be added
         self.health.expect(self.health.finite(mean), partial(not_finite_here, "the loss"))
         self.rule.step()
-        self.evaluator.at_start = False
+        self.evaluator.step_ends()
         self.health.expect(self.rule.finite(), "the weights are not finite")
         record = {"loss": step.losses(), "step_loss": mean}
         if step.count is not None:
@@ -235,7 +236,7 @@ class _Chain:
         changed = {
             name: buffer.detach()
             for name, buffer in self.model.named_buffers()
-            if name not in self.buffers or not torch.equal(buffer, self.buffers[name])
+            if name not in self.buffers or not same_values(buffer, self.buffers[name])
         }
         state = {
             "version": _STATE_VERSION,
@@ -261,11 +262,7 @@ class _Chain:
         if state["version"] != _STATE_VERSION:
             raise ValueError(f"checkpoint version {state['version']}, this release reads {_STATE_VERSION}")
         self.rule.load(state)
-        buffers = dict(self.model.named_buffers())
-        with torch.no_grad():
-            for name, content in state["buffers"].items():
-                if name in buffers:  # one that the forward pass registers is not there before it
-                    buffers[name].copy_(content)
+        put_buffers(self.model, state["buffers"])
         self.step, self.evaluator.at_start = int(state["step"]), False
         Generators.from_dict(state["generators"], self.device).restore()
 

@@ -15,7 +15,7 @@ from devinterp.slt.sampling.engine.frozen_prefix import Evaluator, FrozenPrefix
 from devinterp.slt.sampling.engine.health import not_finite
 from devinterp.slt.sampling.engine.losses import NonFiniteError, PerTokenLoss, StepMean, all_finite
 from devinterp.slt.sampling.engine.parameters import SampledParameter
-from devinterp.slt.sampling.engine.restore_model import Generators, restoring, same_values, seed_generators
+from devinterp.slt.sampling.engine.restore_model import Generators, put_buffers, restoring, seed_generators
 from devinterp.slt.sampling.inputs.batches import Feed, SamplingData
 from devinterp.slt.sampling.inputs.nested import Batch
 from devinterp.slt.sampling.inputs.observables import Observable
@@ -102,7 +102,6 @@ def _or_nan(model: nn.Module, loss: PerTokenLoss, row: Batch) -> torch.Tensor:
         return torch.full((1, row.ids.shape[1] - 1), torch.nan, device=row.ids.device)
 
 
-@torch.no_grad()
 def observable_initial_losses(
     model: nn.Module,
     loss: PerTokenLoss,
@@ -110,6 +109,7 @@ def observable_initial_losses(
     observables: Sequence[Observable],
     device: torch.device,
     evaluator: Evaluator | None = None,
+    sampled: frozenset[str] | None = None,
 ) -> dict[str, npt.NDArray[np.float32]]:
     """Losses of each observable row at the caller's weights, in the sampling mode.
 
@@ -117,6 +117,8 @@ def observable_initial_losses(
     ----------
     evaluator : Evaluator, optional
         Keeps what the draws of the chains to come can leave out.
+    sampled : frozenset of str, optional
+        Parameters that get gradients in those chains: what they evaluate may go by that.
 
     Returns
     -------
@@ -127,7 +129,7 @@ def observable_initial_losses(
     def evaluate(batch: Batch) -> torch.Tensor:
         return loss(model, batch)
 
-    with restoring(model, device, mode=settings.mode):
+    with restoring(model, device, mode=settings.mode, sampled=sampled), torch.no_grad():
         seed_generators(settings.init_seed, device)
         for observable in observables:
             parts: list[torch.Tensor] = []
@@ -211,9 +213,7 @@ class PairedLosses:
         with restoring(self._model, self._device, mode=self._settings.mode):
             for sampled in self._sampled:
                 sampled.parameter.data = sampled.initial
-            for name, buffer in self._model.named_buffers():
-                if name in self._buffers and not same_values(buffer, self._buffers[name]):
-                    buffer.copy_(self._buffers[name])
+            put_buffers(self._model, self._buffers)
             seed_generators(self._settings.init_seed, self._device)
             # What is kept of the batch is from a pass with gradients.
             again = key if self._prefix.modes_agree else None

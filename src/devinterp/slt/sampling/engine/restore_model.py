@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import threading
 from collections import OrderedDict, defaultdict, deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from copy import copy
 from typing import Any
@@ -19,6 +19,7 @@ __all__ = [
     "Generators",
     "isolated_generators",
     "parameter_hooks",
+    "put_buffers",
     "restoring",
     "same_values",
     "seed_generators",
@@ -128,7 +129,12 @@ def isolated_generators(device: torch.device) -> Iterator[None]:
 
 @contextmanager
 def restoring(
-    model: nn.Module, device: torch.device, *, mode: str, sampled: frozenset[str] | None = None
+    model: nn.Module,
+    device: torch.device,
+    *,
+    mode: str,
+    sampled: frozenset[str] | None = None,
+    numbers: bool = False,
 ) -> Iterator[None]:
     """Lend the model to a run: on `device`, in `mode`, with gradients for the sampled parameters alone.
 
@@ -146,15 +152,19 @@ def restoring(
     sampled : frozenset of str, optional
         Names of the parameters that may get gradients, in whatever gradient mode the caller is; None leaves
         ``requires_grad`` alone, and nothing is differentiated.
+    numbers : bool
+        Whether modules forget all that happens inside, numbers in their attributes too: of passes that are nobody's.
+        Else counters and logs are their owner's.
     """
     with isolated_generators(device), torch.inference_mode(False), torch.set_grad_enabled(sampled is not None):
         parameters = dict(model.named_parameters())
         loans = [_ParameterLoan(parameter) for parameter in parameters.values()]
         modules = [_ModuleLoan(module) for module in model.modules()]
+        written_to = {id(module.weight) for module in model.modules() if _scales_its_weight(module)}
         try:
             for name, parameter in parameters.items():
                 parameter.grad = None
-                parameter.data = parameter.data.to(device)
+                parameter.data = parameter.data.to(device, copy=id(parameter) in written_to)
                 if sampled is not None and name not in sampled:
                     parameter.requires_grad_(False)
             moved: dict[int, torch.Tensor] = {}  # a buffer that two modules share stays one
@@ -168,7 +178,12 @@ def restoring(
             for parameter_loan in loans:
                 parameter_loan.end()
             for loan in modules:
-                loan.end()
+                loan.end(numbers=numbers)
+
+
+def _scales_its_weight(module: nn.Module) -> bool:
+    """Whether a forward pass writes to the module's own weight."""
+    return isinstance(module, nn.Embedding | nn.EmbeddingBag) and module.max_norm is not None
 
 
 class _ParameterLoan:
@@ -213,26 +228,30 @@ class _ModuleLoan:
             if buffer is not None:
                 self._module._buffers[key] = moved.setdefault(id(buffer), buffer.to(device))
 
-    def end(self) -> None:
+    def end(self, *, numbers: bool) -> None:
         module, inside = self._module, vars(self._module)
+
+        def comes_back(value: Any) -> bool:
+            return numbers or _holds_tensors(value)
+
         for name, entries in self._registered.items():
             _put_back(inside[name], entries)
         module._non_persistent_buffers_set.clear()
         module._non_persistent_buffers_set.update(self._passing)
         for container, content in self._containers:
-            if _holds_tensors(container) or _holds_tensors(content):  # a cache; counters and logs are its owner's
+            if comes_back(container) or _holds_tensors(content):  # a cache
                 container.clear()
                 container.extend(content) if isinstance(container, list | deque) else container.update(content)
         known = _INTERNAL | self._own.keys()
-        for name in [name for name, value in inside.items() if name not in known and _holds_tensors(value)]:
+        for name in [name for name, value in inside.items() if name not in known and comes_back(value)]:
             del inside[name]
         for name, value in self._own.items():  # None, say, which became a cache, a parameter or a module
-            if name in self._plain or name not in inside or _holds_tensors(inside[name]):
+            if name in self._plain or name not in inside or comes_back(inside[name]):
                 inside[name] = value
         with torch.no_grad():
             for tensor, content in self._contents:
                 if not same_values(tensor, content):  # an expanded buffer cannot be written to, nor has been
-                    tensor.copy_(content)
+                    _write(tensor, content)
         module.training = self._training
 
 
@@ -259,6 +278,32 @@ def _holds_tensors(value: Any) -> bool:
     if isinstance(value, dict):
         return any(isinstance(each, torch.Tensor) for each in value.values())
     return isinstance(value, list | tuple | set | deque) and any(isinstance(each, torch.Tensor) for each in value)
+
+
+def put_buffers(model: nn.Module, contents: Mapping[str, torch.Tensor]) -> None:
+    """Have a model's buffers hold other numbers; one of another shape than these, a table that grew, becomes new.
+
+    A buffer that is not there, since the forward pass registers it, is left to that.
+    """
+    present = dict(model.named_buffers())
+    for name, content in contents.items():
+        buffer = present.get(name)
+        if buffer is None or same_values(buffer, content := content.to(buffer.device)):
+            continue
+        if (buffer.shape, buffer.dtype) == (content.shape, content.dtype):
+            with torch.no_grad():
+                buffer.copy_(content)
+        else:
+            owner, _, own_name = name.rpartition(".")
+            model.get_submodule(owner)._buffers[own_name] = content.clone()
+
+
+def _write(tensor: torch.Tensor, content: torch.Tensor) -> None:
+    """Give a tensor its numbers back, and its shape where a forward pass has set ``data`` or resized it."""
+    if tensor.shape == content.shape and tensor.dtype == content.dtype:
+        tensor.copy_(content)
+    else:
+        tensor.data = content
 
 
 def same_values(one: torch.Tensor, other: torch.Tensor) -> bool:

@@ -59,7 +59,9 @@ def _values(plan: RunPlan, wanted: set[str], chains_follow: bool) -> dict[str, A
         values["init_loss"] = initial_losses(plan.model, plan.loss, most, plan.data, device, plan.first_loss())
     if any(f"init_loss_{observable.obs_id}" in wanted for observable in plan.observables):
         evaluator = plan.evaluator_at_start() if chains_follow else None
-        losses = observable_initial_losses(plan.model, plan.loss, settings[0], plan.observables, device, evaluator)
+        losses = observable_initial_losses(
+            plan.model, plan.loss, settings[0], plan.observables, device, evaluator, plan.first_sampled()
+        )
         values |= {f"init_loss_{obs_id}": loss for obs_id, loss in losses.items()}
     for name, array in values.items():
         if name.startswith("init_loss") and not np.isfinite(array[_counted(plan, name, array)]).all():

@@ -90,15 +90,19 @@ class RunPlan:
         quiet = probe is not None and not (probe.random or probe.stateful) and self.loss.loss_fn is None
         return probe.losses if probe is not None and quiet else None
 
+    def first_sampled(self) -> frozenset[str]:
+        """Return what the first chain moves that can leave out anything; of the first one where none can."""
+        every = sum(1 for _ in self.model.parameters())
+        sampled = [names for _, names in sorted(map(self.depth, self.variants))]
+        return frozenset(next((names for names in sampled if len(names) < every), sampled[0]))
+
     def evaluator_at_start(self) -> Evaluator:
         """Return what evaluates the model before any chain, and keeps what the first that can will leave out."""
         settings = next(iter(self.variants.values())).settings
-        every = sum(1 for _ in self.model.parameters())
-        sampled = [names for _, names in sorted(map(self.depth, self.variants))]
         return Evaluator(
             self.prefix,
             self.model,
-            next((names for names in sampled if len(names) < every), sampled[0]),
+            self.first_sampled(),
             torch.device(self.device),
             settings.mode,
             at_start=True,

@@ -6,10 +6,11 @@ from contextlib import nullcontext
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
-from odd_models import VOCAB, build
+from odd_models import VOCAB, Plain, build
 from quick_runs import quick
 
 from devinterp.slt.sampling.engine.frozen_prefix import memory, plain_passes
@@ -83,3 +84,34 @@ def test_a_first_step_that_goes_another_way_than_the_look_leaves_nothing_out(mon
         assert array.values.tobytes() == tree[name].values.tobytes(), name
     told = tree.attrs["metadata"]["run"]["frozen_prefix"]
     assert (told["reused"], told["reason"]) == (0, "the check on the first batch failed")
+
+
+class ModalWhereMany(Plain):
+    """Gives other numbers without gradients, of batches alone, which no look at a row shows."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x) * (1.001 if x.shape[0] > 2 and not torch.is_grad_enabled() else 1.0)
+
+
+class ByFlags(Plain):
+    """Goes by whether its weights get gradients."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x) * (1.001 if self.up.weight.requires_grad else 1.0)
+
+
+@pytest.mark.parametrize("part", [ModalWhereMany, ByFlags])
+def test_what_a_part_goes_by_is_the_same_where_it_was_kept(part):
+    rows = np.random.default_rng(0).integers(0, VOCAB, (16, 40))
+    trees = {}
+    for plain in (True, False):
+        model = build(("Plain",) * 3)
+        model.parts[0] = part()
+        torch.manual_seed(1)
+        for parameter in model.parts[0].parameters():
+            torch.nn.init.normal_(parameter, std=0.3)
+        with plain_passes() if plain else nullcontext():
+            trees[plain] = quick(model, rows, {"a": (rows, 2)}, param_masks={"parts.2.down.weight": None}, batch_size=4)
+    for name, array in trees[True].data_vars.items():
+        assert array.values.tobytes() == trees[False][name].values.tobytes(), name
+    assert trees[False].attrs["metadata"]["run"]["frozen_prefix"]["reused"] > 0

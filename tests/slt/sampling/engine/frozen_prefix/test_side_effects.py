@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import itertools
 from contextvars import ContextVar
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from odd_models import PARTS, Plain, build
-from prefix_runs import chains, compared, same_runs
+from prefix_runs import chains, compared, last, same_runs
 from torch import nn
 
 from devinterp.slt.sampling.engine.frozen_prefix import FrozenPrefix
@@ -214,3 +216,122 @@ def test_a_check_that_fails_ends_it_for_all_restrictions() -> None:
         assert (result.reuse.reused, result.reuse.reason) == (0, prefix.failed)
     assert prefix.failed == "the check on the first batch failed"
     assert not prefix._kept
+
+
+class Caching(Plain):
+    """Puts its output into a cache that it is given, or into the one that is open."""
+
+    def forward(self, x: torch.Tensor, cache: Any = None) -> torch.Tensor:
+        out = super().forward(x)
+        (OPEN[-1] if cache is None else cache).kept[id(self)] = out
+        return out
+
+
+OPEN: list[SimpleNamespace] = []
+
+
+class Cached(nn.Module):
+    """Reads what its parts have put into a cache."""
+
+    def __init__(self, inner: nn.Module, way: str) -> None:
+        super().__init__()
+        self.inner, self.way = inner, way
+        for number in range(3):
+            inner.parts[number] = Caching()
+
+    def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
+        x, cache = self.inner.embed(input_ids), SimpleNamespace(kept={})
+        OPEN.append(cache)
+        for part in self.inner.parts[:3]:
+            x = part(x, cache) if self.way == "given" else part(x)
+        OPEN.pop()
+        x = x + 0.1 * cache.kept[id(self.inner.parts[0])]
+        return self.inner.unembed(self.inner.parts[3](x))
+
+
+@pytest.mark.parametrize(("way", "reused"), [("given", 12), ("open", 0)])
+def test_what_a_part_puts_into_a_cache_is_not_missed(way: str, reused: int) -> None:
+    model = Cached(build(("Plain",) * 4), way)
+    assert compared(model, {"inner.parts.3.down.weight": None})[1].reuse.reused == reused
+
+
+def counter(kind: str) -> Any:
+    """Return what gives the number of the pass."""
+    if kind == "iterator":
+        return partial(next, itertools.count(1))
+    if kind == "slots":
+        return Slotted()
+    count = {"number": 0}
+
+    def number() -> int:
+        count["number"] += 1
+        return count["number"]
+
+    return number
+
+
+class Slotted:
+    __slots__ = ("number",)
+
+    def __init__(self) -> None:
+        self.number = 0
+
+    def __call__(self) -> int:
+        self.number += 1
+        return self.number
+
+
+class EveryFew(Plain):
+    """Does something else at every few passes, which somebody else counts."""
+
+    def __init__(self, few: int, count: Any) -> None:
+        super().__init__()
+        self.forward = lambda x: Plain.forward(self, x) * (1.0 if count() % few else 1.5)
+
+
+@pytest.mark.parametrize(("kind", "few"), [("closure", 2), ("closure", 5), ("iterator", 5), ("slots", 5)])
+def test_a_part_that_counts_its_passes_is_not_left_out(kind: str, few: int) -> None:
+    model = build(("Plain",) * 4)
+    model.parts[1] = EveryFew(few, counter(kind))
+    prefix = FrozenPrefix(minibatches=True, any_length=True)
+    assert [result.reuse.reused for result, _ in chains(model, last(model), prefix)] == [0, 0]
+
+
+def test_a_look_is_no_pass_that_a_model_counts() -> None:
+    class Counting(Plain):
+        def __init__(self) -> None:
+            super().__init__()
+            self.calls, self.seen = 0, [0]
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            self.calls += 1
+            self.seen[0] += 1
+            return super().forward(x) * (1.5 if self.calls % 3 == 0 or self.seen[0] % 5 == 1 else 1.0)
+
+    model = build(("Plain",) * 4)
+    model.parts[1] = Counting()
+    assert compared(model, last(model))[1].reuse.reused == 0
+
+
+def test_what_a_step_leaves_elsewhere_is_not_missed() -> None:
+    """A frozen part reads what the backward pass of a sampled one has left."""
+    left = [0.0]
+
+    class Reading(Plain):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return super().forward(x) * (1 + left[0])
+
+    class Leaving(Plain):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            out = super().forward(x)
+            if out.requires_grad:
+                out.register_hook(lambda gradient: left.__setitem__(0, float(gradient.abs().mean())))
+            return out
+
+    model = build(("Plain",) * 4)
+    model.parts[0], model.parts[3] = Reading(), Leaving()
+    plain = chains(model, last(model), FrozenPrefix(enabled=False, minibatches=True))
+    left[0] = 0.0
+    reused = chains(model, last(model), FrozenPrefix(minibatches=True))
+    for (_, one), (_, other) in zip(plain, reused, strict=True):
+        same_runs(one, other)

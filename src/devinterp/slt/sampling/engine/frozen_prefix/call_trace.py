@@ -18,7 +18,14 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from devinterp.slt.sampling.engine.frozen_prefix.side_effects import SCALARS, State, StoresSeen
+from devinterp.slt.sampling.engine.frozen_prefix.side_effects import (
+    SCALARS,
+    Changes,
+    Given,
+    ModeAsked,
+    State,
+    StoresSeen,
+)
 from devinterp.slt.sampling.engine.restore_model import Generators
 from devinterp.slt.sampling.inputs.nested import tensors_within
 
@@ -76,12 +83,18 @@ class Trace:
         Why no call may be left out; None where nothing speaks against it.
     loss : tensor or None
         What the evaluation gave.
+    changes : Changes
+        What it left in what modules hold and name.
+    asks_mode : bool
+        Whether it asked if gradients are wanted.
     """
 
     calls: list[Call]
     cost: float
     reason: str | None
     loss: torch.Tensor | None = None
+    changes: Changes = field(default_factory=Changes)
+    asks_mode: bool = False
 
 
 def trace_calls(model: nn.Module, sampled: Sequence[torch.Tensor], rows: Any, evaluate: Callable[[Any], Any]) -> Trace:
@@ -128,15 +141,17 @@ def _watch(
     given = [each for _, each in tensors_within(rows) if isinstance(each, torch.Tensor)]
     device = given[0].device if given else torch.device("cpu")
     tracer = _Tracer(model, sampled, given, asked)
-    state, generators = State(model), Generators(device)
-    with replaced_forward({module: tracer.wrap(module) for module in closed}), _Functions(tracer), tracer:
+    state, generators, mode = State(model), Generators(device), ModeAsked()
+    replaced = replaced_forward({module: tracer.wrap(module) for module in closed})
+    with mode.inside(), replaced, _Functions(tracer), tracer:
         loss = evaluate(rows)
     tracer.settle()
     if generators != Generators(device):
         tracer.refuse("it draws random numbers")
-    if not state.same(State(model), [call.module for call in tracer.calls]):
+    changes = state.changes(State(model), [call.module for call in tracer.calls])
+    if changes.lasting:
         tracer.refuse("its modules keep something of every pass")
-    return Trace(tracer.calls, tracer.cost, tracer.reason, loss.detach().clone())
+    return Trace(tracer.calls, tracer.cost, tracer.reason, loss.detach().clone(), changes, mode.any)
 
 
 @contextmanager
@@ -220,7 +235,7 @@ class _Tracer(TorchDispatchMode):
         asked: Collection[nn.Module],
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self._asked = asked
+        self._asked, self._modules = asked, {id(module) for module in model.modules()}
         self.calls: list[Call] = []
         self.cost = 0.0
         self.reason: str | None = None
@@ -250,13 +265,13 @@ class _Tracer(TorchDispatchMode):
         def forward(*args: Any, **kwargs: Any) -> Any:
             if self._tainted or self._current != _OUTSIDE:
                 return original(*args, **kwargs)
-            index, stores = self._begin(module), StoresSeen()
+            index, stores, given = self._begin(module), StoresSeen(), Given((args, kwargs), self._modules)
             try:
                 with stores.inside() if module in self._asked else nullcontext():
                     output = original(*args, **kwargs)
             finally:
                 self._current = _OUTSIDE
-            self._end(index, output, stores)
+            self._end(index, output, leaves_something=stores.settle() or not given.same())
             return output
 
         return forward
@@ -322,12 +337,12 @@ class _Tracer(TorchDispatchMode):
         self._current = len(self.calls) - 1
         return self._current
 
-    def _end(self, index: int, output: Any, stores: StoresSeen) -> None:
+    def _end(self, index: int, output: Any, *, leaves_something: bool) -> None:
         if self._tainted:  # it reads a sampled weight that is not in it
             self.calls.pop()
             return
         tensors = tensors_of(output)
-        if tensors is None or stores.settle():
+        if tensors is None or leaves_something:
             self.calls[index].fine = False
         for each in _flat(output):
             self._outputs.setdefault(self._key(each), []).append(index)

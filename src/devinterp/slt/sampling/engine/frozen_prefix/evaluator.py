@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Hashable, Mapping
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from typing import Any
 
 import numpy as np
@@ -14,12 +14,14 @@ from devinterp.slt.sampling.engine.frozen_prefix.call_trace import trace_calls
 from devinterp.slt.sampling.engine.frozen_prefix.memory import Cut, FrozenPrefix, Kept, Look
 from devinterp.slt.sampling.engine.frozen_prefix.one_pass import Pass
 from devinterp.slt.sampling.engine.frozen_prefix.prefix_plan import Reuse, choose_calls
+from devinterp.slt.sampling.engine.frozen_prefix.side_effects import ModeAsked, State
 from devinterp.slt.sampling.engine.restore_model import restoring
 from devinterp.slt.sampling.inputs.nested import Batch, each_tensor, first_tokens, num_rows, take_rows, tensors_within
 
 __all__ = ["Evaluator", "first_row"]
 
 _ROWS, _TOKENS = 2, 16  # of the evaluation that is watched
+_COUNTED = 8  # more evaluations of that, where passes may be counted
 
 _TOO_LITTLE = "too little comes before the first sampled weight"
 
@@ -85,7 +87,7 @@ class Evaluator:
     reuse : Reuse
         What it has done so far.
     at_start : bool
-        To be taken back once a weight moves.
+        Whether no weight has moved yet.
     """
 
     def __init__(
@@ -102,6 +104,8 @@ class Evaluator:
         self._prefix, self._model, self._device, self._mode = prefix, model, device, mode
         self._names = frozenset(sampled)
         self.at_start, self._checked_later = at_start, checked_later
+        self._before: State | None = None
+        self._stepped = self._names >= {name for name, _ in model.named_parameters()}  # or nothing is left out
         self.reuse = Reuse(reason=None if prefix.enabled else "it is switched off")
 
     def __call__(
@@ -129,8 +133,10 @@ class Evaluator:
         dear = not isinstance(batch, bytes)
         if cut.trusted and kept is None and not self._prefix.has_room(cut, self._device, dear=dear):
             return evaluate(rows)
-        under_way = self._pass(cut, kept if cut.trusted else None)
-        loss = under_way.run(evaluate, rows)
+        under_way, mode = self._pass(cut, kept if cut.trusted else None), ModeAsked()
+        with mode.inside() if self._prefix.modes_agree else nullcontext():
+            loss = under_way.run(evaluate, rows)
+        self._prefix.modes_agree &= not mode.any  # it may ask of whole batches alone
         if loss is None:
             reason = "it is compiled" if under_way.compiling else "it goes different ways"
             return self._give_up(cut, reason, evaluate, rows)
@@ -142,6 +148,19 @@ class Evaluator:
         if self._checked_later and self.at_start and self._prefix.modes_agree:
             return loss
         return self._checked(cut, under_way.recorded, loss, evaluate, rows)
+
+    def step_begins(self) -> None:
+        """Remember what modules hold before the first step."""
+        if self._prefix.enabled and self._prefix.failed is None and not self._stepped:
+            with suppress(Exception):  # what cannot be looked at was not watched either
+                self._before = State(self._model)
+
+    def step_ends(self) -> None:
+        """Take note that weights have moved; the first step may have done more, in its backward pass."""
+        self.at_start, self._stepped, before = False, True, self._before
+        self._before = None
+        if before is not None:
+            self._prefix.after_step(before, self._model)
 
     def _cut(self, evaluate: Evaluate, rows: Any, batch: Hashable, with_gradients: torch.Tensor | None) -> Cut | None:
         """Return the plan for this evaluation, None where it must be plain."""
@@ -167,8 +186,9 @@ class Evaluator:
             # A few tokens show the same calls for a fraction of a pass; whatever goes wrong with them proves nothing.
             with suppress(Exception):
                 self._look(cut, evaluate, few, parameters)
-                if cut.plan is not None and with_gradients is not None and not torch.is_grad_enabled():
-                    with restoring(self._model, self._device, mode=self._mode):
+                asked = cut.look is None or cut.look.asks_mode
+                if cut.plan is not None and with_gradients is not None and not (asked or torch.is_grad_enabled()):
+                    with restoring(self._model, self._device, mode=self._mode, numbers=True):
                         plain = evaluate(first_row(rows)).detach()
                         self._prefix.modes_agree |= _same_bits(with_gradients, plain)
             if cut.plan is not None or cut.reason == _TOO_LITTLE:
@@ -189,11 +209,12 @@ class Evaluator:
     def _look(self, cut: Cut, evaluate: Evaluate, few: Any, parameters: Mapping[str, nn.Parameter]) -> None:
         """Watch an evaluation of a few rows, and plan what to leave out."""
         gradients = torch.is_grad_enabled()
-        with restoring(self._model, self._device, mode=self._mode), torch.set_grad_enabled(gradients):
+        lent = restoring(self._model, self._device, mode=self._mode, numbers=True)
+        with lent, torch.set_grad_enabled(gradients):
             trace = trace_calls(self._model, [parameters[name] for name in self._names], few, evaluate)
         cut.reason = trace.reason
         if cut.reason is None:
-            cut.plan, cut.look = choose_calls(trace), Look(few, gradients, trace.loss)
+            cut.plan, cut.look = choose_calls(trace), Look(few, gradients, trace.loss, trace.changes, trace.asks_mode)
             cut.reason = None if cut.plan is not None else _TOO_LITTLE
 
     def _comes_again(self, look: Look, evaluate: Evaluate) -> bool:
@@ -202,10 +223,15 @@ class Evaluator:
         Generators of numpy, counters, what is left somewhere by the pass before: no operation shows them. What this
         pass leaves there is of other rows than those that the check is made on.
         """
-        with restoring(self._model, self._device, mode=self._mode), torch.set_grad_enabled(look.gradients):
+        if look.changes.drawn:
+            return False
+        lent = restoring(self._model, self._device, mode=self._mode, numbers=True)
+        with lent, torch.set_grad_enabled(look.gradients):
             again = evaluate(look.rows).detach().clone()
             # The one that was watched may have gone another way: torch has faster ones that it takes unwatched.
-            return _same_bits(look.loss, again) or _same_bits(evaluate(look.rows).detach(), again)
+            same = _same_bits(look.loss, again) or _same_bits(evaluate(look.rows).detach(), again)
+            more = _COUNTED if look.changes.counted else 0  # it may do something else at every third pass, say
+            return same and all(_same_bits(evaluate(look.rows).detach(), again) for _ in range(more))
 
     def _served(self, cut: Cut, kept: Kept, evaluate: Evaluate, rows: Any) -> torch.Tensor:
         if not cut.trusted and cut.look is not None and not self._comes_again(cut.look, evaluate):
@@ -243,10 +269,11 @@ class Evaluator:
         return Pass(cut, given, self._device, self._prefix.stand_in)
 
     def _give_up(self, cut: Cut, reason: str, evaluate: Evaluate, rows: Any) -> torch.Tensor:
+        loss = evaluate(rows)  # first: whatever this raises too is the model's own, and speaks against no prefix
         cut.reason = reason
         self.reuse.reason = self.reuse.reason or reason
         self._prefix.forget(cut)
-        return evaluate(rows)
+        return loss
 
     def _fail(self, reason: str, evaluate: Evaluate, rows: Any) -> torch.Tensor:
         """Go plain for good: something of the model is not seen, which would not be seen of other weights either."""

@@ -10,9 +10,11 @@ from functools import partial
 from typing import Any
 
 import torch
+from torch import nn
 
 from devinterp.slt.sampling.engine.frozen_prefix.call_trace import tensors_of
 from devinterp.slt.sampling.engine.frozen_prefix.prefix_plan import Planned, PrefixPlan
+from devinterp.slt.sampling.engine.frozen_prefix.side_effects import Changes, State
 from devinterp.slt.sampling.inputs.nested import each_tensor
 
 __all__ = ["MEMORY_BUDGET", "Cut", "FrozenPrefix", "Kept", "Look", "plain_passes"]
@@ -36,11 +38,13 @@ def plain_passes() -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Look:
-    """An evaluation that was watched: of which rows, in which mode of gradients, and what it gave."""
+    """An evaluation that was watched: of which rows, in which mode of gradients, what it gave and left."""
 
     rows: Any
     gradients: bool
     loss: torch.Tensor | None
+    changes: Changes
+    asks_mode: bool
 
 
 @dataclass(eq=False)
@@ -181,6 +185,13 @@ class FrozenPrefix:
     def forget(self, cut: Cut) -> None:
         """Drop everything that belongs to a cut."""
         self._kept = {batch: kept for batch, kept in self._kept.items() if kept.cut is not cut}
+
+    def after_step(self, before: State, model: nn.Module) -> None:
+        """Give up where a step has changed more of what modules hold and name than the weights."""
+        aside = [call.module for cut in self._cuts.values() for call in cut.calls]
+        changes = before.changes(State(model), aside)
+        if changes.lasting or changes.counted:
+            self.give_up("a step changes something beside the weights")
 
     def give_up(self, reason: str) -> None:
         """Leave nothing out from here on, whatever is sampled."""

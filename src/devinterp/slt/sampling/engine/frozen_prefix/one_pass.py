@@ -55,12 +55,17 @@ class Pass:
         self._counts: dict[nn.Module, int] = {}
 
     def run(self, evaluate: Callable[[Any], torch.Tensor], rows: Any) -> torch.Tensor | None:
-        """Return the loss, None where the model went another way than in the evaluation that was watched."""
+        """Return the loss, None where the model went another way than in the evaluation that was watched.
+
+        An error may come of what was given out: of something left out that a later part misses.
+        """
         modules = dict.fromkeys(planned.module for planned in self._plan)
         with replaced_forward({module: partial(self._call, module, module.forward) for module in modules}):
             try:
                 loss = evaluate(rows)
-            except _DivergedError:
+            except Exception:
+                if not self._given:
+                    raise
                 return None
         return loss if self._next == len(self._plan) and not self._broken and not self.compiling else None
 

@@ -9,15 +9,22 @@ else than the batch at hand has been evaluated in between; `evaluator` does so b
 
 from __future__ import annotations
 
+import array
 import dis
 import functools
+import io
 import os
+import pickle
+import random
 import sys
 import sysconfig
 import types
+import zlib
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,14 +33,20 @@ from torch import nn
 
 from devinterp.slt.sampling.inputs.callables import codes_of
 
-__all__ = ["SCALARS", "State", "StoresSeen"]
+__all__ = ["SCALARS", "Changes", "Given", "ModeAsked", "State", "StoresSeen"]
 
 SCALARS = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device, torch.Size)
 
 _DEPTH = 4  # from a module's attribute, or a function's global, to what is compared
 _ELEMENTS = 64  # of a container
-_ARRAY = 2**16  # bytes of an array that are compared
+_ARRAY = 2**24  # bytes of an array that are compared
 _PLACES = 50_000
+_FUNCTIONS = {"global", "closure", "default", "function", "__self__", "args", "keywords"}
+"""On the way to a place: it is reached through what a function names or holds."""
+
+_STANDS = "where it stands"
+
+_Place = tuple[Any, ...]
 
 _STORES = {"STORE_GLOBAL", "STORE_ATTR", "STORE_SUBSCR", "STORE_SLICE", "DELETE_GLOBAL", "DELETE_ATTR", "DELETE_SUBSCR"}
 _SETTERS = {
@@ -45,6 +58,11 @@ _MUTATORS = {
     "popitem", "popleft", "put", "remove", "reverse", "rotate", "set", "setdefault", "setfield", "sort", "update",
 }  # fmt: skip
 _TRUSTED = tuple(os.path.join(os.path.dirname(p), "") for p in (torch.__file__, __file__))
+_OF_MODES = (
+    os.path.join(os.path.dirname(torch.__file__), "autograd", ""),
+    os.path.join(os.path.dirname(torch.__file__), "utils", "_"),
+    os.path.join(str(Path(__file__).parents[4]), ""),  # this package
+)
 _PYTHON = ("<frozen ", os.path.join(os.path.dirname(os.__file__), ""))
 _PACKAGES = tuple(os.path.join(sysconfig.get_path(name), "") for name in ("purelib", "platlib"))
 
@@ -65,28 +83,53 @@ class State:
             if id(root) not in self._seen:
                 self._seen[id(root)] = root, _Places(root, known).places
 
-    def same(self, after: State, aside: Iterable[nn.Module]) -> bool:
-        """Whether nothing has come, gone or become another object or number since.
+    def changes(self, after: State, aside: Iterable[nn.Module]) -> Changes:
+        """Look for what has come, gone or become another object or number since.
 
         Parameters
         ----------
         after : State
             Of the same model.
         aside : iterable of modules
-            Of these it is asked what is in their attributes, and which objects are in those; what lies deeper, and
-            numbers there, they alone are taken to read.
+            What the functions of these name is theirs to read, and may be a log or a count of somebody who watches.
         """
         if len(self._modules) != len(after._modules):
-            return False
+            return Changes(lasting=True)
         out = {id(inner) for module in aside for inner in module.modules()}
         wanted = {id(root) for module in self._modules if id(module) not in out for root in _roots(module)}
-        for number, (root, places) in self._seen.items():
-            mine, theirs = places, after._seen.get(number, (root, {}))[1]
-            if number not in wanted:
-                mine, theirs = (_near(each) if isinstance(root, nn.Module) else {} for each in (mine, theirs))
-            if not _same_places(mine, theirs):
-                return False
-        return True
+        lasting = counted = drawn = False
+        for number, (_, places) in self._seen.items():
+            changed = _changed(places, after._seen[number][1] if number in after._seen else {})
+            numbers = {place for place in changed if place and place[-1] == _STANDS}
+            drawn, changed = drawn or bool(numbers), changed - numbers
+            if number in wanted:
+                lasting |= bool(changed)
+            else:
+                named = {place for place in changed if not _FUNCTIONS.isdisjoint(place)}
+                longer = {place[:-1] for place in named if place[-1] == "length"}
+                lasting |= number in out and bool(changed - named)
+                counted |= any(longer.isdisjoint(place[:end] for end in range(1, len(place))) for place in named)
+        return Changes(lasting, counted, drawn)
+
+
+@dataclass(frozen=True)
+class Changes:
+    """What an evaluation left in what modules hold and name.
+
+    Attributes
+    ----------
+    lasting : bool
+        Whether anything of it may be read later.
+    counted : bool
+        Whether a part that stands for itself has changed numbers that its functions name, otherwise than by adding to
+        a list.
+    drawn : bool
+        Whether a generator that modules hold or name has moved on, or something else that gives one after the other.
+    """
+
+    lasting: bool = False
+    counted: bool = False
+    drawn: bool = False
 
 
 def _roots(module: nn.Module) -> Iterator[Any]:
@@ -95,40 +138,50 @@ def _roots(module: nn.Module) -> Iterator[Any]:
     yield from (cls for cls in type(module).__mro__ if not _is_torch(cls.__module__))
 
 
-def _near(places: dict[Any, Any]) -> dict[Any, Any]:
-    """Choose attributes, their lengths, and what stands right in them but numbers: a tensor, say, in a list."""
-    return {
-        place: value
-        for place, value in places.items()
-        if len(place) == 1 or (len(place) == 2 and (place[1] == "length" or not isinstance(value, SCALARS)))
-    }
+class Given:
+    """What the arguments of a call hold: a cache, or a list, that it may put something into.
+
+    Parameters
+    ----------
+    arguments : object
+    modules : set of int
+        Identities of the model's modules, which `State` looks into.
+    """
+
+    def __init__(self, arguments: Any, modules: set[int]) -> None:
+        self._arguments, self._modules = arguments, modules
+        self._places = _Places(arguments, modules, depth=-2).places
+
+    def same(self) -> bool:
+        """Whether they hold the same now."""
+        return not _changed(self._places, _Places(self._arguments, self._modules, depth=-2).places)
 
 
 class _Places:
     """What stands in the places that can be reached from an object."""
 
-    def __init__(self, root: Any, modules: set[int]) -> None:
-        self.places: dict[tuple[Any, ...], Any] = {}
+    def __init__(self, root: Any, modules: set[int], depth: int = 0) -> None:
+        self.places: dict[_Place, Any] = {}
         self._seen: dict[int, Any] = {}  # held, so that no identity is given to another
         self._modules = modules
         if isinstance(root, nn.Module):  # tensors among its attributes are compared as objects: a kept one is another
             own = {name: value for name, value in vars(root).items() if name not in _OF_MODULES}
             tables = {(name, "length"): len(v) for name, v in vars(root).items() if isinstance(v, dict | set)}
-            self._attributes((), own | root._buffers | {"training": root.training}, -1)
+            self._attributes((), own | dict(root._buffers.items()) | {"training": root.training}, -1)
             self.places |= tables
         else:
-            self._look((), root, 0, ())
+            self._look((), root, depth, ())
 
-    def _place(self, place: tuple[Any, ...], value: Any, depth: int, names: tuple[str, ...] = ()) -> None:
+    def _place(self, place: _Place, value: Any, depth: int, names: tuple[str, ...] = ()) -> None:
         self.places[place] = value
         if depth < _DEPTH and len(self.places) < _PLACES:
             self._look(place, value, depth, names)
 
-    def _attributes(self, place: tuple[Any, ...], values: Mapping[str, Any], depth: int) -> None:
+    def _attributes(self, place: _Place, values: Mapping[str, Any], depth: int) -> None:
         for name, value in list(values.items())[:_ELEMENTS]:
             self._place((*place, name), value, depth + 1)
 
-    def _look(self, place: tuple[Any, ...], value: Any, depth: int, names: tuple[str, ...]) -> None:
+    def _look(self, place: _Place, value: Any, depth: int, names: tuple[str, ...]) -> None:
         """Look into a value; of a namespace at what is named alone."""
         if isinstance(value, SCALARS):
             return
@@ -147,12 +200,19 @@ class _Places:
         if isinstance(value, nn.Module):
             if id(value) not in self._modules:
                 self._attributes(place, vars(value), depth)
-        elif isinstance(value, np.ndarray):
-            if value.nbytes <= _ARRAY and not value.dtype.hasobject:
-                self.places[*place, "bytes"] = value.tobytes()
+        elif isinstance(value, np.ndarray | array.array | bytearray | memoryview):
+            numbers = np.asarray(value)
+            if numbers.nbytes <= _ARRAY and not numbers.dtype.hasobject:
+                self.places[*place, "bytes"] = zlib.crc32(numbers.tobytes())
+        elif isinstance(value, random.Random | np.random.Generator | np.random.RandomState):
+            self.places[*place, _STANDS] = pickle.dumps(value)
+        elif isinstance(value, types.BuiltinMethodType):
+            self._place((*place, "self"), value.__self__, depth)
         elif isinstance(value, types.MethodType | staticmethod | classmethod | functools.partial | property):
             inner = getattr(value, "__func__", None) or getattr(value, "func", None) or getattr(value, "fget", None)
             self._place((*place, "function"), inner, depth)
+            for name in ("__self__", "args", "keywords"):
+                self._place((*place, name), getattr(value, name, None), depth)
         elif isinstance(value, types.FunctionType):
             self._function(place, value, depth)
         elif isinstance(value, type):
@@ -169,9 +229,18 @@ class _Places:
         elif isinstance(value, set | frozenset):
             self.places[*place, "elements"] = frozenset(e if isinstance(e, SCALARS) else id(e) for e in value)
         elif not _is_torch(type(value).__module__):
-            self._attributes(place, getattr(value, "__dict__", {}), depth)
+            slots = {
+                n: v
+                for cls in type(value).__mro__
+                for n, v in vars(cls).items()
+                if isinstance(v, types.MemberDescriptorType)
+            }
+            own = {n: getattr(value, n) for n in slots if hasattr(value, n)} | getattr(value, "__dict__", {})
+            self._attributes(place, own, depth)
+            if isinstance(value, Iterator) and not (own or isinstance(value, io.IOBase)):
+                self.places[*place, _STANDS] = object()  # where that is does not show
 
-    def _function(self, place: tuple[Any, ...], function: types.FunctionType, depth: int) -> None:
+    def _function(self, place: _Place, function: types.FunctionType, depth: int) -> None:
         """Look at what a function names of its globals, and at its closure and defaults."""
         if _is_torch(function.__module__):
             return
@@ -204,7 +273,7 @@ class StoresSeen:
     def inside(self) -> Iterator[None]:
         """Look at the code that this thread runs inside."""
         before = sys.getprofile()
-        sys.setprofile(self._event)
+        sys.setprofile(before.and_then(self._event) if isinstance(before, ModeAsked) else self._event)
         try:
             yield
         finally:
@@ -228,6 +297,40 @@ class StoresSeen:
             owner = getattr(arg, "__self__", None)
             if arg.__name__ in _MUTATORS and not isinstance(owner, torch.Tensor | types.ModuleType | None):
                 self._changed.setdefault(id(owner), [owner])
+
+
+class ModeAsked:
+    """Whether code that runs inside asks whether gradients are wanted: numbers may depend on it, in some rows alone.
+
+    Of torch, what puts the mode back as it was is not meant.
+    """
+
+    def __init__(self) -> None:
+        self.any = False
+
+    @contextmanager
+    def inside(self) -> Iterator[None]:
+        """Look at the code that this thread runs inside."""
+        before = sys.getprofile()
+        sys.setprofile(self)
+        try:
+            yield
+        finally:
+            sys.setprofile(before)
+
+    def __call__(self, frame: types.FrameType, event: str, arg: Any) -> None:
+        """Take an event as `sys.setprofile` tells of it."""
+        if event == "c_call" and arg is torch.is_grad_enabled and not frame.f_code.co_filename.startswith(_OF_MODES):
+            self.any = True
+
+    def and_then(self, other: Callable[[types.FrameType, str, Any], None]) -> Callable[..., None]:
+        """Return what tells of an event to another one as well."""
+
+        def both(frame: types.FrameType, event: str, arg: Any) -> None:
+            self(frame, event, arg)
+            other(frame, event, arg)
+
+        return both
 
 
 def _file(frame: types.FrameType) -> str:
@@ -255,8 +358,9 @@ _OF_MODULES = frozenset(vars(nn.Module()))
 _OF_CLASSES = {"__dict__", "__weakref__", "__doc__", "__module__", "__annotations__", "__parameters__", "_abc_impl"}
 
 
-def _same_places(one: dict[Any, Any], other: dict[Any, Any]) -> bool:
-    return one.keys() == other.keys() and all(_same(value, other[place]) for place, value in one.items())
+def _changed(one: Mapping[_Place, Any], other: Mapping[_Place, Any]) -> set[_Place]:
+    both = one.keys() & other.keys()
+    return (one.keys() ^ other.keys()) | {place for place in both if not _same(one[place], other[place])}
 
 
 def _same(one: Any, other: Any) -> bool:
