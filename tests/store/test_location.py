@@ -6,11 +6,7 @@ import asyncio
 import json
 import pickle
 import shutil
-import threading
 import uuid
-from contextlib import contextmanager
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import quote
 
@@ -20,6 +16,7 @@ import pytest
 import xarray as xr
 import zarr
 from extras import needing
+from web import served
 from zarr.storage import FsspecStore, LocalStore, MemoryStore, StorePath, ZipStore
 
 from devinterp.errors import DevinterpError, SettingError, StoreError, StoreGoneError
@@ -133,39 +130,6 @@ def test_a_file_of_another_machine_is_refused(url):
         locate(url)
     (finding,) = validate(url).errors
     assert "another machine" in finding.message
-
-
-class Server(SimpleHTTPRequestHandler):
-    """Gives out files; answers for a listing with `status` where that is not 200, for what is absent with `missing`."""
-
-    status = 200
-    missing = 404
-
-    def log_message(self, *_):
-        pass
-
-    def list_directory(self, path):
-        if self.status == 200:
-            return super().list_directory(path)
-        self.send_error(self.status)
-        return None
-
-    def send_error(self, code, *rest):
-        super().send_error(self.missing if code == 404 else code, *rest)
-
-
-@contextmanager
-def served(folder, **answers):
-    handler = partial(type("Handler", (Server,), answers), directory=str(folder))
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
 
 
 @pytest.fixture(scope="module")

@@ -5,15 +5,13 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
-import threading
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import zarr
+from web import served
 
 from devinterp.schema import available, load
 from devinterp.testing import make_store
@@ -58,29 +56,16 @@ def open_with(tensorstore: Any, path: Path) -> Any:
     return tensorstore.open({"driver": "zarr3", "kvstore": {"driver": "file", "path": f"{path}/"}}, read=True).result()
 
 
-class Quiet(SimpleHTTPRequestHandler):
-    def log_message(self, *_: Any) -> None:
-        pass
-
-
 @pytest.mark.skipif(shutil.which("node") is None, reason="node is missing")
 @pytest.mark.skipif(
     not (READERS / "node_modules/zarrita").exists(), reason="zarrita is missing: npm ci in tests/benchmarks/readers"
 )
 @pytest.mark.parametrize("kind", KINDS)
 def test_zarrita_reads_every_array_strings_included(stores: Path, kind: str) -> None:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(stores)))
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
-        known = arrays(stores / f"{kind}.zarr")
-        url = f"http://127.0.0.1:{server.server_port}/{kind}.zarr"
-        command = ["node", READERS / "read_store.mjs", url, *known]
+    known = arrays(stores / f"{kind}.zarr")
+    with served(stores) as host:
+        command = ["node", READERS / "read_store.mjs", f"{host}/{kind}.zarr", *known]
         found = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
     for path, expected in known.items():
         assert "error" not in found[path], (path, found[path])
         assert tuple(found[path]["shape"]) == expected.shape, path
