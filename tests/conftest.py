@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib.util
 import os
 import shutil
@@ -99,6 +100,17 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     """In the core lane, leave out what is about the extras."""
     left_out = config.getoption("--core") and collection_path in [HERE / name for name in NEEDS_EXTRAS]
     return True if left_out else None
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Iterator[None]:
+    """Modules and tests stay: half a million things that no collection of garbage need go through again and again."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -134,6 +134,7 @@ def swap(path: Path, mutant: Mutant, source: str) -> bool:
     """Put the mutated code into the live functions; return whether one has changed."""
     mutated = dict(function_of(path, mutant, source))
     changed = False
+    gc.unfreeze()  # tests/conftest.py leaves out what was imported
     for thing in gc.get_objects():
         # Not isinstance: it asks proxies for their class, and one of torch's warns of that.
         if type(thing) is types.FunctionType and thing.__code__.co_filename == str(path):
