@@ -23,6 +23,7 @@ __all__ = [
     "as_susceptibilities",
     "chain_failures",
     "context_of",
+    "llc_along",
     "observable_names",
     "one_run",
     "refuse_options",
@@ -98,6 +99,19 @@ def as_llc(obj: Tree, **options: Any) -> xr.Dataset:
     if "over" not in options:
         options["over"] = best_average(obj)
     return compute_llc(obj, **options)
+
+
+def llc_along(obj: Tree, dim: str | None) -> xr.Dataset:
+    """Return an LLC result that has the dimension ``dim``; with None, one that has chains alone."""
+    result = as_llc(obj)
+    if any(each in result.dims for each in ("checkpoint", "wr")) if dim is None else dim not in result.dims:
+        raise SettingError(
+            "This picture is not one of such an LLC.",
+            expected="an LLC of one run" if dim is None else f"one with the dimension {dim}",
+            found=f"one of {', '.join(map(str, result['llc_mean'].dims)) or 'one run'}",
+            remedy="plot.llc_estimates() draws each of them.",
+        )
+    return result
 
 
 def as_bif(obj: Tree, **options: Any) -> xr.Dataset:

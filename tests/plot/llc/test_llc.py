@@ -9,10 +9,8 @@ import xarray as xr
 from made_runs import make_series
 from pictures import drawn, many
 
-from devinterp.errors import ProvenanceError
-from devinterp.plot import (
-    llc_estimates,
-)
+from devinterp.errors import ProvenanceError, SettingError
+from devinterp.plot import llc_estimates, llc_over_checkpoints, llc_over_restrictions, llc_per_chain
 from devinterp.slt.llc import compute_llc
 
 
@@ -126,3 +124,12 @@ def test_a_curve_of_mixed_settings_says_so(ax):
         mixed.devinterp.plot.llc(ax=ax)
     mixed.devinterp.plot.llc(ax=ax, allow_mixed=True)
     assert "different n_beta" in ax.get_title(loc="right")
+
+
+def test_each_picture_of_an_llc_takes_what_was_sampled_and_refuses_what_it_cannot_draw(study, run):
+    alike = [draw(study).lines[0].get_xdata() for draw in (llc_over_restrictions, llc_estimates)]
+    np.testing.assert_allclose(*alike)
+    assert llc_per_chain(run).lines[0].get_ydata() == llc_estimates(run).lines[0].get_ydata()
+    for draw, wrong in ((llc_over_restrictions, run), (llc_over_checkpoints, study), (llc_per_chain, study)):
+        with pytest.raises(SettingError, match="not one of such an LLC"):
+            draw(wrong)

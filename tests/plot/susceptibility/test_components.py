@@ -71,3 +71,21 @@ def test_what_is_not_there_is_refused():
         components_over_checkpoints(patterned(3))
     with pytest.raises(SettingError, match="no such component"):
         components_over_checkpoints(patterned(3, checkpoints=(0, 1)), 0)
+
+
+def test_names_stand_in_a_legend_as_they_are():
+    """matplotlib leaves out what begins with an underscore, and reads TeX between dollars."""
+    tree = patterned(8, checkpoints=(0, 10))
+    classes = np.where(np.arange(tree["susceptibilities"].sizes["sus_flat"]) % 2 == 0, "_hidden", "$x_1$")
+    axes = components_over_checkpoints(tree, 1, classes=classes)[0].axes
+    texts = axes.get_legend().get_texts()
+    assert sorted(text.get_text().split()[0] for text in texts) == ["$x_1$", "_hidden"]
+    assert not any(text.get_parse_math() for text in texts)
+
+
+def test_tokens_in_context_are_drawn_whatever_their_letters_and_ids_are_told_apart():
+    tree = patterned(3)
+    odd = ["_x", "$a^2$", "\u05e9\u05dc", "\U0001f600", "\u0301", "\x00", "\u202eabc", "\u65e5", "\n"]
+    component_tokens(tree, tokenizer=lambda token: odd[token % len(odd)]).fig.savefig("/dev/null", format="png")
+    texts = component_tokens(tree, window=3).axs.ravel()[1].texts
+    assert any(before.get_text().strip().count(" ") == 2 for before in texts[1::3])

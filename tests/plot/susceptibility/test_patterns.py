@@ -63,3 +63,11 @@ def test_labels_of_panels_side_by_side_do_not_run_into_each_other():
     boxes = [ax.xaxis.label.get_window_extent().padded(15) for ax in facets if ax.get_xlabel()]
     assert len(boxes) >= 2
     assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
+
+
+def test_panels_beside_one_without_values_show_all_of_their_boxes():
+    tree = patterned(3).copy(deep=True)
+    tree["susceptibilities"]["sus"].values[:, 1] = np.nan
+    tree["susceptibilities"]["sus"].values[:, ::2] *= 1e6
+    facets = susceptibility_patterns(tree, tokenizer=VOCABULARY, standardize=False)
+    assert np.abs(facets.axs.ravel()[0].get_xlim()).max() > 1e3

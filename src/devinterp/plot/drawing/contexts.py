@@ -10,7 +10,7 @@ import numpy as np
 
 from devinterp.plot.drawing.facets import Facets, make_facets
 from devinterp.plot.drawing.style import NEUTRAL, PALETTE, absent
-from devinterp.plot.tokens.decode import drawable
+from devinterp.plot.tokens.decode import MONO, drawable, gap_between
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -63,7 +63,11 @@ def _write_contexts(ax: Axes, lines: Sequence[ContextLine], rows: int) -> list[T
     ax.set_axis_off()
     ax.set_xlim(0, 1)
     ax.set_ylim(rows - 0.5, -0.5)
-    contexts = [last_of("".join(drawable(line.before, longest=200)), ROOM_BEFORE) for line in lines]
+    contexts = []
+    for line in lines:
+        gap = gap_between([*line.before, line.token])
+        shown = gap.join(drawable(line.before, longest=200, mono=True)) + gap
+        contexts.append(last_of(shown, ROOM_BEFORE))
     width = 72 * ax.get_window_extent().width / ax.figure.dpi
     # As far from the numbers as the longest context is long, and no further.
     at = min(0.7, 0.14 + LETTER * max(map(len, contexts), default=0) / width)
@@ -71,10 +75,11 @@ def _write_contexts(ax: Axes, lines: Sequence[ContextLine], rows: int) -> list[T
     for y, (line, before) in enumerate(zip(lines, contexts, strict=True)):
         sign = PALETTE[1] if line.number.startswith("+") else PALETTE[0]
         common = {"va": "center", "fontsize": SIZE, "parse_math": False, "clip_on": False}
+        text = {**common, "family": list(MONO)}
         ax.text(0.1, y, line.number, ha="right", color=sign, **common)  # type: ignore[arg-type]  # matplotlib's stubs
-        ax.text(at, y, before, ha="right", color=NEUTRAL, family="DejaVu Sans Mono", **common)  # type: ignore[arg-type]
-        token = drawable([line.token], longest=ROOM_OF_TOKEN)[0]
+        ax.text(at, y, before, ha="right", color=NEUTRAL, **text)  # type: ignore[arg-type]
+        token = drawable([line.token], longest=ROOM_OF_TOKEN, mono=True)[0]
         written.append(
-            ax.text(at, y, token, ha="left", weight="bold", family="DejaVu Sans Mono", **common)  # type: ignore[arg-type]
+            ax.text(at, y, token, ha="left", weight="bold", **text)  # type: ignore[arg-type]
         )
     return written

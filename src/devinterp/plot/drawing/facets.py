@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from devinterp.errors import SettingError
-from devinterp.plot.drawing.style import _matplotlib, style, title
+from devinterp.plot.drawing.style import _matplotlib, as_written, style, title
 from devinterp.plot.tokens.decode import drawable
 
 if TYPE_CHECKING:
@@ -119,5 +119,6 @@ def draw_facets(facets: Facets, draw: Callable[[Axes, int], Any], *, own_labels:
             found.remove()
             keys |= {label: handle for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)}
     if keys:
-        facets.fig.legend(keys.values(), keys.keys(), loc="outside right upper", fontsize=8, frameon=False)
+        whole = facets.fig.legend(keys.values(), keys.keys(), loc="outside right upper", fontsize=8, frameon=False)
+        as_written(whole)
     return facets

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from matplotlib.image import AxesImage
+    from matplotlib.legend import Legend
 
 __all__ = [
     "DIVERGING",
@@ -26,6 +27,7 @@ __all__ = [
     "SEQUENTIAL",
     "absent",
     "add_colorbar",
+    "as_written",
     "canvas",
     "colours",
     "heat_map",
@@ -185,7 +187,14 @@ def title(ax: Axes, text: str) -> None:
 def legend(ax: Axes, **options: Any) -> Any:
     """Put the legend beside the axes, where it hides no data, and return it."""
     given: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (1.01, 1.0), "borderaxespad": 0.0}
-    return ax.legend(**{**given, "fontsize": 8, "frameon": False, **options})
+    return as_written(ax.legend(**{**given, "fontsize": 8, "frameon": False, **options}))
+
+
+def as_written(legend: Legend) -> Legend:
+    """Show the names of a legend as they are: ``$`` in a name is not a formula."""
+    for text in legend.get_texts():
+        text.set_parse_math(False)
+    return legend
 
 
 def add_colorbar(ax: Axes, image: Any, label: str, *, beyond: bool = False) -> Any:

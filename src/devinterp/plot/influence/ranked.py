@@ -15,7 +15,7 @@ from devinterp.plot.drawing.images import as_pictures, show_picture
 from devinterp.plot.drawing.style import NEUTRAL, note, title
 from devinterp.plot.influence.rows import describe, label_of, numbers_along, place_of, position_of, scale_label
 from devinterp.plot.inputs import as_bif
-from devinterp.plot.tokens.decode import drawable, token_strings
+from devinterp.plot.tokens.decode import drawable, gap_between, token_strings
 from devinterp.slt.runs.run import Tree
 from devinterp.wording import one_of
 
@@ -96,7 +96,8 @@ def ranked_influences(
         lines.append(ContextLine(f"{value:+.2f}", text[:-1], text[-1]))
     names = [describe(result, sequence) for _, sequence, _ in ranked]
     facets = bars_with_contexts(names, [value for value, _, _ in ranked], lines)
-    asked = "".join(drawable(words(batch_1, target_position), longest=200))
+    context = words(batch_1, target_position)
+    asked = gap_between(context).join(drawable(context, longest=200))
     of = f"{describe(result, batch_1)}, token {target_position}"
     _finish_ranks(facets, result, of, f"partners of {last_of(asked, 32)}")
     return facets

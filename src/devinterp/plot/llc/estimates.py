@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import xarray as xr
 
 from devinterp.errors import SettingError
 from devinterp.plot.drawing.facets import Facets, draw_facets, make_facets
@@ -17,7 +16,7 @@ from devinterp.plot.drawing.style import (
     note,
     title,
 )
-from devinterp.plot.inputs import as_llc
+from devinterp.plot.inputs import as_llc, llc_along
 from devinterp.plot.llc.intervals import averaged_over, axis_label, bar_lengths, interval_of
 from devinterp.plot.llc.over_checkpoints import llc_over_checkpoints
 from devinterp.plot.llc.over_restrictions import height_of, llc_over_restrictions
@@ -101,13 +100,13 @@ def llc_estimates(
     return llc_per_chain(result, ax=ax)
 
 
-def llc_per_chain(result: xr.Dataset, *, ax: Axes | None = None) -> ErrorbarContainer:
+def llc_per_chain(result: Tree, *, ax: Axes | None = None) -> ErrorbarContainer:
     """Draw the estimate of every chain, their mean and its interval.
 
     Parameters
     ----------
-    result : Dataset
-        A result of ``compute_llc`` for one run.
+    result : DataTree or Dataset
+        A result of ``compute_llc`` for one run, or a run, which is analysed first.
     ax : matplotlib.axes.Axes, optional
         Where to draw; a new figure by default.
 
@@ -116,6 +115,7 @@ def llc_per_chain(result: xr.Dataset, *, ax: Axes | None = None) -> ErrorbarCont
     ErrorbarContainer
         The mean with its interval.
     """
+    result = llc_along(result, None)
     ax = new_axes(ax, (4.2, 3.0))
     values = np.asarray(result["llc_per_chain"].values, dtype=float)
     place = np.arange(values.size)

@@ -20,10 +20,12 @@ from devinterp.plot.drawing.style import (
     title,
     training_axis,
 )
+from devinterp.plot.inputs import llc_along
 from devinterp.plot.llc.intervals import averaged_over, axis_label, bar_lengths, interval_of
-from devinterp.plot.tokens.decode import drawable
+from devinterp.plot.tokens.decode import legend_name
 from devinterp.slt.diagnostics import SeriesDiagnosis, StudyDiagnosis
 from devinterp.slt.diagnostics.diagnosis import TITLES, Code
+from devinterp.slt.runs.run import Tree
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
@@ -54,14 +56,14 @@ MARKS: dict[Code, str] = {
 
 
 def llc_over_checkpoints(
-    result: xr.Dataset, *, ax: Axes | None = None, verdicts: SeriesDiagnosis | None = None
+    result: Tree, *, ax: Axes | None = None, verdicts: SeriesDiagnosis | None = None
 ) -> list[ErrorbarContainer]:
     """Draw the LLC against the training step, one curve for each restriction.
 
     Parameters
     ----------
-    result : Dataset
-        A result of ``compute_llc`` with the dimension ``checkpoint``.
+    result : DataTree or Dataset
+        A result of ``compute_llc`` with the dimension ``checkpoint``, or a series, which is analysed first.
     ax : matplotlib.axes.Axes, optional
         Where to draw; a new figure by default.
     verdicts : SeriesDiagnosis, optional
@@ -73,6 +75,7 @@ def llc_over_checkpoints(
         One for each curve. Of more than eight, the largest are named and have intervals, ``full`` among them; the
         others are grey.
     """
+    result = llc_along(result, "checkpoint")
     ax = new_axes(ax, (5.6, 3.2))
     steps = np.asarray(result["checkpoint"].values, dtype=float)
     order = np.argsort(steps, kind="stable")
@@ -100,7 +103,7 @@ def llc_over_checkpoints(
                 marker="o",
                 markersize=4,
                 capsize=2.5,
-                label=drawable([name], longest=24, names=True)[0] if name else None,
+                label=legend_name(name, longest=24) if name else None,
             )
         )
         _move([bars[-1].lines[0], *bars[-1].lines[1], *bars[-1].lines[2]], beside)

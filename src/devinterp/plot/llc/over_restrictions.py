@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-import xarray as xr
 
 from devinterp.plot.drawing.labels import label_above
 from devinterp.plot.drawing.style import (
@@ -16,8 +15,10 @@ from devinterp.plot.drawing.style import (
     note,
     title,
 )
+from devinterp.plot.inputs import llc_along
 from devinterp.plot.llc.intervals import averaged_over, axis_label, bar_lengths, interval_of
 from devinterp.plot.tokens.decode import drawable
+from devinterp.slt.runs.run import Tree
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -30,7 +31,7 @@ OFF_SCALE = 2.0  # times as far out as any other restriction
 
 
 def llc_over_restrictions(
-    result: xr.Dataset, *, ax: Axes | None = None, sort: bool = False, limit: int | None = None
+    result: Tree, *, ax: Axes | None = None, sort: bool = False, limit: int | None = None
 ) -> ErrorbarContainer:
     """Draw one row for each weight restriction: every chain (small dots below), the mean, and its interval.
 
@@ -39,8 +40,8 @@ def llc_over_restrictions(
 
     Parameters
     ----------
-    result : Dataset
-        A result of ``compute_llc`` with the dimension ``wr``.
+    result : DataTree or Dataset
+        A result of ``compute_llc`` with the dimension ``wr``, or a study, which is analysed first.
     ax : matplotlib.axes.Axes, optional
         Where to draw; by default a new figure that is as high as there are rows.
     sort : bool
@@ -53,6 +54,7 @@ def llc_over_restrictions(
     ErrorbarContainer
         The means with their intervals.
     """
+    result = llc_along(result, "wr")
     total = result.sizes["wr"]
     order = np.arange(total)
     size = np.abs(np.nan_to_num(np.asarray(result["llc_mean"].values, dtype=float)))

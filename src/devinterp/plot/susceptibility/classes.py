@@ -13,7 +13,7 @@ from devinterp.errors import MissingVariableError, SettingError
 from devinterp.plot.drawing.labels import LARGEST, SMALLEST
 from devinterp.plot.drawing.style import colours, legend, thin_labels
 from devinterp.plot.inputs import context_of, observable_names
-from devinterp.plot.tokens.decode import KINDS, drawable, token_kind, token_strings
+from devinterp.plot.tokens.decode import KINDS, drawable, legend_name, token_kind, token_strings
 from devinterp.slt.runs.results import result_of_tokens, with_unit
 from devinterp.slt.susceptibilities.matrix import matrix
 
@@ -158,7 +158,7 @@ def scatter_tokens(ax: Axes, x: Any, y: Any, labels: npt.NDArray[np.str_]) -> li
                 color=colour,
                 alpha=0.6,
                 linewidths=0,
-                label=drawable([name], longest=20, names=True)[0],
+                label=legend_name(name),
                 rasterized=len(labels) > 2000,
             )
         )

@@ -23,7 +23,7 @@ from devinterp.plot.susceptibility.classes import (
     token_classes,
     told_of_classes,
 )
-from devinterp.plot.tokens.decode import drawable, token_strings
+from devinterp.plot.tokens.decode import drawable, legend_name, token_strings
 from devinterp.slt.runs.run import Tree
 from devinterp.slt.susceptibilities.matrix import pca
 
@@ -230,8 +230,8 @@ def components_over_checkpoints(
         count = int(members[name].sum())
         error = scores[:, members[name]].std(axis=1, ddof=1) / np.sqrt(count) if count > 1 else 0 * means[name]
         ax.fill_between(steps, means[name] - 2 * error, means[name] + 2 * error, color=colour, alpha=shade, linewidth=0)
-        label = drawable([name], longest=20, names=True)[0]
-        lines += ax.plot(steps, means[name], color=colour, marker="o", markersize=3, label=f"{label} ({count})")
+        label = f"{legend_name(name)} ({count})"
+        lines += ax.plot(steps, means[name], color=colour, marker="o", markersize=3, label=label)
     training_axis(ax, steps)
     ax.set_ylabel(f"score on component {component}")
     share = 100 * float(found["explained_variance_ratio"].values[component - 1])

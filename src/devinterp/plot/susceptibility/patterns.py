@@ -132,5 +132,4 @@ def _boxes(
     ax.set_xlabel(label)
     if not np.isfinite(values).any():
         absent(ax)
-        ax.set_xlim(-1, 1)
     return drawn

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from devinterp._html import Markup, join, tag
-from devinterp.plot.tokens.decode import visible
+from devinterp.plot.tokens.decode import gap_between, visible
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderResult
@@ -92,7 +92,7 @@ class TokenText:
 
     def _row_html(self, row: TextRow, *, joined: bool | None = None) -> Markup:
         if joined is None:
-            joined = not all(text.isdigit() for text in row.texts)
+            joined = not gap_between(row.texts)
         spans = []
         for place, (text, value) in enumerate(zip(row.texts, row.values, strict=True)):
             number = f"{value:.4g} {self.unit}".strip() if np.isfinite(value) else "no value"
@@ -137,12 +137,11 @@ class TokenText:
         yield Text(f"{self.label} ({self.unit}), colour up to {self.limit:.3g}")
         for row in self.rows:
             yield Text(row.name, style="dim")
-            line = Text(overflow="fold")
+            line, gap = Text(overflow="fold"), gap_between(row.texts)
             for place, (text, value) in enumerate(zip(row.texts, row.values, strict=True)):
                 grey = "dim " if row.is_grey(place) else ""
                 line.append(visible(text), style=grey + self._terminal_style(value, place == row.marked))
-                if "\n" in text:
-                    line.append("\n")
+                line.append("\n" if "\n" in text else gap)
             yield line
 
     def _terminal_style(self, value: float, marked: bool) -> str:
@@ -162,7 +161,7 @@ class TokenText:
                 f"{visible(t)}[{v:+.2g}]" if abs(self._strength(v)) >= 0.5 else visible(t)
                 for t, v in zip(row.texts, row.values, strict=True)
             ]
-            lines += [f"-- {row.name}", "".join(words)]
+            lines += [f"-- {row.name}", gap_between(row.texts).join(words)]
         return "\n".join(lines)
 
     __repr__ = __str__

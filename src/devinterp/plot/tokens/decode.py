@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import lru_cache
@@ -11,9 +12,11 @@ import numpy as np
 
 from devinterp.errors import SettingError
 
-__all__ = ["byte_tokenizer", "drawable", "token_kind", "token_strings", "visible"]
+__all__ = ["byte_tokenizer", "drawable", "gap_between", "legend_name", "token_kind", "token_strings", "visible"]
 
 _SPECIAL = {" ": "·", "\n": "⏎", "\t": "⇥", "\r": "␍"}
+LABELS = "DejaVu Sans"
+MONO = ("DejaVu Sans Mono", LABELS)  # letters of one width, and what they lack
 _PART = "##"  # WordPiece's mark of a part of a word
 _SHARE_OF_PARTS = 0.02
 _ANCHORS = 5000  # ids that are tried; BERT's letters begin at 1000
@@ -171,28 +174,46 @@ def visible(text: str) -> str:
     return "".join(_SPECIAL.get(c, c if c.isprintable() else c.encode("unicode_escape").decode("ascii")) for c in text)
 
 
-@lru_cache(maxsize=1)
-def _drawable_characters() -> frozenset[int]:
-    from matplotlib.font_manager import findfont, get_font
+@lru_cache(maxsize=2)
+def _drawable_characters(families: tuple[str, ...]) -> frozenset[int]:
+    """Return what some family has a letter for, in both of its weights."""
+    from matplotlib.font_manager import FontProperties, findfont, get_font
 
-    return frozenset(get_font(findfont("DejaVu Sans")).get_charmap())
+    def known(weight: str) -> set[int]:
+        faces = (get_font(findfont(FontProperties(family=family, weight=weight))) for family in families)
+        return {character for face in faces for character in face.get_charmap()}
+
+    return frozenset(known("normal") & known("bold")) if len(families) > 1 else frozenset(known("normal"))
 
 
-def drawable(texts: Iterable[str], *, longest: int = 14, names: bool = False) -> list[str]:
+def drawable(texts: Iterable[str], *, longest: int = 14, names: bool = False, mono: bool = False) -> list[str]:
     """Return texts as labels of a picture: of bounded length, of characters that the font has.
 
     White space is made visible, except in ``names`` (of restrictions, observables, classes), which are cut in the
-    middle: their ends often tell them apart.
+    middle: their ends often tell them apart. ``mono`` is for texts that are drawn in `MONO`, of any weight.
     """
-    known = _drawable_characters()
+    known = _drawable_characters(MONO if mono else (LABELS,))
     out = []
     for text in texts:
         marked = " ".join(map(visible, text.split(" "))) if names else visible(text)
+        if unicodedata.category(marked[:1] or " ").startswith("M"):
+            marked = f"◌{marked}"  # an accent without its letter would fall on what stands before it
         shown = "".join(c if ord(c) in known else c.encode("unicode_escape").decode("ascii") for c in marked)
         head = longest // 2 if names else longest - 1
         tail = longest - 1 - head
         out.append(shown if len(shown) <= longest else f"{shown[:head]}…{shown[len(shown) - tail :]}")
     return out
+
+
+def gap_between(texts: Iterable[str]) -> str:
+    """Return what stands between tokens that are written one after the other: a blank between bare ids."""
+    return " " if all(text.isdigit() for text in texts) else ""
+
+
+def legend_name(name: str, *, longest: int = 20) -> str:
+    """Return a name as the label of what is drawn: matplotlib leaves those out that begin with an underscore."""
+    shown = drawable([name], longest=longest, names=True)[0]
+    return f" {shown}" if shown.startswith("_") else shown
 
 
 def token_kind(text: str) -> str:
