@@ -76,7 +76,7 @@ def test_starting_points_have_sources_and_the_nearest_model_first():
         nearest = starting_points(size)
         assert nearest[0].lr == (lr,)
         assert sorted(map(repr, nearest)) == sorted(map(repr, points))
-    for wrong in (0, -1.0, math.nan, math.inf):
+    for wrong in (0, -1.0, math.nan, math.inf, "70M"):
         with pytest.raises(SettingError, match="number of parameters"):
             starting_points(wrong)
 

@@ -6,6 +6,7 @@ import math
 import warnings
 from collections.abc import Sized
 from dataclasses import dataclass
+from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -111,7 +112,7 @@ def starting_points(num_parameters: float | None = None) -> tuple[StartingPoint,
     """
     if num_parameters is None:
         return _POINTS
-    if not num_parameters > 0 or not math.isfinite(num_parameters):
+    if not isinstance(num_parameters, Real) or not 0 < num_parameters < math.inf:
         raise SettingError("A model has some number of parameters.", expected="more than 0", found=num_parameters)
     # Ranges for models of any size tell less than the settings of a model of another size.
     return tuple(sorted(_POINTS, key=lambda point: (len(point.lr), point.apart(num_parameters))))

@@ -107,8 +107,8 @@ def llc_along(obj: Tree, dim: str | None) -> xr.Dataset:
     if any(each in result.dims for each in ("checkpoint", "wr")) if dim is None else dim not in result.dims:
         raise SettingError(
             "This picture is not one of such an LLC.",
-            expected="an LLC of one run" if dim is None else f"one with the dimension {dim}",
-            found=f"one of {', '.join(map(str, result['llc_mean'].dims)) or 'one run'}",
+            expected="that of one run" if dim is None else f"the dimension {dim}",
+            found="that of one run" if not result["llc_mean"].dims else f"dimensions {shown(result['llc_mean'].dims)}",
             remedy="plot.llc_estimates() draws each of them.",
         )
     return result

@@ -322,6 +322,7 @@ def test_bad_input_is_one_clear_error_and_leaves_nothing_behind(kind, tmp_path):
         (10**5, {}),
         (7 * 10**7, {"num_draws": 10}),
         (10**9, {"lr": 1e-2}),
+        (10**6, {"lr": 1.0}),
         (10**6, {"localization": 5000.0}),
         (10**6, {"sampling_method": "rmsprop_sgld", "rmsprop_eps": 0.1}),
         (10**6, {"llc_weight_decay": 300.0, "n_beta": 5.0}),

@@ -79,10 +79,11 @@ def sweep(
         `devinterp.slt.sampling.sample`. Without a grid, those that are not keywords are searched around what models of
         this size were published with (`devinterp.utils.starting_points`): that lr and a third of it, n_beta 10, 30
         and 100, localization 10, 100 and the largest of 300 and 1000, as far as lr * localization stays below the 0.36
-        at which the step alone inflates a variance by a tenth. ``batch_size``, ``rmsprop_eps`` and ``rmsprop_alpha``
-        may be varied besides, the latter two with ``sampling_method="rmsprop_sgld"``. A batch is taken in micro-batches
-        of the smallest size, which divides the others: all cells observe the same rows, as many of each observable as
-        with the smallest, and need as much memory.
+        at which the step alone inflates a variance by a tenth (a longer lr that is given gets a weaker one).
+        ``batch_size``, ``rmsprop_eps`` and ``rmsprop_alpha`` may be varied besides, the latter two with
+        ``sampling_method="rmsprop_sgld"``. A batch is taken in micro-batches of the smallest size, which divides the
+        others: all cells observe the same rows, as many of each observable as with the smallest, and need as much
+        memory.
     sampling_task : str, optional
         The observable that verdicts rest on. By default the one whose rows are the dataset's.
     num_chains, num_draws : int
@@ -272,8 +273,9 @@ def _default_grid(num_parameters: int, settings: Mapping[str, Any]) -> dict[str,
 
     if "localization" in axes:
         lr = max(axes.get("lr") or [_value("lr", settings["lr"])])
-        fit = [value for value in axes["localization"] if good(lr, value)] or axes["localization"][:1]
-        axes["localization"] = [*fit[:2], *fit[2:][-1:]]
+        fit = [value for value in axes["localization"] if good(lr, value)]
+        weaker = (10.0**-power for power in range(20))  # for a long step that was given; see below
+        axes["localization"] = [*fit[:2], *fit[2:][-1:]] or [next((v for v in weaker if good(lr, v)), pulls[0])]
     if "lr" in axes:
         strongest = max(axes.get("localization") or [_value("localization", settings["localization"])])
         for _ in range(20):  # enough for any localization; RMSprop without eps has no step that is sure to do
