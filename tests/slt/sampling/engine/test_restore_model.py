@@ -307,6 +307,15 @@ class Counts(nn.Module):
         return self.norm(self.up(x))
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit.trace:DeprecationWarning")
+def test_models_with_traced_parts_are_sampled():
+    model = build_model()
+    model.norm = torch.jit.trace(model.norm, torch.zeros(1, 17, 32))
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    assert run(model, settings(num_draws=2))[0].status == "complete"
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")
 @pytest.mark.parametrize("training", [True, False])
 def test_scripted_parts_come_back(training):

@@ -214,12 +214,12 @@ class _ModuleLoan:
 
     def __init__(self, module: nn.Module) -> None:
         self._module, self._training = module, module.training
-        self._registered = {name: dict(vars(module)[name]) for name in self._REGISTERED}
+        self._registered = {name: dict(getattr(module, name).items()) for name in self._REGISTERED}
         self._passing = set(module._non_persistent_buffers_set)
         own = self._own = {name: value for name, value in vars(module).items() if name not in _INTERNAL}
         self._plain = {name: value for name, value in own.items() if _holds_tensors(value)}
         self._containers = [(value, copy(value)) for value in own.values() if type(value) in _CONTAINERS]
-        tensors = [b for b in module._buffers.values() if b is not None]
+        tensors = [b for b in self._registered["_buffers"].values() if b is not None]
         tensors += [value for value in self._plain.values() if isinstance(value, torch.Tensor)]
         self._contents = [(tensor, tensor.detach().clone()) for tensor in tensors]
 
@@ -235,7 +235,7 @@ class _ModuleLoan:
             return numbers or _holds_tensors(value)
 
         for name, entries in self._registered.items():
-            _put_back(inside[name], entries)
+            _put_back(getattr(module, name), entries)
         module._non_persistent_buffers_set.clear()
         module._non_persistent_buffers_set.update(self._passing)
         for container, content in self._containers:

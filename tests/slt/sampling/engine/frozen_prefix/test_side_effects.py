@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import itertools
+from concurrent.futures import ThreadPoolExecutor
 from contextvars import ContextVar
 from functools import partial
 from types import SimpleNamespace
@@ -334,4 +335,34 @@ def test_what_a_step_leaves_elsewhere_is_not_missed() -> None:
     left[0] = 0.0
     reused = chains(model, last(model), FrozenPrefix(minibatches=True))
     for (_, one), (_, other) in zip(plain, reused, strict=True):
+        same_runs(one, other)
+
+
+def test_parts_that_run_in_other_threads_are_not_left_out() -> None:
+    """What they read is not seen there: a sampled weight, say."""
+
+    class Elsewhere(nn.Module):
+        def __init__(self, part: nn.Module) -> None:
+            super().__init__()
+            self.part, self.threads = part, ThreadPoolExecutor(1)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            gradients = torch.is_grad_enabled()
+
+            def run() -> torch.Tensor:
+                with torch.set_grad_enabled(gradients):
+                    return self.part(x)
+
+            return self.threads.submit(run).result()
+
+    results = []
+    for enabled in (True, False):
+        model = build(("Plain",) * 4)
+        model.parts[1] = Elsewhere(model.parts[1])
+        results.append(
+            chains(model, {"parts.1.part.down.weight": None}, FrozenPrefix(enabled=enabled, minibatches=True))
+        )
+        model.parts[1].threads.shutdown()
+    for (result, one), (_, other) in zip(*results, strict=True):
+        assert result.reuse.reused == 0
         same_runs(one, other)

@@ -6,6 +6,7 @@ given out again instead, and whether anybody reads it, is seen from the operatio
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
@@ -146,6 +147,8 @@ def _watch(
     with mode.inside(), replaced, _Functions(tracer), tracer:
         loss = evaluate(rows)
     tracer.settle()
+    if not tracer.tainted:
+        tracer.refuse("no sampled weight was seen to be read")
     if generators != Generators(device):
         tracer.refuse("it draws random numbers")
     changes = state.changes(State(model), [call.module for call in tracer.calls])
@@ -235,12 +238,13 @@ class _Tracer(TorchDispatchMode):
         asked: Collection[nn.Module],
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
+        self._thread = threading.get_ident()
         self._asked, self._modules = asked, {id(module) for module in model.modules()}
         self.calls: list[Call] = []
         self.cost = 0.0
         self.reason: str | None = None
         self._current = _OUTSIDE
-        self._tainted = False
+        self.tainted = False
         self._counts: dict[nn.Module, int] = {}
         self._refs: dict[int, StorageWeakRef] = {}  # held, so that no number is given to other memory
         self._born: dict[int, int] = {}
@@ -263,7 +267,10 @@ class _Tracer(TorchDispatchMode):
         original = module.forward
 
         def forward(*args: Any, **kwargs: Any) -> Any:
-            if self._tainted or self._current != _OUTSIDE:
+            if threading.get_ident() != self._thread:  # whose operations are not seen
+                self.refuse("it is spread over threads")
+                return original(*args, **kwargs)
+            if self.tainted or self._current != _OUTSIDE:
                 return original(*args, **kwargs)
             index, stores, given = self._begin(module), StoresSeen(), Given((args, kwargs), self._modules)
             try:
@@ -293,7 +300,7 @@ class _Tracer(TorchDispatchMode):
         keys = {self._key(value) for value in values if isinstance(value, torch.Tensor)}
         if keys & self._sampled:
             self._taint()
-        if self._tainted or not keys & self._derived:
+        if self.tainted or not keys & self._derived:
             return
         if self._current == _OUTSIDE:
             self.refuse("what it does depends on the numbers")
@@ -307,9 +314,9 @@ class _Tracer(TorchDispatchMode):
         if self._current == _OUTSIDE:
             self.settle()
         read = [self._key(each) for each in _flat((args, kwargs))]
-        if not self._tainted and self._sampled.intersection(read):
+        if not self.tainted and self._sampled.intersection(read):
             self._taint()
-        if self._current == _OUTSIDE and not self._tainted:
+        if self._current == _OUTSIDE and not self.tainted:
             for owner in {owner for key in read for owner in self._outputs.get(key, ())}:
                 self.calls[owner].read_before.append(len(self.calls))
         if torch.Tag.data_dependent_output in func.tags or torch.Tag.dynamic_output_shape in func.tags:
@@ -338,7 +345,7 @@ class _Tracer(TorchDispatchMode):
         return self._current
 
     def _end(self, index: int, output: Any, *, leaves_something: bool) -> None:
-        if self._tainted:  # it reads a sampled weight that is not in it
+        if self.tainted:  # it reads a sampled weight that is not in it
             self.calls.pop()
             return
         tensors = tensors_of(output)
@@ -351,7 +358,7 @@ class _Tracer(TorchDispatchMode):
     def _taint(self) -> None:
         if self._current == _OUTSIDE:
             self.settle()
-        self._tainted = True
+        self.tainted = True
 
     def _note_write(self, key: int) -> None:
         if key in self._lasting:
