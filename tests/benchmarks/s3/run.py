@@ -99,8 +99,8 @@ def main() -> int:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    endpoint = f'{{"endpoint_url": "http://127.0.0.1:{port}"}}'
-    os.environ.update(AWS_ACCESS_KEY_ID="x", AWS_SECRET_ACCESS_KEY="y", FSSPEC_S3_CLIENT_KWARGS=endpoint)
+    endpoint = f"http://127.0.0.1:{port}"  # read by botocore where it connects; fsspec reads its own as it is imported
+    os.environ.update(AWS_ACCESS_KEY_ID="x", AWS_SECRET_ACCESS_KEY="y", AWS_ENDPOINT_URL=endpoint)
     server = subprocess.Popen(
         [sys.executable, "-m", "moto.server", "-p", str(port)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
