@@ -212,3 +212,9 @@ def test_every_room_can_be_taken_in_at_a_glance():
     assert {room: count for room, count in crowded.items() if count > 12} == {}
     long = {m: n for m in modules() if (n := (SOURCE / m).read_text(encoding="utf-8").count("\n")) > 440}  # about 400
     assert long == {}
+
+
+def test_a_checker_of_types_knows_the_names_that_there_are():
+    """A module's ``__getattr__`` that it sees answers for every name: `devinterp.smaple` would be right."""
+    seen = [str(path) for path in SOURCE.rglob("*.py") if "\ndef __getattr__(" in path.read_text(encoding="utf-8")]
+    assert seen == []

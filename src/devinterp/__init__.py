@@ -32,10 +32,12 @@ _PUBLIC = {
 __all__ = ["__version__", "open_store", "sample", "sample_restrictions", "sweep", "validate"]
 
 
-def __getattr__(name: str) -> Any:
-    if name in _PUBLIC:
-        return getattr(import_module(_PUBLIC[name]), name)
-    return _renamed.successor(__name__, name)
+if not TYPE_CHECKING:  # a checker shall know the names that there are
+
+    def __getattr__(name: str) -> Any:
+        if name in _PUBLIC:
+            return getattr(import_module(_PUBLIC[name]), name)
+        return _renamed.successor(__name__, name)
 
 
 def __dir__() -> list[str]:

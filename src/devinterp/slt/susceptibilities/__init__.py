@@ -27,9 +27,11 @@ if TYPE_CHECKING:
 __all__ = ["compute_susceptibilities", "sample_restrictions", "susceptibilities"]
 
 
-def __getattr__(name: str) -> Any:
-    if name == "sample_restrictions":  # needs torch, which analysis does without
-        from devinterp.slt.sampling import sample_restrictions
+if not TYPE_CHECKING:  # a checker shall know the names that there are
 
-        return sample_restrictions
-    return successor(__name__, name)
+    def __getattr__(name: str) -> Any:
+        if name == "sample_restrictions":  # needs torch, which analysis does without
+            from devinterp.slt.sampling import sample_restrictions
+
+            return sample_restrictions
+        return successor(__name__, name)
