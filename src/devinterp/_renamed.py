@@ -10,7 +10,6 @@ they do not have.
 from __future__ import annotations
 
 import sys
-import warnings
 from collections.abc import Mapping, Sequence
 from importlib import import_module
 from importlib.abc import Loader, MetaPathFinder
@@ -18,7 +17,7 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
 
-from devinterp.errors import RenamedError
+from devinterp.errors import RenamedError, warn_caller
 
 __all__ = ["OLD_NAMES", "install", "successor", "told_of"]
 
@@ -358,7 +357,7 @@ def successor(module: str, name: str) -> Any:
     where, _, new = told[1:].partition(":")
     if whole not in _warned:
         _warned.add(whole)
-        warnings.warn(f"{whole} is now {where}.{new}.", DeprecationWarning, stacklevel=3)
+        warn_caller(f"{whole} is now {where}.{new}.", DeprecationWarning)
     return getattr(import_module(where), new)
 
 

@@ -6,7 +6,10 @@ One tree, rooted in `DevinterpError`. Classes also derive from the builtin that 
 
 from __future__ import annotations
 
+import sys
+import warnings
 from importlib import import_module
+from types import FrameType
 from typing import Any
 
 from devinterp.wording import said
@@ -206,3 +209,16 @@ def imported(module: str, *, extra: str, purpose: str) -> Any:
             f"{purpose} needs {module.split('.')[0]}, which is not installed.",
             remedy=f"Install it with the extra that brings it: pip install 'devinterp[{extra}]'.",
         ) from error
+
+
+def warn_caller(text: str, category: type[Warning] = DevinterpWarning) -> None:
+    """Warn at the line outside of this package that led here, through however many of its functions."""
+
+    def module_of(frame: FrameType) -> str:
+        return str(frame.f_globals.get("__name__") or "<string>")
+
+    frame = sys._getframe(1)
+    while frame.f_back is not None and module_of(frame).partition(".")[0] in ("devinterp", "importlib"):
+        frame = frame.f_back
+    once = frame.f_globals.setdefault("__warningregistry__", {})
+    warnings.warn_explicit(text, category, frame.f_code.co_filename, frame.f_lineno, module_of(frame), once)

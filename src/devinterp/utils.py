@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Sized
 from dataclasses import dataclass
 from numbers import Real
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from devinterp._renamed import successor
-from devinterp.errors import DataError, DevinterpWarning, SettingError
+from devinterp.errors import DataError, SettingError, warn_caller
 
 __all__ = ["StartingPoint", "default_nbeta", "replicate_seeds", "starting_points", "tokenize_and_concatenate"]
 
@@ -206,11 +205,7 @@ def default_nbeta(dataloader: Any, gradient_accumulation_steps: int = 1) -> floa
         )
     rows = size * gradient_accumulation_steps
     if rows <= 1:
-        warnings.warn(
-            f"n_beta = m / ln m has no value for m = {rows} row(s); 1.0 is used.",
-            DevinterpWarning,
-            stacklevel=2,
-        )
+        warn_caller(f"n_beta = m / ln m has no value for m = {rows} row(s); 1.0 is used.")
         return 1.0
     return rows / math.log(rows)
 

@@ -231,10 +231,19 @@ def test_series_warn_once_at_the_callers_line():
     assert [each.filename for each in caught] == [__file__]
 
 
+@pytest.mark.needs("torch")
+def test_one_call_warns_at_the_callers_line():
+    from devinterp.slt.llc import llc
+
+    with pytest.warns(StepBiasWarning) as caught:
+        llc(flat(), ROWS, {"train": ROWS}, **{**COMMON, "lr": 1e-3, "localization": 1000.0})
+    assert {each.filename for each in caught} == {__file__}
+
+
 def test_the_worst_of_several_is_named():
     with pytest.warns(StepBiasWarning, match="from 4 on a direction that the loss leaves flat diverges"):
-        warn_of_step([{"lr": 1e-3, "localization": g} for g in (1.0, 1e3, 1e4)], stacklevel=2)
+        warn_of_step([{"lr": 1e-3, "localization": g} for g in (1.0, 1e3, 1e4)])
     rmsprop = {"sampling_method": "rmsprop_sgld", "rmsprop_eps": 0.1}
     with pytest.warns(StepBiasWarning, match="10 times that where gradients are far below rmsprop_eps; there"):
-        warn_of_step([{"lr": 1e-3, "localization": 100.0, **rmsprop}], stacklevel=2)
-    warn_of_step([], stacklevel=2)
+        warn_of_step([{"lr": 1e-3, "localization": 100.0, **rmsprop}])
+    warn_of_step([])

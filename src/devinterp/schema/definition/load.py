@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copyreg
 import json
-import warnings
 from collections.abc import Mapping
 from functools import cache, lru_cache, partial
 from importlib.metadata import entry_points
@@ -13,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from devinterp.errors import DevinterpWarning, SchemaError
+from devinterp.errors import SchemaError, warn_caller
 from devinterp.schema.definition.build import freeze_schema
 from devinterp.schema.definition.extend import merge_documents
 from devinterp.schema.definition.schema import Schema
@@ -72,7 +71,7 @@ def _installed() -> tuple[tuple[str, Path], ...]:
 
 @lru_cache(maxsize=256)  # once each
 def _leave_out(what: str, why: str) -> None:
-    warnings.warn(f"{what} cannot be used, and is left out: {why}", DevinterpWarning, stacklevel=3)
+    warn_caller(f"{what} cannot be used, and is left out: {why}")
 
 
 def usable() -> dict[str, Schema]:

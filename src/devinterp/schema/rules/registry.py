@@ -10,7 +10,6 @@ group ``devinterp.predicates`` so that the command line finds it.
 from __future__ import annotations
 
 import inspect
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from devinterp.errors import DevinterpWarning, PredicateError, SchemaError
+from devinterp.errors import PredicateError, SchemaError, warn_caller
 from devinterp.plain_json import dig
 from devinterp.schema.definition.suggest import suggestion
 from devinterp.wording import one_of, shown
@@ -173,11 +172,9 @@ def _load_installed() -> None:
         try:
             entry.load()
         except (Exception, SystemExit) as error:  # its own schemas then lack their rules; no other is harmed
-            warnings.warn(
+            warn_caller(
                 f"The predicates that the entry point {entry.name!r} names cannot be used, and are left out: "
-                f"{type(error).__name__}: {error}",
-                DevinterpWarning,
-                stacklevel=2,
+                f"{type(error).__name__}: {error}"
             )
 
 

@@ -13,7 +13,6 @@ was observed. Of a loss that is homogeneous of degree p both are p / 2 times as 
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -21,7 +20,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from devinterp.errors import StepBiasWarning
+from devinterp.errors import StepBiasWarning, warn_caller
 from devinterp.plain_json import dig
 from devinterp.slt.runs.read_blocks import read_whole
 from devinterp.slt.runs.run import Samples
@@ -140,15 +139,13 @@ def step_advice(settings: Mapping[str, Any]) -> str:
     return f"lr = {fits:.1g} (so that lr * localization stays below {limit:.2f}) with {more} times the steps"
 
 
-def warn_of_step(settings: Iterable[Mapping[str, Any]], *, stacklevel: int) -> None:
+def warn_of_step(settings: Iterable[Mapping[str, Any]]) -> None:
     """Say, before anything is sampled, that a step is too long to be good; once, of the worst of several runs.
 
     Parameters
     ----------
     settings : iterable of mapping
         Of each run, under the argument names of `devinterp.sample`.
-    stacklevel : int
-        What a `warnings.warn` in this function needs to point at the caller's line.
     """
     known = {least: each for each in settings if (least := least_inflation(each)) is not None}
     least = max(known, default=1.0)
@@ -164,9 +161,7 @@ def warn_of_step(settings: Iterable[Mapping[str, Any]], *, stacklevel: int) -> N
         what = f"there a variance is {least:.2f} times the posterior's"
     else:
         what = f"every variance is at least {least:.2f} times the posterior's, and the LLC as much too large"
-    warnings.warn(
-        f"The step is too long: {product}; {what}. Choose {step_advice(worst)}.", StepBiasWarning, stacklevel=stacklevel
-    )
+    warn_caller(f"The step is too long: {product}; {what}. Choose {step_advice(worst)}.", StepBiasWarning)
 
 
 def step_bias(run: Samples, used: Sequence[int], llc: float | None = None) -> StepBias | None:

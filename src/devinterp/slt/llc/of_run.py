@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from functools import partial
 from typing import Literal
@@ -11,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
-from devinterp.errors import DataError, DevinterpWarning, MissingVariableError, SettingError
+from devinterp.errors import DataError, MissingVariableError, SettingError, warn_caller
 from devinterp.plain_json import dig
 from devinterp.slt.batches_seen import BatchesSeen, batches_seen
 from devinterp.slt.diagnostics.step_bias import step_bias
@@ -95,7 +94,7 @@ def llc_of_run(
     if over in ("draws", "paired"):
         batches = _batches_seen(run)
         if warn and batches is not None and batches.blind:
-            warnings.warn(f"{f'{run.label}: ' if run.label else ''}{batches}", DevinterpWarning, stacklevel=4)
+            warn_caller(f"{f'{run.label}: ' if run.label else ''}{batches}")
         rows = minibatch_rows(run) if over == "draws" else minibatch_rows(run, known=False)
     elif over == "steps":
         axis = "step"
@@ -164,12 +163,10 @@ def _warn_noised_start(run: Samples, over: Over) -> None:
     """With ``init_noise`` the initial loss is that of noised weights, as devinterp 2.0 takes it, and no reference."""
     if over in ("observable", "paired") or not run.setting("init_noise"):
         return
-    warnings.warn(
+    warn_caller(
         f"init_loss was taken after init_noise = {run.setting('init_noise'):g} had moved the weights (all of them, "
         "whatever the masks), so that this LLC is not a rise over the trained weights. Use over='observable', which "
-        "compares with init_loss_{observable} at the trained weights, or over='paired', likewise.",
-        DevinterpWarning,
-        stacklevel=4,
+        "compares with init_loss_{observable} at the trained weights, or over='paired', likewise."
     )
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -11,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from devinterp.errors import AllChainsFailedError, ChainFailedWarning
+from devinterp.errors import AllChainsFailedError, ChainFailedWarning, warn_caller
 from devinterp.plain_json import dig
 from devinterp.slt.runs.run import Samples
 
@@ -246,21 +244,11 @@ def select_chains(
 def warn_excluded(samples: Samples, selection: ChainSelection) -> None:
     """Warn, by `ChainFailedWarning` at the caller's line, where chains were left out."""
     if selection.excluded:
-        warnings.warn(
-            ChainFailedWarning(
-                f"{len(selection.excluded)} of {len(selection.used) + len(selection.excluded)} chains"
-                f"{samples.of_label} left out ({describe(selection.reasons)})."
-            ),
-            stacklevel=_level_outside(),
+        warn_caller(
+            f"{len(selection.excluded)} of {len(selection.used) + len(selection.excluded)} chains"
+            f"{samples.of_label} left out ({describe(selection.reasons)}).",
+            ChainFailedWarning,
         )
-
-
-def _level_outside() -> int:
-    """Frames up to the first outside this package: analyses are called directly, by each other and by the accessor."""
-    frame, level = sys._getframe(1), 1
-    while frame.f_back is not None and frame.f_globals["__name__"].partition(".")[0] == "devinterp":
-        frame, level = frame.f_back, level + 1
-    return level
 
 
 def describe(reasons: Mapping[int, str]) -> str:

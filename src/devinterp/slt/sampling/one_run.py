@@ -224,8 +224,8 @@ def sample(
     about = RowOptions(**{field.name: given[field.name] for field in fields(RowOptions)})
     options.check(output_path)
     options.begin(model)
-    warn_of_step([settings.as_dict()], stacklevel=3)
+    warn_of_step([settings.as_dict()])
     variants = {"/": (settings, param_masks)}
     plan = make_plan(model, dataset, observables, variants, device=device, loss_fn=loss_fn, options=about)
-    requests = describe(plan, tokenizer=tokenizer, target=output_path, stacklevel=3)
-    return execute(plan, requests, output_path, options, stacklevel=3)
+    requests = describe(plan, tokenizer=tokenizer, target=output_path)
+    return execute(plan, requests, output_path, options)

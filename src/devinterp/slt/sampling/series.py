@@ -101,13 +101,13 @@ def sample_checkpoints(
     names = check_names(restrictions)
     task = check_task(sampling_task, observables)
     own = _own_settings(common, steps, names, overrides or {})
-    warn_of_step([each.as_dict() for of_step in own.values() for each in of_step.values()], stacklevel=3)
+    warn_of_step([each.as_dict() for of_step in own.values() for each in of_step.values()])
 
     def prepare(step: int) -> tuple[RunPlan, dict[str, SamplesRequest]]:
         model = load(step)
         variants = {f"/{name}": (own[step][name], masks(model, name, restrictions[name])) for name in names}
         plan = make_plan(model, dataset, observables, variants, device=device, loss_fn=loss_fn, options=about)
-        requests = describe(plan, tokenizer=tokenizer, target=output_path, below=f"/{step}", stacklevel=4)
+        requests = describe(plan, tokenizer=tokenizer, target=output_path, below=f"/{step}")
         placed = {f"/{step}{group}": variant for group, variant in plan.variants.items()}
         return replace(plan, variants=placed), {f"/{step}{group}": request for group, request in requests.items()}
 
@@ -134,7 +134,7 @@ def sample_checkpoints(
                     if remaining.intersection(groups):
                         sample_part(prepare(step)[0], run.part(groups), shared)
             complete_run(run)
-        return open_finished(run, 3)
+        return open_finished(run)
 
 
 def _check_checkpoints(checkpoints: object) -> list[int]:

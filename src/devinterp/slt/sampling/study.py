@@ -102,12 +102,12 @@ def sample_restrictions(
     names = check_names(weight_restrictions)
     task = check_task(sampling_task, observables)
     own = overridden(common, names, overrides or {})
-    warn_of_step([each.as_dict() for each in own.values()], stacklevel=3)
+    warn_of_step([each.as_dict() for each in own.values()])
     variants = {f"/{name}": (own[name], masks(model, name, weight_restrictions[name])) for name in names}
     plan = make_plan(model, dataset, observables, variants, device=device, loss_fn=loss_fn, options=about)
-    requests = describe(plan, tokenizer=tokenizer, target=output_path, stacklevel=3)
+    requests = describe(plan, tokenizer=tokenizer, target=output_path)
     root = {"config": {"sampling_task": task, "restrictions": list(names)}}
-    return execute(plan, requests, output_path, options, root=root, stacklevel=3)
+    return execute(plan, requests, output_path, options, root=root)
 
 
 def read_settings(

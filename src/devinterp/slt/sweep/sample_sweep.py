@@ -133,7 +133,7 @@ def sweep(
     cells = {n: stored[n] if n in stored else s.override(**pilot) for n, s in {**stored, **asked}.items()}
     cells = {n: _at_least(s, pilot) if n in asked else s for n, s in cells.items()}
     temporary = output_path is None
-    requests = describe(_with(plan, cells), tokenizer=tokenizer, target=output_path, stacklevel=3)
+    requests = describe(_with(plan, cells), tokenizer=tokenizer, target=output_path)
     with shared_workers(options, tasks=sum(each.num_chains for each in cells.values())) as workers:
         work = _Sweep(plan, requests, task, workers, axes)
         location, fresh = work.carry_out(cells, output_path, temporary=temporary)

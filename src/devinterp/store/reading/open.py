@@ -17,6 +17,7 @@ from devinterp.errors import (
     SettingError,
     StoreError,
     StoreNotFoundError,
+    warn_caller,
 )
 from devinterp.plain_json import dig
 from devinterp.schema.checks.recognise import has_completed
@@ -198,8 +199,7 @@ def warn_of_failed_chains(tree: xr.DataTree, name: str) -> None:
     """Warn once, naming every failed chain of a completed store."""
     failed = failed_chains(tree)
     if failed:
-        warnings.warn(
+        warn_caller(
             f"{name}: {len(failed)} chain(s) failed and are left out of every analysis: {'; '.join(failed[:10])}.",
             ChainFailedWarning,
-            stacklevel=4,
         )

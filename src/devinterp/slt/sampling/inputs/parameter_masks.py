@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,7 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from devinterp.errors import DevinterpWarning, RestrictionError
+from devinterp.errors import RestrictionError, warn_caller
 from devinterp.wording import shown
 
 __all__ = ["Masks", "check_masks", "hash_masks", "sampled_size", "scaled_weights"]
@@ -72,11 +71,9 @@ def check_masks(model: nn.Module, masks: Mapping[str, Any] | None, name: str = "
                 "one below 0 turns the drift round, so that the weight climbs the loss and flees from its start, and "
                 "no law is sampled"
             )
-        warnings.warn(
+        warn_caller(
             f"{name} scales {len(scaled)} parameters ({_some(list(scaled))}) by values other than 0 and 1: "
-            f"{'; '.join(means)}.",
-            DevinterpWarning,
-            stacklevel=4,
+            f"{'; '.join(means)}."
         )
     return checked
 

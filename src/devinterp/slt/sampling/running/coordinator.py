@@ -66,7 +66,6 @@ def execute(
     options: Execution,
     *,
     root: Mapping[str, Any] | None = None,
-    stacklevel: int,
 ) -> xr.DataTree:
     """Carry a plan out, and return its store, lazily loaded.
 
@@ -79,8 +78,6 @@ def execute(
     options : Execution
     root : mapping, optional
         ``metadata`` of a study's root.
-    stacklevel : int
-        What a `warnings.warn` in this function needs to point at the caller's line.
 
     Raises
     ------
@@ -105,7 +102,7 @@ def execute(
         if not run.finished:
             sample_part(plan, run, options)
             complete_run(run)
-        return open_finished(run, stacklevel + 1)
+        return open_finished(run)
 
 
 def sample_part(plan: RunPlan, run: Run, options: Execution) -> None:

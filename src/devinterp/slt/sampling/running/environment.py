@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import platform
 import socket
-import warnings
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
 
 import torch
 
-from devinterp.errors import DevinterpWarning, StoreConflictError
+from devinterp.errors import StoreConflictError, warn_caller
 from devinterp.slt.sampling.running.options import Execution
 from devinterp.slt.sampling.running.torch_settings import DEFAULTS, TorchSettings
 from devinterp.store import Run
@@ -114,11 +113,9 @@ def enter_environment(run: Run, device: str, threads: int, *, inexact: bool) -> 
                 remedy="Resume where it was begun, or pass resume='inexact': the draws to come are as valid, their "
                 "bytes are not those of an uninterrupted run, and the store records both environments.",
             )
-        warnings.warn(
+        warn_caller(
             f"The run in {run.location.name} goes on in another environment, so its bytes are not those of an "
-            f"uninterrupted run:\n  {listed}",
-            DevinterpWarning,
-            stacklevel=2,
+            f"uninterrupted run:\n  {listed}"
         )
     started = datetime.now(UTC).isoformat(timespec="seconds")
     run.record_environment({**here, "host": socket.gethostname(), "started": started})

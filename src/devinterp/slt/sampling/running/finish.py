@@ -6,7 +6,7 @@ import warnings
 
 import xarray as xr
 
-from devinterp.errors import AllChainsFailedError, ChainFailedWarning, SamplingError
+from devinterp.errors import AllChainsFailedError, ChainFailedWarning, SamplingError, warn_caller
 from devinterp.store import Location, Run
 from devinterp.store.reading.open import failed_chains, open_tree
 
@@ -55,17 +55,16 @@ def open_quietly(location: Location) -> xr.DataTree:
         return open_tree(location)
 
 
-def open_finished(run: Run, stacklevel: int) -> xr.DataTree:
+def open_finished(run: Run) -> xr.DataTree:
     """Open a completed run's store; warn once, at the caller's line, of the chains that failed."""
     if not run.finished:
         raise SamplingError("The store is not complete.")
     tree = open_quietly(run.location)
     failed = failed_chains(tree)  # from the store: the run's own files are gone once it is complete
     if failed:
-        warnings.warn(
+        warn_caller(
             f"{len(failed)} of {len(run.chains)} chains failed and are left out of every analysis: "
             f"{'; '.join(failed[:10])}{' ...' if len(failed) > 10 else ''}.",
             ChainFailedWarning,
-            stacklevel=stacklevel,
         )
     return tree

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -12,7 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from devinterp.errors import DevinterpWarning, StoreConflictError
+from devinterp.errors import StoreConflictError, warn_caller
 from devinterp.plain_json import dig
 from devinterp.schema.definition.may_differ import settings_that
 from devinterp.schema.definition.spec import NAT
@@ -209,7 +208,7 @@ def _label(group: str) -> str:
 
 
 def describe(
-    plan: RunPlan, *, tokenizer: Any, stacklevel: int, target: StoreLike | None = None, below: str = ""
+    plan: RunPlan, *, tokenizer: Any, target: StoreLike | None = None, below: str = ""
 ) -> dict[str, SamplesRequest]:
     """Return what the store is asked for, per group: settings, observables, sizes and provenance.
 
@@ -220,8 +219,6 @@ def describe(
     ----------
     plan : RunPlan
     tokenizer : HuggingFace tokenizer, str or None
-    stacklevel : int
-        What a `warnings.warn` in this function needs to point at the caller's line.
     target : path, URL, zarr Store or None
         Where the run is to go.
     below : str
@@ -245,9 +242,6 @@ def describe(
     def probe(evaluator: Evaluator | None = None) -> Probe:
         return probe_model(plan.model, plan.loss, first, plan.data, plan.observables, everything, device, evaluator)
 
-    def warn(text: str) -> None:
-        warnings.warn(text, DevinterpWarning, stacklevel=stacklevel + 1)
-
     loss_fn = plan.loss.loss_fn
     with LENDING:  # or another thread's chain would be hashed
         held = Held.by(plan.model, loss_fn)
@@ -266,22 +260,22 @@ def describe(
             if found
         )
         mode = next(iter(plan.variants.values())).settings.mode
-        warn(
+        warn_caller(
             f"The model {what} in mode={mode!r}, so the losses vary for reasons other than its weights. "
             "Pass mode='eval' to switch that off; this run records it in its provenance."
         )
     hooked = [name for name, parameter in plan.model.named_parameters() if parameter_hooks(parameter)]
     if hooked:
-        warn(
+        warn_caller(
             f"Hooks on the gradients of {_few(hooked)} are set aside while the model is sampled: the draws are those "
             "of the loss alone. Use param_masks to sample some weights only."
         )
     at_draws = [batches_seen(v.settings.as_dict(), plan.data.num_rows) for v in plan.variants.values()]
     blind = next((batches for batches in at_draws if batches is not None and batches.blind), None)
     if blind is not None:
-        warn(str(blind))
+        warn_caller(str(blind))
     if seen.idle:
-        warn(
+        warn_caller(
             f"The loss of the first batch gives no gradient to {_few(seen.idle)}. A step leaves alone what has no "
             "gradient, so these are not counted as sampled."
         )
@@ -299,13 +293,13 @@ def describe(
                 doubtful |= dict.fromkeys(unproved(computation, stored["computes"]))
         requests[group] = replace(request, provenance=own)
     if doubtful:
-        warn(
+        warn_caller(
             f"Of what the model holds, {_few(list(doubtful))} differ from what {target} was sampled with. The "
             "losses of the first batch are the same, so that it is taken for the same request; where other rows have "
             "another loss now, choose another output_path."
         )
     if unknown:
-        warn(
+        warn_caller(
             f"The store {target} does not tell what its model and loss computed, since it was written before that was "
             "recorded. Whether this call computes the same is known only as far as settings, weights, rows, masks and "
             "the source of the loss tell."
