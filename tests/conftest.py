@@ -82,6 +82,17 @@ def temporary_files(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
             shutil.rmtree(left) if left.is_dir() else left.unlink()
 
 
+@pytest.fixture(scope="session", autouse=True)
+def no_wait_for_the_disk() -> Iterator[None]:
+    """No test cuts the power: what was written is there without a wait for the disk, which took a sixth of a run.
+
+    Processes that tests start do wait; what is synced, and when, tests see by a function of their own in this place.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda descriptor: None)
+        yield
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--core", action="store_true", help="the lane without extras: analysis and validation alone")
 
