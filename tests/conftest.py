@@ -83,13 +83,16 @@ def temporary_files(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def no_wait_for_the_disk() -> Iterator[None]:
-    """No test cuts the power: what was written is there without a wait for the disk, which took a sixth of a run.
+def short_waits() -> Iterator[None]:
+    """No test cuts the power, or lets two writers be seconds apart: without these waits runs take a sixth less.
 
     Processes that tests start do wait; what is synced, and when, tests see by a function of their own in this place.
     """
+    from devinterp.store import lock
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda descriptor: None)
+        patch.setattr(lock, "_SETTLE_SECONDS", 0.05)
         yield
 
 

@@ -24,7 +24,6 @@ KEY = ".devinterp/lock"
 @pytest.fixture(params=["disk", "network disk", pytest.param("memory", marks=pytest.mark.needs("fsspec")), "object"])
 def place(request, tmp_path, monkeypatch):
     """Every way to lock: flock, and heartbeats in a file, in a URL and in a store object."""
-    monkeypatch.setattr(lock, "_SETTLE_SECONDS", 0.05)
     if request.param == "network disk":
         monkeypatch.setattr(filesystem, "_kind", lambda folder: "nfs4")
     if request.param == "memory":
@@ -34,7 +33,6 @@ def place(request, tmp_path, monkeypatch):
 
 @pytest.fixture
 def network(tmp_path, monkeypatch):
-    monkeypatch.setattr(lock, "_SETTLE_SECONDS", 0.05)
     monkeypatch.setattr(lock_holder, "_WATCH_SECONDS", 0.6)
     monkeypatch.setattr(filesystem, "_kind", lambda folder: "nfs4")
     return locate(tmp_path / "a.zarr", mode="w")

@@ -17,10 +17,16 @@ from stores import Numbers, request, write_fixed
 
 from devinterp.errors import StoreLockedError
 from devinterp.schema import validate
-from devinterp.store import ChainWriter, Run, open_run
+from devinterp.store import ChainWriter, Run, lock, open_run
 
 DRAWS, BURNIN, BETWEEN, CHAINS = 53, 1, 1, 2  # 53: one chunk of 50 and a bit
 CHAIN = st.integers(0, CHAINS - 1)
+
+
+@pytest.fixture(autouse=True)
+def nobody_asks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without workers, who cannot have the lock need not wait for one that asks who holds it."""
+    monkeypatch.setattr(lock, "_ASKING_SECONDS", 0.0)
 
 
 def wanted() -> Any:

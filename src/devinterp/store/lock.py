@@ -35,6 +35,7 @@ _BEAT_SECONDS = 10.0
 # Longer than the way from a look at the object to its being written: of two that start together, one sees the other.
 _SETTLE_SECONDS = 1.0
 _LOOK_SECONDS = 0.25
+_ASKING_SECONDS = 0.02  # a worker that asks whether its coordinator lives holds the lock for a moment
 _NO_FLOCK = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP}
 _IN_PROCESS = threading.Lock()  # threads of one process take objects in turn
 
@@ -152,7 +153,7 @@ class _FileLock:
                 tries += 1
                 if tries == 3:
                     raise _locked(holder, self._what) from None
-                time.sleep(0.02)  # a worker that asks whether its coordinator lives holds it for a moment
+                time.sleep(_ASKING_SECONDS)
                 continue
             except OSError as error:
                 os.close(descriptor)

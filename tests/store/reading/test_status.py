@@ -104,7 +104,6 @@ def test_a_lock_that_was_left_behind_names_no_writer(tmp_path, monkeypatch, left
 
 @pytest.mark.parametrize("network", [False, True], ids=["disk", "network"])
 def test_whoever_is_refused_is_told_the_name_that_the_status_says(tmp_path, monkeypatch, network):
-    monkeypatch.setattr(lock, "_SETTLE_SECONDS", 0.05)
     if network:
         monkeypatch.setattr(filesystem, "_kind", lambda folder: "nfs4")
     path = tmp_path / "run.zarr"
