@@ -12,7 +12,8 @@ from sphinx.application import Sphinx
 from sphinx.util import logging
 
 _LOG = logging.getLogger(__name__)
-_NAME = re.compile(r'(?<=<span class="pre">)[^<]+(?=</span>)')
+# A name in code, and that of a parameter before its description.
+_NAME = re.compile(r'(?<=<span class="pre">)[^<]+(?=</span>)|(?<=<dt><strong>)[^<]+(?=</strong>)')
 # Behind a sign that joins two parts of a name; not behind the first of a name, nor within a number.
 _JOINT = re.compile(r"(?<=\w)(?:[_./=:,(]|\[|&quot;)+(?=[\w{])(?<!\d[.,](?=\d))")
 _SCREEN, _LETTER, _PADDING = 368, 7.3, 16  # pixels: of a phone's article, of a letter, of a cell's two sides

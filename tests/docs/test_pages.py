@@ -224,6 +224,7 @@ def test_names_break_behind_their_joints_alone(name: str, parts: list[str]) -> N
     import narrow
 
     page = f'<a href="metadata.html#a_b"><code><span class="pre">{name}</span></code></a> a_b'
+    page += f"<dt><strong>{name}</strong></dt><dd><strong>a_b</strong></dd>"
     assert narrow.with_breaks(page) == page.replace(name, "<wbr>".join(parts))
 
 
