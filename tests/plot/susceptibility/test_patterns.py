@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
 from matplotlib import pyplot as plt
 from patterned import VOCABULARY, patterned
 
 from devinterp.errors import SettingError
-from devinterp.plot import susceptibility_patterns
+from devinterp.plot import susceptibility_classes, susceptibility_patterns
 from devinterp.plot.susceptibility.patterns import REST, patterns_of
 from devinterp.plot.tokens.patterns import PATTERNS
 
@@ -53,6 +55,9 @@ def test_what_is_not_there_is_refused():
         susceptibility_patterns(patterned(3), "l9h9", tokenizer=VOCABULARY)
     with pytest.raises(SettingError, match="ax takes one"):
         susceptibility_patterns(patterned(3), tokenizer=VOCABULARY, ax=plt.subplots()[1])
+    for draw in (susceptibility_patterns, partial(susceptibility_classes, classes="kind")):
+        with pytest.raises(SettingError, match="ids alone"):  # all of them would be digits
+            draw(patterned(3))
     with pytest.raises(SettingError, match="one checkpoint"):
         susceptibility_patterns(patterned(3, checkpoints=(0, 1)), tokenizer=VOCABULARY)
 

@@ -13,7 +13,7 @@ from devinterp.errors import MissingVariableError, SettingError
 from devinterp.plot.drawing.labels import LARGEST, SMALLEST
 from devinterp.plot.drawing.style import colours, legend, thin_labels
 from devinterp.plot.inputs import context_of, observable_names
-from devinterp.plot.tokens.decode import KINDS, drawable, legend_name, token_kind, token_strings
+from devinterp.plot.tokens.decode import KINDS, drawable, legend_name, need_texts, token_kind, token_strings
 from devinterp.slt.runs.results import result_of_tokens, with_unit
 from devinterp.slt.susceptibilities.matrix import matrix
 
@@ -82,6 +82,7 @@ def token_classes(tree: xr.DataTree, classes: Classes | None, tokenizer: Any) ->
                 expected="'observable', 'kind', 'label' where sample() got row_labels=, labels or a function",
                 found=repr(classes),
             )
+        need_texts(tokenizer, "Kinds of tokens")
         classes = token_kind
     if callable(classes):
         tokens = predicted_tokens(tree, tokenizer)

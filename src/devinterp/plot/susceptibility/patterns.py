@@ -14,7 +14,7 @@ from devinterp.plot.drawing.facets import Facets, draw_facets, make_facets
 from devinterp.plot.drawing.style import NEUTRAL, absent, colours, new_axes, title
 from devinterp.plot.inputs import as_susceptibilities, context_of
 from devinterp.plot.susceptibility.classes import Standardize, called, context_places, values_of
-from devinterp.plot.tokens.decode import drawable, token_strings
+from devinterp.plot.tokens.decode import drawable, need_texts, token_strings
 from devinterp.plot.tokens.patterns import token_patterns
 from devinterp.slt.runs.run import Tree
 from devinterp.wording import shown
@@ -97,6 +97,7 @@ def susceptibility_patterns(
 
 def patterns_of(tree: xr.DataTree, tokenizer: Any) -> dict[str, npt.NDArray[np.bool_]]:
     """Return which entries of ``sus_flat`` are part of each pattern, what is part of none at the end."""
+    need_texts(tokenizer, "Patterns")
     context = context_of(tree)
     row = (context["dataset_id"].values, context["batch"].values)
     order = np.lexsort((context["position"].values, row[1], row[0]))

@@ -12,7 +12,16 @@ import numpy as np
 
 from devinterp.errors import SettingError
 
-__all__ = ["byte_tokenizer", "drawable", "gap_between", "legend_name", "token_kind", "token_strings", "visible"]
+__all__ = [
+    "byte_tokenizer",
+    "drawable",
+    "gap_between",
+    "legend_name",
+    "need_texts",
+    "token_kind",
+    "token_strings",
+    "visible",
+]
 
 _SPECIAL = {" ": "·", "\n": "⏎", "\t": "⇥", "\r": "␍"}
 LABELS = "DejaVu Sans"
@@ -59,6 +68,16 @@ def token_strings(ids: Any, tokenizer: Any = None) -> list[str]:
         if token not in known:
             known[token] = read(token)
     return [known[token] for token in flat]
+
+
+def need_texts(tokenizer: Any, what: str) -> None:
+    """Raise `SettingError` where tokens would be sorted by their spelling and have none: ids would all be numbers."""
+    if tokenizer is None:
+        raise SettingError(
+            f"{what} are read from the texts of the tokens, and there are ids alone.",
+            expected="tokenizer=",
+            remedy="Pass the tokenizer that the rows were made with, its vocabulary, or 'bytes'.",
+        )
 
 
 def _reader(tokenizer: Any) -> Callable[[int], str]:
