@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from devinterp.errors import DataError, ModelError, SettingError
-from devinterp.slt.sampling.engine.frozen_prefix import Evaluator, first_row
+from devinterp.slt.sampling.engine.frozen_prefix import Evaluator, other_row
 from devinterp.slt.sampling.engine.losses import NonFiniteError, PerTokenLoss, forward_logits, takes_attention_mask
 from devinterp.slt.sampling.engine.restore_model import Generators, restoring, same_values, seed_generators
 from devinterp.slt.sampling.inputs.batches import SamplingData
@@ -146,10 +146,7 @@ def probe_model(
         batch, marks = batch.to(device), _Marks(model, device)
         if batch.tokens and loss.loss_fn is None:
             _check_causal(model, batch.ids, device)
-        all_reached, few = False, None
-        if loss.loss_fn is None:
-            with restoring(model, device, mode=settings.mode, sampled=frozenset(masks)), marks.left_here():
-                all_reached, few = _see_few(model, loss, batch, masks)
+        row = other_row(batch) if loss.loss_fn is None else None
 
         def evaluate(rows: Batch) -> torch.Tensor:
             nonlocal vocabulary
@@ -171,7 +168,7 @@ def probe_model(
                             if evaluator is None:
                                 per_token = evaluate(batch)
                             else:
-                                per_token = evaluator(evaluate, batch, feed.batch_key(0), with_gradients=few)
+                                per_token = evaluator(evaluate, batch, feed.batch_key(0), row=row)
                         except IndexError:  # perhaps an id outside the vocabulary
                             _check_ids(_width(model, batch, device), data, observables)
                             raise
@@ -181,6 +178,13 @@ def probe_model(
             if loss.loss_fn:
                 _check_gradient(per_token)
             losses = batch.where_counted(per_token.detach(), 0.0).to("cpu", torch.float32, copy=True).numpy()
+            all_reached = False
+            if row is not None:
+                with restoring(model, device, mode=settings.mode, sampled=frozenset(masks)), marks.left_here():
+                    all_reached, by_row = _see_row(model, loss, row, masks)
+                if evaluator is not None and by_row is not None:
+                    with torch.no_grad():
+                        evaluator.compare_modes(evaluate, by_row)
             if not all_reached and loss.loss_fn is None:
                 per_token = loss(model, batch)
                 _check_gradient(per_token)
@@ -228,16 +232,14 @@ def _check_tokens(
     return vocabulary
 
 
-def _see_few(model: nn.Module, loss: PerTokenLoss, batch: Batch, masks: Masks) -> tuple[bool, torch.Tensor | None]:
-    """Return whether one row gives all parameters to sample a gradient, and its losses, where the rows are not short.
+def _see_row(model: nn.Module, loss: PerTokenLoss, row: Batch, masks: Masks) -> tuple[bool, torch.Tensor | None]:
+    """Return whether one row gives all parameters to sample a gradient, and its losses.
 
     Where they do not, all of the batch must be asked: experts of a mixture, for one, are reached by some tokens alone.
     """
-    few = first_row(batch)
     with suppress(Exception):  # a model that wants several
-        if few is not None:
-            per_token = loss(model, few)
-            return not _idle(model, per_token, masks), per_token.detach()
+        per_token = loss(model, row)
+        return not _idle(model, per_token, masks), per_token.detach()
     return False, None
 
 

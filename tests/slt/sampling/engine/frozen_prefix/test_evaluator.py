@@ -29,6 +29,17 @@ def test_one_draw_makes_hardly_any_pass_that_it_need_not(sampled, must):
     assert must <= sum(tokens) / (8 * 64) <= 1.15 * must
 
 
+def test_few_short_rows_cost_one_of_them_twice_and_a_look_ahead():
+    """Beside the first batch and the fixed rows: what is watched without gradients, then evaluated with them."""
+    model, tokens = build(("Plain",) * 4), []
+    forward = model.parts[0].forward
+    model.parts[0].forward = lambda x: tokens.append(x.shape[0] * x.shape[1]) or forward(x)
+    rows = np.random.default_rng(0).integers(0, VOCAB, (16, 33))
+    settings = {"num_chains": 1, "num_draws": 1, "batch_size": 4, "num_init_loss_batches": 1}
+    quick(model, rows, {"a": (rows, 1)}, param_masks={"parts.3.down.weight": None}, **settings)
+    assert sum(tokens) == 2 * 4 * 33 + 2 * 33 + 2 * 8
+
+
 @hypothesis_settings(max_examples=6, deadline=None)
 @given(
     st.lists(

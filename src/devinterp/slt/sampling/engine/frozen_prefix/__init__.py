@@ -13,8 +13,8 @@ the same weights anyway, to look at the model and at the first step, these two a
 
 from __future__ import annotations
 
-from devinterp.slt.sampling.engine.frozen_prefix.evaluator import Evaluator, first_row
+from devinterp.slt.sampling.engine.frozen_prefix.evaluator import Evaluator, other_row
 from devinterp.slt.sampling.engine.frozen_prefix.memory import FrozenPrefix, plain_passes
 from devinterp.slt.sampling.engine.frozen_prefix.prefix_plan import Reuse
 
-__all__ = ["Evaluator", "FrozenPrefix", "Reuse", "first_row", "plain_passes"]
+__all__ = ["Evaluator", "FrozenPrefix", "Reuse", "other_row", "plain_passes"]

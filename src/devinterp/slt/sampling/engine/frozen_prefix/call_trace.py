@@ -21,9 +21,9 @@ from torch.utils.flop_counter import flop_registry
 
 from devinterp.slt.sampling.engine.frozen_prefix.side_effects import (
     SCALARS,
+    Asked,
     Changes,
     Given,
-    ModeAsked,
     State,
     StoresSeen,
 )
@@ -142,19 +142,21 @@ def _watch(
     given = [each for _, each in tensors_within(rows) if isinstance(each, torch.Tensor)]
     device = given[0].device if given else torch.device("cpu")
     tracer = _Tracer(model, sampled, given, asked)
-    state, generators, mode = State(model), Generators(device), ModeAsked()
+    state, generators, python = State(model), Generators(device), Asked()
     replaced = replaced_forward({module: tracer.wrap(module) for module in closed})
-    with mode.inside(), replaced, _Functions(tracer), tracer:
+    with python.inside(), replaced, _Functions(tracer), tracer:
         loss = evaluate(rows)
     tracer.settle()
     if not tracer.tainted:
         tracer.refuse("no sampled weight was seen to be read")
+    if python.clock:
+        tracer.refuse("it asks for the time")
     if generators != Generators(device):
         tracer.refuse("it draws random numbers")
     changes = state.changes(State(model), [call.module for call in tracer.calls])
     if changes.lasting:
         tracer.refuse("its modules keep something of every pass")
-    return Trace(tracer.calls, tracer.cost, tracer.reason, loss.detach().clone(), changes, mode.any)
+    return Trace(tracer.calls, tracer.cost, tracer.reason, loss.detach().clone(), changes, python.mode)
 
 
 @contextmanager

@@ -14,11 +14,11 @@ from devinterp.slt.sampling.engine.frozen_prefix.call_trace import trace_calls
 from devinterp.slt.sampling.engine.frozen_prefix.memory import Cut, FrozenPrefix, Kept, Look
 from devinterp.slt.sampling.engine.frozen_prefix.one_pass import Pass
 from devinterp.slt.sampling.engine.frozen_prefix.prefix_plan import Reuse, choose_calls
-from devinterp.slt.sampling.engine.frozen_prefix.side_effects import ModeAsked, State
+from devinterp.slt.sampling.engine.frozen_prefix.side_effects import Asked, State
 from devinterp.slt.sampling.engine.restore_model import restoring
 from devinterp.slt.sampling.inputs.nested import Batch, each_tensor, first_tokens, num_rows, take_rows, tensors_within
 
-__all__ = ["Evaluator", "first_row"]
+__all__ = ["Evaluator", "other_row"]
 
 _ROWS, _TOKENS = 2, 16  # of the evaluation that is watched
 _COUNTED = 8  # more evaluations of that, where passes may be counted
@@ -58,12 +58,14 @@ def _turned(values: torch.Tensor) -> torch.Tensor:
     return turned
 
 
-def first_row(batch: Batch) -> Batch | None:
-    """Return one row as long as it is, on which passes with and without gradients are compared; None of short rows.
+def other_row(batch: Batch) -> Batch | None:
+    """Return one row as long as those of a batch, on which passes with and without gradients are compared.
 
-    What differs between them may do so in long rows alone.
+    What differs between them may do so in long rows alone. It holds other numbers than the batch, so that what it
+    leaves in a model shows in that; None where rows are short, or there are no other numbers.
     """
-    return None if beginning(batch) is None else each_tensor(batch.some(slice(1)), torch.clone)
+    turned = None if beginning(batch) is None else other_rows(batch)
+    return None if turned is None else each_tensor(take_rows(turned, slice(1)), torch.clone)
 
 
 class Evaluator:
@@ -109,7 +111,7 @@ class Evaluator:
         self.reuse = Reuse(reason=None if prefix.enabled else "it is switched off")
 
     def __call__(
-        self, evaluate: Evaluate, rows: Any, batch: Hashable = None, *, with_gradients: torch.Tensor | None = None
+        self, evaluate: Evaluate, rows: Any, batch: Hashable = None, *, row: Batch | None = None
     ) -> torch.Tensor:
         """Return ``evaluate(rows)``.
 
@@ -120,11 +122,12 @@ class Evaluator:
         batch : hashable, optional
             Equal where the rows are equal; bytes for a minibatch, anything else for rows that come at every draw.
             None for rows that do not come again.
-        with_gradients : tensor, optional
-            Losses of the rows' `first_row`, from a pass with gradients, where such a one has been made.
+        row : Batch, optional
+            The rows' `other_row`, to be watched first, where the caller evaluates that with gradients afterwards, and
+            hands what comes of it to `compare_modes`.
         """
         self.reuse.passes += 1
-        cut = self._cut(evaluate, rows, batch, with_gradients)
+        cut = self._cut(evaluate, rows, batch, row)
         if cut is None:
             return evaluate(rows)
         kept = self._prefix.kept(batch)
@@ -133,10 +136,11 @@ class Evaluator:
         dear = not isinstance(batch, bytes)
         if cut.trusted and kept is None and not self._prefix.has_room(cut, self._device, dear=dear):
             return evaluate(rows)
-        under_way, mode = self._pass(cut, kept if cut.trusted else None), ModeAsked()
-        with mode.inside() if self._prefix.modes_agree else nullcontext():
+        under_way, asked = self._pass(cut, kept if cut.trusted else None), Asked()
+        with nullcontext() if torch.is_grad_enabled() else asked.inside():  # it may ask of whole batches alone
             loss = under_way.run(evaluate, rows)
-        self._prefix.modes_agree &= not mode.any  # it may ask of whole batches alone
+        if asked.mode:
+            self._prefix.modes_agree, self._prefix.asks_mode = False, True
         if loss is None:
             reason = "it is compiled" if under_way.compiling else "it goes different ways"
             return self._give_up(cut, reason, evaluate, rows)
@@ -145,9 +149,26 @@ class Evaluator:
             under_way.recorded.loss = loss.detach().clone()
         if cut.trusted:
             return loss
-        if self._checked_later and self.at_start and self._prefix.modes_agree:
+        if self._checked_later and self.at_start and (self._prefix.modes_agree or row is not None):
             return loss
         return self._checked(cut, under_way.recorded, loss, evaluate, rows)
+
+    def compare_modes(self, evaluate: Evaluate, losses: torch.Tensor) -> None:
+        """Compare the row that was watched, without gradients, with a later pass over it that had them.
+
+        Where they agree, passes of one kind may serve the other; and the row gives the same whatever was evaluated in
+        between, as `_comes_again` would see.
+        """
+        cut = self._prefix.cut(self._names, False)
+        look = cut.look
+        if cut.plan is None or look is None or look.gradients or self._prefix.asks_mode or look.changes.drawn:
+            return
+        same = _same_bits(look.loss, losses)
+        if not same:  # the one that was watched may have gone another way
+            with restoring(self._model, self._device, mode=self._mode, numbers=True):
+                same = all(_same_bits(evaluate(look.rows).detach(), losses) for _ in range(2))
+        self._prefix.modes_agree = same
+        cut.comes_again = same and not look.changes.counted
 
     def step_begins(self) -> None:
         """Remember what modules hold before the first step."""
@@ -162,35 +183,32 @@ class Evaluator:
         if before is not None:
             self._prefix.after_step(before, self._model)
 
-    def _cut(self, evaluate: Evaluate, rows: Any, batch: Hashable, with_gradients: torch.Tensor | None) -> Cut | None:
+    def _cut(self, evaluate: Evaluate, rows: Any, batch: Hashable, row: Batch | None) -> Cut | None:
         """Return the plan for this evaluation, None where it must be plain."""
         if batch is None or not self._prefix.enabled:
             return None
         cut = self._prefix.cut(self._names, torch.is_grad_enabled())
         if cut.plan is None and cut.reason is None and self._prefix.failed is None:
-            self._watch(cut, evaluate, rows, with_gradients)
+            self._watch(cut, evaluate, rows, row)
         reason = self._prefix.failed or cut.reason
         if reason is not None:
             self.reuse.reason = self.reuse.reason or reason
             return None
         return cut
 
-    def _watch(self, cut: Cut, evaluate: Evaluate, rows: Any, with_gradients: torch.Tensor | None) -> None:
+    def _watch(self, cut: Cut, evaluate: Evaluate, rows: Any, row: Batch | None) -> None:
         parameters = dict(self._model.named_parameters())
         if self._names >= parameters.keys():
             cut.reason = "every weight is sampled"
             return
         turned = other_rows(rows)
-        few = beginning(rows if turned is None else turned) if self._prefix.any_length else None
+        few = row
+        if few is None and self._prefix.any_length:
+            few = beginning(rows if turned is None else turned)
         if few is not None:
             # A few tokens show the same calls for a fraction of a pass; whatever goes wrong with them proves nothing.
             with suppress(Exception):
                 self._look(cut, evaluate, few, parameters)
-                asked = cut.look is None or cut.look.asks_mode
-                if cut.plan is not None and with_gradients is not None and not (asked or torch.is_grad_enabled()):
-                    with restoring(self._model, self._device, mode=self._mode, numbers=True):
-                        plain = evaluate(first_row(rows)).detach()
-                        self._prefix.modes_agree |= _same_bits(with_gradients, plain)
             if cut.plan is not None or cut.reason == _TOO_LITTLE:
                 return
             cut.reason = None
@@ -214,8 +232,10 @@ class Evaluator:
             trace = trace_calls(self._model, [parameters[name] for name in self._names], few, evaluate)
         cut.reason = trace.reason
         if cut.reason is None:
-            cut.plan, cut.look = choose_calls(trace), Look(few, gradients, trace.loss, trace.changes, trace.asks_mode)
+            cut.plan, cut.look = choose_calls(trace), Look(few, gradients, trace.loss, trace.changes)
+            cut.frozen = [call.module for call in trace.calls]
             cut.reason = None if cut.plan is not None else _TOO_LITTLE
+            self._prefix.asks_mode |= trace.asks_mode
 
     def _comes_again(self, look: Look, evaluate: Evaluate) -> bool:
         """Whether the rows of the look give the same once more, whatever was evaluated in between.
@@ -234,7 +254,8 @@ class Evaluator:
             return same and all(_same_bits(evaluate(look.rows).detach(), again) for _ in range(more))
 
     def _served(self, cut: Cut, kept: Kept, evaluate: Evaluate, rows: Any) -> torch.Tensor:
-        if not cut.trusted and cut.look is not None and not self._comes_again(cut.look, evaluate):
+        unproved = not (cut.trusted or cut.comes_again)
+        if unproved and cut.look is not None and not self._comes_again(cut.look, evaluate):
             return self._fail(_DIFFERS, evaluate, rows)
         loss = self._pass(cut, kept).run(evaluate, rows)
         if loss is None:

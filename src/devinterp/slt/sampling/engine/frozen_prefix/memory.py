@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -44,16 +44,28 @@ class Look:
     gradients: bool
     loss: torch.Tensor | None
     changes: Changes
-    asks_mode: bool
 
 
 @dataclass(eq=False)
 class Cut:
-    """What is known of one set of sampled parameters: nothing yet, a plan, or a reason why there is none."""
+    """What is known of one set of sampled parameters: nothing yet, a plan, or a reason why there is none.
+
+    Attributes
+    ----------
+    frozen : sequence of modules
+        Whose calls come before the first sampled weight.
+    look : Look or None
+    comes_again : bool
+        Whether its rows gave the same again after others had been evaluated.
+    trusted : bool
+        Whether a batch was the same with and without.
+    """
 
     plan: PrefixPlan | None = None
+    frozen: Sequence[nn.Module] = ()
     look: Look | None = None
     reason: str | None = None
+    comes_again: bool = False
     trusted: bool = False
     size: int = 0  # bytes per batch
 
@@ -129,6 +141,8 @@ class FrozenPrefix:
     ----------
     modes_agree : bool
         Whether passes with and without gradients were seen to give the same bits, so that one may serve the other.
+    asks_mode : bool
+        Whether a pass was seen to ask for the mode of gradients: then neither serves the other.
     failed : str or None
         Why nothing is left out any more: a check has shown that something of the model is not seen.
     """
@@ -143,7 +157,7 @@ class FrozenPrefix:
     ) -> None:
         self.enabled = _ENABLED.get() if enabled is None else enabled
         self.minibatches, self.any_length, self.budget = minibatches, any_length, budget
-        self.modes_agree = False
+        self.modes_agree = self.asks_mode = False
         self.failed: str | None = None
         self._cuts: dict[tuple[frozenset[str], bool], Cut] = {}
         self._kept: dict[Hashable, Kept] = {}
@@ -188,10 +202,11 @@ class FrozenPrefix:
 
     def after_step(self, before: State, model: nn.Module) -> None:
         """Give up where a step has changed more of what modules hold and name than the weights."""
-        aside = [call.module for cut in self._cuts.values() for call in cut.calls]
-        changes = before.changes(State(model), aside)
-        if changes.lasting or changes.counted:
-            self.give_up("a step changes something beside the weights")
+        aside = [module for cut in self._cuts.values() for module in cut.frozen]
+        if aside:
+            changes = before.changes(State(model), aside)
+            if changes.lasting or changes.counted:
+                self.give_up("a step changes something beside the weights")
 
     def give_up(self, reason: str) -> None:
         """Leave nothing out from here on, whatever is sampled."""

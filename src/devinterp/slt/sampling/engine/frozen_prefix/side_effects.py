@@ -10,6 +10,7 @@ else than the batch at hand has been evaluated in between; `evaluator` does so b
 from __future__ import annotations
 
 import array
+import datetime as dt
 import dis
 import functools
 import io
@@ -33,7 +34,7 @@ from torch import nn
 
 from devinterp.slt.sampling.inputs.callables import codes_of
 
-__all__ = ["SCALARS", "Changes", "Given", "ModeAsked", "State", "StoresSeen"]
+__all__ = ["SCALARS", "Asked", "Changes", "Given", "State", "StoresSeen"]
 
 SCALARS = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device, torch.Size)
 
@@ -63,6 +64,7 @@ _OF_MODES = (
     os.path.join(os.path.dirname(torch.__file__), "utils", "_"),
     os.path.join(str(Path(__file__).parents[4]), ""),  # this package
 )
+_CLOCKS = (dt.datetime, dt.date)
 _PYTHON = ("<frozen ", os.path.join(os.path.dirname(os.__file__), ""))
 _PACKAGES = tuple(os.path.join(sysconfig.get_path(name), "") for name in ("purelib", "platlib"))
 
@@ -273,7 +275,7 @@ class StoresSeen:
     def inside(self) -> Iterator[None]:
         """Look at the code that this thread runs inside."""
         before = sys.getprofile()
-        sys.setprofile(before.and_then(self._event) if isinstance(before, ModeAsked) else self._event)
+        sys.setprofile(before.and_then(self._event) if isinstance(before, Asked) else self._event)
         try:
             yield
         finally:
@@ -299,14 +301,14 @@ class StoresSeen:
                 self._changed.setdefault(id(owner), [owner])
 
 
-class ModeAsked:
-    """Whether code that runs inside asks whether gradients are wanted: numbers may depend on it, in some rows alone.
+class Asked:
+    """Whether code that runs inside asks for what no operation shows: the mode of gradients, or the clock.
 
-    Of torch, what puts the mode back as it was is not meant.
+    Numbers may depend on it, in some rows alone. Of torch, what puts the mode back as it was is not meant.
     """
 
     def __init__(self) -> None:
-        self.any = False
+        self.mode = self.clock = False
 
     @contextmanager
     def inside(self) -> Iterator[None]:
@@ -320,8 +322,16 @@ class ModeAsked:
 
     def __call__(self, frame: types.FrameType, event: str, arg: Any) -> None:
         """Take an event as `sys.setprofile` tells of it."""
-        if event == "c_call" and arg is torch.is_grad_enabled and not frame.f_code.co_filename.startswith(_OF_MODES):
-            self.any = True
+        if event != "c_call":
+            return
+        if arg is torch.is_grad_enabled:
+            self.mode |= not frame.f_code.co_filename.startswith(_OF_MODES)
+        elif (
+            arg is os.urandom
+            or arg.__module__ == "time"
+            or any(getattr(arg, "__self__", None) is each for each in _CLOCKS)
+        ):
+            self.clock |= not frame.f_code.co_filename.startswith(_TRUSTED)
 
     def and_then(self, other: Callable[[types.FrameType, str, Any], None]) -> Callable[..., None]:
         """Return what tells of an event to another one as well."""
