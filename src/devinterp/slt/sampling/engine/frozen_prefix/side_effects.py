@@ -64,7 +64,7 @@ _OF_MODES = (
     os.path.join(os.path.dirname(torch.__file__), "utils", "_"),
     os.path.join(str(Path(__file__).parents[4]), ""),  # this package
 )
-_CLOCKS = (dt.datetime, dt.date)
+_CLOCKS = {id(dt.datetime), id(dt.date)}
 _PYTHON = ("<frozen ", os.path.join(os.path.dirname(os.__file__), ""))
 _PACKAGES = tuple(os.path.join(sysconfig.get_path(name), "") for name in ("purelib", "platlib"))
 
@@ -326,12 +326,9 @@ class Asked:
             return
         if arg is torch.is_grad_enabled:
             self.mode |= not frame.f_code.co_filename.startswith(_OF_MODES)
-        elif (
-            arg is os.urandom
-            or arg.__module__ == "time"
-            or any(getattr(arg, "__self__", None) is each for each in _CLOCKS)
-        ):
-            self.clock |= not frame.f_code.co_filename.startswith(_TRUSTED)
+        elif arg.__module__ == "time" or id(getattr(arg, "__self__", None)) in _CLOCKS:
+            file = frame.f_code.co_filename  # logging, say, writes the time down
+            self.clock |= not (file.startswith(_TRUSTED) or _of_python(file))
 
     def and_then(self, other: Callable[[types.FrameType, str, Any], None]) -> Callable[..., None]:
         """Return what tells of an event to another one as well."""
@@ -349,13 +346,17 @@ def _file(frame: types.FrameType) -> str:
     return str(frame.f_globals.get("__file__", name)) if name == "<string>" else name
 
 
+def _of_python(file: str) -> bool:
+    return file.startswith(_PYTHON) and not file.startswith(_PACKAGES)
+
+
 @functools.lru_cache(maxsize=4096)
 def _stores(code: types.CodeType) -> bool:
     """Whether a code object has an instruction that stores elsewhere than in its own variables.
 
     Of Python's own library, whose objects store things of their own, the functions that are named so are meant.
     """
-    if code.co_filename.startswith(_PYTHON) and not code.co_filename.startswith(_PACKAGES):
+    if _of_python(code.co_filename):
         return code.co_name in _SETTERS | _MUTATORS
     free = set(code.co_freevars)
     return bool(_SETTERS.intersection(code.co_names)) or any(
