@@ -157,7 +157,6 @@ class _Chain:
         def not_finite_here(what: str) -> str:
             return not_finite(what, partial(feed.not_finite, first), seen)
 
-        self.evaluator.step_begins()
         step = StepMean(parts, [feed.counted(first + part) for part in range(parts)])
         for number in range(first, first + parts):
             torch.clear_autocast_cache()  # it keeps weights as they were cast, whatever becomes of them
@@ -176,6 +175,7 @@ class _Chain:
                 ids += [batch.ids] if batch.tokens else []
                 masks += [] if batch.counts is None else [batch.counts.to(torch.int8)]
             part, share = step.add(per_token, here)
+            self.evaluator.backward_begins()
             part.backward()  # type: ignore[no-untyped-call]
             seen.append(share)
         self.health.expect(self.loss.finite(), partial(not_finite_here, "the logits"))

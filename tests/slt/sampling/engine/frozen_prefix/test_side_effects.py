@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import itertools
-import time
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import ContextVar
 from functools import partial
@@ -367,14 +366,3 @@ def test_parts_that_run_in_other_threads_are_not_left_out() -> None:
     for (result, one), (_, other) in zip(*results, strict=True):
         assert result.reuse.reused == 0
         same_runs(one, other)
-
-
-def test_a_part_that_asks_for_the_time_is_not_left_out() -> None:
-    class Timed(Plain):
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return super().forward(x) * (1.0 if time.time() < 1e12 else 1.5)
-
-    model = build(("Plain",) * 4)
-    model.parts[1] = Timed()
-    (result, _), *_ = chains(model, last(model), FrozenPrefix(minibatches=True))
-    assert (result.reuse.reused, result.reuse.reason) == (0, "it asks for the time")

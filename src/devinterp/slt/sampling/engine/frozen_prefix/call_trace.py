@@ -149,8 +149,6 @@ def _watch(
     tracer.settle()
     if not tracer.tainted:
         tracer.refuse("no sampled weight was seen to be read")
-    if python.clock:
-        tracer.refuse("it asks for the time")
     if generators != Generators(device):
         tracer.refuse("it draws random numbers")
     changes = state.changes(State(model), [call.module for call in tracer.calls])

@@ -170,9 +170,9 @@ class Evaluator:
         self._prefix.modes_agree = same
         cut.comes_again = same and not look.changes.counted
 
-    def step_begins(self) -> None:
-        """Remember what modules hold before the first step."""
-        if self._prefix.enabled and self._prefix.failed is None and not self._stepped:
+    def backward_begins(self) -> None:
+        """Remember what modules hold before the first backward pass."""
+        if self._prefix.enabled and self._prefix.failed is None and not self._stepped and self._before is None:
             with suppress(Exception):  # what cannot be looked at was not watched either
                 self._before = State(self._model)
 

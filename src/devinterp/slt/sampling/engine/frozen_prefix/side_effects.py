@@ -10,7 +10,6 @@ else than the batch at hand has been evaluated in between; `evaluator` does so b
 from __future__ import annotations
 
 import array
-import datetime as dt
 import dis
 import functools
 import io
@@ -64,7 +63,6 @@ _OF_MODES = (
     os.path.join(os.path.dirname(torch.__file__), "utils", "_"),
     os.path.join(str(Path(__file__).parents[4]), ""),  # this package
 )
-_CLOCKS = {id(dt.datetime), id(dt.date)}
 _PYTHON = ("<frozen ", os.path.join(os.path.dirname(os.__file__), ""))
 _PACKAGES = tuple(os.path.join(sysconfig.get_path(name), "") for name in ("purelib", "platlib"))
 
@@ -302,13 +300,13 @@ class StoresSeen:
 
 
 class Asked:
-    """Whether code that runs inside asks for what no operation shows: the mode of gradients, or the clock.
+    """Whether code that runs inside asks if gradients are wanted: numbers may depend on it, in some rows alone.
 
-    Numbers may depend on it, in some rows alone. Of torch, what puts the mode back as it was is not meant.
+    Of torch, what puts the mode back as it was is not meant.
     """
 
     def __init__(self) -> None:
-        self.mode = self.clock = False
+        self.mode = False
 
     @contextmanager
     def inside(self) -> Iterator[None]:
@@ -322,13 +320,8 @@ class Asked:
 
     def __call__(self, frame: types.FrameType, event: str, arg: Any) -> None:
         """Take an event as `sys.setprofile` tells of it."""
-        if event != "c_call":
-            return
-        if arg is torch.is_grad_enabled:
-            self.mode |= not frame.f_code.co_filename.startswith(_OF_MODES)
-        elif arg.__module__ == "time" or id(getattr(arg, "__self__", None)) in _CLOCKS:
-            file = frame.f_code.co_filename  # logging, say, writes the time down
-            self.clock |= not (file.startswith(_TRUSTED) or _of_python(file))
+        if event == "c_call" and arg is torch.is_grad_enabled and not frame.f_code.co_filename.startswith(_OF_MODES):
+            self.mode = True
 
     def and_then(self, other: Callable[[types.FrameType, str, Any], None]) -> Callable[..., None]:
         """Return what tells of an event to another one as well."""
