@@ -96,7 +96,11 @@ def verdict_table(
     ax.set_ylim(lines + 0.1, -1.6)
     ax.axhline(-0.5, color=NEUTRAL, linewidth=0.6)
     ax.set_axis_off()
-    title(ax, f"diagnosis on {first.source}" + ("" if first.rows == "fixed" else " (minibatches: blind)"))
+    title(
+        ax,
+        f"diagnosis on {drawable([first.source], longest=36, names=True)[0]}"
+        + ("" if first.rows == "fixed" else " (minibatches: blind)"),
+    )
     bad = sum(not d.good for d in runs.values())
     if len(runs) > 1:
         left_out = "" if len(shown) == len(runs) else f"; {len(shown)} shown"

@@ -113,3 +113,11 @@ def test_pictures_speak_of_rows_by_their_labels_and_in_their_unit(run):
         influence_matrix(covariance.drop_vars(["label", "label_1", "label_2"]), order="labels")
     with pytest.raises(SettingError, match="'rows' or 'labels'"):
         influence_matrix(covariance, order="rank")
+
+
+def test_the_query_may_be_of_an_observable_of_any_name(run):
+    result = compute_bif(run, correlation_method="sequence")
+    result.attrs |= {"observables": ["\u65e5\u672c\u8a9e" * 9, "b"]}
+    facets = ranked_influences(result, 0)
+    facets.fig.savefig("/dev/null", format="png")
+    assert len(facets.axs.ravel()[0].get_title(loc="left")) <= 30

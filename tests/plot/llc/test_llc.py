@@ -126,6 +126,12 @@ def test_a_curve_of_mixed_settings_says_so(ax):
     assert "different n_beta" in ax.get_title(loc="right")
 
 
+def test_the_observable_in_a_title_may_have_any_name(run):
+    result = compute_llc(run, over="observable", ci=0.9)
+    result.attrs["observable"] = "\u65e5\u672c\u8a9e" * 9
+    drawn(llc_estimates(result).lines[0].axes)
+
+
 def test_each_picture_of_an_llc_takes_what_was_sampled_and_refuses_what_it_cannot_draw(study, run):
     alike = [draw(study).lines[0].get_xdata() for draw in (llc_over_restrictions, llc_estimates)]
     np.testing.assert_allclose(*alike)

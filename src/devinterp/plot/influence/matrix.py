@@ -157,8 +157,9 @@ def token_influence(
     label_tokens(ax.xaxis, columns, side, turned=True)
     ax.spines[["left", "bottom"]].set_visible(False)
     what = "predicted token" if "input_ids" in result else "loss"
-    ax.set_ylabel(f"{what} of {describe(result, batch_1)}", parse_math=False)
-    ax.set_xlabel(f"{what} of {describe(result, batch_2)}", parse_math=False)
+    of_1, of_2 = drawable([describe(result, batch) for batch in (batch_1, batch_2)], longest=30, names=True)
+    ax.set_ylabel(f"{what} of {of_1}", parse_math=False)
+    ax.set_xlabel(f"{what} of {of_2}", parse_math=False)
     if colorbar:
         add_colorbar(ax, image, scale_label(result), beyond=beyond)
     return image

@@ -12,7 +12,7 @@ from devinterp.plain_json import listed
 from devinterp.plot.drawing.contexts import ContextLine, bars_with_contexts, last_of
 from devinterp.plot.drawing.facets import Facets, make_facets
 from devinterp.plot.drawing.images import as_pictures, show_picture
-from devinterp.plot.drawing.style import NEUTRAL, note, title
+from devinterp.plot.drawing.style import NEUTRAL, title
 from devinterp.plot.influence.rows import describe, label_of, numbers_along, place_of, position_of, scale_label
 from devinterp.plot.inputs import as_bif
 from devinterp.plot.tokens.decode import drawable, gap_between, token_strings
@@ -70,7 +70,8 @@ def ranked_influences(
         rows = _ranked_rows(query, batch_1, top)
         lines = [ContextLine(f"{value:+.2f}", (), label_of(result, row)) for value, row in rows]
         facets = bars_with_contexts([place_of(result, row) for _, row in rows], [value for value, _ in rows], lines)
-        _finish_ranks(facets, result, describe(result, batch_1), f"partners of {describe(result, batch_1)}")
+        own = _called(result, batch_1)
+        _finish_ranks(facets, result, own, f"partners of {own}")
         return facets
     if "target_position" not in result["influences"].dims or "input_ids" not in result:
         raise MissingVariableError(
@@ -98,7 +99,7 @@ def ranked_influences(
     facets = bars_with_contexts(names, [value for value, _, _ in ranked], lines)
     context = words(batch_1, target_position)
     asked = gap_between(context).join(drawable(context, longest=200))
-    of = f"{describe(result, batch_1)}, token {target_position}"
+    of = f"{_called(result, batch_1)}, token {target_position}"
     _finish_ranks(facets, result, of, f"partners of {last_of(asked, 32)}")
     return facets
 
@@ -183,14 +184,18 @@ def influence_images(
     return facets
 
 
+def _called(result: xr.Dataset, index: int) -> str:
+    return drawable([describe(result, index)], longest=30, names=True)[0]
+
+
 def _finish_ranks(facets: Facets, result: xr.Dataset, query: str, partners: str) -> None:
     bars, texts = facets
-    floor = result.attrs.get("noise_floor_strongest")
+    title(bars, query)
+    floor, below = result.attrs.get("noise_floor_strongest"), scale_label(result)
     if floor is not None:
         bars.axvspan(-float(floor), float(floor), color=NEUTRAL, alpha=0.2, linewidth=0, zorder=0)
-        note(bars, "shaded: noise")
-    bars.set_xlabel(scale_label(result))
-    title(bars, query)
+        below += "\nshaded: noise"
+    bars.set_xlabel(below)
     title(texts, partners)
 
 

@@ -8,6 +8,8 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
+from devinterp.plot.tokens.decode import drawable
+
 __all__ = ["LABEL", "averaged_over", "axis_label", "bar_lengths", "interval_of"]
 
 LABEL = "LLC (dimensionless)"
@@ -16,13 +18,17 @@ RISE_LABEL = "n_beta · rise of the loss on {} (dimensionless)"
 
 def axis_label(result: xr.Dataset) -> str:
     """Return the label of the axis of values."""
-    return RISE_LABEL.format(result.attrs["observable"]) if "llc_is" in result.attrs else LABEL
+    return RISE_LABEL.format(_name(result)) if "llc_is" in result.attrs else LABEL
+
+
+def _name(result: xr.Dataset) -> str:
+    return drawable([str(result.attrs.get("observable") or "")], longest=24, names=True)[0]
 
 
 def averaged_over(result: xr.Dataset) -> str:
     """Return what the loss was averaged over, for the title."""
     over = result.attrs.get("over")
-    fixed = result.attrs.get("observable")
+    fixed = _name(result)
     known = {
         "draws": "minibatches of the draws",
         "steps": "minibatches of every step",

@@ -159,7 +159,8 @@ def susceptibility_text(
     image = heat_map(ax, values, limit)
     restriction_axis(ax, restrictions)
     label_tokens(ax.xaxis, tokens, width, turned=True)
-    ax.set_xlabel(f"predicted token of {observable}, row {batch}", parse_math=False)
+    of = drawable([observable], longest=24, names=True)[0]
+    ax.set_xlabel(f"predicted token of {of}, row {batch}", parse_math=False)
     label_above(ax, len(restrictions))
     if colorbar:
         add_colorbar(ax, image, called("susceptibility", tree, standardize), beyond=beyond)
