@@ -159,7 +159,8 @@ def results(peer: str | None, only: str) -> Iterator[Result]:
         ess = effective_size(readout(tree[-1] if isinstance(tree, tuple) else tree, case.functions[0]))
         for row in rows:
             their = theirs.get(case.name, {}).get(row.label)
-            yield Result(case.group, case.name, row, *interval(row.measure(tree)), ess, their)
+            estimate, low, high = interval(row.measure(tree))
+            yield Result(case.group, case.name, row, estimate, low, high, ess, their)
         print(f"{case.group}: {case.name}: {time.perf_counter() - begun:.0f} s", file=sys.stderr, flush=True)
         begun = time.perf_counter()
 

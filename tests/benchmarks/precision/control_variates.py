@@ -13,6 +13,7 @@ on all rows, so that what is left is the noise of the chain and the bias of its 
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -42,8 +43,9 @@ class Chains:
         square, cross = self.moments
         return 0.5 * np.einsum("soi,ij,soj->s", product, square, product) - np.einsum("soi,oi->s", product, cross)
 
-    def gradient(self, first: Floats, second: Floats, rows: npt.NDArray[np.int64] | None) -> tuple[Floats, Floats]:
+    def gradient(self, weights: Sequence[Floats], rows: npt.NDArray[np.int64] | None) -> tuple[Floats, Floats]:
         """Gradient of the mean loss of each seed's rows (seed, batch), or of all rows."""
+        first, second = weights
         product = second @ first
         if rows is None:
             outer = product @ self.moments[0] - self.moments[1]
@@ -57,12 +59,12 @@ class Chains:
         rng, began = np.random.default_rng(1), time.process_time()
         start = tuple(np.repeat(w[None], SEEDS, axis=0) for w in self.start)
         weights, total = [w.copy() for w in start], np.zeros(SEEDS)
-        whole = self.gradient(*start, None)
+        whole = self.gradient(start, None)
         for step in range(BURNIN + steps):
             rows = None if how == "all rows" else rng.integers(0, ROWS, (SEEDS, batch))
-            gradients = self.gradient(*weights, rows)
+            gradients = self.gradient(weights, rows)
             if how == "control variates":
-                near = self.gradient(*start, rows)
+                near = self.gradient(start, rows)
                 gradients = tuple(g - n + w for g, n, w in zip(gradients, near, whole, strict=True))
             for w, w0, g in zip(weights, start, gradients, strict=True):
                 w -= 0.5 * lr * (N_BETA * g + LOCALIZATION * (w - w0))

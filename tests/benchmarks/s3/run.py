@@ -18,6 +18,7 @@ import sys
 import time
 import warnings
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "helpers"))
 
@@ -75,7 +76,7 @@ def kill_after(process: subprocess.Popen[str], steps: int) -> bool:
     return process.returncode == -signal.SIGKILL
 
 
-def objects(filesystem, url: str) -> dict[str, bytes]:
+def objects(filesystem: Any, url: str) -> dict[str, bytes]:
     filesystem.invalidate_cache()
     root = url.removeprefix("s3://")
     return {key.removeprefix(root): filesystem.cat(key) for key in filesystem.find(root)}
@@ -111,7 +112,7 @@ def main() -> int:
         server.wait()
 
 
-def campaign(s3fs, kills: int, parallel: bool) -> int:
+def campaign(s3fs: Any, kills: int, parallel: bool) -> int:
     filesystem = s3fs.S3FileSystem()
     for attempt in range(50):
         try:

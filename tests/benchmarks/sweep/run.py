@@ -23,9 +23,10 @@ import numpy as np
 import torch
 
 from devinterp import sample, sweep
+from devinterp.demo.analysis import TASK
 from devinterp.demo.corpus import load_corpus
 from devinterp.demo.model import AttentionOnly, build_model
-from devinterp.demo.sampling import TASK, Data
+from devinterp.demo.sampling import Data
 from devinterp.demo.settings import Settings
 from devinterp.demo.train import train
 from devinterp.errors import AllChainsFailedError
@@ -77,7 +78,11 @@ def main() -> None:
     demo = Settings()
     model, data = trained(args.out / "model.pt", demo), Data(load_corpus(), demo)
     shared: dict[str, Any] = {
-        **{k: v for k, v in demo.sampler(args.draws).items() if k not in GRID},
+        "batch_size": demo.batch_size,
+        "num_draws": args.draws,
+        "num_init_loss_batches": demo.dataset_rows // demo.batch_size,
+        "batches_per_draw": 1,
+        "init_seed": demo.seed,
         "num_burnin_steps": args.burnin,
         "num_chains": args.chains,
         "progress": False,
@@ -119,12 +124,12 @@ def main() -> None:
     found["long_seconds"] = watch.read()
     llc = reference.devinterp.llc(over="observable", ci=0.9)
     low, high = recommendation.llc_ci or (np.nan, np.nan)
-    value, error = float(llc["llc_mean"]), float(summary["llc_se"].sel(recommendation.settings))
+    value, deviation = float(llc["llc_mean"]), float(summary["llc_se"].sel(recommendation.settings))
     found["long"] = {
         "llc": value,
         "llc_ci": llc["llc_ci"].values.tolist(),
         "in_interval_of_recommended": bool(low <= value <= high),
-        "monte_carlo_errors_apart": abs(value - (recommendation.llc or np.nan)) / error,
+        "monte_carlo_errors_apart": abs(value - (recommendation.llc or np.nan)) / deviation,
     }
     print(recommendation)
     print(json.dumps(found, indent=2, default=str))
