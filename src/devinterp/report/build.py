@@ -20,7 +20,7 @@ from devinterp.report.subject import Subject, open_subject
 from devinterp.report.sweep import settings_swept
 from devinterp.slt.estimands import ESTIMANDS, resolve
 from devinterp.slt.runs.masked_means import row_mask
-from devinterp.slt.runs.read_blocks import remembered_means
+from devinterp.slt.runs.read_blocks import reading_once
 from devinterp.store.location import StoreLike
 
 __all__ = ["build_report", "write_report"]
@@ -67,7 +67,7 @@ def build_report(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DevinterpWarning)  # what they say stands in the report
         subject = open_subject(store, tokenizer=tokenizer, profile=profile, level=level, follow_links=follow_links)
-        with remembered_means():
+        with reading_once():
             parts = _sections(subject)
     heading = title or os.path.basename(subject.name.rstrip("/")) or subject.name
     links = [tag("a", name, href=f"#{anchor}") for anchor, name, _ in parts]

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from collections import Counter
+
 import numpy as np
 import pytest
 import xarray as xr
@@ -8,10 +10,12 @@ from made_runs import fail_chain, make_study, to_store
 from devinterp.slt.diagnostics import diagnose
 from devinterp.slt.llc import compute_llc
 from devinterp.slt.runs import read_blocks as _blocks
-from devinterp.slt.runs.read_blocks import block_slices, read_blocks, remembered_means, row_means
+from devinterp.slt.runs.read_blocks import block_slices, read_blocks, reading_once, row_means
 from devinterp.slt.susceptibilities import compute_susceptibilities
 from devinterp.slt.susceptibilities.moments import _common_slices
+from devinterp.slt.sweep import compute_sweep
 from devinterp.store.reading.fast_chunks import block_reader
+from devinterp.testing import make_tree
 
 
 @pytest.fixture
@@ -74,7 +78,7 @@ def test_means_are_remembered_while_the_context_lasts_and_no_longer(stored, monk
     plain = compute_llc(stored, over="observable", ci=0.9)
     once = len(reads)
     reads.clear()
-    with remembered_means():
+    with reading_once():
         diagnose(stored)
         first = len(reads)
         again = compute_llc(stored, over="observable", ci=0.9)
@@ -82,10 +86,32 @@ def test_means_are_remembered_while_the_context_lasts_and_no_longer(stored, monk
     xr.testing.assert_identical(plain, again)
     row_means(stored["full/loss_train"])
     assert len(reads) > first
-    with remembered_means():
+    with reading_once():
         kept = row_means(stored["full/loss_train"])
         assert row_means(stored["full/loss_train"]) is kept
         with pytest.raises(ValueError, match="read-only"):
             kept[...] = 0
         shifted = stored["full/loss_train"] + 1
         np.testing.assert_allclose(row_means(shifted), kept + 1)
+
+
+@pytest.mark.parametrize("kind", ["samples", "sweep"])
+def test_an_analysis_reads_no_stored_array_twice(tmp_path, monkeypatch, kind):
+    """The step's bias and the gradient's share are of the same metrics, verdicts and estimates of the same losses."""
+    metrics = {"parameters": {"save_metrics": True}}
+    cells = {"children": {"warm": metrics, "cold": metrics}}
+    make_tree(kind, seed=3, **(cells if kind == "sweep" else metrics)).to_zarr(tmp_path / "a.zarr", consolidated=False)
+    tree = xr.open_datatree(tmp_path / "a.zarr", engine="zarr", consolidated=False, chunks=None)
+    asked = Counter()
+    known = {id(v): f"{node.path} {name}" for node in tree.subtree for name, v in node.variables.items()}
+
+    def counting(variable):
+        asked[known[id(variable)]] += 1
+        return block_reader(variable)
+
+    monkeypatch.setattr(_blocks, "block_reader", counting)
+    compute_sweep(tree) if kind == "sweep" else diagnose(tree)
+    read = {name.split()[-1] for name in asked}
+    assert {"metrics_noise", "metrics_scaled_grad"} < read
+    assert any(name.startswith("loss_") for name in read)
+    assert max(asked.values()) == 1, asked

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -13,6 +14,8 @@ from hypothesis import strategies as st
 from zarr.codecs import BloscCodec, BytesCodec, Crc32cCodec, GzipCodec, TransposeCodec, ZstdCodec
 from zarr.storage import MemoryStore
 
+from devinterp.schema.reading.array_metadata import read_array_document
+from devinterp.store.reading import fast_chunks
 from devinterp.store.reading.fast_chunks import block_reader
 
 DIMS = ("chain", "draw", "row", "token_pos")
@@ -162,3 +165,18 @@ def test_with_another_xarray_everything_is_read_by_it(tmp_path, monkeypatch):
     whole = np.array(write(tmp_path / "x.zarr")[...])
     monkeypatch.setattr("devinterp.store.reading.xarray_private.LAYERS", ())
     np.testing.assert_array_equal(block_reader(opened(tmp_path / "x.zarr"))(slice(0, 2), slice(1, 3)), whole[0:2, 1:3])
+
+
+def test_what_an_array_says_of_itself_is_read_once_and_forgotten_with_it(tmp_path, monkeypatch):
+    documents = []
+    monkeypatch.setattr(fast_chunks, "read_array_document", lambda *a: documents.append(a) or read_array_document(*a))
+    write(tmp_path / "x.zarr")
+    variable = opened(tmp_path / "x.zarr")
+    for _ in range(3):
+        block_reader(variable)(slice(0, 1), slice(0, 3))
+    assert len(documents) == 1
+    there = len(fast_chunks._nodes)
+    del variable
+    documents.clear()
+    gc.collect()
+    assert len(fast_chunks._nodes) < there

@@ -18,6 +18,7 @@ from devinterp.slt.diagnostics.step_bias import step_bias
 from devinterp.slt.diagnostics.verdicts import judge
 from devinterp.slt.runs.chains import chain_states, finite_prefix
 from devinterp.slt.runs.masked_means import Start, minibatch_rows, observed_rows, start_rows
+from devinterp.slt.runs.read_blocks import read_whole, reading_once
 from devinterp.slt.runs.results import loss_unit
 from devinterp.slt.runs.run import Samples, Tree, series_members, study_members
 
@@ -95,6 +96,7 @@ def _diagnose_study(members: Mapping[str, Tree], sampling_task: str | None, abov
     )
 
 
+@reading_once()
 def _diagnose(run: Samples, sampling_task: str | None) -> Diagnosis:
     source, rows, traces, finite, start, start_se = _trace(run, sampling_task)
     num_chains, num_draws = traces.shape
@@ -184,6 +186,7 @@ def _gradient_to_noise(run: Samples, used: list[int]) -> float | None:
     names = ("metrics_scaled_grad", "metrics_noise")
     if not used or any(name not in run.dataset for name in names):
         return None
-    gradient, noise = (np.asarray(run.variable(n, ("chain", "step"))[used].values, dtype=np.float64) for n in names)
+    read = read_whole({name: run.variable(name, ("chain", "step")) for name in names})
+    gradient, noise = (read[name][used] for name in names)
     valid = np.isfinite(gradient) & np.isfinite(noise) & (noise > 0)
     return float(np.median(gradient[valid] / noise[valid])) if valid.any() else None

@@ -24,7 +24,7 @@ __all__ = [
     "is_dask",
     "read_blocks",
     "read_whole",
-    "remembered_means",
+    "reading_once",
     "row_means",
 ]
 
@@ -33,9 +33,10 @@ BLOCK_BYTES = 8 * 2**20  # stays within the cache of the last level
 READERS = min(8, available_cores())  # more than there are cores only cost memory that is got and given back
 REMEMBERED_BYTES = 256 * 2**20
 
-# Means that were computed within `remembered_means`, by the identity of the variable, which is kept so that no other
-# can take its place.
-_means: ContextVar[dict[int, tuple[xr.Variable, npt.NDArray[np.float64]]] | None] = ContextVar("means", default=None)
+# What was read within `reading_once`, by what was made of it and the identity of the variable, which is kept so that no
+# other can take its place.
+_Read = dict[tuple[str, int], tuple[xr.Variable, npt.NDArray[np.float64]]]
+_read: ContextVar[_Read | None] = ContextVar("read", default=None)
 
 
 class Block(NamedTuple):
@@ -123,9 +124,15 @@ def read_blocks(requests: Iterable[tuple[str, xr.DataArray, slice, slice]]) -> I
 
 def read_whole(arrays: Mapping[str, xr.DataArray]) -> dict[str, npt.NDArray[np.float64]]:
     """Read small arrays, (chain, draw or step, ...), all at once: as float64, by their keys."""
-    found = {key: np.empty(array.shape, dtype=np.float64) for key, array in arrays.items()}
-    for block in read_blocks((key, array, *cut) for key, array in arrays.items() for cut in block_slices(array)):
+    there = {key: _recalled("values", array) for key, array in arrays.items()}
+    found = {
+        k: np.empty(arrays[k].shape, dtype=np.float64) if values is None else values for k, values in there.items()
+    }
+    lacking = [key for key, values in there.items() if values is None]
+    for block in read_blocks((key, arrays[key], *cut) for key in lacking for cut in block_slices(arrays[key])):
         found[block.key][block.chains, block.draws] = block.values
+    for key in lacking:
+        _remember("values", arrays[key], found[key])
     return found
 
 
@@ -153,10 +160,9 @@ def row_means(array: xr.DataArray, counts: npt.NDArray[np.bool_] | None = None) 
         kept = array if counts is None else array.where(xr.DataArray(counts, dims=array.dims[2:]), 0.0)
         found = np.asarray(kept.mean([array.dims[-1]], dtype=np.float64, skipna=False).values)
         return found if counts is None else _of_counted(found * array.shape[-1], counts.sum(axis=1))
-    known = _means.get()
-    remembered = known.get(id(array.variable)) if known is not None else None
+    remembered = _recalled("means", array)
     if remembered is not None:
-        return remembered[1]
+        return remembered
     means = np.empty(array.shape[:3], dtype=np.float64)
     requests = (("", array, chains, draws) for chains, draws in block_slices(array))
     with np.errstate(invalid="ignore", over="ignore"):
@@ -166,9 +172,7 @@ def row_means(array: xr.DataArray, counts: npt.NDArray[np.bool_] | None = None) 
             else:
                 total = np.add.reduce(block.values, axis=-1, dtype=np.float64, where=counts)
                 means[block.chains, block.draws] = _of_counted(total, counts.sum(axis=1))
-    if known is not None and sum(m.nbytes for _, m in known.values()) + means.nbytes <= REMEMBERED_BYTES:
-        means.flags.writeable = False
-        known[id(array.variable)] = (array.variable, means)
+    _remember("means", array, means)
     return means
 
 
@@ -211,14 +215,26 @@ def counted_means(
 
 
 @contextmanager
-def remembered_means() -> Iterator[None]:
-    """While the context lasts, `row_means` reads every stored array once.
+def reading_once() -> Iterator[None]:
+    """While the context lasts, `row_means` and `read_whole` read every stored array once.
 
-    For callers that make several analyses of one and the same store, as a report does: what a diagnosis has averaged, a
-    coefficient and a picture need again.
+    For callers that make several analyses of one and the same store, as a report and the summary of a sweep do: what
+    one has averaged, another needs again.
     """
-    token = _means.set({})
+    token = _read.set(known if (known := _read.get()) is not None else {})
     try:
         yield
     finally:
-        _means.reset(token)
+        _read.reset(token)
+
+
+def _recalled(what: str, array: xr.DataArray) -> npt.NDArray[np.float64] | None:
+    known = _read.get()
+    return None if known is None else known.get((what, id(array.variable)), (None, None))[1]
+
+
+def _remember(what: str, array: xr.DataArray, values: npt.NDArray[np.float64]) -> None:
+    known = _read.get()
+    if known is not None and sum(v.nbytes for _, v in known.values()) + values.nbytes <= REMEMBERED_BYTES:
+        values.flags.writeable = False
+        known[what, id(array.variable)] = (array.variable, values)

@@ -14,6 +14,7 @@ from devinterp.slt.llc import compute_llc
 from devinterp.slt.llc.of_run import best_average
 from devinterp.slt.runs.comparable import check_cells
 from devinterp.slt.runs.grid import SETTINGS, Grid, grid_of, plain_grid
+from devinterp.slt.runs.read_blocks import reading_once
 from devinterp.slt.runs.results import label_result, schema_id
 from devinterp.slt.runs.run import Samples, Tree, metadata_of
 from devinterp.slt.runs.side_by_side import lay_out, over_cells, shared_attrs
@@ -85,8 +86,9 @@ def compute_sweep(
         best = "observable"
     average = over or best
     asked = {"over": average, "observable": observable, "ci": ci, "allow_partial": allow_partial}
-    estimates = _estimates(grid, sweep, asked)
-    diagnoses: dict[str, Diagnosis] = grid.map(lambda name, run: _judged(run, observable))
+    with reading_once():
+        estimates = _estimates(grid, sweep, asked)
+        diagnoses: dict[str, Diagnosis] = grid.map(lambda name, run: _judged(run, observable))
     result = over_cells(grid, {name: _cell(diagnosis) for name, diagnosis in diagnoses.items()})
     result["llc_mean"], result["llc_ci"] = estimates["llc_mean"], estimates["llc_ci"]
     result["llc_se"] = result["rise_se"] * result["n_beta"]
