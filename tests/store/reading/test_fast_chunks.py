@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import numpy as np
 import pytest
@@ -17,6 +18,8 @@ from zarr.storage import MemoryStore
 from devinterp.schema.reading.array_metadata import read_array_document
 from devinterp.store.reading import fast_chunks
 from devinterp.store.reading.fast_chunks import block_reader
+from devinterp.store.reading.open import open_store
+from devinterp.testing import make_store
 
 DIMS = ("chain", "draw", "row", "token_pos")
 PACKED = {
@@ -180,3 +183,17 @@ def test_what_an_array_says_of_itself_is_read_once_and_forgotten_with_it(tmp_pat
     documents.clear()
     gc.collect()
     assert len(fast_chunks._nodes) < there
+
+
+@pytest.mark.parametrize("opens", [open_store, partial(xr.open_datatree, engine="zarr", chunks=None)])
+def test_arrays_that_are_alike_are_read_each_from_its_own_files(tmp_path, opens):
+    """What they say of themselves is equal and may be one object: checkpoints, restrictions and cells are alike."""
+    make_store(tmp_path / "study.zarr", "study")
+    tree = opens(tmp_path / "study.zarr")
+    groups = [node.path for node in tree.subtree if "sampling_loss" in node]
+    assert len(groups) > 1
+    found = {path: block_reader(tree[path]["sampling_loss"].variable)(slice(0, 1), slice(0, 1)) for path in groups}
+    for path, values in found.items():
+        stored = zarr.open_group(tmp_path / "study.zarr", mode="r")[f"{path}/sampling_loss"]
+        np.testing.assert_array_equal(values, stored[:1, :1])
+    assert len({values.tobytes() for values in found.values()}) == len(groups)

@@ -166,17 +166,18 @@ def _stored(variable: xr.Variable) -> tuple[StoreValues, ArrayNode, list[range],
     return values, node, [range(size)[part] for size, part in zip(node.shape, key.tuple, strict=True)], folder
 
 
-# By the identity of zarr's metadata, which never change: an array that is resized gets others. A run's arrays are read
-# again and again, and to write a document and read it took as long as to read the values of a small one.
-_nodes: dict[int, tuple[weakref.ref[Any], ArrayNode | None]] = {}
+# By the identity of zarr's metadata, which never change (an array that is resized gets others), and by where the array
+# lies: arrays alike may share them. A run's arrays are read again and again, and to write and read a document took as
+# long as to read the values of a small one.
+_nodes: dict[tuple[int, str], tuple[weakref.ref[Any], ArrayNode | None]] = {}
 
 
 def _node(metadata: Any, path: str) -> ArrayNode | None:
-    known = _nodes.get(id(metadata))
+    place = id(metadata), path
+    known = _nodes.get(place)
     if known is not None and known[0]() is metadata:
         return known[1]
     document = json.loads(metadata.to_buffer_dict(default_buffer_prototype())[DOCUMENT].to_bytes())
     node = read_array_document(document, f"/{path}", Limits(), Collector())
-    place = id(metadata)
     _nodes[place] = weakref.ref(metadata, lambda _: _nodes.pop(place, None)), node
     return node
