@@ -12,7 +12,7 @@ from devinterp.errors import MissingVariableError, SettingError
 from devinterp.plot.drawing.facets import Facets, draw_facets, make_facets
 from devinterp.plot.drawing.style import NEUTRAL, absent, colours, legend, new_axes, note, title, whole_numbers
 from devinterp.plot.inputs import chain_failures, one_run
-from devinterp.plot.tokens.decode import drawable
+from devinterp.plot.tokens.decode import drawable_name
 from devinterp.slt.runs.masked_means import Start, minibatch_rows, observed_rows, start_rows
 from devinterp.slt.runs.results import loss_unit, with_unit
 from devinterp.slt.runs.run import Samples, Tree, series_members, study_members
@@ -238,7 +238,7 @@ def _finish(ax: Axes, below: str, above: str, lines: Sequence[Line2D], rest: str
     """Name the axis, the picture and its chains; where they are many, ``rest`` says what else is drawn."""
     ax.set_xlabel(below)
     whole_numbers(ax)
-    title(ax, drawable([above], longest=56, names=True)[0])
+    title(ax, drawable_name(above, longest=56))
     ax.margins(x=0.01)
     chains = sum(str(line.get_label()).startswith("chain ") for line in lines)
     if not lines:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from devinterp.plot.drawing.numbers import with_error
 from devinterp.plot.drawing.style import NEUTRAL, new_axes, note, title
-from devinterp.plot.tokens.decode import drawable
+from devinterp.plot.tokens.decode import drawable, drawable_name
 from devinterp.slt.diagnostics import ChainDiagnosis, Diagnosis, SeriesDiagnosis, StudyDiagnosis, diagnose
 from devinterp.slt.diagnostics.diagnosis import TITLES
 from devinterp.slt.runs.kind import kind_of
@@ -98,7 +98,7 @@ def verdict_table(
     ax.set_axis_off()
     title(
         ax,
-        f"diagnosis on {drawable([first.source], longest=36, names=True)[0]}"
+        f"diagnosis on {drawable_name(first.source, longest=36)}"
         + ("" if first.rows == "fixed" else " (minibatches: blind)"),
     )
     bad = sum(not d.good for d in runs.values())

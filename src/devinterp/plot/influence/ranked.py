@@ -15,7 +15,7 @@ from devinterp.plot.drawing.images import as_pictures, show_picture
 from devinterp.plot.drawing.style import NEUTRAL, title
 from devinterp.plot.influence.rows import describe, label_of, numbers_along, place_of, position_of, scale_label
 from devinterp.plot.inputs import as_bif
-from devinterp.plot.tokens.decode import drawable, gap_between, token_strings
+from devinterp.plot.tokens.decode import drawable, drawable_name, gap_between, token_strings
 from devinterp.slt.runs.run import Tree
 from devinterp.wording import one_of
 
@@ -185,7 +185,7 @@ def influence_images(
 
 
 def _called(result: xr.Dataset, index: int) -> str:
-    return drawable([describe(result, index)], longest=30, names=True)[0]
+    return drawable_name(describe(result, index), longest=30)
 
 
 def _finish_ranks(facets: Facets, result: xr.Dataset, query: str, partners: str) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
-from devinterp.plot.tokens.decode import drawable
+from devinterp.plot.tokens.decode import drawable_name
 
 __all__ = ["LABEL", "averaged_over", "axis_label", "bar_lengths", "interval_of"]
 
@@ -22,7 +22,7 @@ def axis_label(result: xr.Dataset) -> str:
 
 
 def _name(result: xr.Dataset) -> str:
-    return drawable([str(result.attrs.get("observable") or "")], longest=24, names=True)[0]
+    return drawable_name(str(result.attrs.get("observable") or ""), longest=24)
 
 
 def averaged_over(result: xr.Dataset) -> str:

@@ -25,7 +25,7 @@ from devinterp.plot.susceptibility.classes import (
     restriction_axis,
     values_of,
 )
-from devinterp.plot.tokens.decode import drawable
+from devinterp.plot.tokens.decode import drawable, drawable_name
 from devinterp.slt.runs.run import Tree
 from devinterp.wording import one_of
 
@@ -159,7 +159,7 @@ def susceptibility_text(
     image = heat_map(ax, values, limit)
     restriction_axis(ax, restrictions)
     label_tokens(ax.xaxis, tokens, width, turned=True)
-    of = drawable([observable], longest=24, names=True)[0]
+    of = drawable_name(observable, longest=24)
     ax.set_xlabel(f"predicted token of {of}, row {batch}", parse_math=False)
     label_above(ax, len(restrictions))
     if colorbar:

@@ -15,6 +15,7 @@ from devinterp.errors import SettingError
 __all__ = [
     "byte_tokenizer",
     "drawable",
+    "drawable_name",
     "gap_between",
     "legend_name",
     "need_texts",
@@ -229,9 +230,14 @@ def gap_between(texts: Iterable[str]) -> str:
     return " " if all(text.isdigit() for text in texts) else ""
 
 
+def drawable_name(name: str, *, longest: int) -> str:
+    """Return one name as `drawable` writes names."""
+    return drawable([name], longest=longest, names=True)[0]
+
+
 def legend_name(name: str, *, longest: int = 20) -> str:
     """Return a name as the label of what is drawn: matplotlib leaves those out that begin with an underscore."""
-    shown = drawable([name], longest=longest, names=True)[0]
+    shown = drawable_name(name, longest=longest)
     return f" {shown}" if shown.startswith("_") else shown
 
 

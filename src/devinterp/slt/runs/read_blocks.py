@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -33,9 +34,18 @@ BLOCK_BYTES = 8 * 2**20  # stays within the cache of the last level
 READERS = min(8, available_cores())  # more than there are cores only cost memory that is got and given back
 REMEMBERED_BYTES = 256 * 2**20
 
-# What was read within `reading_once`, by what was made of it and the identity of the variable, which is kept so that no
-# other can take its place.
-_Read = dict[tuple[str, int], tuple[xr.Variable, npt.NDArray[np.float64]]]
+
+@dataclass
+class _Read:
+    """What was read within `reading_once`.
+
+    By what was made of it and the identity of the variable, which is kept so that no other can take its place.
+    """
+
+    arrays: dict[tuple[str, int], tuple[xr.Variable, npt.NDArray[np.float64]]] = field(default_factory=dict)
+    nbytes: int = 0
+
+
 _read: ContextVar[_Read | None] = ContextVar("read", default=None)
 
 
@@ -221,7 +231,7 @@ def reading_once() -> Iterator[None]:
     For callers that make several analyses of one and the same store, as a report and the summary of a sweep do: what
     one has averaged, another needs again.
     """
-    token = _read.set(known if (known := _read.get()) is not None else {})
+    token = _read.set(_read.get() or _Read())
     try:
         yield
     finally:
@@ -230,11 +240,12 @@ def reading_once() -> Iterator[None]:
 
 def _recalled(what: str, array: xr.DataArray) -> npt.NDArray[np.float64] | None:
     known = _read.get()
-    return None if known is None else known.get((what, id(array.variable)), (None, None))[1]
+    return None if known is None else known.arrays.get((what, id(array.variable)), (None, None))[1]
 
 
 def _remember(what: str, array: xr.DataArray, values: npt.NDArray[np.float64]) -> None:
     known = _read.get()
-    if known is not None and sum(v.nbytes for _, v in known.values()) + values.nbytes <= REMEMBERED_BYTES:
+    if known is not None and known.nbytes + values.nbytes <= REMEMBERED_BYTES:
         values.flags.writeable = False
-        known[what, id(array.variable)] = (array.variable, values)
+        known.arrays[what, id(array.variable)] = (array.variable, values)
+        known.nbytes += values.nbytes
